@@ -1,0 +1,117 @@
+"""Task vectors in a small model trained from scratch: ICL loss alone, beside ICL loss + TVP-loss.
+
+The argument chooses the task: linear (default), sinusoid, token_offset. Sizes are for two CPU cores and a few minutes.
+"""
+
+from ml_collections import ConfigDict
+
+from tvjax.errors import reject
+
+
+def _linear(config: ConfigDict) -> None:
+    config.task.name = "linear"
+    config.task.input_width = 4  # d, the dimensions of x; w has as many
+    config.task.noise = 0.0  # standard deviation of the label noise
+    config.task.nonzero = 0  # nonzero weights in w; 0: all
+    config.task.pool = 0  # size of a finite pool of training tasks (Raventos et al.); 0: infinite
+    config.task.pool_seed = 0  # which pool
+
+
+def _sinusoid(config: ConfigDict) -> None:
+    config.task.name = "sinusoid"
+    config.task.input_width = 1  # dimensions of x
+
+
+def _token_offset(config: ConfigDict) -> None:
+    config.task.name = "token_offset"
+    config.task.vocab_size = 20  # V: x, y in 0..V-1 and y = (x + c) mod V
+
+
+TASKS = {"linear": _linear, "sinusoid": _sinusoid, "token_offset": _token_offset}
+
+
+def get_config(task: str = "linear") -> ConfigDict:
+    if task not in TASKS:
+        raise reject("--config argument", task, ", ".join(TASKS))
+    config = ConfigDict()
+    config.experiment = "tvp"  # which experiment reads this config
+
+    config.task = ConfigDict()
+    TASKS[task](config)
+
+    config.prompt = ConfigDict()
+    config.prompt.layout = "xzy"  # order of a demonstration: xzy (read at the placeholder z) or xy (read at x)
+    config.prompt.demonstrations = 16  # K, demonstrations before the last query
+
+    config.curriculum = ConfigDict()
+    config.curriculum.dimensions = ConfigDict()  # input dimensions that are not zero, growing with training
+    config.curriculum.dimensions.start = 1
+    config.curriculum.dimensions.increment = 1
+    config.curriculum.dimensions.interval = 0  # steps between two increments; 0: no curriculum
+    config.curriculum.pairs = ConfigDict()  # pairs of a prompt that count in the loss, likewise
+    config.curriculum.pairs.start = 1
+    config.curriculum.pairs.increment = 1
+    config.curriculum.pairs.interval = 0
+
+    config.model = ConfigDict()
+    config.model.num_layers = 4  # L
+    config.model.width = 64  # D, of the residual stream
+    config.model.num_heads = 4  # H
+    config.model.num_kv_heads = 0  # G, key/value heads; 0: as many as heads
+    config.model.head_width = 0  # C, channels a head; 0: width / num_heads
+    config.model.hidden_width = 0  # F, of the MLP; 0: 4 * width
+    config.model.max_positions = 128  # the longest prompt that learned positions allow
+    config.model.norm = "layernorm"  # layernorm, rmsnorm
+    config.model.norm_epsilon = 1e-5
+    config.model.positions = "learned"  # learned, rotary, none
+    config.model.rotary_base = 10_000.0  # of rotary positions
+    config.model.mlp = "gelu"  # gelu, gated_silu
+    config.model.bias = True  # biases in linear maps and norms
+    config.model.unroll = 0  # layers unrolled in one iteration of the scan over layers; 0: all (fastest on a CPU)
+    config.model.remat = False  # recompute activations in the backward pass: less memory, more time
+    config.model.dtype = "float32"  # of activations: float32, bfloat16
+    config.model.param_dtype = "float32"  # of parameters
+
+    config.tvp = ConfigDict()  # the choices of the TVP-loss; all are ours
+    config.tvp.demonstrations = ()  # S: numbers of demonstrations after which theta is trained; (): 1..K
+    config.tvp.query = "fresh"  # one x' for each position in S (fresh), or one a prompt (shared)
+    config.tvp.edit = "replace"  # theta replaces the state at z, or is added to it (add)
+    config.tvp.gradient = True  # whether the gradient flows through theta into its prompt
+    config.tvp.start_step = 0  # the TVP-loss is off before this step
+
+    config.population = ConfigDict()  # members trained side by side: one entry a member, or one for all
+    config.population.name = ("icl", "tvp")
+    config.population.seed = (0,)  # initial parameters and batches; members of one seed share both
+    config.population.tvp_weight = (0.0, 1.0)  # lambda in ICL loss + lambda * TVP-loss
+    config.population.prescribed_layer = (2,)  # l*, 1..L-1
+    config.population.learning_rate = (1e-3,)  # peak
+
+    config.train = ConfigDict()
+    config.train.batch = 64  # prompts a step
+    config.train.steps = 3000
+    config.train.log_every = 50  # steps in one dispatch to the device, and in one line of metrics
+    config.train.evaluate_every = 250  # steps between two evaluations of all layers
+    config.train.checkpoint_every = 500
+    config.train.keep_checkpoints = 2  # the newest that are kept
+    config.train.tensorboard = True  # also write TensorBoard events
+
+    config.optimizer = ConfigDict()  # AdamW
+    config.optimizer.warmup_steps = 200
+    config.optimizer.decay = "cosine"  # cosine, constant
+    config.optimizer.final_fraction = 0.0  # of the peak learning rate, at the end of the decay
+    config.optimizer.weight_decay = 1e-4  # of kernels
+    config.optimizer.clip_norm = 1.0  # largest global norm of a gradient; 0: no clipping
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.99
+
+    config.evaluation = ConfigDict()
+    config.evaluation.training_prompts = 256  # prompts of each evaluation during training
+    config.evaluation.prompts = 1024  # prompts of the final evaluation and of each shift
+    config.evaluation.seed = 1000  # of the evaluation prompts
+    config.evaluation.shifts = True  # whether to evaluate out of distribution
+
+    config.mesh = ConfigDict()  # devices along each axis; the product may be at most the number of devices
+    config.mesh.member = 1  # share the members
+    config.mesh.data = 1  # share the batch
+    config.mesh.tensor = 1  # share the heads and hidden channels
+    return config

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# The tests: makes .venv if needed, installs the test extra, runs pytest (further arguments go to it).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/environment.sh
+install_into_venv '.[test]'
+exec .venv/bin/python -m pytest "$@"

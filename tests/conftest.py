@@ -1,0 +1,50 @@
+"""Every test runs on eight CPU devices, and with implicit broadcasting between ranks refused."""
+
+import os
+
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+import copy  # noqa: E402
+from typing import Any  # noqa: E402
+
+import pytest  # noqa: E402
+
+SMALL: dict[str, Any] = {
+    "experiment": "tvp",
+    "task": {"name": "linear", "input_width": 2},
+    "prompt": {"layout": "xzy", "demonstrations": 4},
+    "curriculum": {"dimensions": {}, "pairs": {}},
+    "model": {"num_layers": 3, "width": 16, "num_heads": 2, "max_positions": 32},
+    "tvp": {},
+    "population": {
+        "name": ("icl", "tvp"),
+        "seed": (0,),
+        "tvp_weight": (0.0, 1.0),
+        "prescribed_layer": (2,),
+        "learning_rate": (2e-3,),
+    },
+    "train": {"batch": 8, "steps": 20, "log_every": 5, "evaluate_every": 10, "checkpoint_every": 5},
+    "optimizer": {"warmup_steps": 4, "clip_norm": 1.0, "weight_decay": 1e-4},
+    "evaluation": {"training_prompts": 16, "prompts": 32, "shifts": False},
+    "mesh": {},
+}
+
+
+def changed(config: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A copy of `config` with fields named by their path: ``changed(c, model__width=32)``."""
+    config = copy.deepcopy(config)
+    for path, value in fields.items():
+        *groups, last = path.split("__")
+        node = config
+        for group in groups:
+            node = node[group]
+        node[last] = value
+    return config
+
+
+@pytest.fixture
+def small() -> dict[str, Any]:
+    """A config that trains in a second, as plain values: no ml_collections is needed for it."""
+    return copy.deepcopy(SMALL)

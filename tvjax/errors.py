@@ -1,0 +1,18 @@
+"""The two ways a run ends badly, each with its exit code and one line that a user can act on."""
+
+
+class UserError(Exception):
+    """The user's input is wrong (exit code 2). The message names the field or file, what was given, what is accepted."""
+
+    exit_code = 2
+
+
+class RunError(Exception):
+    """The run cannot go on (exit code 3). The message says what was kept and what to do."""
+
+    exit_code = 3
+
+
+def reject(field: str, given: object, accepted: str) -> UserError:
+    """The one line for a bad value: ``raise reject('config.model.width', 63, 'a multiple of num_heads = 4')``."""
+    return UserError(f"{field}: given {given!r}; accepted: {accepted}")

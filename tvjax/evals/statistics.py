@@ -1,0 +1,27 @@
+"""Means with intervals: the bootstrap over prompts."""
+
+import numpy as np
+
+LEVEL = 0.9
+RESAMPLES = 1000
+
+
+def bootstrap(losses_P: np.ndarray, *, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over prompts of ``[P, ...]`` and its percentile bootstrap interval ``[..., 2]``.
+
+    Whole prompts are drawn with replacement (Efron 1979), the same draws for every entry of a curve, so that curves
+    and members that were scored on the same prompts stay paired.
+    """
+    count = losses_P.shape[0]
+    flat = losses_P.reshape(count, -1).astype(np.float64)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    means = draws @ flat / count
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    shape = losses_P.shape[1:]
+    return flat.mean(0).reshape(shape), np.stack([low, high], axis=-1).reshape(*shape, 2)
+
+
+def with_interval(name: str, losses_P: np.ndarray) -> dict[str, object]:
+    """``{name: mean, name_ci: [low, high]}`` as plain numbers and lists, for a summary."""
+    mean, interval = bootstrap(losses_P)
+    return {name: mean.tolist(), f"{name}_ci": interval.tolist()}

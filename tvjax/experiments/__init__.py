@@ -1,0 +1,18 @@
+"""What can be run: each experiment is a function ``(config, folder, mode) -> summary``."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tvjax.errors import reject
+from tvjax.experiments import tvp
+
+EXPERIMENTS: dict[str, Callable[[Mapping[str, Any], Path, str], Any]] = {"tvp": tvp.run}
+
+
+def experiment_of(config: Mapping[str, Any]) -> str:
+    """The name of the experiment that `config` asks for. Raises `UserError` for one that is not there."""
+    name = config.get("experiment")
+    if name not in EXPERIMENTS:
+        raise reject("config.experiment", name, ", ".join(EXPERIMENTS))
+    return str(name)

@@ -1,0 +1,97 @@
+"""The run directory: which config it belongs to, and what it was made with."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tvjax.errors import UserError, reject
+from tvjax.files import write_json
+
+FREE = ("mesh",)
+"""Groups of the config that may change when a run goes on: they do not change what is computed."""
+
+
+def flatten(config: Mapping[str, Any], path: str = "config") -> dict[str, Any]:
+    """``{'config.model.width': 64, ...}``; tuples are lists, as in JSON."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{path}.{name}")
+        else:
+            flat[f"{path}.{name}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of a run directory. Raises `UserError` where there is none that reads."""
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; accepted: the workdir of a run") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error}); accepted: the workdir of a run") from None
+
+
+def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:
+    """Make `folder` the run directory of `config`, or check that it is.
+
+    Raises `UserError` where it cannot be written, belongs to another config, or (unless `new`) holds no run.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise reject("--workdir", str(folder), f"a folder that can be made ({error.strerror})") from None
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise reject("--workdir", str(folder), "a folder that can be written")
+    if (folder / "config.json").exists() or not new:
+        _check_same(folder, flatten(read_config(folder)), flatten(config))
+    elif any(folder.iterdir()):
+        raise reject("--workdir", str(folder), "an empty folder, or one of a run with this config (there is no config.json in it)")
+    write_json(folder / "config.json", config)
+    write_json(folder / "environment.json", environment())
+
+
+def _check_same(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    for name in sorted(there.keys() | here.keys()):
+        if name.split(".")[1] in FREE:
+            continue
+        if there.get(name) != here.get(name):
+            accepted = f"{there.get(name)!r}, as in {folder}/config.json, or another --workdir"
+            raise reject(name, here.get(name), accepted)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and the git commit, so that a number can be traced to what made it."""
+    packages = ("tvjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": versions,
+        "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
+        "git_commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    source = Path(__file__).resolve().parent
+    command = ["git", "-C", str(source), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,64 @@
+"""From a config to frozen dataclasses: the only place where a user's values are read, checked there and then.
+
+Nothing below this floor sees a config, and what is built here is known to fit together.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from tvjax.errors import reject
+
+T = TypeVar("T")
+
+
+def build(kind: type[T], values: Any, path: str, **settled: Any) -> T:
+    """An instance of dataclass `kind` from `values`; `settled` fields are not the user's to set.
+
+    Raises `UserError` for an unknown field, a missing one or a wrong type, named by its whole `path`.
+    """
+    if not isinstance(values, Mapping):
+        raise reject(path, values, "a group of fields")
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init and f.name not in settled}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(kind)
+    for name in values:
+        if name not in fields:
+            raise reject(f"{path}.{name}", values[name], f"no such field; the fields are {', '.join(fields)}")
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise reject(f"{path}.{name}", None, f"a value of type {_name(hints[name])}")
+    return kind(**{name: coerce(value, hints[name], f"{path}.{name}") for name, value in values.items()}, **settled)
+
+
+def coerce(value: Any, hint: Any, path: str) -> Any:
+    """`value` as type `hint`: ints pass as floats, lists as tuples; nothing else is converted."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise reject(path, value, "one of " + ", ".join(map(repr, arguments)))
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else coerce(value, next(a for a in arguments if a is not type(None)), path)
+    if origin is tuple and isinstance(value, list | tuple):
+        if arguments[-1] is Ellipsis:
+            return tuple(coerce(v, arguments[0], f"{path}[{i}]") for i, v in enumerate(value))
+        if len(value) == len(arguments):
+            return tuple(coerce(v, a, f"{path}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True)))
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise reject(path, value, f"a value of type {_name(hint)}")
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def at_least(low: float, path: str, **values: float) -> None:
+    """Raise `UserError` for the first of `values` under `low`."""
+    for name, value in values.items():
+        if value < low:
+            raise reject(f"{path}.{name}", value, f"{low} or more")

@@ -1,0 +1,187 @@
+"""The TVP experiment: train a population on a synthetic task, with and without the TVP-loss, and measure it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tvjax.errors import UserError
+from tvjax.evals import prompting
+from tvjax.evals.measure import Measure
+from tvjax.experiments import rundir
+from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.files import write_json
+from tvjax.nn.decoder import Decoder
+from tvjax.parallel.mesh import make_mesh, shard_batch
+from tvjax.tasks import NO_SHIFT, Prompt, draw, shifts_for
+from tvjax.train.loop import Trainer
+from tvjax.train.state import Hyper
+from tvjax.vectors import store, tvp
+
+KEPT_VECTORS = 512
+"""Task vectors that a run leaves behind for each member and layer: enough for a figure, small enough to share."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TVPExperiment:
+    """ICL loss + tvp_weight * TVP-loss at the member's prescribed layer, on prompts sampled in the step."""
+
+    settings: TVPSettings
+
+    @property
+    def decoder(self) -> Decoder:
+        return Decoder(self.settings.decoder)
+
+    def init(self, key: jax.Array) -> Any:
+        """Fresh parameters of one member."""
+        s = self.settings
+        return self.decoder.init(key, s.task.sample(key, 1, s.prompt.demonstrations, s.layout).inputs)["params"]
+
+    def data(self) -> dict[str, jax.Array]:
+        """Nothing: prompts are sampled on the device."""
+        return {}
+
+    def loss(
+        self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss of one member at `step`; the TVP-loss is left out of the program where no member has a weight."""
+        s = self.settings
+        prompt_key, query_key = jax.random.split(key)
+        active_X = s.active_inputs(step)
+        prompt = _sharded(s.task.sample(prompt_key, s.batch, s.prompt.demonstrations, s.layout, active_X=active_X))
+        weights_N = s.curriculum.pairs.mask(s.prompt.demonstrations + 1, step)
+        out, theta = tvp.run_prompt(self.decoder, params, prompt)
+        metrics = _weighted("icl", s.task.scores(out, prompt.targets), weights_N)
+        if not any(s.population.tvp_weight):
+            return metrics["icl_risk"], metrics
+        chosen = tvp.positions(s.tvp, s.prompt.demonstrations + 1)
+        moved = tvp.tvp_scores(
+            self.decoder, params, s.task, prompt, theta, hyper["prescribed_layer"], query_key, s.tvp, active_X
+        )
+        metrics |= _weighted("tvp", moved, weights_N[jnp.array(chosen)])
+        weight = hyper["tvp_weight"] * (step >= s.tvp.start_step)
+        return metrics["icl_risk"] + weight * metrics["tvp_risk"], metrics
+
+    def evaluate(self, params: Any, data: Any, key: jax.Array) -> dict[str, jax.Array]:
+        """The ICL curve and TVP at every layer on fresh prompts of the training tasks, while training goes on."""
+        s = self.settings
+        drawn = draw(NO_SHIFT, s.task, s.layout, key, s.evaluation.training_prompts, s.prompt.demonstrations)
+        scores, _ = prompting.score(self.decoder, params, s.task, drawn, s.tvp.edit)
+        return {name: value.mean(0) for name, value in prompting.prompts_first(scores).items()}
+
+
+def _sharded(prompt: Prompt) -> Prompt:
+    leads = {name: getattr(prompt, name) for name in ("inputs", "x", "targets", "parameters")}
+    return prompt.replace(**shard_batch(leads))
+
+
+def _weighted(kind: str, scores: dict[str, jax.Array], weights_N: jax.Array) -> dict[str, jax.Array]:
+    """Means over the batch and over the positions that count."""
+    total = jnp.maximum(weights_N.sum(), 1.0)
+    return {f"{kind}_{name}": (value.mean(0) * weights_N).sum() / total for name, value in scores.items()}
+
+
+def make_trainer(settings: TVPSettings) -> Trainer:
+    """The programs that train this population on the mesh that the settings ask for."""
+    return Trainer(
+        TVPExperiment(settings),
+        settings.train,
+        settings.optimizer,
+        make_mesh(**dataclasses.asdict(settings.mesh)),
+        settings.population.name,
+        settings.hyper,
+        jax.random.fold_in(jax.random.key(settings.evaluation.seed), 0),
+    )
+
+
+def measure(settings: TVPSettings, params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`eval/summary.json` of trained members, and what was seen in distribution (theta and the tasks behind it)."""
+    s = settings
+    measured = Measure(
+        Decoder(s.decoder),
+        params,
+        s.task,
+        s.layout,
+        s.prompt.demonstrations,
+        edit=s.tvp.edit,
+        prompts=s.evaluation.prompts,
+        seed=s.evaluation.seed,
+    )
+    limit = s.decoder.max_positions if s.decoder.positions == "learned" else None
+    pairs = None if limit is None else next(n for n in range(limit + 1, 0, -1) if s.layout.length(n) <= limit)
+    entry, seen = measured(NO_SHIFT)
+    shifts = shifts_for(s.task, s.prompt.demonstrations, pairs) if s.evaluation.shifts else ()
+    summary = {
+        "task": s.task_name,
+        "layout": s.prompt.layout,
+        "num_layers": s.decoder.num_layers,
+        "num_prompts": s.evaluation.prompts,
+        "risk_unit": s.task.risk_unit,
+        **_named(entry, s),
+        "shifts": {shift.name: _named(measured(shift)[0], s) for shift in shifts},
+        "notes": _notes(s),
+    }
+    return summary, seen
+
+
+def _named(entry: dict[str, Any], s: TVPSettings) -> dict[str, Any]:
+    """`entry` with each member's name and settings, and the layer at which its task vector works best."""
+    spread = s.population.spread()
+    members = []
+    for m, scores in enumerate(entry["members"]):
+        about = {name: spread[name][m] for name in ("name", "seed", "tvp_weight", "prescribed_layer")}
+        inner = scores["tvp_risk_by_layer"][1:-1]
+        members.append({**about, "best_layer": 1 + inner.index(min(inner)), **scores})
+    return {**entry, "members": members}
+
+
+def _notes(s: TVPSettings) -> list[str]:
+    edit = "replaces the state" if s.tvp.edit == "replace" else "is added to the state"
+    notes = [f"TVP: theta is read at the last query after {s.prompt.demonstrations} demonstrations and {edit} in the zero-shot prompt."]
+    if s.prompt.layout == "xy":
+        notes.append(
+            "Layout xy reads the answer at x itself: replacing that state deletes the query, so TVP fails at every layer "
+            "by construction. The fair control is the additive edit: --config.tvp.edit=add."
+        )
+    return notes
+
+
+def write(settings: TVPSettings, params: Any, folder: Path) -> dict[str, Any]:
+    """Measure trained members and write eval/summary.json and vectors/*.safetensors, each whole."""
+    summary, seen = measure(settings, params)
+    spread = settings.population.spread()
+    parameters = {f"task.{name}": value[:KEPT_VECTORS] for name, value in seen["parameters"].items()}
+    for m, name in enumerate(settings.population.name):
+        theta_LPD = seen["theta"][m, :KEPT_VECTORS].swapaxes(0, 1)
+        about = {
+            "model": store.fingerprint(jax.tree.map(lambda p, m=m: p[m], params)),
+            "address": "embed, blocks/resid",
+            "position": f"query {settings.prompt.demonstrations} of layout {settings.prompt.layout}",
+            "prescribed_layer": spread["prescribed_layer"][m],
+            "made_by": f"extraction after {settings.prompt.demonstrations} demonstrations of task {settings.task_name}",
+        }
+        store.save_vectors(folder / "vectors" / f"{name}.safetensors", {"theta": theta_LPD, **parameters}, about=about)
+    write_json(folder / "eval" / "summary.json", summary)
+    return summary
+
+
+def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train (or with mode "eval" only load) what `config` asks for in `folder`, measure it, and return the summary.
+
+    Raises `UserError` for a config or a folder that does not fit, `RunError` where the run cannot go on.
+    """
+    settings = TVPSettings.from_config(config)
+    trainer = make_trainer(settings)
+    rundir.prepare(folder, config, new=mode == "train")
+    if mode == "train":
+        state = trainer.run(folder, say)
+    else:
+        state = trainer.restore(folder, say)[1]
+        if state is None:
+            raise UserError(f"{folder}: no checkpoint to evaluate; accepted: the workdir of a run (--mode=train)")
+    say("evaluating")
+    with jax.set_mesh(trainer.mesh):
+        return write(settings, state.params, folder)

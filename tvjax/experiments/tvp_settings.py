@@ -1,0 +1,244 @@
+"""What a TVP run is asked to do: its settings, read from a config and checked against each other."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tvjax.errors import reject
+from tvjax.experiments.settings import at_least, build
+from tvjax.nn.decoder import DecoderConfig
+from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Task
+from tvjax.train.loop import TrainConfig
+from tvjax.train.state import Hyper, OptimizerConfig
+from tvjax.vectors import tvp
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptConfig:
+    """The shape of a prompt: its layout, and K, the number of demonstrations."""
+
+    layout: str
+    demonstrations: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Ramp:
+    """A curriculum's quantity: `start`, plus `increment` every `interval` steps, up to its whole size.
+
+    An interval of 0 is no curriculum.
+    """
+
+    start: int = 1
+    increment: int = 1
+    interval: int = 0
+
+    def mask(self, size: int, step: jax.Array) -> jax.Array:
+        """1 for the first entries that are in use at `step`, 0 for the rest: ``[size]``."""
+        if not self.interval:
+            return jnp.ones(size)
+        return (jnp.arange(size) < self.start + self.increment * (step // self.interval)).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class CurriculumConfig:
+    """What grows during training: input dimensions that are not zero, and pairs that count in the loss."""
+
+    dimensions: Ramp
+    pairs: Ramp
+
+
+@dataclasses.dataclass(frozen=True)
+class PopulationConfig:
+    """The members that train side by side: tuples with one entry a member, or one entry for all."""
+
+    name: tuple[str, ...]
+    seed: tuple[int, ...]
+    tvp_weight: tuple[float, ...]
+    prescribed_layer: tuple[int, ...]
+    learning_rate: tuple[float, ...]
+
+    def spread(self) -> dict[str, tuple[Any, ...]]:
+        """Every field with one entry a member; a tuple of one entry stands for all members."""
+        size = len(self.name)
+        spread = {}
+        for field in dataclasses.fields(self):
+            values = getattr(self, field.name)
+            if len(values) not in (1, size):
+                raise reject(f"config.population.{field.name}", values, f"1 entry or {size}, one for each name")
+            spread[field.name] = values * size if len(values) == 1 else values
+        return spread
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How much to measure: prompts of each evaluation during training and after it, and the shifts."""
+
+    training_prompts: int
+    prompts: int
+    seed: int = 0
+    shifts: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How many devices share the members, the batch, and the heads and hidden channels."""
+
+    member: int = 1
+    data: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TVPSettings:
+    """The whole experiment, checked: every value here is known to fit the others."""
+
+    task_name: str
+    task: Task
+    prompt: PromptConfig
+    curriculum: CurriculumConfig
+    decoder: DecoderConfig
+    tvp: tvp.TVPConfig
+    population: PopulationConfig
+    batch: int
+    train: TrainConfig
+    optimizer: OptimizerConfig
+    evaluation: EvaluationConfig
+    mesh: MeshConfig
+
+    @property
+    def layout(self) -> Layout:
+        return LAYOUTS[self.prompt.layout]
+
+    @property
+    def hyper(self) -> Hyper:
+        """The members' own numbers, arrays ``[M]``."""
+        spread = self.population.spread()
+        return {name: jnp.array(values) for name, values in spread.items() if name != "name"}
+
+    def active_inputs(self, step: jax.Array) -> jax.Array | None:
+        """The mask ``[X]`` of the input dimensions in use at `step`; None where all are, always."""
+        ramp = self.curriculum.dimensions
+        return ramp.mask(self.task.input_width, step) if ramp.interval and isinstance(self.task, RealTask) else None
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "TVPSettings":
+        """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
+        groups = ("task", "prompt", "curriculum", "model", "tvp", "population", "train", "optimizer", "evaluation", "mesh")
+        for name in config:
+            if name not in (*groups, "experiment"):
+                raise reject(f"config.{name}", "a value", f"no such field; the fields are experiment, {', '.join(groups)}")
+        for name in groups:
+            if name not in config:
+                raise reject(f"config.{name}", None, "a group of fields")
+        values = dict(config["task"])
+        family = values.pop("name", None)
+        if family not in FAMILIES:
+            raise reject("config.task.name", family, f"one of {', '.join(FAMILIES)}")
+        task = build(FAMILIES[family], values, "config.task")
+        ramps = config["curriculum"]
+        train = dict(config["train"])
+        batch = train.pop("batch", None)
+        settings = cls(
+            task_name=family,
+            task=task,
+            prompt=build(PromptConfig, config["prompt"], "config.prompt"),
+            curriculum=CurriculumConfig(
+                **{name: build(Ramp, ramps.get(name, {}), f"config.curriculum.{name}") for name in ("dimensions", "pairs")}
+            ),
+            decoder=build(DecoderConfig, config["model"], "config.model", **task.decoder_inputs()),
+            tvp=build(tvp.TVPConfig, config["tvp"], "config.tvp"),
+            population=build(PopulationConfig, config["population"], "config.population"),
+            batch=batch,
+            train=build(TrainConfig, train, "config.train"),
+            optimizer=build(OptimizerConfig, config["optimizer"], "config.optimizer"),
+            evaluation=build(EvaluationConfig, config["evaluation"], "config.evaluation"),
+            mesh=build(MeshConfig, config["mesh"], "config.mesh"),
+        )
+        for check in (_check_prompt, _check_model, _check_population, _check_training):
+            check(settings)
+        return settings
+
+
+def _check_prompt(s: TVPSettings) -> None:
+    if s.prompt.layout not in LAYOUTS:
+        raise reject("config.prompt.layout", s.prompt.layout, f"one of {', '.join(LAYOUTS)}")
+    at_least(1, "config.prompt", demonstrations=s.prompt.demonstrations)
+    needed, places = s.layout.length(s.prompt.demonstrations + 1), s.decoder.max_positions
+    if s.decoder.positions == "learned" and needed > places:
+        raise reject(
+            "config.prompt.demonstrations",
+            s.prompt.demonstrations,
+            f"a prompt that fits config.model.max_positions = {places}; this one has {needed} positions",
+        )
+    for count in s.tvp.demonstrations:
+        if not 0 <= count <= s.prompt.demonstrations:
+            raise reject("config.tvp.demonstrations", s.tvp.demonstrations, f"numbers in 0..{s.prompt.demonstrations}")
+    at_least(0, "config.tvp", start_step=s.tvp.start_step)
+    for name, ramp in (("dimensions", s.curriculum.dimensions), ("pairs", s.curriculum.pairs)):
+        at_least(0, f"config.curriculum.{name}", interval=ramp.interval)
+        at_least(1, f"config.curriculum.{name}", start=ramp.start, increment=ramp.increment)
+    if s.curriculum.dimensions.interval and s.decoder.inputs != "real":
+        raise reject("config.curriculum.dimensions.interval", s.curriculum.dimensions.interval, "0: tokens have no dimensions")
+
+
+def _check_model(s: TVPSettings) -> None:
+    d, path = s.decoder, "config.model"
+    at_least(2, path, num_layers=d.num_layers)
+    at_least(1, path, width=d.width, num_heads=d.num_heads)
+    sizes = ("num_kv_heads", "head_width", "hidden_width", "max_positions", "unroll")
+    at_least(0, path, **{name: getattr(d, name) for name in sizes})
+    if not d.head_width and d.width % d.num_heads:
+        raise reject(f"{path}.num_heads", d.num_heads, f"a divisor of width = {d.width}")
+    if d.num_heads % d.kv_heads:
+        raise reject(f"{path}.num_kv_heads", d.num_kv_heads, f"a divisor of num_heads = {d.num_heads}")
+    if d.positions == "rotary" and d.channels % 2:
+        raise reject(f"{path}.positions", d.positions, f"an even number of channels a head for rotary; here {d.channels}")
+    if d.tied_readout:
+        raise reject(f"{path}.tied_readout", True, "False: the readout of a synthetic task has outputs of its own")
+    for name in ("dtype", "param_dtype"):
+        if getattr(d, name) not in ("float32", "bfloat16"):
+            raise reject(f"{path}.{name}", getattr(d, name), "float32 or bfloat16")
+    if d.unroll > d.num_layers:
+        raise reject(f"{path}.unroll", d.unroll, f"0 (all layers) to num_layers = {d.num_layers}")
+
+
+def _check_population(s: TVPSettings) -> None:
+    path, last = "config.population", s.decoder.num_layers - 1
+    names = s.population.name
+    if not names or len(set(names)) < len(names) or not all(re.fullmatch(r"[\w.+-]+", n) and n[0] != "." for n in names):
+        raise reject(f"{path}.name", names, "different names, one a member, of letters, digits and _ . + -")
+    for name, values in s.population.spread().items():
+        for value in values:
+            if name == "prescribed_layer" and not 1 <= value <= last:
+                raise reject(
+                    f"{path}.prescribed_layer",
+                    value,
+                    f"1..{last}: layer 0 holds no task yet, and at layer {last + 1} nothing after it can see the query",
+                )
+            if (name == "learning_rate" and value <= 0) or (name in ("seed", "tvp_weight") and value < 0):
+                raise reject(f"{path}.{name}", value, "more than 0" if name == "learning_rate" else "0 or more")
+    for axis, size, what in (
+        ("member", len(names), "members"), ("data", s.batch, "prompts a batch"), ("tensor", s.decoder.kv_heads, "heads")
+    ):
+        share = getattr(s.mesh, axis)
+        if share < 1 or size % share:
+            raise reject(f"config.mesh.{axis}", share, f"a divisor of the {size} {what}")
+
+
+def _check_training(s: TVPSettings) -> None:
+    path, c = "config.train", s.train
+    at_least(1, path, steps=c.steps, log_every=c.log_every, keep_checkpoints=c.keep_checkpoints)
+    for name in ("steps", "evaluate_every", "checkpoint_every"):
+        if getattr(c, name) < 1 or getattr(c, name) % c.log_every:
+            raise reject(f"{path}.{name}", getattr(c, name), f"a positive multiple of log_every = {c.log_every}")
+    at_least(1, "config.evaluation", training_prompts=s.evaluation.training_prompts, prompts=s.evaluation.prompts)
+    at_least(0, "config.evaluation", seed=s.evaluation.seed)
+    o = s.optimizer
+    at_least(0, "config.optimizer", warmup_steps=o.warmup_steps, weight_decay=o.weight_decay, clip_norm=o.clip_norm)
+    for name in ("b1", "b2"):
+        if not 0 <= getattr(o, name) < 1:
+            raise reject(f"config.optimizer.{name}", getattr(o, name), "0 up to, not including, 1")

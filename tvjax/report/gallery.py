@@ -1,0 +1,110 @@
+"""The figures of a run in reading order, each with its heading, its alternative text, and what to look for in it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from tvjax.report.figures import icl_figure, tvp_figure
+from tvjax.report.findings import by_setting, robustness
+from tvjax.report.pca import pca_figure
+from tvjax.report.progress import heatmap_figure, training_figure
+from tvjax.report.reader import Run
+from tvjax.report.shifts import shifts_figure
+from tvjax.report.words import labels
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One figure of the page. `stem` names its file; `draw` makes it."""
+
+    stem: str
+    heading: str
+    alt: str
+    caption: str
+    draw: Callable[[], Figure]
+
+
+def gallery(run: Run) -> list[Exhibit]:
+    """The figures that `run` has data for."""
+    exhibits = [_training(run), _icl(run), _tvp(run)]
+    if any(metrics.get("eval_tvp_risk_by_layer")[0].size for metrics in run.metrics):
+        exhibits.append(_heatmap(run))
+    if run.summary.shifts:
+        exhibits.append(_shifts(run))
+    return [*exhibits, _pca(run)]
+
+
+def _who(run: Run) -> str:
+    return "; ".join(labels(run.summary.members))
+
+
+def _training(run: Run) -> Exhibit:
+    return Exhibit(
+        "training",
+        "Training",
+        f"Lines of ICL risk (left) and TVP risk (right) against the training step, log scale, for {_who(run)}.",
+        "Left, how well the prompts are answered from their demonstrations; right, how well a fresh query is answered"
+        " from the vector alone. A TVP risk at the dashed line means that the vector says nothing of the task.",
+        lambda: training_figure(run),
+    )
+
+
+def _icl(run: Run) -> Exhibit:
+    last = run.summary.base.num_demonstrations
+    reached = by_setting(run.summary, [scores.icl[last].value for scores in run.summary.base.risk.scores])
+    return Exhibit(
+        "icl_by_demonstrations",
+        "In-context learning",
+        f"ICL risk by number of demonstrations, beside the oracle and the prior. At K = {last}: {reached}.",
+        "The closer a curve is to the oracle's, the more a model makes of the demonstrations; the oracle knows the"
+        f" family of tasks but not the task. At K = {last} the risk is, for {reached}.",
+        lambda: icl_figure(run.summary),
+    )
+
+
+def _tvp(run: Run) -> Exhibit:
+    pairs = zip(run.summary.members, run.summary.base.risk.scores, strict=True)
+    best = by_setting(run.summary, [scores.tvp[member.best_layer].value for member, scores in pairs])
+    return Exhibit(
+        "tvp_by_layer",
+        "Task vectors by layer",
+        f"TVP risk by the layer that is replaced, beside the prior. Lowest of the inner layers: {best}.",
+        "The state of the placeholder z after a whole prompt takes the place of z's state in a zero-shot prompt, one"
+        f" layer at a time. Below the dashed line the state carries the task. Lowest of the inner layers: {best}.",
+        lambda: tvp_figure(run.summary),
+    )
+
+
+def _heatmap(run: Run) -> Exhibit:
+    return Exhibit(
+        "tvp_by_layer_and_step",
+        "When a vector forms",
+        f"Heatmaps of TVP risk relative to the prior, layer by training step, one panel each for {_who(run)}.",
+        "Each cell is one layer at one evaluation; white is the prior's risk, blue is better. A blue row is a layer"
+        " that holds the task, and where it begins is when it came.",
+        lambda: heatmap_figure(run),
+    )
+
+
+def _shifts(run: Run) -> Exhibit:
+    return Exhibit(
+        "shifts",
+        "Out of distribution",
+        f"Bars of ICL risk and TVP risk relative to the prior under each shift, for {_who(run)}. "
+        f"{robustness(run.summary)}",
+        "Each risk is divided by that of the prior under the same shift, so that shifts which only rescale the answers"
+        f" compare. {robustness(run.summary)} The numbers are in the table below.",
+        lambda: shifts_figure(run.summary),
+    )
+
+
+def _pca(run: Run) -> Exhibit:
+    return Exhibit(
+        "pca",
+        "The vectors",
+        f"Scatter plots of the task vectors' first two principal components, coloured by the task, for {_who(run)}.",
+        "Where colours are sorted along a direction, the vectors' largest variation encodes that parameter. Unsorted"
+        " colours don't prove the opposite: the task may lie in smaller components.",
+        lambda: pca_figure(run),
+    )

@@ -1,0 +1,184 @@
+"""The report: figures as PNG files and one page beside them that needs nothing else, no script and no network."""
+
+import io
+import json
+from html import escape
+from pathlib import Path
+
+from tvjax.files import write_whole
+from tvjax.report.findings import USABLE, headline
+from tvjax.report.gallery import Exhibit, gallery
+from tvjax.report.look import CSS
+from tvjax.report.reader import Run, read_run
+from tvjax.report.shifts import icl_ratio, oracle_ratio, tvp_ratio
+from tvjax.report.style import DPI
+from tvjax.report.summary import Condition, Estimate, Measure, Summary
+from tvjax.report.words import labels, number
+
+PROVENANCE = (
+    "Task vectors in models trained from scratch, and the TVP-loss, are the work of Yang, Lin, Lee, Papailiopoulos and"
+    ' Nowak, "Task Vectors in In-Context Learning: Emergence, Formation, and Benefit" (arXiv 2501.09240, COLM 2025).'
+    " Only its abstract, its one-line summary and a review could be read, and no code is public: tvjax is a"
+    " re-implementation from the paper's description. The definitions of the risks are ours, and so are the placeholder"
+    " z, the layers that are refused, and the thresholds for a usable and a weak vector."
+)
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write ``report/*.png`` and, last, ``report/index.html`` into `run_dir`; return the page's path.
+
+    Every file is whole or absent. Raises UserError where the run directory lacks a file or one is broken.
+    """
+    run = read_run(run_dir)
+    folder = run.path / "report"
+    exhibits = gallery(run)
+    sizes = [_write_figure(exhibit, folder) for exhibit in exhibits]
+    page = folder / "index.html"
+    write_whole(page, _page(run, list(zip(exhibits, sizes, strict=True))))
+    return page
+
+
+def _write_figure(exhibit: Exhibit, folder: Path) -> tuple[int, int]:
+    """Draw and save one figure; return the width and height at which the page shows it, in CSS pixels."""
+    figure = exhibit.draw()
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DPI)
+    write_whole(folder / f"{exhibit.stem}.png", content.getvalue())
+    width, height = figure.get_size_inches()
+    return round(96 * width), round(96 * height)
+
+
+def _page(run: Run, exhibits: list[tuple[Exhibit, tuple[int, int]]]) -> str:
+    summary = run.summary
+    name = run.path.resolve().name
+    accuracy = summary.base.accuracy
+    parts = [
+        f"<h1>{escape(f'{summary.task}: task vectors in {name}')}</h1>",
+        f'<p class="quiet">{escape(_subtitle(summary))}</p>',
+        '<div class="headline">' + "".join(f"<p>{escape(text)}</p>" for text in headline(summary)) + "</div>",
+        "<h2>Results</h2>",
+        _results(summary, summary.base.risk, "risk", summary.risk_unit),
+        _results(summary, accuracy, "accuracy", "fraction correct") if accuracy else "",
+        f'<p class="quiet">{escape(_method(summary))}</p>',
+        "<h2>Figures</h2>",
+        *(_figure(exhibit, size) for exhibit, size in exhibits),
+        _shifts(summary),
+        _notes(summary),
+        f"<h2>What is the paper's, what is ours</h2><p>{escape(PROVENANCE)}</p>",
+        "<h2>How it was made</h2>",
+        _details("Configuration", run.config),
+        _details("Environment", run.environment),
+    ]
+    title = escape(f"{name}: {summary.task}, task vectors")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n<footer>Written by tvjax from the files of this run directory.</footer>\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _subtitle(summary: Summary) -> str:
+    return (
+        f"{len(summary.members)} model{'s' if len(summary.members) > 1 else ''} of {summary.num_layers} layers, layout"
+        f" {summary.layout}, K = {summary.base.num_demonstrations} demonstrations, evaluated on"
+        f" n = {summary.num_prompts} prompts"
+    )
+
+
+def _method(summary: Summary) -> str:
+    return (
+        "ICL risk is that of the prompt's own query after K demonstrations. TVP risk is that of a fresh query, answered"
+        " zero-shot with the vector in place of the layer's own state. The prior answers without any demonstration, the"
+        " oracle as well as the demonstrations allow. Layer 0 is the embedding, layer l the residual stream after block"
+        f" l. Brackets are 90% bootstrap intervals over {summary.num_prompts} prompts; they hold the trained model"
+        f" fixed. A vector is called usable when its TVP risk is, with its whole interval, at most {USABLE:g} of the"
+        " prior's, and weak when it is below the prior's. The best layer is chosen on the same prompts that it is"
+        " measured on, which flatters it a little."
+    )
+
+
+def _results(summary: Summary, measure: Measure, word: str, unit: str) -> str:
+    last = summary.base.num_demonstrations
+    heads = ("", f"ICL {word}, K = {last}", f"TVP {word}, prescribed layer", f"TVP {word}, best layer", "Zero-shot")
+    rows = []
+    for member, name, scores in zip(summary.members, labels(summary.members), measure.scores, strict=True):
+        cells = (
+            _cell(scores.icl[last]),
+            _cell(scores.tvp[member.prescribed_layer], f"layer {member.prescribed_layer}: "),
+            _cell(scores.tvp[member.best_layer], f"layer {member.best_layer}: "),
+            _cell(scores.zero_shot),
+        )
+        identity = f"{escape(name)} <small>{escape(member.name)}, seed {member.seed}</small>"
+        rows.append(f'<tr><th scope="row">{identity}</th>{"".join(cells)}</tr>')
+    for name, entry in (("prior", measure.prior), ("oracle", measure.oracle and measure.oracle[last])):
+        if entry:
+            rows.append(f'<tr class="reference"><th scope="row">{name}</th>{_cell(entry)}{"<td></td>" * 3}</tr>')
+    caption = escape(f"{word.capitalize()}: {unit}, with 90% bootstrap intervals")
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    return _table(caption, f"<tr>{head}</tr>", rows)
+
+
+def _cell(entry: Estimate, before: str = "") -> str:
+    return f"<td>{escape(before)}{number(entry.value)} <small>[{number(entry.low)}, {number(entry.high)}]</small></td>"
+
+
+def _table(caption: str, head: str, rows: list[str]) -> str:
+    body = "\n".join(rows)
+    return (
+        f'<div class="scroll" tabindex="0"><table><caption><span>{caption}</span></caption>\n<thead>{head}</thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def _figure(exhibit: Exhibit, size: tuple[int, int]) -> str:
+    return (
+        f'<h3>{escape(exhibit.heading)}</h3>\n<figure><img src="{exhibit.stem}.png" width="{size[0]}"'
+        f' height="{size[1]}" alt="{escape(exhibit.alt)}"><figcaption>{escape(exhibit.caption)}</figcaption></figure>'
+    )
+
+
+def _shifts(summary: Summary) -> str:
+    """The shifts by members, each risk relative to the prior's under the same shift."""
+    if not summary.shifts:
+        return ""
+    names = "".join(f'<th scope="colgroup" colspan="2">{escape(name)}</th>' for name in labels(summary.members))
+    pair = '<th scope="col">ICL</th><th scope="col">TVP</th>' * len(summary.members)
+    head = (
+        f'<tr><td colspan="5"></td>{names}</tr>\n<tr><th scope="col">Shift</th><th scope="col">What changes</th>'
+        f'<th scope="col">K</th><th scope="col">Prior risk</th><th scope="col">Oracle</th>{pair}</tr>'
+    )
+    rows = [_shift(summary, condition) for condition in (summary.base, *summary.shifts)]
+    caption = (
+        "Risk divided by the prior's risk under the same shift: ICL after K demonstrations, TVP at the prescribed"
+        " layer. Emphasized: the whole 90% interval is below 1, better than the prior."
+    )
+    return f"<h2>Shifts</h2>\n{_table(caption, head, rows)}"
+
+
+def _shift(summary: Summary, condition: Condition) -> str:
+    oracle = oracle_ratio(condition)
+    cells = []
+    for index, member in enumerate(summary.members):
+        for ratio in (icl_ratio(condition, index), tvp_ratio(condition, index, member)):
+            good = ' class="good"' if ratio.high < 1 else ""
+            cells.append(
+                f"<td{good}>{number(ratio.value)} <small>[{number(ratio.low)}, {number(ratio.high)}]</small></td>"
+            )
+    what = "the prompts of training" if condition is summary.base else condition.summary
+    return (
+        f'<tr><th scope="row">{escape(condition.name)}</th><td class="wrap">{escape(what)}</td>'
+        f"<td>{condition.num_demonstrations}</td><td>{number(condition.risk.prior.value)}</td>"
+        f"<td>{number(oracle.value) if oracle else 'none'}</td>{''.join(cells)}</tr>"
+    )
+
+
+def _notes(summary: Summary) -> str:
+    items = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
+    return f"<h2>Notes</h2><ul>{items}</ul>" if items else ""
+
+
+def _details(title: str, tree: dict[str, object]) -> str:
+    text = json.dumps(tree, indent=2, ensure_ascii=False)
+    return f"<details><summary>{title}</summary><pre>{escape(text)}</pre></details>"

@@ -1,0 +1,201 @@
+"""What `eval/summary.json` of a TVP run says, as checked values.
+
+Every number of an evaluation is an `Estimate`: the value and its 90% bootstrap interval over prompts. They are grouped
+by *condition* (the prompts of training, or one shift) and by *measure* (risk; for token tasks accuracy too).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tvjax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, or a row of values, with the ends of its 90% bootstrap interval. All three have one shape."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def __getitem__(self, index: int) -> "Estimate":
+        return Estimate(self.value[index], self.low[index], self.high[index])
+
+    def over(self, unit: float) -> "Estimate":
+        """The same in another unit: all divided by `unit` (for example the prior's risk)."""
+        return Estimate(self.value / unit, self.low / unit, self.high / unit)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One member under one condition: ICL by number of demonstrations [K+1], TVP by layer [L+1], zero-shot."""
+
+    icl: Estimate
+    tvp: Estimate
+    zero_shot: Estimate
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Risk, or accuracy, under one condition: of the prior, the oracle [K+1] (None: the task has none), each member."""
+
+    prior: Estimate
+    oracle: Estimate | None
+    scores: tuple[Scores, ...]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The prompts that an evaluation drew: those of training, or one shift away from them."""
+
+    name: str
+    summary: str
+    num_demonstrations: int
+    risk: Measure
+    accuracy: Measure | None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the models trained side by side. Layers: 0 is the embedding, l the residual stream after block l."""
+
+    name: str
+    seed: int
+    tvp_weight: float
+    prescribed_layer: int
+    best_layer: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The whole evaluation. `base` is the condition of training; `base` and `shifts` list members in one order."""
+
+    task: str
+    layout: str
+    num_layers: int
+    num_prompts: int
+    risk_unit: str
+    members: tuple[Member, ...]
+    base: Condition
+    shifts: tuple[Condition, ...]
+    notes: tuple[str, ...]
+
+
+def parse_summary(tree: Mapping[str, Any], where: str = "eval/summary.json") -> Summary:
+    """Check `tree`, the content of ``eval/summary.json``. Raises UserError that names `where` and the field."""
+    try:
+        return _summary(tree)
+    except _Broken as broken:
+        raise UserError(f"{where}: {broken}; run --mode=eval again to write it anew") from None
+
+
+class _Broken(Exception):
+    """A field that is missing or of the wrong kind; the message names it."""
+
+
+def _summary(tree: Mapping[str, Any]) -> Summary:
+    if not isinstance(tree, Mapping):
+        raise _Broken("not a JSON object")
+    layers = _get(tree, "num_layers", int)
+    members = tuple(_member(entry, layers) for entry in _get(tree, "members", list))
+    if not members:
+        raise _Broken("members: empty")
+    if len({member.name for member in members}) < len(members):
+        raise _Broken("members: two have the same name")
+    shifts = _get(tree, "shifts", dict)
+    return Summary(
+        task=_get(tree, "task", str),
+        layout=_get(tree, "layout", str),
+        num_layers=layers,
+        num_prompts=_get(tree, "num_prompts", int),
+        risk_unit=_get(tree, "risk_unit", str),
+        members=members,
+        base=_condition(tree, "", "as in training", layers, members),
+        shifts=tuple(_condition(entry, f"shifts.{name}.", name, layers, members) for name, entry in shifts.items()),
+        notes=tuple(str(note) for note in tree.get("notes", [])),
+    )
+
+
+def _member(tree: Mapping[str, Any], layers: int) -> Member:
+    if not isinstance(tree, Mapping):
+        raise _Broken("members: not a list of objects")
+    member = Member(
+        name=_get(tree, "name", str),
+        seed=_get(tree, "seed", int),
+        tvp_weight=float(_get(tree, "tvp_weight", (int, float))),
+        prescribed_layer=_get(tree, "prescribed_layer", int),
+        best_layer=_get(tree, "best_layer", int),
+    )
+    for field in ("prescribed_layer", "best_layer"):
+        if not 0 <= getattr(member, field) <= layers:
+            raise _Broken(f"members.{member.name}.{field}: {getattr(member, field)} is not a layer 0..{layers}")
+    return member
+
+
+def _condition(tree: Mapping[str, Any], prefix: str, name: str, layers: int, members: tuple[Member, ...]) -> Condition:
+    if not isinstance(tree, Mapping):
+        raise _Broken(f"{prefix}: not an object")
+    try:
+        demonstrations = _get(tree, "num_demonstrations", int)
+        entries = {entry.get("name"): entry for entry in _get(tree, "members", list)}
+        if set(entries) != {member.name for member in members}:
+            raise _Broken("members: not those of the training condition")
+        ordered = [entries[member.name] for member in members]
+        measures = [
+            _measure(tree, ordered, word, demonstrations, layers) if f"prior_{word}" in tree else None
+            for word in ("risk", "accuracy")
+        ]
+    except _Broken as broken:
+        raise _Broken(f"{prefix}{broken}") from None
+    if measures[0] is None:
+        raise _Broken(f"{prefix}prior_risk: missing")
+    return Condition(name, str(tree.get("summary", name)), demonstrations, measures[0], measures[1])
+
+
+def _measure(
+    tree: Mapping[str, Any], members: list[Mapping[str, Any]], word: str, demonstrations: int, layers: int
+) -> Measure:
+    oracle = None if tree.get(f"oracle_{word}") is None else _estimate(tree, f"oracle_{word}", demonstrations + 1)
+    scores = []
+    for member in members:
+        try:
+            scores.append(
+                Scores(
+                    icl=_estimate(member, f"icl_{word}", demonstrations + 1),
+                    tvp=_estimate(member, f"tvp_{word}_by_layer", layers + 1),
+                    zero_shot=_estimate(member, f"zero_shot_{word}"),
+                )
+            )
+        except _Broken as broken:
+            raise _Broken(f"members.{member['name']}.{broken}") from None
+    return Measure(_estimate(tree, f"prior_{word}"), oracle, tuple(scores))
+
+
+def _estimate(tree: Mapping[str, Any], field: str, length: int | None = None) -> Estimate:
+    """Read `field` and its ``_ci`` sibling; null stands for not-a-number. `length` None means one number."""
+    shape = () if length is None else (length,)
+    value, interval = _array(tree, field, shape), _array(tree, f"{field}_ci", (*shape, 2))
+    return Estimate(value, interval[..., 0], interval[..., 1])
+
+
+def _array(tree: Mapping[str, Any], field: str, shape: tuple[int, ...]) -> np.ndarray:
+    if field not in tree:
+        raise _Broken(f"{field}: missing")
+    try:
+        array = np.array(tree[field], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise _Broken(f"{field}: not numbers of shape {shape}") from None
+    if array.shape != shape:
+        raise _Broken(f"{field}: shape {array.shape}, expected {shape}")
+    return array
+
+
+def _get(tree: Mapping[str, Any], field: str, kind: type | tuple[type, ...]) -> Any:
+    if field not in tree:
+        raise _Broken(f"{field}: missing")
+    if not isinstance(tree[field], kind) or isinstance(tree[field], bool):
+        raise _Broken(f"{field}: {tree[field]!r} is not of the right type")
+    return tree[field]

@@ -1,0 +1,77 @@
+"""The results as plain text for the terminal: at most 80 columns, no colours."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tvjax.report.shifts import icl_ratio, oracle_ratio, tvp_ratio
+from tvjax.report.summary import Estimate, Measure, Summary, parse_summary
+from tvjax.report.words import labels, number, with_interval
+
+WIDTH, NAME, SHIFT, GROUP = 80, 11, 20, 3
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """The tables of ``eval/summary.json``, given as the parsed JSON. Raises UserError if it is not such a summary."""
+    parsed = parse_summary(summary)
+    base = parsed.base
+    lines = [
+        f"{parsed.task}, layout {parsed.layout}: {parsed.num_layers} layers, K = {base.num_demonstrations}"
+        f" demonstrations, n = {parsed.num_prompts} prompts",
+        *(f"{place}  {name}" for place, name in enumerate(labels(parsed.members), start=1)),
+        "",
+        f"risk: {parsed.risk_unit} [90% bootstrap interval]",
+        *_measure(parsed, base.risk, "risk"),
+    ]
+    if base.accuracy:
+        lines += ["", "accuracy: fraction correct [90% bootstrap interval]"]
+        lines += _measure(parsed, base.accuracy, "acc.")
+    if parsed.shifts:
+        lines += ["", "shifts: risk / prior risk of the shift; ICL at K, TVP at l*; below 1 is better"]
+        lines += _shifts(parsed)
+    return "\n".join(_clip(line, WIDTH).rstrip() for line in lines) + "\n"
+
+
+def _measure(summary: Summary, measure: Measure, word: str) -> list[str]:
+    last = summary.base.num_demonstrations
+    lines = [_row("", f"ICL {word} at K", f"TVP {word} at l*", "best layer", "0-shot")]
+    for place, (member, scores) in enumerate(zip(summary.members, measure.scores, strict=True), start=1):
+        name = f"{place} {member.name}"
+        if len(name) > NAME:
+            lines.append(name)
+            name = ""
+        prescribed = f"{member.prescribed_layer}: {_tight(scores.tvp[member.prescribed_layer])}"
+        best = f"{member.best_layer}: {number(scores.tvp[member.best_layer].value)}"
+        lines.append(_row(name, _tight(scores.icl[last]), prescribed, best, number(scores.zero_shot.value)))
+    lines.append(_row("prior", _tight(measure.prior)))
+    if measure.oracle:
+        lines.append(_row("oracle", _tight(measure.oracle[last])))
+    return lines
+
+
+def _tight(estimate: Estimate) -> str:
+    return with_interval(estimate, ",")
+
+
+def _row(name: str, icl: str, tvp: str = "", best: str = "", zero_shot: str = "") -> str:
+    return f"{name:<{NAME}} {icl:<22} {tvp:<26} {best:<10} {zero_shot:<6}"
+
+
+def _shifts(summary: Summary) -> list[str]:
+    """A few members side by side, then the next few below."""
+    lines: list[str] = []
+    for start in range(0, len(summary.members), GROUP):
+        members = list(enumerate(summary.members))[start : start + GROUP]
+        heads = "".join(f"  {f'{index + 1} ICL':<7} {f'{index + 1} TVP':<7}" for index, _ in members)
+        lines.append(f"{'':<{SHIFT}} {'oracle':<7}{heads}")
+        for shift in (summary.base, *summary.shifts):
+            oracle = oracle_ratio(shift)
+            cells = "".join(
+                f"  {number(icl_ratio(shift, index).value):<7} {number(tvp_ratio(shift, index, member).value):<7}"
+                for index, member in members
+            )
+            lines.append(f"{_clip(shift.name, SHIFT):<{SHIFT}} {number(oracle.value) if oracle else '-':<7}{cells}")
+    return lines
+
+
+def _clip(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 2] + ".."

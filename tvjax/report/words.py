@@ -1,0 +1,57 @@
+"""How numbers and members are written, the same in figures, page and terminal."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tvjax.report.summary import Estimate, Member
+
+
+def number(value: float | np.ndarray) -> str:
+    """Three significant digits (two where written with a power): 0.0160, 1.08, 12.3, 1.6e-5, n/a."""
+    value = float(value)
+    if math.isnan(value):
+        return "n/a"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(float(f"{value:.2e}"))))
+    if not -2 <= exponent < 5:
+        mantissa, power = f"{value:.1e}".split("e")
+        return f"{mantissa}e{int(power)}"
+    return f"{value:.{max(0, 2 - exponent)}f}"
+
+
+def with_interval(estimate: Estimate, comma: str = ", ") -> str:
+    """``0.0160 [0.0150, 0.0171]``."""
+    return f"{number(estimate.value)} [{number(estimate.low)}{comma}{number(estimate.high)}]"
+
+
+def setting(member: Member) -> str:
+    """What a member was trained on: ``ICL loss only``, or ``ICL + 1 x TVP-loss at layer 2``."""
+    if member.tvp_weight == 0:
+        return "ICL loss only"
+    return f"ICL + {member.tvp_weight:g} \N{MULTIPLICATION SIGN} TVP-loss at layer {member.prescribed_layer}"
+
+
+def labels(members: Sequence[Member]) -> list[str]:
+    """The full meaning of each member; with its seed, or else its name, where the setting alone is not unique."""
+    settings = [setting(member) for member in members]
+    seeded = [
+        text if settings.count(text) == 1 else f"{text}, seed {member.seed}"
+        for text, member in zip(settings, members, strict=True)
+    ]
+    return [
+        text if seeded.count(text) == 1 else f"{text} ({member.name})"
+        for text, member in zip(seeded, members, strict=True)
+    ]
+
+
+def arms(members: Sequence[Member]) -> dict[str, list[int]]:
+    """The settings in order of first appearance, each with the indices of its members (its seeds)."""
+    groups: dict[str, list[int]] = {}
+    for index, member in enumerate(members):
+        groups.setdefault(setting(member), []).append(index)
+    return groups

@@ -1,0 +1,35 @@
+"""In-context task families: pure samplers on the device, each with a split of its tasks, an oracle, and its shifts.
+
+Dimensions, here as in the whole package: B prompts, N pairs, T positions, X input width, Y outputs, V vocabulary, M
+tasks of a finite pool.
+"""
+
+from tvjax.tasks.base import Parameters, RealTask, Task, TokenTask
+from tvjax.tasks.linear import Linear
+from tvjax.tasks.prompt import LAYOUTS, Layout, Prompt
+from tvjax.tasks.shifts import NO_SHIFT, Shift, ShiftedPrompts, draw, oracle_knows, oracle_scores, shifts_for
+from tvjax.tasks.sinusoid import Sinusoid
+from tvjax.tasks.token_offset import TokenOffset
+
+FAMILIES: dict[str, type[Task]] = {"linear": Linear, "sinusoid": Sinusoid, "token_offset": TokenOffset}
+
+__all__ = [
+    "FAMILIES",
+    "LAYOUTS",
+    "NO_SHIFT",
+    "Layout",
+    "Linear",
+    "Parameters",
+    "Prompt",
+    "RealTask",
+    "Shift",
+    "ShiftedPrompts",
+    "Sinusoid",
+    "Task",
+    "TokenOffset",
+    "TokenTask",
+    "draw",
+    "oracle_knows",
+    "oracle_scores",
+    "shifts_for",
+]

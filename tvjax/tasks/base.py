@@ -1,0 +1,191 @@
+"""What a task family is: pure samplers on the device, a split of tasks, and an oracle.
+
+A family is a frozen dataclass whose fields are its settings. To add one, subclass `RealTask` or `TokenTask` in a file
+of its own, write the four methods marked below, and name it in `tasks.FAMILIES`.
+"""
+
+import abc
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tvjax.errors import reject
+from tvjax.tasks import prompt as prompts
+from tvjax.tasks.prompt import Layout, Prompt
+
+Parameters = dict[str, jax.Array]
+
+
+def require(holds: bool, field: str, given: object, accepted: str) -> None:
+    """Refuse an impossible value of a family's field. Raises UserError, which names it as ``config.task.FIELD``."""
+    if not holds:
+        raise reject(f"config.task.{field}", given, accepted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task(abc.ABC):
+    """A family of tasks. Arrays lead with B prompts; x is ``[B, N, X]`` (real) or ``[B, N]`` (tokens)."""
+
+    @abc.abstractmethod
+    def parameters(self, key: jax.Array, batch: int, *, held_out: bool = False) -> Parameters:
+        """Draw `batch` tasks, ``{name: [B, ...]}``, from the training tasks or from those held out."""
+
+    @abc.abstractmethod
+    def inputs(self, key: jax.Array, parameters: Parameters, pairs: int) -> jax.Array:
+        """Draw x for `pairs` pairs of each task."""
+
+    @abc.abstractmethod
+    def answers(self, key: jax.Array, parameters: Parameters, x: jax.Array) -> jax.Array:
+        """f(x) as it is observed: with the family's label noise, if it has any."""
+
+    @abc.abstractmethod
+    def oracle(
+        self, x: jax.Array, y: jax.Array, queries: jax.Array, *, noise: float = 0.0, held_out: bool = False
+    ) -> jax.Array:
+        """The best prediction for query i from the demonstrations before it, ``[B, N, num_outputs]``.
+
+        It knows the family, its split and the label noise (`noise` is added to the family's own), not the task.
+        """
+
+    @abc.abstractmethod
+    def encode(self, layout: Layout, x: jax.Array, y: jax.Array) -> jax.Array:
+        """The decoder's inputs for pairs (x, y)."""
+
+    @abc.abstractmethod
+    def blank(self, x: jax.Array) -> jax.Array:
+        """Answers of the right shape that say nothing: the zero-shot prompt ends before they would be shown."""
+
+    @abc.abstractmethod
+    def scores(self, predictions: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+        """``{'risk': [B, N], ...}``: the loss of each prediction, and for tokens its accuracy."""
+
+    @abc.abstractmethod
+    def decoder_inputs(self) -> dict[str, Any]:
+        """The fields of `DecoderConfig` that the family settles."""
+
+    @property
+    @abc.abstractmethod
+    def risk_unit(self) -> str:
+        """The unit of a risk, for reports."""
+
+    @property
+    def has_oracle(self) -> bool:
+        """Whether `oracle` can answer for these settings."""
+        return True
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether the held-out tasks come from another distribution than the training tasks."""
+        return False
+
+    def pair_limit(self) -> int | None:
+        """How many pairs a prompt can have; None where there is no limit."""
+        return None
+
+    def prompt(self, layout: Layout, parameters: Parameters, x: jax.Array, y: jax.Array) -> Prompt:
+        """The prompt of these pairs."""
+        pairs = x.shape[1]
+        return Prompt(
+            inputs=self.encode(layout, x, y),
+            kinds=prompts.kinds(layout, pairs),
+            x=x,
+            targets=y,
+            weights=jnp.ones(pairs),
+            parameters=parameters,
+            layout=layout,
+        )
+
+    def draw_pairs(
+        self, key: jax.Array, parameters: Parameters, pairs: int, active_X: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """`pairs` pairs (x, f(x)) of each task; `active_X` (0/1, may be traced) blanks input dimensions first."""
+        input_key, answer_key = jax.random.split(key)
+        x = self.inputs(input_key, parameters, pairs)
+        if active_X is not None:
+            x = x * active_X[None, None]
+        return x, self.answers(answer_key, parameters, x)
+
+    def sample(
+        self,
+        key: jax.Array,
+        batch: int,
+        demonstrations: int,
+        layout: Layout,
+        *,
+        held_out: bool = False,
+        active_X: jax.Array | None = None,
+    ) -> Prompt:
+        """Prompts of `demonstrations` demonstrations and a last query: ``demonstrations + 1`` pairs."""
+        task_key, pair_key = jax.random.split(key)
+        parameters = self.parameters(task_key, batch, held_out=held_out)
+        return self.prompt(layout, parameters, *self.draw_pairs(pair_key, parameters, demonstrations + 1, active_X))
+
+    def zero_shot(self, layout: Layout, x: jax.Array) -> jax.Array:
+        """Decoder inputs of the zero-shot prompt [x', z] (or [x']), for x' ``[B, X]`` or ``[B]``."""
+        return self.encode(layout, x[:, None], self.blank(x[:, None]))
+
+
+class RealTask(Task):
+    """Regression: real inputs of `input_width`, `num_outputs` real answers, squared error per output."""
+
+    input_width: int
+    num_outputs: int = 1
+
+    @property
+    def answer_rms(self) -> float:
+        """Root mean square of a noiseless answer over the training tasks: the unit of the label-noise shift."""
+        return 1.0
+
+    def corrupt(self, key: jax.Array, y: jax.Array, noise: float) -> jax.Array:
+        """Answers with Gaussian noise of standard deviation `noise`."""
+        return y + noise * jax.random.normal(key, y.shape, y.dtype) if noise else y
+
+    def encode(self, layout: Layout, x: jax.Array, y: jax.Array) -> jax.Array:
+        return prompts.encode_real(layout, x, y)
+
+    @property
+    def risk_unit(self) -> str:
+        return "mean squared error per output"
+
+    def blank(self, x: jax.Array) -> jax.Array:
+        return jnp.zeros((*x.shape[:2], self.num_outputs))
+
+    def scores(self, predictions: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+        return {"risk": jnp.square(predictions - targets).mean(-1)}
+
+    def decoder_inputs(self) -> dict[str, Any]:
+        return {"inputs": "real", "num_outputs": self.num_outputs}
+
+
+class TokenTask(Task):
+    """Classification over `vocab_size` tokens: cross-entropy in nats, and accuracy. z is token number `vocab_size`."""
+
+    vocab_size: int
+
+    def corrupt(self, key: jax.Array, y: jax.Array, noise: float) -> jax.Array:
+        """Answers of which each is, with probability `noise`, replaced by a token drawn uniformly (itself included)."""
+        if not noise:
+            return y
+        chance_key, token_key = jax.random.split(key)
+        tokens = jax.random.randint(token_key, y.shape, 0, self.vocab_size, y.dtype)
+        return jnp.where(jax.random.bernoulli(chance_key, noise, y.shape), tokens, y)
+
+    def encode(self, layout: Layout, x: jax.Array, y: jax.Array) -> jax.Array:
+        return prompts.encode_tokens(layout, x, y, self.vocab_size)
+
+    @property
+    def risk_unit(self) -> str:
+        return "cross-entropy (nats)"
+
+    def blank(self, x: jax.Array) -> jax.Array:
+        return jnp.zeros_like(x)
+
+    def scores(self, predictions: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+        risk = optax.softmax_cross_entropy_with_integer_labels(predictions, targets)
+        return {"risk": risk, "accuracy": (predictions.argmax(-1) == targets).astype(jnp.float32)}
+
+    def decoder_inputs(self) -> dict[str, Any]:
+        return {"inputs": "tokens", "vocab_size": self.vocab_size + 1, "num_outputs": self.vocab_size}

@@ -1,0 +1,91 @@
+"""Linear regression in context: y = w.x + noise."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from tvjax.tasks import oracles
+from tvjax.tasks.base import Parameters, RealTask, require
+
+_POOL_PRNG = "threefry2x32"
+"""A pool is the same whichever generator the run draws with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(RealTask):
+    """x ~ N(0, I_d), w ~ N(0, I_d) / sqrt(d), y = w.x + noise (Garg et al. 2022, w scaled to unit output variance).
+
+    input_width: d. noise: standard deviation added to every answer. nonzero: how many weights are not 0, drawn
+    uniformly and rescaled so that outputs keep unit variance; 0 is dense. pool: how many training tasks there are,
+    drawn once from that prior with `pool_seed` (Raventos et al. 2023); 0 draws a new one for every prompt.
+
+    Held-out tasks are fresh draws from the continuous prior. With an infinite pool that is the training distribution
+    too: every task is unseen anyway, and there is nothing to hold out.
+    """
+
+    input_width: int = 4
+    noise: float = 0.0
+    nonzero: int = 0
+    pool: int = 0
+    pool_seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.input_width >= 1, "input_width", self.input_width, "1 or more")
+        require(0 <= self.noise < math.inf, "noise", self.noise, "a finite standard deviation, 0 or more")
+        accepted = f"0 (dense) to input_width = {self.input_width}"
+        require(0 <= self.nonzero <= self.input_width, "nonzero", self.nonzero, accepted)
+        require(self.pool >= 0, "pool", self.pool, "0 (infinite) or the number of training tasks")
+        require(0 <= self.pool_seed < 2**32, "pool_seed", self.pool_seed, "0 to 2^32 - 1")
+
+    @property
+    def has_held_out(self) -> bool:
+        return self.pool > 0
+
+    def pool_weights(self) -> jax.Array:
+        """The finite pool's tasks, ``[pool, X]``: the same on every call, and the first of any larger pool."""
+        return self._pool_weights(jnp.arange(self.pool))
+
+    def parameters(self, key: jax.Array, batch: int, *, held_out: bool = False) -> Parameters:
+        if not self.pool or held_out:
+            return {"w": jax.vmap(self._weights)(jax.random.split(key, batch))}
+        return {"w": self._pool_weights(jax.random.randint(key, (batch,), 0, self.pool))}
+
+    def inputs(self, key: jax.Array, parameters: Parameters, pairs: int) -> jax.Array:
+        return jax.random.normal(key, (parameters["w"].shape[0], pairs, self.input_width))
+
+    def answers(self, key: jax.Array, parameters: Parameters, x: jax.Array) -> jax.Array:
+        # A sum, not a matrix product: accelerators round those, and the noiseless oracle would see it.
+        y_BN1 = (x * parameters["w"][:, None]).sum(-1, keepdims=True)
+        return self.corrupt(key, y_BN1, self.noise)
+
+    def oracle(
+        self, x: jax.Array, y: jax.Array, queries: jax.Array, *, noise: float = 0.0, held_out: bool = False
+    ) -> jax.Array:
+        """Posterior mean ``[B, N, 1]``: over the pool (discrete MMSE) if the tasks come from one, else over the prior.
+
+        Over the continuous prior that is ridge with ``lam = noise^2 d``, or minimum-norm least squares without noise.
+        With ``nonzero`` set these know nothing of the sparsity: they are the best linear estimators, not the Bayes
+        predictor, and a model may beat them.
+        """
+        total = math.hypot(self.noise, noise)
+        if self.pool and not held_out:
+            return oracles.discrete_mmse(x, y, queries, self.pool_weights(), total)
+        if total:
+            return oracles.ridge(x, y, queries, total**2 * self.input_width)
+        return oracles.least_squares(x, y, queries)
+
+    def _weights(self, key: jax.Array) -> jax.Array:
+        """One draw of w ``[X]`` from the prior."""
+        weights_key, place_key = jax.random.split(key)
+        w_X = jax.random.normal(weights_key, (self.input_width,))
+        if not self.nonzero:
+            return w_X / self.input_width**0.5
+        places_X = jax.random.permutation(place_key, self.input_width)
+        return jnp.where(places_X < self.nonzero, w_X, 0) / self.nonzero**0.5
+
+    def _pool_weights(self, numbers: jax.Array) -> jax.Array:
+        """w of these tasks of the pool. Each has a key of its own, so that a batch costs the same from any pool."""
+        key = jax.random.key(self.pool_seed, impl=_POOL_PRNG)
+        return jax.vmap(lambda number: self._weights(jax.random.fold_in(key, number)))(numbers)

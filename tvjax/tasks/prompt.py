@@ -1,0 +1,91 @@
+"""Prompts: how demonstrations and queries lie in one sequence.
+
+A prompt of N pairs holds N queries: by causality query i (0-based) follows exactly i demonstrations, so one sequence
+gives the risk for 0..N-1 of them. In layout `xzy` a query is read at z, one learned placeholder; in `xy` at x itself.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+X, Y, Z, PAD = range(4)
+NUM_KINDS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The order of the parts of one demonstration, and which of them is read for the answer."""
+
+    name: str
+    parts: tuple[int, ...]
+    reads: int
+
+    @property
+    def offset(self) -> int:
+        """Where in a demonstration the answer is read."""
+        return self.parts.index(self.reads)
+
+    def length(self, pairs: int) -> int:
+        """T for `pairs` pairs. The sequence ends where the last query is read: its answer is not shown."""
+        return len(self.parts) * (pairs - 1) + self.offset + 1
+
+    def queries(self, pairs: int) -> slice:
+        """The positions of the queries, as a static slice: cheaper than a gather, forward and backward."""
+        return slice(self.offset, self.length(pairs), len(self.parts))
+
+
+LAYOUTS = {"xzy": Layout("xzy", (X, Z, Y), Z), "xy": Layout("xy", (X, Y), X)}
+
+
+@struct.dataclass
+class Prompt:
+    """N pairs a prompt, as every task gives them.
+
+    inputs: ``[B, T, I]`` real features or ``[B, T]`` token ids, for the decoder's front end. kinds: ``[T]``, what each
+    position is (X, Y, Z, PAD). x: ``[B, N, X]`` or ``[B, N]`` and targets: ``[B, N, Y]`` or ``[B, N]``, pair by pair.
+    weights: ``[N]``, how much each query counts in a training loss (0 where a curriculum leaves it out).
+    parameters: the task's own, each ``[B, ...]``.
+    """
+
+    inputs: jax.Array
+    kinds: jax.Array
+    x: jax.Array
+    targets: jax.Array
+    weights: jax.Array
+    parameters: dict[str, jax.Array]
+    layout: Layout = struct.field(pytree_node=False)
+
+    @property
+    def queries(self) -> slice:
+        """Positions at which the answers are read, one a pair."""
+        return self.layout.queries(self.x.shape[1])
+
+
+def kinds(layout: Layout, pairs: int) -> jax.Array:
+    """What each position is, ``[T]``."""
+    return jnp.array((layout.parts * pairs)[: layout.length(pairs)])
+
+
+def encode_real(layout: Layout, x_BNX: jax.Array, y_BNY: jax.Array) -> jax.Array:
+    """Features ``[B, T, X + Y + kinds]``: x and y in channels of their own, then what the position is, one-hot.
+
+    So a linear front end gives x and y their own embeddings, and z one learned vector [ours].
+    """
+    batch, pairs, width = x_BNX.shape
+    zeros_x, zeros_y = jnp.zeros_like(x_BNX), jnp.zeros_like(y_BNY)
+    values = {X: (x_BNX, zeros_y), Y: (zeros_x, y_BNY), Z: (zeros_x, zeros_y)}
+    parts = []
+    for part in layout.parts:
+        kind = jnp.broadcast_to(jax.nn.one_hot(part, NUM_KINDS, dtype=x_BNX.dtype), (batch, pairs, NUM_KINDS))
+        parts.append(jnp.concatenate([*values[part], kind], axis=-1))
+    return jnp.stack(parts, axis=2).reshape(batch, -1, width + y_BNY.shape[-1] + NUM_KINDS)[:, : layout.length(pairs)]
+
+
+def encode_tokens(layout: Layout, x_BN: jax.Array, y_BN: jax.Array, placeholder: int) -> jax.Array:
+    """Token ids ``[B, T]``; z is the id `placeholder`."""
+    values: dict[int, Any] = {X: x_BN, Y: y_BN, Z: jnp.full_like(x_BN, placeholder)}
+    ids = jnp.stack([values[part] for part in layout.parts], axis=2)
+    return ids.reshape(x_BN.shape[0], -1)[:, : layout.length(x_BN.shape[1])]

@@ -1,0 +1,81 @@
+"""Checkpoints through orbax: all that touches orbax is here.
+
+A checkpoint is the whole `TrainState`; with the configuration it determines the rest of the run. Saving is
+synchronous: a line of metrics that is on disk is never ahead of what a resumed run would compute.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from tvjax.errors import RunError, UserError
+from tvjax.train.state import TrainState
+
+FORMAT = 1
+
+
+class Checkpoints:
+    """The checkpoints of one run, in ``<workdir>/checkpoints``; the newest `keep` are kept."""
+
+    def __init__(self, folder: Path, keep: int):
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False, create=True)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self.skipped: list[str] = []
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a checkpoint, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState) -> None:
+        """Save `state`. Raises `RunError` where the disk does not take it; earlier checkpoints stay."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        earlier = self.steps()
+        about = ocp.args.JsonSave({"format": FORMAT, "step": step})
+        try:
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), about=about))
+        except Exception as error:
+            kept = f"those of steps {earlier} are kept" if earlier else "there is none before it"
+            raise RunError(f"the checkpoint of step {step} could not be saved ({_line(error)}); {kept}; "
+                           "free some space and start the same command again") from error
+
+    def restore(self, abstract: TrainState) -> TrainState | None:
+        """The newest state that reads whole, on the shardings of `abstract`; None where there is no checkpoint.
+
+        A checkpoint that does not read is named in `skipped` and the one before it is used. Raises `RunError` where
+        there are checkpoints and none reads, `UserError` for one of a newer format.
+        """
+        for step in reversed(self.steps()):
+            try:
+                about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+                if about["format"] > FORMAT:
+                    raise UserError(f"checkpoint of step {step}: format {about['format']}; accepted: up to {FORMAT}")
+                target = ocp.args.StandardRestore(_tree(abstract))
+                tree = self._manager.restore(step, args=ocp.args.Composite(state=target))["state"]
+                jax.block_until_ready(tree)
+                return TrainState(**tree)
+            except UserError:
+                raise
+            except Exception as error:
+                self.skipped.append(f"checkpoint of step {step} does not read whole ({_line(error)})")
+        if self.skipped:
+            raise RunError("; ".join(self.skipped) + ": no checkpoint is left; start in a new --workdir")
+        return None
+
+    def drop_after(self, step: int) -> None:
+        """Delete checkpoints newer than `step`: those that did not read whole, which the run will write again."""
+        for newer in [s for s in self.steps() if s > step]:
+            self._manager.delete(newer)
+
+
+def _tree(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

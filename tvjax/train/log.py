@@ -1,0 +1,103 @@
+"""What a run says while it trains: metrics.jsonl, TensorBoard events, and a bar or plain lines on the terminal."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from tvjax.files import write_whole
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The whole lines of a metrics file; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class MetricsLog:
+    """Appends rows to metrics.jsonl and TensorBoard, going on after `step`: what was written beyond it is dropped.
+
+    The file is synchronized to disk before every checkpoint, so that no line is ever missing from a resumed run.
+    """
+
+    def __init__(self, folder: Path, step: int, *, tensorboard: bool = True):
+        self._path = folder / "metrics.jsonl"
+        kept = [row for row in read_rows(self._path) if row["step"] <= step]
+        write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = self._path.open("a")
+        self._board = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, flush_secs=30)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """One line a row; numbers also go to TensorBoard as ``member/metric``."""
+        for row in rows:
+            self._file.write(json.dumps(row) + "\n")
+            if self._board is None:
+                continue
+            for name, value in row.items():
+                if isinstance(value, float) and math.isfinite(value):
+                    self._board.add_scalar(f"{row['member']}/{name}", value, row["step"])
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Return when all rows are on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+class Progress:
+    """A bar with the risks, steps/s and the time left on a terminal; a plain line now and then elsewhere."""
+
+    def __init__(self, total: int, start: int, shown: Sequence[str], stream: TextIO | None = None):
+        self._stream = stream or sys.stdout
+        self._total, self._shown = total, tuple(shown)
+        self._begin, self._first = time.monotonic(), start
+        self._last_line = -math.inf
+        self._bar = None
+        if self._stream.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+
+            self._bar = Bar(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+            self._bar.start()
+            self._task = self._bar.add_task("train", total=total, completed=start, text="")
+
+    def update(self, rows: Sequence[Row], rate: float) -> None:
+        """Show the newest rows (one a member) and the speed in steps per second."""
+        step = rows[0]["step"]
+        parts = [
+            f"{row['member']} " + " ".join(f"{name} {row[name]:.3g}" for name in self._shown if name in row) for row in rows[:4]
+        ]
+        text = f"{' | '.join(parts)} | {rate:.1f} steps/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, text=text)
+            return
+        now = time.monotonic()
+        if now - self._last_line > 15 or step == self._total:
+            self._last_line = now
+            left = (self._total - step) / rate if rate else math.inf
+            print(f"step {step}/{self._total} | {text} | {left:.0f} s left", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,158 @@
+"""The loop: resume, then evaluate, save, next steps: in this order, which is what makes resuming exact.
+
+One dispatch is a `lax.scan` of `log_every` steps, with the batches sampled on the device. The metrics of a dispatch
+are fetched after the next one was started, so that an accelerator never waits for them. Everything that must be
+bit-identical after a kill happens on the grid of `log_every`.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from tvjax.errors import RunError
+from tvjax.parallel import mesh as parallel
+from tvjax.train.checkpoint import Checkpoints
+from tvjax.train.log import MetricsLog, Progress, Row
+from tvjax.train.state import Experiment, Hyper, OptimizerConfig, TrainState, init_state, make_step, optimizer, schedule
+from tvjax.train.stop import Stop, Stopped
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long to train and what to leave behind; intervals are multiples of `log_every` (`experiments` checks it)."""
+
+    steps: int
+    log_every: int
+    evaluate_every: int
+    checkpoint_every: int
+    keep_checkpoints: int = 2
+    tensorboard: bool = True
+
+
+WALL_CLOCK = ("seconds", "steps_per_second")
+
+
+class Trainer:
+    """The compiled programs of one population on a mesh, and the loop that runs them.
+
+    names: one a member. hyper: arrays ``[M]``, `seed` and `learning_rate` among them. Nothing is compiled before use.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        config: TrainConfig,
+        optimizer_config: OptimizerConfig,
+        mesh: Mesh,
+        names: tuple[str, ...],
+        hyper: Hyper,
+        eval_key: jax.Array,
+    ):
+        self.config, self.mesh, self.names, self.hyper = config, mesh, names, hyper
+        self._data, self._eval_key = experiment.data(), eval_key
+        tx = optimizer(optimizer_config)
+        step = make_step(experiment, tx, schedule(optimizer_config, config.steps))
+
+        def init(hyper: Hyper) -> TrainState:
+            return init_state(experiment, tx, hyper)
+
+        def dispatch(state: TrainState, data: Any, hyper: Hyper) -> tuple[TrainState, dict[str, jax.Array]]:
+            state, metrics = jax.lax.scan(lambda s, _: step(s, data, hyper), state, length=config.log_every)
+            return state, jax.tree.map(lambda m: m.mean(0), metrics)
+
+        def evaluate(params: Any, data: Any, key: jax.Array) -> dict[str, jax.Array]:
+            members = jax.vmap(experiment.evaluate, in_axes=(0, None, None), spmd_axis_name="member")
+            return members(params, data, key)
+
+        shapes = jax.eval_shape(init, hyper)
+        places = parallel.shardings(mesh, shapes, members=True)
+        self.abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, places)
+        self.init = jax.jit(init, out_shardings=places)
+        self.dispatch = jax.jit(dispatch, donate_argnums=0, out_shardings=(places, None))
+        self.evaluate = jax.jit(evaluate)
+
+    def restore(self, folder: Path, say: Callable[[str], None]) -> tuple[Checkpoints, TrainState | None]:
+        """The checkpoints in `folder` and the newest state that reads whole, if there is one."""
+        checkpoints = Checkpoints(folder / "checkpoints", self.config.keep_checkpoints)
+        with jax.set_mesh(self.mesh):
+            state = checkpoints.restore(self.abstract)
+        for line in checkpoints.skipped:
+            say(f"{line}; the one before it is used")
+        return checkpoints, state
+
+    def run(self, folder: Path, say: Callable[[str], None] = print) -> TrainState:
+        """Train to the end, going on from what `folder` holds, and return the last state.
+
+        Raises `RunError` where a loss is not finite or the disk is full, `Stopped` after SIGTERM.
+        """
+        checkpoints, state = self.restore(folder, say)
+        start = -1 if state is None else int(state.step)
+        if state is not None:
+            checkpoints.drop_after(start)
+            say(f"resuming after step {start}")
+        recorder = _Recorder(folder, start, self.names, self.config)
+        try:
+            with jax.set_mesh(self.mesh), Stop() as stop:
+                return self._train(state, checkpoints, recorder, stop)
+        finally:
+            recorder.close()
+
+    def _train(self, state: TrainState | None, checkpoints: Checkpoints, record: "_Recorder", stop: Stop) -> TrainState:
+        c = self.config
+        if state is None:
+            state = self.init(self.hyper)
+            record(0, {}, self.evaluate(state.params, self._data, self._eval_key))
+        step = int(state.step)
+        waiting: tuple[int, Any] | None = None
+        while step < c.steps:
+            state, metrics = self.dispatch(state, self._data, self.hyper)
+            step += c.log_every
+            if waiting:
+                record(*waiting)
+            waiting = (step, metrics)
+            evaluate = step % c.evaluate_every == 0 or step == c.steps
+            save = step % c.checkpoint_every == 0 or step == c.steps or stop.asked
+            if evaluate or save:
+                record(step, metrics, self.evaluate(state.params, self._data, self._eval_key) if evaluate else {})
+                waiting = None
+            if save:
+                record.log.sync()
+                checkpoints.save(state)
+                if stop.asked:
+                    raise Stopped
+        return state
+
+
+class _Recorder:
+    """Turns arrays ``[M, ...]`` into rows, one a member, for the log and the terminal; refuses what is not finite."""
+
+    def __init__(self, folder: Path, start: int, names: tuple[str, ...], config: TrainConfig):
+        self.log = MetricsLog(folder, start, tensorboard=config.tensorboard)
+        self._progress = Progress(config.steps, max(start, 0), ("icl_risk", "tvp_risk"))
+        self._names, self._first, self._begun = names, max(start, 0), time.monotonic()
+
+    def __call__(self, step: int, metrics: dict[str, jax.Array], scores: dict[str, jax.Array] | None = None) -> None:
+        values = jax.device_get({**metrics, **{f"eval_{name}": value for name, value in (scores or {}).items()}})
+        seconds = time.monotonic() - self._begun
+        clock = dict(zip(WALL_CLOCK, (round(seconds, 3), round((step - self._first) / seconds, 3)), strict=True))
+        rows: list[Row] = []
+        for m, name in enumerate(self._names):
+            rows.append({"step": step, "member": name} | {k: v[m].tolist() for k, v in values.items()} | clock)
+            if not math.isfinite(rows[-1].get("loss", 0.0)):
+                raise RunError(
+                    f"member {name}: the loss is not finite at step {step}; earlier checkpoints are kept; "
+                    "try a smaller config.population.learning_rate in a new --workdir"
+                )
+        self.log.write(rows)
+        if metrics:
+            self._progress.update(rows, clock["steps_per_second"])
+
+    def close(self) -> None:
+        self._progress.close()
+        self.log.close()

@@ -1,0 +1,108 @@
+"""Task-vector prompting: read theta where the demonstrations end, write it into a zero-shot prompt, and its loss.
+
+Yang et al. (2025) describe the TVP-loss; their code is not public. The definitions here are ours (README, "What is
+known and what is our choice"): theta_i^l = h^l at query i, TVP(theta, l, x') = the answer of the zero-shot prompt
+[x', z] with h^l at z replaced by theta, and the loss is the mean of loss(TVP(theta_i, l*, x'_i), f(x'_i)) over i in S.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import forward
+from tvjax.tasks.base import Task
+from tvjax.tasks.prompt import Layout, Prompt
+from tvjax.vectors import edits
+
+STREAM = ("embed", "blocks/resid")
+
+
+@dataclasses.dataclass(frozen=True)
+class TVPConfig:
+    """The choices of the TVP-loss, each a field so that it can be ablated. All are ours.
+
+    demonstrations: S, by number of demonstrations before the query; empty = all with at least one. query: "fresh"
+    draws an x' for each position in S, "shared" one for each prompt. edit: "replace" or "add" theta. gradient: whether
+    it flows through theta into the prompt that made it. start_step: the loss is off before this step.
+    """
+
+    demonstrations: tuple[int, ...] = ()
+    query: Literal["fresh", "shared"] = "fresh"
+    edit: Literal["replace", "add"] = "replace"
+    gradient: bool = True
+    start_step: int = 0
+
+
+def stream_at(activations: dict[str, jax.Array], positions: slice) -> jax.Array:
+    """h^0..h^L at `positions`, ``[L+1, B, N, D]``, from activations at the addresses `STREAM`."""
+    embed, resid = activations["embed"][:, positions], activations["blocks/resid"][:, :, positions]
+    return jnp.concatenate([embed[None], resid])
+
+
+def run_prompt(decoder: Decoder, params: Any, prompt: Prompt) -> tuple[jax.Array, jax.Array]:
+    """Predictions ``[B, N, O]`` at every query and the states theta ``[L+1, B, N, D]`` there."""
+    out, activations = forward(decoder, params, prompt.inputs, addresses=STREAM, at=prompt.queries)
+    return out, stream_at(activations, prompt.queries)
+
+
+def prompt_with(
+    decoder: Decoder, params: Any, task: Task, layout: Layout, theta_BD: jax.Array, layer: Any, x_B: jax.Array,
+    edit: str = "replace",
+) -> jax.Array:
+    """TVP(theta, l, x'): predictions ``[B, O]`` of the zero-shot prompts of x' with theta written at h^`layer`.
+
+    `layer` may be traced (0..L), so one program serves every layer. x': ``[B, X]`` or ``[B]``.
+    """
+    length, last = layout.length(1), slice(layout.offset, layout.length(1))
+    tree = edits.affine(
+        theta_BD[None, :, None],
+        keep=float(edit == "add"),
+        at_layer=edits.at_layer(layer, decoder.config.num_layers),
+        at_position=(jnp.arange(length) == layout.offset)[None],
+    )
+    out, _ = forward(decoder, params, task.zero_shot(layout, x_B), edits=tree, at=last)
+    return out[:, 0]
+
+
+def zero_shot(decoder: Decoder, params: Any, task: Task, layout: Layout, x_B: jax.Array) -> jax.Array:
+    """Predictions ``[B, O]`` of the zero-shot prompts of x', unedited."""
+    out, _ = forward(decoder, params, task.zero_shot(layout, x_B), at=slice(layout.offset, layout.length(1)))
+    return out[:, 0]
+
+
+def positions(config: TVPConfig, pairs: int) -> tuple[int, ...]:
+    """S for prompts of `pairs` pairs: the queries, by number of demonstrations before them, that the loss reads."""
+    return config.demonstrations or tuple(range(1, pairs))
+
+
+def tvp_scores(
+    decoder: Decoder,
+    params: Any,
+    task: Task,
+    prompt: Prompt,
+    theta_LBND: jax.Array,
+    layer: Any,
+    key: jax.Array,
+    config: TVPConfig,
+    active_X: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+    """Scores ``{'risk': [B, |S|], ...}`` of TVP at `layer` for every position in S: their mean is the TVP-loss."""
+    chosen = positions(config, prompt.x.shape[1])
+    if chosen == tuple(range(chosen[0], chosen[-1] + 1)):
+        theta_LBSD = theta_LBND[:, :, chosen[0] : chosen[-1] + 1]
+    else:
+        theta_LBSD = theta_LBND[:, :, jnp.array(chosen)]
+    theta_BSD = jax.lax.dynamic_index_in_dim(theta_LBSD, layer, axis=0, keepdims=False)
+    if not config.gradient:
+        theta_BSD = jax.lax.stop_gradient(theta_BSD)
+
+    count = len(chosen)
+    x, y = task.draw_pairs(key, prompt.parameters, count if config.query == "fresh" else 1, active_X)
+    if config.query == "shared":
+        x, y = jnp.repeat(x, count, axis=1), jnp.repeat(y, count, axis=1)
+    flat_theta, flat_x = (a.reshape(-1, *a.shape[2:]) for a in (theta_BSD, x))
+    out = prompt_with(decoder, params, task, prompt.layout, flat_theta, layer, flat_x, config.edit)
+    return task.scores(out.reshape(*x.shape[:2], -1), y)
