@@ -6,10 +6,10 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
-import copy  # noqa: E402
-from typing import Any  # noqa: E402
+import copy
+from typing import Any
 
-import pytest  # noqa: E402
+import pytest
 
 SMALL: dict[str, Any] = {
     "experiment": "tvp",

@@ -1,6 +1,7 @@
 """The door of the command line: flags are read here, and every way to end has its exit code and one line."""
 
 import errno
+import itertools
 import os
 import re
 import signal
@@ -47,7 +48,7 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
 def _config_source(argv: list[str]) -> list[str]:
     """The config's file and, where there is one, its argument; the file is known to be there."""
     given = [a.split("=", 1)[1] for a in argv if re.match(r"--?config=", a)]
-    given += [b for a, b in zip(argv, argv[1:], strict=False) if a in ("--config", "-config")]
+    given += [b for a, b in itertools.pairwise(argv) if a in ("--config", "-config")]
     if not given:
         raise reject("--config", None, "a config file, e.g. --config=configs/tvp_synthetic.py")
     source = given[-1].split(":", 1)
@@ -77,7 +78,9 @@ def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
         if error.errno not in DISK_FULL:
             raise
         place = f" at {error.filename}" if error.filename else ""
-        return _end(3, f"the disk is full{place}; checkpoints are kept; free some space and start the same command again")
+        return _end(
+            3, f"the disk is full{place}; checkpoints are kept; free some space and start the same command again"
+        )
     return 0
 
 

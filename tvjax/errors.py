@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """The user's input is wrong (exit code 2). The message names the field or file, what was given, what is accepted."""
+    """The user's input is wrong (exit code 2). The message names the field or file, what was given and is accepted."""
 
     exit_code = 2
 
@@ -14,5 +14,5 @@ class RunError(Exception):
 
 
 def reject(field: str, given: object, accepted: str) -> UserError:
-    """The one line for a bad value: ``raise reject('config.model.width', 63, 'a multiple of num_heads = 4')``."""
+    """What to raise for a bad value of `field`, in one line: what was given, and what is accepted."""
     return UserError(f"{field}: given {given!r}; accepted: {accepted}")

@@ -96,7 +96,9 @@ class TestEveryVariant:
 
         expected = value_and_grad()
         for how in ({"unroll": 1}, {"unroll": 2}, {"unroll": 1, "remat": True}):
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), value_and_grad(**how), expected)
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), value_and_grad(**how), expected
+            )
 
 
 def test_position_slice_reads_the_same_numbers():

@@ -39,7 +39,7 @@ def test_its_own_state_written_back_reproduces_the_output_bit_for_bit(setting, j
     run = lambda theta, layer: tvp.prompt_with(decoder, params, task, layout, theta, layer, x)
     run = jax.jit(run) if jitted else run
     _, states = zero_shot_states(decoder, params, task, layout, x)
-    # Both sides are edited programs, so that they differ in the values alone: layer 0 with its own state is the reference.
+    # Both sides are edited programs, so that they differ in values alone: layer 0 with its own state is the reference.
     bare = run(states[0], 0)
     np.testing.assert_allclose(bare, zero_shot_states(decoder, params, task, layout, x)[0], rtol=1e-5, atol=1e-5)
     for layer in range(L + 1):
@@ -151,7 +151,7 @@ class TestEdits:
             np.testing.assert_allclose(sweep[layer], alone, rtol=1e-4, atol=1e-5)
 
     def test_writes_compose_in_order(self, setting):
-        decoder, params, task, prompts = setting
+        decoder, params, _task, prompts = setting
         inputs = prompts["xzy"].inputs
         length = inputs.shape[1]
         v, w = jax.random.normal(jax.random.key(0), (2, 16))
@@ -167,7 +167,7 @@ class TestEdits:
 
     @pytest.mark.parametrize("positions", ["last", "all", (0, 3), (-2,), "mask"])
     def test_only_the_named_states_change(self, setting, positions):
-        decoder, params, task, prompts = setting
+        decoder, params, _task, prompts = setting
         inputs = prompts["xzy"].inputs
         length = inputs.shape[1]
         mask = np.zeros((B, length), bool)
@@ -175,15 +175,25 @@ class TestEdits:
             mask[np.arange(B), np.arange(B)] = True
             positions = mask
         else:
-            named = {"last": [-1], "all": range(length)}.get(positions, positions) if isinstance(positions, str) else positions
+            named = (
+                {"last": [-1], "all": range(length)}.get(positions, positions)
+                if isinstance(positions, str)
+                else positions
+            )
             mask[:, list(named)] = True
         vectors = jax.random.normal(jax.random.key(0), (2, B, 16))
-        tree = edits.place(edits.mix(vectors, layers=(0, 2), positions=positions, keep=0.5), num_layers=L, length=length)
+        tree = edits.place(
+            edits.mix(vectors, layers=(0, 2), positions=positions, keep=0.5), num_layers=L, length=length
+        )
         _, found = forward(decoder, params, inputs, edits=tree, addresses=tvp.STREAM)
         _, plain = forward(decoder, params, inputs, addresses=tvp.STREAM)
         expected = np.where(mask[..., None], 0.5 * plain["embed"] + vectors[0][:, None], plain["embed"])
         np.testing.assert_allclose(found["embed"], expected, rtol=1e-5, atol=1e-5)
-        unedited = edits.place(edits.mix(vectors[:1], layers=(0,), positions=positions, keep=0.5), num_layers=L, length=length)
+        unedited = edits.place(
+            edits.mix(vectors[:1], layers=(0,), positions=positions, keep=0.5), num_layers=L, length=length
+        )
         _, before = forward(decoder, params, inputs, edits=unedited, addresses=tvp.STREAM)
-        expected = np.where(mask[..., None], 0.5 * before["blocks/resid"][1] + vectors[1][:, None], before["blocks/resid"][1])
+        expected = np.where(
+            mask[..., None], 0.5 * before["blocks/resid"][1] + vectors[1][:, None], before["blocks/resid"][1]
+        )
         np.testing.assert_allclose(found["blocks/resid"][1], expected, rtol=1e-4, atol=1e-4)

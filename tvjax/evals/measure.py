@@ -53,20 +53,24 @@ class Measure:
         seen = [self._chunk(shift, chunk) for chunk in range(self._chunks)]
         tasks = jax.tree.map(lambda *parts: np.concatenate(parts)[: self._prompts], *(s[0] for s in seen))
         members = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, : self._prompts], *(s[1] for s in seen))
-        entry: dict[str, Any] = {"summary": shift.summary, "num_demonstrations": next(iter(tasks["references"].values())).shape[1] - 1}
+        entry: dict[str, Any] = {
+            "summary": shift.summary,
+            "num_demonstrations": next(iter(tasks["references"].values())).shape[1] - 1,
+        }
         for name, value in tasks["references"].items():
             entry |= with_interval(name, value.mean(1) if name.startswith("prior") else value)
         scores, theta = members
         count = next(iter(scores.values())).shape[0]
         entry["members"] = [
-            {k: v for name, value in scores.items() for k, v in with_interval(name, value[m]).items()} for m in range(count)
+            {k: v for name, value in scores.items() for k, v in with_interval(name, value[m]).items()}
+            for m in range(count)
         ]
         return entry, {"theta": theta, "parameters": tasks["parameters"]}
 
     def _chunk(self, shift: Shift, chunk: int) -> tuple[Any, Any]:
         size = -(-self._prompts // self._chunks)
         key = jax.random.fold_in(self._key, chunk)
-        # Not under jit: sixteen shifts would be sixteen programs, slow to compile; one by one their operations are shared.
+        # Not under jit: sixteen shifts would be sixteen slow compilations; one by one, their operations are shared.
         drawn = draw(shift, self._task, self._layout, key, size, self._demonstrations)
         tasks = {"parameters": drawn.prompt.parameters, "references": self._references(shift, drawn)}
         return jax.device_get((tasks, self._score(self._params, drawn)))

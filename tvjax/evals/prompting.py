@@ -40,15 +40,15 @@ def packed_mask(layout: Layout, pairs: int) -> tuple[np.ndarray, np.ndarray]:
     owner = np.concatenate([np.full(shown, -1), query])
     is_shown = owner == -1
     causal = positions[None, :] <= positions[:, None]
-    sees_demonstration = is_shown[None, :] & causal & (is_shown[:, None] | (positions[None, :] < period * owner[:, None]))
+    sees_demonstration = (
+        is_shown[None, :] & causal & (is_shown[:, None] | (positions[None, :] < period * owner[:, None]))
+    )
     mask = sees_demonstration | (~is_shown[None, :] & (owner[None, :] == owner[:, None]) & causal)
     return positions[None], mask[None]
 
 
-def predict(
-    decoder: Decoder, params: Any, task: Task, drawn: ShiftedPrompts
-) -> tuple[jax.Array, jax.Array]:
-    """Predictions ``[B, N, O]`` for query i after i demonstrations, and theta ``[L+1, B, D]`` after the last of them."""
+def predict(decoder: Decoder, params: Any, task: Task, drawn: ShiftedPrompts) -> tuple[jax.Array, jax.Array]:
+    """Predictions ``[B, N, O]`` for query i after i demonstrations, and theta ``[L+1, B, D]`` at the last query."""
     prompt, layout = drawn.prompt, drawn.prompt.layout
     if not drawn.separate:
         out, theta_LBND = tvp.run_prompt(decoder, params, prompt)

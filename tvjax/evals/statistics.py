@@ -6,7 +6,9 @@ LEVEL = 0.9
 RESAMPLES = 1000
 
 
-def bootstrap(losses_P: np.ndarray, *, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES) -> tuple[np.ndarray, np.ndarray]:
+def bootstrap(
+    losses_P: np.ndarray, *, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
+) -> tuple[np.ndarray, np.ndarray]:
     """The mean over prompts of ``[P, ...]`` and its percentile bootstrap interval ``[..., 2]``.
 
     Whole prompts are drawn with replacement (Efron 1979), the same draws for every entry of a curve, so that curves

@@ -54,7 +54,11 @@ def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:
     if (folder / "config.json").exists() or not new:
         _check_same(folder, flatten(read_config(folder)), flatten(config))
     elif any(folder.iterdir()):
-        raise reject("--workdir", str(folder), "an empty folder, or one of a run with this config (there is no config.json in it)")
+        raise reject(
+            "--workdir",
+            str(folder),
+            "an empty folder, or one of a run with this config (there is no config.json in it)",
+        )
     write_json(folder / "config.json", config)
     write_json(folder / "environment.json", environment())
 

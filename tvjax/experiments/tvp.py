@@ -75,7 +75,7 @@ class TVPExperiment:
 
 def _sharded(prompt: Prompt) -> Prompt:
     leads = {name: getattr(prompt, name) for name in ("inputs", "x", "targets", "parameters")}
-    return prompt.replace(**shard_batch(leads))
+    return dataclasses.replace(prompt, **shard_batch(leads))
 
 
 def _weighted(kind: str, scores: dict[str, jax.Array], weights_N: jax.Array) -> dict[str, jax.Array]:
@@ -140,11 +140,14 @@ def _named(entry: dict[str, Any], s: TVPSettings) -> dict[str, Any]:
 
 def _notes(s: TVPSettings) -> list[str]:
     edit = "replaces the state" if s.tvp.edit == "replace" else "is added to the state"
-    notes = [f"TVP: theta is read at the last query after {s.prompt.demonstrations} demonstrations and {edit} in the zero-shot prompt."]
+    notes = [
+        f"TVP: theta is read at the last query, after {s.prompt.demonstrations} demonstrations, "
+        f"and {edit} in the zero-shot prompt."
+    ]
     if s.prompt.layout == "xy":
         notes.append(
-            "Layout xy reads the answer at x itself: replacing that state deletes the query, so TVP fails at every layer "
-            "by construction. The fair control is the additive edit: --config.tvp.edit=add."
+            "Layout xy reads the answer at x itself: replacing that state deletes the query, so TVP fails at every "
+            "layer by construction. The fair control is the additive edit: --config.tvp.edit=add."
         )
     return notes
 
@@ -176,12 +179,9 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     settings = TVPSettings.from_config(config)
     trainer = make_trainer(settings)
     rundir.prepare(folder, config, new=mode == "train")
-    if mode == "train":
-        state = trainer.run(folder, say)
-    else:
-        state = trainer.restore(folder, say)[1]
-        if state is None:
-            raise UserError(f"{folder}: no checkpoint to evaluate; accepted: the workdir of a run (--mode=train)")
+    state = trainer.run(folder, say) if mode == "train" else trainer.restore(folder, say)[1]
+    if state is None:
+        raise UserError(f"{folder}: no checkpoint to evaluate; accepted: the workdir of a run (--mode=train)")
     say("evaluating")
     with jax.set_mesh(trainer.mesh):
         return write(settings, state.params, folder)

@@ -127,10 +127,23 @@ class TVPSettings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "TVPSettings":
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
-        groups = ("task", "prompt", "curriculum", "model", "tvp", "population", "train", "optimizer", "evaluation", "mesh")
+        groups = (
+            "task",
+            "prompt",
+            "curriculum",
+            "model",
+            "tvp",
+            "population",
+            "train",
+            "optimizer",
+            "evaluation",
+            "mesh",
+        )
         for name in config:
             if name not in (*groups, "experiment"):
-                raise reject(f"config.{name}", "a value", f"no such field; the fields are experiment, {', '.join(groups)}")
+                raise reject(
+                    f"config.{name}", "a value", f"no such field; the fields are experiment, {', '.join(groups)}"
+                )
         for name in groups:
             if name not in config:
                 raise reject(f"config.{name}", None, "a group of fields")
@@ -147,7 +160,10 @@ class TVPSettings:
             task=task,
             prompt=build(PromptConfig, config["prompt"], "config.prompt"),
             curriculum=CurriculumConfig(
-                **{name: build(Ramp, ramps.get(name, {}), f"config.curriculum.{name}") for name in ("dimensions", "pairs")}
+                **{
+                    name: build(Ramp, ramps.get(name, {}), f"config.curriculum.{name}")
+                    for name in ("dimensions", "pairs")
+                }
             ),
             decoder=build(DecoderConfig, config["model"], "config.model", **task.decoder_inputs()),
             tvp=build(tvp.TVPConfig, config["tvp"], "config.tvp"),
@@ -182,7 +198,9 @@ def _check_prompt(s: TVPSettings) -> None:
         at_least(0, f"config.curriculum.{name}", interval=ramp.interval)
         at_least(1, f"config.curriculum.{name}", start=ramp.start, increment=ramp.increment)
     if s.curriculum.dimensions.interval and s.decoder.inputs != "real":
-        raise reject("config.curriculum.dimensions.interval", s.curriculum.dimensions.interval, "0: tokens have no dimensions")
+        raise reject(
+            "config.curriculum.dimensions.interval", s.curriculum.dimensions.interval, "0: tokens have no dimensions"
+        )
 
 
 def _check_model(s: TVPSettings) -> None:
@@ -196,7 +214,9 @@ def _check_model(s: TVPSettings) -> None:
     if d.num_heads % d.kv_heads:
         raise reject(f"{path}.num_kv_heads", d.num_kv_heads, f"a divisor of num_heads = {d.num_heads}")
     if d.positions == "rotary" and d.channels % 2:
-        raise reject(f"{path}.positions", d.positions, f"an even number of channels a head for rotary; here {d.channels}")
+        raise reject(
+            f"{path}.positions", d.positions, f"an even number of channels a head for rotary; here {d.channels}"
+        )
     if d.tied_readout:
         raise reject(f"{path}.tied_readout", True, "False: the readout of a synthetic task has outputs of its own")
     for name in ("dtype", "param_dtype"):
@@ -209,7 +229,11 @@ def _check_model(s: TVPSettings) -> None:
 def _check_population(s: TVPSettings) -> None:
     path, last = "config.population", s.decoder.num_layers - 1
     names = s.population.name
-    if not names or len(set(names)) < len(names) or not all(re.fullmatch(r"[\w.+-]+", n) and n[0] != "." for n in names):
+    if (
+        not names
+        or len(set(names)) < len(names)
+        or not all(re.fullmatch(r"[\w.+-]+", n) and n[0] != "." for n in names)
+    ):
         raise reject(f"{path}.name", names, "different names, one a member, of letters, digits and _ . + -")
     for name, values in s.population.spread().items():
         for value in values:
@@ -222,7 +246,9 @@ def _check_population(s: TVPSettings) -> None:
             if (name == "learning_rate" and value <= 0) or (name in ("seed", "tvp_weight") and value < 0):
                 raise reject(f"{path}.{name}", value, "more than 0" if name == "learning_rate" else "0 or more")
     for axis, size, what in (
-        ("member", len(names), "members"), ("data", s.batch, "prompts a batch"), ("tensor", s.decoder.kv_heads, "heads")
+        ("member", len(names), "members"),
+        ("data", s.batch, "prompts a batch"),
+        ("tensor", s.decoder.kv_heads, "heads"),
     ):
         share = getattr(s.mesh, axis)
         if share < 1 or size % share:

@@ -154,6 +154,7 @@ class Decoder(nn.Module):
     ) -> jax.Array:
         c = self.config
         length = inputs.shape[1]
+        front: Any
         if c.inputs == "tokens":
             front = nn.Embed(
                 c.vocab_size,

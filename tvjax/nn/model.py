@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from tvjax.errors import reject
@@ -67,9 +68,9 @@ def _forward(
     mask_BTT: jax.Array | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     variables = {"params": params, **({WRITES: edits} if edits else {})}
-    options = {"at": slice(*places), "positions_BT": positions_BT, "mask_BTT": mask_BTT}
+    options: dict[str, Any] = {"at": slice(*places), "positions_BT": positions_BT, "mask_BTT": mask_BTT}
     if not addresses:
-        return decoder.apply(variables, inputs, **options), {}
+        return jnp.asarray(decoder.apply(variables, inputs, **options)), {}
     out, state = decoder.apply(variables, inputs, mutable=[READS], **options)
     found = {}
     for address in addresses:
@@ -77,4 +78,4 @@ def _forward(
         for part in address.split("/"):
             node = node[part]
         found[address] = node
-    return out, found
+    return jnp.asarray(out), found

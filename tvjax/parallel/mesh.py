@@ -35,7 +35,9 @@ def make_mesh(*, member: int = 1, data: int = 1, tensor: int = 1) -> Mesh:
             raise reject(f"config.mesh.{name}", size, "1 or more")
     count, found = int(np.prod(sizes)), jax.device_count()
     if count > found:
-        raise reject("config.mesh", dict(zip(AXES, sizes, strict=True)), f"a product of at most {found}, the devices here")
+        raise reject(
+            "config.mesh", dict(zip(AXES, sizes, strict=True)), f"a product of at most {found}, the devices here"
+        )
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=jax.devices()[:count])
 
 

@@ -79,7 +79,8 @@ def _object(path: Path, mode: str) -> dict[str, Any]:
 
 def _metrics(path: Path, members: tuple[Member, ...]) -> tuple[Metrics, ...]:
     """Read the log. Of two lines for one step (a run that was resumed) the later counts; a line cut short at the very
-    end, by a kill, is left out."""
+    end, by a kill, is left out.
+    """
     content = _text(path, "train")
     lines = content.split("\n")
     rows: dict[str, dict[int, dict[str, Any]]] = {member.name: {} for member in members}

@@ -34,7 +34,8 @@ def oracle_ratio(condition: Condition) -> Estimate | None:
 
 def shifts_figure(summary: Summary) -> Figure:
     """Bars from the prior (1.0): ICL risk at K demonstrations left, with the oracle; TVP risk at the prescribed layer
-    right. One group a shift, the training condition first. What leaves the axis is cut there, its number written."""
+    right. One group a shift, the training condition first. What leaves the axis is cut there, its number written.
+    """
     members, conditions = summary.members, [summary.base, *summary.shifts]
     oracle: Row = [oracle_ratio(condition) for condition in conditions]
     thickness = 0.105 if len(summary.members) <= 4 else 0.08

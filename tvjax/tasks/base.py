@@ -66,6 +66,10 @@ class Task(abc.ABC):
     def decoder_inputs(self) -> dict[str, Any]:
         """The fields of `DecoderConfig` that the family settles."""
 
+    @abc.abstractmethod
+    def corrupt(self, key: jax.Array, y: jax.Array, noise: float) -> jax.Array:
+        """Answers `y` with label noise: of standard deviation `noise`, or for tokens with that probability."""
+
     @property
     @abc.abstractmethod
     def risk_unit(self) -> str:

@@ -86,6 +86,6 @@ class Linear(RealTask):
         return jnp.where(places_X < self.nonzero, w_X, 0) / self.nonzero**0.5
 
     def _pool_weights(self, numbers: jax.Array) -> jax.Array:
-        """w of these tasks of the pool. Each has a key of its own, so that a batch costs the same from any pool."""
+        """W of these tasks of the pool. Each has a key of its own, so that a batch costs the same from any pool."""
         key = jax.random.key(self.pool_seed, impl=_POOL_PRNG)
         return jax.vmap(lambda number: self._weights(jax.random.fold_in(key, number)))(numbers)

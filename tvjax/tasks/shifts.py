@@ -6,6 +6,7 @@ distribution through the same door.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 from flax import struct
@@ -145,7 +146,7 @@ def draw(shift: Shift, task: Task, layout: Layout, key: jax.Array, batch: int, d
     noise = shift.added_noise(task)
     shown = task.corrupt(noise_key, targets, noise) if noise else targets
     return ShiftedPrompts(
-        prompt=task.prompt(layout, parameters, x, shown).replace(targets=targets),
+        prompt=dataclasses.replace(task.prompt(layout, parameters, x, shown), targets=targets),
         shown=shown,
         queries=queries,
         answers=ask(answer_key, queries) if shift.separate else targets,
@@ -155,7 +156,7 @@ def draw(shift: Shift, task: Task, layout: Layout, key: jax.Array, batch: int, d
     )
 
 
-def oracle_knows(shift: Shift, task: Task) -> dict[str, float | bool]:
+def oracle_knows(shift: Shift, task: Task) -> dict[str, Any]:
     """The keyword arguments of the family's oracle under `shift`: what it is told, hashable.
 
     Which tasks there are (training or held out), how noisy the labels shown are and, for held-out pairs, that the
@@ -163,7 +164,7 @@ def oracle_knows(shift: Shift, task: Task) -> dict[str, float | bool]:
     sinusoid or a finite pool, outputs that are scaled are outside what it takes for possible, and it fails as a Bayes
     observer of the family would.
     """
-    told = {"held_out_queries": True} if shift.geometry is geometries.held_out_pairs else {}
+    told: dict[str, Any] = {"held_out_queries": True} if shift.geometry is geometries.held_out_pairs else {}
     return {"noise": shift.added_noise(task), "held_out": shift.held_out, **told}
 
 

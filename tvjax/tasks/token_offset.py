@@ -56,14 +56,14 @@ class TokenOffset(TokenTask):
         return {"c": jax.random.choice(key, jnp.array(self._split(held_out)), (batch,))}
 
     def inputs(self, key: jax.Array, parameters: Parameters, pairs: int) -> jax.Array:
-        """x ``[B, N]``, uniform over the tokens that may be shown with the task's c."""
+        """X ``[B, N]``, uniform over the tokens that may be shown with the task's c."""
         order_VV, shown_V = self._pairs()
         c_B = parameters["c"]
         places_BN = jax.random.randint(key, (*c_B.shape, pairs), 0, jnp.array(shown_V)[c_B][:, None])
         return jnp.array(order_VV)[c_B[:, None], places_BN]
 
     def held_out_inputs(self, key: jax.Array, parameters: Parameters, pairs: int) -> jax.Array:
-        """x ``[B, N]``, uniform over the tokens never shown with c; for held_out_pairs >= 1 and c of `offsets`."""
+        """X ``[B, N]``, uniform over the tokens never shown with c; for held_out_pairs >= 1 and c of `offsets`."""
         order_VV, _ = self._pairs()
         c_B = parameters["c"]
         first = self.vocab_size - self.held_out_pairs

@@ -41,8 +41,10 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), about=about))
         except Exception as error:
             kept = f"those of steps {earlier} are kept" if earlier else "there is none before it"
-            raise RunError(f"the checkpoint of step {step} could not be saved ({_line(error)}); {kept}; "
-                           "free some space and start the same command again") from error
+            raise RunError(
+                f"the checkpoint of step {step} could not be saved ({_line(error)}); {kept}; "
+                "free some space and start the same command again"
+            ) from error
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest state that reads whole, on the shardings of `abstract`; None where there is no checkpoint.

@@ -76,9 +76,16 @@ class Progress:
         self._last_line = -math.inf
         self._bar = None
         if self._stream.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
 
-            self._bar = Bar(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}"))
+            self._bar = Bar(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+            )
             self._bar.start()
             self._task = self._bar.add_task("train", total=total, completed=start, text="")
 
@@ -86,7 +93,8 @@ class Progress:
         """Show the newest rows (one a member) and the speed in steps per second."""
         step = rows[0]["step"]
         parts = [
-            f"{row['member']} " + " ".join(f"{name} {row[name]:.3g}" for name in self._shown if name in row) for row in rows[:4]
+            f"{row['member']} " + " ".join(f"{name} {row[name]:.3g}" for name in self._shown if name in row)
+            for row in rows[:4]
         ]
         text = f"{' | '.join(parts)} | {rate:.1f} steps/s"
         if self._bar is not None:

@@ -26,7 +26,9 @@ class Experiment(Protocol):
     def data(self) -> Any:
         """Arrays that stay on the device (an empty tree where batches are sampled)."""
 
-    def loss(self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(
+        self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The scalar loss of one member, and what to log of it."""
 
     def evaluate(self, params: Any, data: Any, key: jax.Array) -> dict[str, jax.Array]:
@@ -59,7 +61,9 @@ def schedule(c: OptimizerConfig, steps: int) -> optax.Schedule:
     """The learning rate as a fraction of its peak."""
     if c.decay == "constant":
         return optax.warmup_constant_schedule(0.0, 1.0, max(c.warmup_steps, 1))
-    return optax.warmup_cosine_decay_schedule(0.0, 1.0, max(c.warmup_steps, 1), max(steps, c.warmup_steps + 2), c.final_fraction)
+    return optax.warmup_cosine_decay_schedule(
+        0.0, 1.0, max(c.warmup_steps, 1), max(steps, c.warmup_steps + 2), c.final_fraction
+    )
 
 
 def optimizer(c: OptimizerConfig) -> optax.GradientTransformation:
@@ -97,7 +101,9 @@ def make_step(
 ) -> Callable[[TrainState, Any, Hyper], tuple[TrainState, dict[str, jax.Array]]]:
     """The pure step of a population: ``(state, data, hyper) -> (state, metrics [M])``."""
 
-    def member(params: Any, opt_state: Any, hyper: Hyper, step: jax.Array, data: Any) -> tuple[Any, Any, dict[str, jax.Array]]:
+    def member(
+        params: Any, opt_state: Any, hyper: Hyper, step: jax.Array, data: Any
+    ) -> tuple[Any, Any, dict[str, jax.Array]]:
         key = jax.random.fold_in(member_key(hyper, BATCH), step)
         (loss, metrics), grads = jax.value_and_grad(experiment.loss, has_aux=True)(params, data, key, step, hyper)
         direction, opt_state = tx.update(grads, opt_state, params)

@@ -111,9 +111,7 @@ def merge(first: Tree, second: Tree) -> Tree:
     return jax.tree.map(compose, first, second, is_leaf=lambda node: isinstance(node, Edit))
 
 
-def place(
-    writes: Write | Sequence[Write], *, num_layers: int, length: int, last_B: jax.Array | None = None
-) -> Tree:
+def place(writes: Write | Sequence[Write], *, num_layers: int, length: int, last_B: jax.Array | None = None) -> Tree:
     """The edits tree of `writes`, applied in their order, for prompts of `length` positions.
 
     `last_B` is where each prompt ends (for right padding); the last position by default. Raises `UserError` for a

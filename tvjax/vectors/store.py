@@ -29,7 +29,9 @@ def fingerprint(params: object) -> str:
 def save_vectors(path: str | Path, vectors: Mapping[str, np.ndarray], *, about: Mapping[str, object]) -> None:
     """Write arrays ``{name: array}`` with the metadata `about`: model fingerprint, address, position rule, how made."""
     arrays = {name: np.ascontiguousarray(value) for name, value in vectors.items()}
-    text = {"layer_numbering": LAYER_NUMBERING} | {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
+    text = {"layer_numbering": LAYER_NUMBERING} | {
+        k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()
+    }
     write_whole(Path(path), safetensors.numpy.save(arrays, metadata=text))
 
 

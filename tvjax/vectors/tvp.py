@@ -49,7 +49,13 @@ def run_prompt(decoder: Decoder, params: Any, prompt: Prompt) -> tuple[jax.Array
 
 
 def prompt_with(
-    decoder: Decoder, params: Any, task: Task, layout: Layout, theta_BD: jax.Array, layer: Any, x_B: jax.Array,
+    decoder: Decoder,
+    params: Any,
+    task: Task,
+    layout: Layout,
+    theta_BD: jax.Array,
+    layer: Any,
+    x_B: jax.Array,
     edit: str = "replace",
 ) -> jax.Array:
     """TVP(theta, l, x'): predictions ``[B, O]`` of the zero-shot prompts of x' with theta written at h^`layer`.
