@@ -10,7 +10,7 @@ from tvjax.errors import reject
 
 def _linear(config: ConfigDict) -> None:
     config.task.name = "linear"
-    config.task.input_width = 4  # d, the dimensions of x; w has as many
+    config.task.input_width = 2  # d, the dimensions of x; w has as many
     config.task.noise = 0.0  # standard deviation of the label noise
     config.task.nonzero = 0  # nonzero weights in w; 0: all
     config.task.pool = 0  # size of a finite pool of training tasks (Raventos et al.); 0: infinite
@@ -18,13 +18,29 @@ def _linear(config: ConfigDict) -> None:
 
 
 def _sinusoid(config: ConfigDict) -> None:
-    config.task.name = "sinusoid"
+    config.task.name = "sinusoid"  # y = a sin(b.x + c)
     config.task.input_width = 1  # dimensions of x
+    config.task.amplitude = (0.5, 2.0)  # range of a in training
+    config.task.frequency = (0.5, 1.5)  # range of |b| in training
+    config.task.phase = (0.0, 6.283185307179586)  # range of c in training
+    config.task.held_out_amplitude = (0.5, 2.0)  # the same for the held-out tasks
+    config.task.held_out_frequency = (1.5, 2.5)
+    config.task.held_out_phase = (0.0, 6.283185307179586)
+    config.task.noise = 0.0  # standard deviation of the label noise
+    config.task.grid = (16, 48, 64)  # points of the oracle's grid over a, b, c
+    config.task.grid_width = 0.05  # standard deviation of the oracle's likelihood where labels have no noise
 
 
 def _token_offset(config: ConfigDict) -> None:
     config.task.name = "token_offset"
     config.task.vocab_size = 20  # V: x, y in 0..V-1 and y = (x + c) mod V
+    config.task.offsets = (1, 5, 9, 13, 17)  # c in training
+    config.task.held_out_offsets = (3, 7, 11)  # c never shown in training
+    config.task.held_out_pairs = 2  # x that are never shown with a c, for each c
+    config.task.pair_seed = 0  # which ones
+    config.task.noise = 0.0  # probability that a label is replaced by a uniform token
+    config.train.steps = 1500
+    config.population.learning_rate = (2e-3,)
 
 
 TASKS = {"linear": _linear, "sinusoid": _sinusoid, "token_offset": _token_offset}
@@ -36,12 +52,11 @@ def get_config(task: str = "linear") -> ConfigDict:
     config = ConfigDict()
     config.experiment = "tvp"  # which experiment reads this config
 
-    config.task = ConfigDict()
-    TASKS[task](config)
+    config.task = ConfigDict()  # the family and its settings: see above
 
     config.prompt = ConfigDict()
     config.prompt.layout = "xzy"  # order of a demonstration: xzy (read at the placeholder z) or xy (read at x)
-    config.prompt.demonstrations = 16  # K, demonstrations before the last query
+    config.prompt.demonstrations = 8  # K, demonstrations before the last query
 
     config.curriculum = ConfigDict()
     config.curriculum.dimensions = ConfigDict()  # input dimensions that are not zero, growing with training
@@ -56,11 +71,11 @@ def get_config(task: str = "linear") -> ConfigDict:
     config.model = ConfigDict()
     config.model.num_layers = 4  # L
     config.model.width = 64  # D, of the residual stream
-    config.model.num_heads = 4  # H
+    config.model.num_heads = 2  # H
     config.model.num_kv_heads = 0  # G, key/value heads; 0: as many as heads
     config.model.head_width = 0  # C, channels a head; 0: width / num_heads
     config.model.hidden_width = 0  # F, of the MLP; 0: 4 * width
-    config.model.max_positions = 128  # the longest prompt that learned positions allow
+    config.model.max_positions = 64  # the longest prompt that learned positions allow
     config.model.norm = "layernorm"  # layernorm, rmsnorm
     config.model.norm_epsilon = 1e-5
     config.model.positions = "learned"  # learned, rotary, none
@@ -87,10 +102,10 @@ def get_config(task: str = "linear") -> ConfigDict:
     config.population.learning_rate = (1e-3,)  # peak
 
     config.train = ConfigDict()
-    config.train.batch = 64  # prompts a step
-    config.train.steps = 3000
+    config.train.batch = 32  # prompts a step
+    config.train.steps = 2500
     config.train.log_every = 50  # steps in one dispatch to the device, and in one line of metrics
-    config.train.evaluate_every = 250  # steps between two evaluations of all layers
+    config.train.evaluate_every = 100  # steps between two evaluations of all layers
     config.train.checkpoint_every = 500
     config.train.keep_checkpoints = 2  # the newest that are kept
     config.train.tensorboard = True  # also write TensorBoard events
@@ -114,4 +129,6 @@ def get_config(task: str = "linear") -> ConfigDict:
     config.mesh.member = 1  # share the members
     config.mesh.data = 1  # share the batch
     config.mesh.tensor = 1  # share the heads and hidden channels
+
+    TASKS[task](config)
     return config

@@ -1,11 +1,11 @@
 """The door of the command line: flags are read here, and every way to end has its exit code and one line."""
 
 import errno
-import itertools
 import os
 import re
 import signal
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from tvjax.errors import RunError, UserError, reject
 
 MODES = ("train", "eval", "report")
+FLAGS = "flags only: --config=FILE[:ARG], --config.FIELD=VALUE, --workdir=DIR, --mode=" + "|".join(MODES)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -24,45 +25,88 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
     from absl import flags
     from ml_collections import config_flags
 
+    source, others = _split_config(argv)
+    config = _load(*source)
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "what to run", flag_values=values)
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=others)
     flags.DEFINE_string("workdir", "", "the run directory", flag_values=values)
     flags.DEFINE_string("mode", "train", "what to do", flag_values=values)
-    source = _config_source(argv)
     try:
-        rest = values(argv)
-    except UserError:
-        raise
-    except SyntaxError as error:
-        raise UserError(f"{error.filename}:{error.lineno}: not Python ({error.msg}); accepted: a config file") from None
+        rest = values(others)
+    except flags.UnrecognizedFlagError as error:
+        raise _unknown(error.flagname, error.flagvalue.partition("=")[2], config) from None
     except Exception as error:
-        raise UserError(_explain(error, argv)) from None
+        raise _misfit(error, config) from None
     if len(rest) > 1:
-        raise reject("command line", rest[1], "flags only: --config, --config.FIELD, --workdir, --mode")
+        raise reject("command line", rest[1], FLAGS)
     if values.mode not in MODES:
         raise reject("--mode", values.mode, ", ".join(MODES))
     name = re.sub(r"[^\w.-]+", "-", "-".join([Path(source[0]).stem, *source[1:]]))
     return values.config.to_dict(), name, values.workdir, values.mode
 
 
-def _config_source(argv: list[str]) -> list[str]:
-    """The config's file and, where there is one, its argument; the file is known to be there."""
-    given = [a.split("=", 1)[1] for a in argv if re.match(r"--?config=", a)]
-    given += [b for a, b in itertools.pairwise(argv) if a in ("--config", "-config")]
+def _split_config(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The config's file and, where there is one, its argument; and the rest of the command line."""
+    given, others = None, []
+    words = iter(argv)
+    for word in words:
+        if word in ("--config", "-config"):
+            given = next(words, None)
+        elif re.match(r"--?config=", word):
+            given = word.split("=", 1)[1]
+        else:
+            others.append(word)
     if not given:
-        raise reject("--config", None, "a config file, e.g. --config=configs/tvp_synthetic.py")
-    source = given[-1].split(":", 1)
-    if not Path(source[0]).is_file():
-        raise reject("--config", source[0], "a config file that exists, e.g. configs/tvp_synthetic.py")
-    return source
+        raise reject("--config", given, "a config file, e.g. --config=configs/tvp_synthetic.py")
+    return given.split(":", 1), others
 
 
-def _explain(error: Exception, argv: list[str]) -> str:
-    """One line for what the flag parser, or the config file itself, raised."""
+def _load(path: str, *argument: str) -> Any:
+    """What `get_config` of the file makes. Raises `UserError` where the file is missing, fails or makes something else."""
+    from ml_collections import ConfigDict
+
+    if not Path(path).is_file():
+        raise reject("--config", path, "a config file that exists, e.g. configs/tvp_synthetic.py")
+    module = types.ModuleType("tvjax_config")
+    module.__file__ = path
+    accepted = "a Python file with get_config(), which takes the argument after ':' and makes a ConfigDict"
+    try:
+        exec(compile(Path(path).read_bytes(), path, "exec"), vars(module))
+        config = module.get_config(*argument)
+    except UserError:
+        raise
+    except SyntaxError as error:
+        place = f"{error.filename or path}:{error.lineno or 1}"
+        raise UserError(f"{place}: not Python ({error.msg}); accepted: {accepted}") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{path}: it raised {type(error).__name__} ({error}); accepted: {accepted}") from None
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() made a {type(config).__name__}; accepted: {accepted}")
+    return config
+
+
+def _unknown(flag: str, value: str, config: Any) -> UserError:
+    """The line for a flag that there is not: for a field of the config, with the fields that there are."""
+    if not flag.startswith("config."):
+        return reject(f"--{flag}", value, FLAGS)
+    names, group, place = flag.split(".")[1:], config, "config"
+    for name in names[:-1]:
+        if name not in group or not hasattr(group[name], "keys"):
+            break
+        group, place = group[name], f"{place}.{name}"
+    return reject(flag, value, f"no such field; the fields of {place} are {', '.join(group.keys())}")
+
+
+def _misfit(error: Exception, config: Any) -> UserError:
+    """The line for a value that the flag parser refused."""
     text = " ".join(str(error).split())
-    field = re.search(r"config\.[\w.\[\]]+", text) or re.search(r"--?(config\.[\w.]+)", " ".join(argv))
-    where = "" if text.startswith("config.") or field is None else f"{field.group(0).lstrip('-')}: "
-    return f"{where}{text or type(error).__name__}"
+    refused = re.match(r"flag --config\.([\w.]+)=(.*?): ", text)
+    if refused is None:
+        return UserError(f"command line: {text or type(error).__name__}; accepted: {FLAGS}")
+    field, value = refused.groups()
+    for name in field.split("."):
+        config = config[name]
+    return reject(f"config.{field}", value, f"a value of type {type(config).__name__}, e.g. {config!r}")
 
 
 def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:

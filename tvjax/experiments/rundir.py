@@ -45,13 +45,15 @@ def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:
 
     Raises `UserError` where it cannot be written, belongs to another config, or (unless `new`) holds no run.
     """
+    if not new:
+        _check_same(folder, flatten(read_config(folder)), flatten(config))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise reject("--workdir", str(folder), f"a folder that can be made ({error.strerror})") from None
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise reject("--workdir", str(folder), "a folder that can be written")
-    if (folder / "config.json").exists() or not new:
+    if (folder / "config.json").exists():
         _check_same(folder, flatten(read_config(folder)), flatten(config))
     elif any(folder.iterdir()):
         raise reject(

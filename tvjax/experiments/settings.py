@@ -4,6 +4,7 @@ Nothing below this floor sees a config, and what is built here is known to fit t
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -14,13 +15,19 @@ from tvjax.errors import reject
 T = TypeVar("T")
 
 
+def group(values: Any, path: str) -> Mapping[str, Any]:
+    """`values`, which must be a group of fields. Raises `UserError` where it is not."""
+    if not isinstance(values, Mapping):
+        raise reject(path, values, "a group of fields")
+    return values
+
+
 def build(kind: type[T], values: Any, path: str, **settled: Any) -> T:
     """An instance of dataclass `kind` from `values`; `settled` fields are not the user's to set.
 
     Raises `UserError` for an unknown field, a missing one or a wrong type, named by its whole `path`.
     """
-    if not isinstance(values, Mapping):
-        raise reject(path, values, "a group of fields")
+    values = group(values, path)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init and f.name not in settled}  # type: ignore[arg-type]
     hints = typing.get_type_hints(kind)
     for name in values:
@@ -33,7 +40,9 @@ def build(kind: type[T], values: Any, path: str, **settled: Any) -> T:
 
 
 def coerce(value: Any, hint: Any, path: str) -> Any:
-    """`value` as type `hint`: ints pass as floats, lists as tuples; nothing else is converted."""
+    """`value` as type `hint`: ints pass as floats, lists as tuples, groups as dataclasses; nothing else is converted."""
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, path)  # type: ignore[arg-type]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         if value not in arguments:
@@ -47,6 +56,8 @@ def coerce(value: Any, hint: Any, path: str) -> Any:
         if len(value) == len(arguments):
             return tuple(coerce(v, a, f"{path}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True)))
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise reject(path, value, "a finite number")
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value

@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tvjax.errors import UserError
+from tvjax.errors import UserError, reject
 from tvjax.evals import prompting
 from tvjax.evals.measure import Measure
 from tvjax.experiments import rundir
-from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.experiments.tvp_settings import MeshConfig, TVPSettings
 from tvjax.files import write_json
 from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import Model
 from tvjax.parallel.mesh import make_mesh, shard_batch
 from tvjax.tasks import NO_SHIFT, Prompt, draw, shifts_for
 from tvjax.train.loop import Trainer
@@ -185,3 +186,16 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     say("evaluating")
     with jax.set_mesh(trainer.mesh):
         return write(settings, state.params, folder)
+
+
+def load(folder: Path, config: Mapping[str, Any], member: str | None = None) -> Model:
+    """One member of the run in `folder`. Raises `UserError` for a member that is not there or without a checkpoint."""
+    settings = dataclasses.replace(TVPSettings.from_config(config), mesh=MeshConfig())
+    names = settings.population.name
+    name = names[-1] if member is None else member
+    if name not in names:
+        raise reject("member", name, ", ".join(names))
+    _, state = make_trainer(settings).restore(folder, print)
+    if state is None:
+        raise UserError(f"{folder}: no checkpoint in it; accepted: the workdir of a run that has saved one")
+    return Model(jax.tree.map(lambda p: p[names.index(name)], state.params), settings.decoder, settings)

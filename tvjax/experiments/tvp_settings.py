@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.errors import reject
-from tvjax.experiments.settings import at_least, build
+from tvjax.experiments.settings import at_least, build, coerce, group
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Task
 from tvjax.train.loop import TrainConfig
@@ -47,8 +47,8 @@ class Ramp:
 class CurriculumConfig:
     """What grows during training: input dimensions that are not zero, and pairs that count in the loss."""
 
-    dimensions: Ramp
-    pairs: Ramp
+    dimensions: Ramp = dataclasses.field(default_factory=Ramp)
+    pairs: Ramp = dataclasses.field(default_factory=Ramp)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,24 +147,18 @@ class TVPSettings:
         for name in groups:
             if name not in config:
                 raise reject(f"config.{name}", None, "a group of fields")
-        values = dict(config["task"])
+        values = dict(group(config["task"], "config.task"))
         family = values.pop("name", None)
         if family not in FAMILIES:
             raise reject("config.task.name", family, f"one of {', '.join(FAMILIES)}")
         task = build(FAMILIES[family], values, "config.task")
-        ramps = config["curriculum"]
-        train = dict(config["train"])
-        batch = train.pop("batch", None)
+        train = dict(group(config["train"], "config.train"))
+        batch = coerce(train.pop("batch", None), int, "config.train.batch")
         settings = cls(
             task_name=family,
             task=task,
             prompt=build(PromptConfig, config["prompt"], "config.prompt"),
-            curriculum=CurriculumConfig(
-                **{
-                    name: build(Ramp, ramps.get(name, {}), f"config.curriculum.{name}")
-                    for name in ("dimensions", "pairs")
-                }
-            ),
+            curriculum=build(CurriculumConfig, config["curriculum"], "config.curriculum"),
             decoder=build(DecoderConfig, config["model"], "config.model", **task.decoder_inputs()),
             tvp=build(tvp.TVPConfig, config["tvp"], "config.tvp"),
             population=build(PopulationConfig, config["population"], "config.population"),
@@ -174,7 +168,7 @@ class TVPSettings:
             evaluation=build(EvaluationConfig, config["evaluation"], "config.evaluation"),
             mesh=build(MeshConfig, config["mesh"], "config.mesh"),
         )
-        for check in (_check_prompt, _check_model, _check_population, _check_training):
+        for check in (_check_prompt, _check_model, _check_training, _check_population):
             check(settings)
         return settings
 
@@ -219,6 +213,9 @@ def _check_model(s: TVPSettings) -> None:
         )
     if d.tied_readout:
         raise reject(f"{path}.tied_readout", True, "False: the readout of a synthetic task has outputs of its own")
+    for name in ("norm_epsilon", "rotary_base"):
+        if getattr(d, name) <= 0:
+            raise reject(f"{path}.{name}", getattr(d, name), "more than 0")
     for name in ("dtype", "param_dtype"):
         if getattr(d, name) not in ("float32", "bfloat16"):
             raise reject(f"{path}.{name}", getattr(d, name), "float32 or bfloat16")
@@ -243,28 +240,40 @@ def _check_population(s: TVPSettings) -> None:
                     value,
                     f"1..{last}: layer 0 holds no task yet, and at layer {last + 1} nothing after it can see the query",
                 )
-            if (name == "learning_rate" and value <= 0) or (name in ("seed", "tvp_weight") and value < 0):
-                raise reject(f"{path}.{name}", value, "more than 0" if name == "learning_rate" else "0 or more")
+            if name == "learning_rate" and value <= 0:
+                raise reject(f"{path}.{name}", value, "more than 0")
+            if name == "tvp_weight" and value < 0:
+                raise reject(f"{path}.{name}", value, "0 or more")
+            if name == "seed":
+                _check_seed(f"{path}.{name}", value)
     for axis, size, what in (
         ("member", len(names), "members"),
         ("data", s.batch, "prompts a batch"),
-        ("tensor", s.decoder.kv_heads, "heads"),
+        ("tensor", s.decoder.kv_heads, "key/value heads"),
+        ("tensor", s.decoder.hidden, "hidden channels"),
     ):
         share = getattr(s.mesh, axis)
         if share < 1 or size % share:
             raise reject(f"config.mesh.{axis}", share, f"a divisor of the {size} {what}")
 
 
+def _check_seed(path: str, seed: int) -> None:
+    if not 0 <= seed < 2**31:
+        raise reject(path, seed, "0 to 2^31 - 1")
+
+
 def _check_training(s: TVPSettings) -> None:
     path, c = "config.train", s.train
-    at_least(1, path, steps=c.steps, log_every=c.log_every, keep_checkpoints=c.keep_checkpoints)
+    at_least(1, path, batch=s.batch, steps=c.steps, log_every=c.log_every, keep_checkpoints=c.keep_checkpoints)
     for name in ("steps", "evaluate_every", "checkpoint_every"):
         if getattr(c, name) < 1 or getattr(c, name) % c.log_every:
             raise reject(f"{path}.{name}", getattr(c, name), f"a positive multiple of log_every = {c.log_every}")
     at_least(1, "config.evaluation", training_prompts=s.evaluation.training_prompts, prompts=s.evaluation.prompts)
-    at_least(0, "config.evaluation", seed=s.evaluation.seed)
+    _check_seed("config.evaluation.seed", s.evaluation.seed)
     o = s.optimizer
     at_least(0, "config.optimizer", warmup_steps=o.warmup_steps, weight_decay=o.weight_decay, clip_norm=o.clip_norm)
+    if not 0 <= o.final_fraction <= 1:
+        raise reject("config.optimizer.final_fraction", o.final_fraction, "a fraction, 0 to 1")
     for name in ("b1", "b2"):
         if not 0 <= getattr(o, name) < 1:
             raise reject(f"config.optimizer.{name}", getattr(o, name), "0 up to, not including, 1")

@@ -14,7 +14,10 @@ class Stopped(SystemExit):
 
 
 class Stop:
-    """While a block `with Stop() as stop` runs, SIGTERM sets `stop.asked` instead of ending the process."""
+    """While a block `with Stop() as stop` runs, SIGTERM sets `stop.asked` instead of ending the process.
+
+    The block raises `Stopped` at its next safe point; where it ends before it looked again, its end does.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -30,3 +33,5 @@ class Stop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         signal.signal(signal.SIGTERM, self._before)
+        if self.asked and kind is None:
+            raise Stopped

@@ -1,0 +1,89 @@
+"""Every file in configs/, with each of its arguments, is a whole experiment: it parses, and at full size it traces."""
+
+import importlib.util
+import inspect
+import math
+from pathlib import Path
+
+import jax
+import pytest
+
+pytest.importorskip("ml_collections")
+
+from tvjax.cli import read_flags
+from tvjax.errors import UserError
+from tvjax.experiments.tvp import make_trainer
+from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.tasks import draw, shifts_for
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
+
+
+def sources():
+    """FILE or FILE:ARG for all there is. A config that takes an argument lists its values in `TASKS`."""
+    for path in sorted(FOLDER.glob("*.py")):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield path.name
+        if inspect.signature(module.get_config).parameters:
+            yield from (f"{path.name}:{argument}" for argument in module.TASKS)
+
+
+def read(source, *overrides):
+    return read_flags(["main", f"--config={FOLDER / source}", *overrides])[0]
+
+
+@pytest.fixture(params=sources())
+def config(request, tmp_path, monkeypatch):
+    """As the command line reads it, from a working directory that has nothing to do with the project."""
+    monkeypatch.chdir(tmp_path)
+    return read(request.param)
+
+
+def test_it_parses(config):
+    settings = TVPSettings.from_config(config)
+    assert settings.hyper["seed"].shape == (len(settings.population.name),)
+
+
+def test_its_programs_trace_at_full_size(config):
+    settings = TVPSettings.from_config(config)
+    members, layers = len(settings.population.name), settings.decoder.num_layers
+    trainer = make_trainer(settings)
+    shapes = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)
+    with jax.set_mesh(trainer.mesh):
+        state = jax.eval_shape(trainer.init, trainer.hyper)
+        after, metrics = jax.eval_shape(trainer.dispatch, state, {}, trainer.hyper)
+        scores = jax.eval_shape(trainer.evaluate, state.params, {}, jax.random.key(0))
+    assert shapes(after) == shapes(state)
+    assert metrics["loss"].shape == (members,)
+    assert scores["icl_risk"].shape == (members, settings.prompt.demonstrations + 1)
+    assert scores["tvp_risk_by_layer"].shape == (members, layers + 1)
+
+
+def test_the_prompts_of_every_shift_fit_its_positions(config):
+    settings = TVPSettings.from_config(config)
+    task, count = settings.task, settings.prompt.demonstrations
+    shifts = shifts_for(task, count)
+    assert any(shift.lengthened > 1 for shift in shifts)
+    for shift in shifts:
+        drawn = jax.eval_shape(lambda key, s=shift: draw(s, task, settings.layout, key, 2, count), jax.random.key(0))
+        assert drawn.prompt.inputs.shape[1] <= settings.decoder.max_positions, shift.name
+
+
+def test_the_size_and_the_curriculum_of_garg():
+    settings = TVPSettings.from_config(read("tvp_garg.py"))
+    trainer = make_trainer(settings)
+    kernels = jax.tree_util.tree_leaves_with_path(trainer.abstract.params["blocks"])
+    size = sum(math.prod(leaf.shape[1:]) for keys, leaf in kernels if keys[-1].key == "kernel")
+    assert size == 12 * 12 * 256**2
+    for ramp, whole, seen in (
+        (settings.curriculum.dimensions, 20, {0: 5, 1_999: 5, 2_000: 6, 29_999: 19, 30_000: 20, 499_999: 20}),
+        (settings.curriculum.pairs, 41, {0: 11, 1_999: 11, 2_000: 13, 29_999: 39, 30_000: 41, 499_999: 41}),
+    ):
+        assert {step: int(ramp.mask(whole, step).sum()) for step in seen} == seen
+
+
+def test_an_argument_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match=r"cubic.*linear, sinusoid, token_offset"):
+        read("tvp_synthetic.py:cubic")
