@@ -27,8 +27,9 @@ def _sinusoid(config: ConfigDict) -> None:
     config.task.held_out_frequency = (1.5, 2.5)
     config.task.held_out_phase = (0.0, 6.283185307179586)
     config.task.noise = 0.0  # standard deviation of the label noise
-    config.task.grid = (16, 48, 64)  # points of the oracle's grid over a, b, c
-    config.task.grid_width = 0.05  # standard deviation of the oracle's likelihood where labels have no noise
+    config.task.grid = (12, 32, 48)  # points of the oracle's grid over a, b, c
+    config.task.grid_width = 0.08  # standard deviation of the oracle's likelihood where labels have no noise
+    config.evaluation.prompts = 512
 
 
 def _token_offset(config: ConfigDict) -> None:
@@ -39,7 +40,7 @@ def _token_offset(config: ConfigDict) -> None:
     config.task.held_out_pairs = 2  # x that are never shown with a c, for each c
     config.task.pair_seed = 0  # which ones
     config.task.noise = 0.0  # probability that a label is replaced by a uniform token
-    config.train.steps = 1500
+    config.train.steps = 1000
     config.population.learning_rate = (2e-3,)
 
 

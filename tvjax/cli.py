@@ -27,6 +27,7 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
 
     source, others = _split_config(argv)
     config = _load(*source)
+    _check_fields(others, config)
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=others)
     flags.DEFINE_string("workdir", "", "the run directory", flag_values=values)
@@ -34,7 +35,7 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
     try:
         rest = values(others)
     except flags.UnrecognizedFlagError as error:
-        raise _unknown(error.flagname, error.flagvalue.partition("=")[2], config) from None
+        raise reject(f"--{error.flagname}", error.flagvalue.partition("=")[2], FLAGS) from None
     except Exception as error:
         raise _misfit(error, config) from None
     if len(rest) > 1:
@@ -85,16 +86,16 @@ def _load(path: str, *argument: str) -> Any:
     return config
 
 
-def _unknown(flag: str, value: str, config: Any) -> UserError:
-    """The line for a flag that there is not: for a field of the config, with the fields that there are."""
-    if not flag.startswith("config."):
-        return reject(f"--{flag}", value, FLAGS)
-    names, group, place = flag.split(".")[1:], config, "config"
-    for name in names[:-1]:
-        if name not in group or not hasattr(group[name], "keys"):
-            break
-        group, place = group[name], f"{place}.{name}"
-    return reject(flag, value, f"no such field; the fields of {place} are {', '.join(group.keys())}")
+def _check_fields(words: list[str], config: Any) -> None:
+    """Raise `UserError` for the first ``--config.FIELD`` that the config does not have, with those that it has."""
+    for word in words:
+        override = re.match(r"--?config\.([\w.]+)(.*)", word)
+        group, place = config, "config"
+        for name in override.group(1).split(".") if override else ():
+            if not hasattr(group, "keys") or name not in group:
+                fields = f"the fields of {place} are {', '.join(group)}" if hasattr(group, "keys") else "it is no group"
+                raise reject(f"{place}.{name}", override.group(2).removeprefix("="), f"no such field; {fields}")
+            group, place = group[name], f"{place}.{name}"
 
 
 def _misfit(error: Exception, config: Any) -> UserError:
@@ -106,12 +107,15 @@ def _misfit(error: Exception, config: Any) -> UserError:
     field, value = refused.groups()
     for name in field.split("."):
         config = config[name]
-    return reject(f"config.{field}", value, f"a value of type {type(config).__name__}, e.g. {config!r}")
+    is_group = hasattr(config, "keys")
+    accepted = "no value: it is a group of fields" if is_group else f"a value of type {type(config).__name__}"
+    return reject(f"config.{field}", value, accepted)
 
 
 def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
     """Run `main` and turn the ways it may end into an exit code, with one line on stderr where something is wrong."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    sys.excepthook = _excepthook
     try:
         main(argv)
     except (UserError, RunError) as error:
@@ -126,6 +130,12 @@ def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
             3, f"the disk is full{place}; checkpoints are kept; free some space and start the same command again"
         )
     return 0
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """Print a traceback, save for those of tensorstore's threads whose save has failed: one line says that already."""
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end(code: int, line: str) -> int:

@@ -55,10 +55,10 @@ class Measure:
         members = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, : self._prompts], *(s[1] for s in seen))
         entry: dict[str, Any] = {
             "summary": shift.summary,
-            "num_demonstrations": next(iter(tasks["references"].values())).shape[1] - 1,
+            "num_demonstrations": tasks["references"]["oracle_risk"].shape[1] - 1,
         }
         for name, value in tasks["references"].items():
-            entry |= with_interval(name, value.mean(1) if name.startswith("prior") else value)
+            entry |= with_interval(name, value)
         scores, theta = members
         count = next(iter(scores.values())).shape[0]
         entry["members"] = [
@@ -76,14 +76,13 @@ class Measure:
         return jax.device_get((tasks, self._score(self._params, drawn)))
 
     def _references(self, shift: Shift, drawn: ShiftedPrompts) -> dict[str, jax.Array]:
-        """Scores ``[B, N]`` of the oracle, and of the prior: the oracle that has seen no demonstration."""
+        """Scores ``[B, N]`` of the oracle, and ``[B]`` of the prior: the oracle that has seen no demonstration."""
         task, knows = self._task, oracle_knows(shift, self._task)
         name = tuple(sorted(knows.items()))
         if name not in self._oracles:
             self._oracles[name] = jax.jit(functools.partial(task.oracle, **knows))
         predict = self._oracles[name]
         oracle = predict(drawn.prompt.x, drawn.shown, drawn.queries)
-        alone = [a.reshape(-1, 1, *a.shape[2:]) for a in (drawn.prompt.x, drawn.shown, drawn.queries)]
-        prior = predict(*alone).reshape(oracle.shape)
-        found = {f"oracle_{name}": value for name, value in task.scores(oracle, drawn.answers).items()}
-        return found | {f"prior_{name}": value for name, value in task.scores(prior, drawn.answers).items()}
+        scores = task.scores(oracle, drawn.answers)
+        found = {f"oracle_{name}": value for name, value in scores.items()}
+        return found | {f"prior_{name}": value[:, 0] for name, value in scores.items()}

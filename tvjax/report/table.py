@@ -28,7 +28,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     if parsed.shifts:
         lines += ["", "shifts: risk / prior risk of the shift; ICL at K, TVP at l*; below 1 is better"]
         lines += _shifts(parsed)
-    return "\n".join(_clip(line, WIDTH).rstrip() for line in lines) + "\n"
+    return "\n".join(_clip(line.rstrip(), WIDTH) for line in lines) + "\n"
 
 
 def _measure(summary: Summary, measure: Measure, word: str) -> list[str]:

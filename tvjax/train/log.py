@@ -19,7 +19,7 @@ def read_rows(path: Path) -> list[Row]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -76,6 +76,7 @@ class Progress:
         self._last_line = -math.inf
         self._bar = None
         if self._stream.isatty():
+            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
@@ -85,6 +86,7 @@ class Progress:
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[text]}"),
+                console=Console(file=self._stream),
             )
             self._bar.start()
             self._task = self._bar.add_task("train", total=total, completed=start, text="")

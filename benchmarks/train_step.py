@@ -1,0 +1,164 @@
+"""How fast is one training step? python benchmarks/train_step.py [--rounds=7] [--steps=8] [--sides=torch,icl,tvp]
+
+Sides, each in a process of its own, run in turn so that a machine whose speed drifts treats them alike:
+  torch  PyTorch eager with Hugging Face's GPT2Model (needs the `parity` extra: pip install -e '.[parity]')
+  icl    tvjax, ICL loss
+  tvp    tvjax, ICL loss + TVP-loss at layer L/2
+The work is the setting of Garg et al. (2022) in its small form: 6 layers, width 128, 4 heads, linear regression with
+d = 20, 41 points, batch 64, float32, Adam; prompts are sampled in the step. torch and icl read the same 81 tokens in
+layout xy; tvp is compared with icl in layout xzy (121 tokens), since the TVP-loss needs a z.
+Prints milliseconds a step and ratios of speed, as median [min..max] over rounds.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+LAYERS, WIDTH, HEADS, INPUTS, POINTS, BATCH = 6, 128, 4, 20, 41, 64
+
+
+def torch_side(device: str) -> Callable[[int], None]:
+    """A function that takes n training steps of the PyTorch model."""
+    import torch
+    from transformers import GPT2Config, GPT2Model
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    length = 2 * POINTS - 1
+    config = GPT2Config(
+        n_positions=2 * POINTS, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+    )
+    config.use_cache = False
+    backbone = GPT2Model(config).to(device)
+    read_in, read_out = torch.nn.Linear(INPUTS, WIDTH).to(device), torch.nn.Linear(WIDTH, 1).to(device)
+    parameters = [p for module in (backbone, read_in, read_out) for p in module.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-4)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            x = torch.randn(BATCH, POINTS, INPUTS, device=device)
+            w = torch.randn(BATCH, INPUTS, 1, device=device)
+            y = x @ w
+            shown = torch.cat([y, y.new_zeros(BATCH, POINTS, INPUTS - 1)], -1)
+            inputs = torch.stack([x, shown], 2).view(BATCH, 2 * POINTS, INPUTS)[:, :length]
+            out = read_out(backbone(inputs_embeds=read_in(inputs)).last_hidden_state[:, ::2])
+            loss = (out - y).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        loss.item()
+
+    return run
+
+
+def tvjax_side(weight: float, layout: str, steps: int) -> Callable[[int], None]:
+    """A function that takes n training steps, a multiple of `steps`, of the tvjax trainer."""
+    import jax
+
+    from tvjax.experiments.tvp import make_trainer
+    from tvjax.experiments.tvp_settings import TVPSettings
+
+    config = {
+        "experiment": "tvp",
+        "task": {"name": "linear", "input_width": INPUTS},
+        "prompt": {"layout": layout, "demonstrations": POINTS - 1},
+        "curriculum": {"dimensions": {}, "pairs": {}},
+        "model": {"num_layers": LAYERS, "width": WIDTH, "num_heads": HEADS, "max_positions": 3 * POINTS},
+        "tvp": {},
+        "population": {
+            "name": ("one",),
+            "seed": (0,),
+            "tvp_weight": (weight,),
+            "prescribed_layer": (LAYERS // 2,),
+            "learning_rate": (1e-4,),
+        },
+        "train": {
+            "batch": BATCH,
+            "steps": steps,
+            "log_every": steps,
+            "evaluate_every": steps,
+            "checkpoint_every": steps,
+        },
+        "optimizer": {"decay": "constant"},
+        "evaluation": {"training_prompts": 1, "prompts": 1},
+        "mesh": {},
+    }
+    trainer = make_trainer(TVPSettings.from_config(config))
+    with jax.set_mesh(trainer.mesh):
+        state = trainer.init(trainer.hyper)
+
+    def run(count: int) -> None:
+        nonlocal state
+        with jax.set_mesh(trainer.mesh):
+            for _ in range(count // steps):
+                state, metrics = trainer.dispatch(state, {}, trainer.hyper)
+            jax.block_until_ready(metrics)
+
+    return run
+
+
+def work(side: str, steps: int, device: str) -> None:
+    """Answer each line on stdin with the seconds that `steps` training steps took."""
+    makers = {
+        "torch": lambda: torch_side(device),
+        "icl": lambda: tvjax_side(0.0, "xy", steps),
+        "icl-xzy": lambda: tvjax_side(0.0, "xzy", steps),
+        "tvp": lambda: tvjax_side(1.0, "xzy", steps),
+    }
+    run = makers[side]()
+    run(steps)
+    run(steps)
+    for _ in sys.stdin:
+        begun = time.perf_counter()
+        run(steps)
+        print(time.perf_counter() - begun, flush=True)
+
+
+def spread(values: list[float], digits: int) -> str:
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} [{low:.{digits}f}..{high:.{digits}f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--sides", default="torch,icl,icl-xzy,tvp")
+    parser.add_argument("--device", default="cpu", help="of the torch side: cpu or cuda; jax takes what it finds")
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        work(options.side, options.steps, options.device)
+        return
+    command = [sys.executable, __file__, f"--steps={options.steps}", f"--device={options.device}"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    sides = {name: subprocess.Popen([*command, f"--side={name}"], **pipes) for name in options.sides.split(",")}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(options.rounds + 1):
+        for name, process in sides.items():
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+            if not answer:
+                sys.exit(f"the side {name} ended early: its error stands above")
+            if number:  # the first round waits for every side to have warmed up
+                seconds[name].append(float(answer) / options.steps)
+    for process in sides.values():
+        process.stdin.close()
+        process.wait()
+    print(
+        f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, {options.rounds} rounds"
+    )
+    for name, values in seconds.items():
+        print(f"{name:8s} {spread([1e3 * v for v in values], 1)} ms a step")
+    for title, top, bottom in (("speed of icl / torch", "torch", "icl"), ("time of tvp / icl-xzy", "tvp", "icl-xzy")):
+        if top in seconds and bottom in seconds:
+            print(f"{title}: {spread([a / b for a, b in zip(seconds[top], seconds[bottom], strict=True)], 2)}")
+
+
+if __name__ == "__main__":
+    main()

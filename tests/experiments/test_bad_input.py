@@ -1,0 +1,223 @@
+"""What is wrong with the input is said in one line, which names it, what was given and what is accepted."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SMALL, changed
+from tvjax.errors import UserError
+from tvjax.experiments.tvp_settings import TVPSettings
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIG = REPOSITORY / "configs" / "tvp_synthetic.py"
+
+# Fields of the config, and what the line must say beside their names.
+FIELDS = {
+    "unknown field": ({"model__widht": 3}, "config.model.widht", "3", "width"),
+    "unknown group": ({"modle": {}}, "config.modle", "fields are"),
+    "group that is no group": ({"model": 3}, "config.model", "3", "a group"),
+    "task that is no group": ({"task": 3}, "config.task", "3", "a group"),
+    "unknown curriculum": ({"curriculum__paris": {}}, "config.curriculum.paris", "pairs"),
+    "curriculum that is no group": ({"curriculum__pairs": 7}, "config.curriculum.pairs", "7", "a group"),
+    "wrong type": ({"model__width": "wide"}, "config.model.width", "'wide'", "int"),
+    "a float for an int": ({"train__steps": 1.5}, "config.train.steps", "1.5", "int"),
+    "a bool for an int": ({"model__width": True}, "config.model.width", "True", "int"),
+    "a number for a tuple": ({"population__seed": 3}, "config.population.seed", "3", "tuple"),
+    "wrong type in a tuple": ({"population__seed": (0, "a")}, "config.population.seed[1]", "'a'", "int"),
+    "wrong choice": ({"model__norm": "batchnorm"}, "config.model.norm", "'batchnorm'", "layernorm"),
+    "unknown task": ({"task__name": "cubic"}, "config.task.name", "'cubic'", "linear"),
+    "unknown layout": ({"prompt__layout": "zxy"}, "config.prompt.layout", "'zxy'", "xzy"),
+    "negative width": ({"model__width": -16}, "config.model.width", "-16", "1 or more"),
+    "negative hidden width": ({"model__hidden_width": -1}, "config.model.hidden_width", "-1", "0 or more"),
+    "one layer": ({"model__num_layers": 1}, "config.model.num_layers", "1", "2 or more"),
+    "no demonstrations": ({"prompt__demonstrations": 0}, "config.prompt.demonstrations", "0", "1 or more"),
+    "no batch": ({"train__batch": 0}, "config.train.batch", "0", "1 or more"),
+    "batch of a wrong type": ({"train__batch": "many"}, "config.train.batch", "'many'", "int"),
+    "negative steps": ({"train__steps": -5}, "config.train.steps", "-5", "1 or more"),
+    "no prompts": ({"evaluation__prompts": 0}, "config.evaluation.prompts", "0", "1 or more"),
+    "heads that do not divide": ({"model__num_heads": 3}, "config.model.num_heads", "3", "width = 16"),
+    "groups that do not divide": ({"model__num_kv_heads": 3}, "config.model.num_kv_heads", "3", "num_heads = 2"),
+    "layer 0": ({"population__prescribed_layer": (0,)}, "config.population.prescribed_layer", "0", "1..2"),
+    "layer L": ({"population__prescribed_layer": (3,)}, "config.population.prescribed_layer", "3", "1..2"),
+    "layer beyond L": ({"population__prescribed_layer": (1, 9)}, "config.population.prescribed_layer", "9", "1..2"),
+    "too long a prompt": ({"prompt__demonstrations": 11}, "config.prompt.demonstrations", "11", "max_positions = 32"),
+    "S beyond K": ({"tvp__demonstrations": (1, 5)}, "config.tvp.demonstrations", "(1, 5)", "0..4"),
+    "member mesh": ({"mesh__member": 3}, "config.mesh.member", "3", "2 members"),
+    "data mesh": ({"mesh__data": 3}, "config.mesh.data", "3", "8 prompts"),
+    "tensor mesh": ({"mesh__tensor": 4}, "config.mesh.tensor", "4", "2 key/value heads"),
+    "hidden mesh": ({"mesh__tensor": 2, "model__hidden_width": 63}, "config.mesh.tensor", "2", "63 hidden channels"),
+    "no mesh": ({"mesh__data": 0}, "config.mesh.data", "0", "divisor"),
+    "log_every": ({"train__steps": 21}, "config.train.steps", "21", "log_every = 5"),
+    "checkpoints off the grid": ({"train__checkpoint_every": 7}, "config.train.checkpoint_every", "7", "log_every = 5"),
+    "equal names": ({"population__name": ("a", "a")}, "config.population.name", "('a', 'a')", "different"),
+    "name with a slash": ({"population__name": ("a/b", "c")}, "config.population.name", "a/b", "letters"),
+    "no names": ({"population__name": ()}, "config.population.name", "()", "one a member"),
+    "wrong length": ({"population__seed": (0, 1, 2)}, "config.population.seed", "(0, 1, 2)", "1 entry or 2"),
+    "too large a seed": ({"population__seed": (2**31,)}, "config.population.seed", str(2**31), "2^31 - 1"),
+    "evaluation seed": ({"evaluation__seed": -1}, "config.evaluation.seed", "-1", "2^31 - 1"),
+    "nan": ({"population__learning_rate": (float("nan"),)}, "config.population.learning_rate[0]", "nan", "finite"),
+    "inf": ({"population__learning_rate": (float("inf"),)}, "config.population.learning_rate[0]", "inf", "finite"),
+    "negative rate": ({"population__learning_rate": (-1.0,)}, "config.population.learning_rate", "-1.0", "more than 0"),
+    "negative weight": ({"population__tvp_weight": (-1.0,)}, "config.population.tvp_weight", "-1.0", "0 or more"),
+    "clip by nan": ({"optimizer__clip_norm": float("nan")}, "config.optimizer.clip_norm", "nan", "finite"),
+    "momentum of 1": ({"optimizer__b1": 1.0}, "config.optimizer.b1", "1.0", "0 up to"),
+    "epsilon": ({"model__norm_epsilon": 0.0}, "config.model.norm_epsilon", "0.0", "more than 0"),
+    "dtype": ({"model__dtype": "float8"}, "config.model.dtype", "'float8'", "bfloat16"),
+}
+
+
+@pytest.mark.parametrize("row", FIELDS.values(), ids=FIELDS.keys())
+def test_a_wrong_value_is_named_with_what_is_accepted(row):
+    fields, *said = row
+    with pytest.raises(UserError) as caught:
+        TVPSettings.from_config(changed(SMALL, **fields))
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(said[0] + ":")
+    assert all(words in line for words in said), line
+
+
+@pytest.mark.parametrize("group", [name for name in SMALL if name != "experiment"])
+def test_a_missing_group_is_named(group):
+    config = copy.deepcopy(SMALL)
+    del config[group]
+    with pytest.raises(UserError, match=f"config.{group}: given None; accepted: a group of fields"):
+        TVPSettings.from_config(config)
+
+
+@pytest.mark.parametrize("field", ["train.batch", "train.steps", "model.width", "prompt.layout", "population.name"])
+def test_a_missing_field_is_named(field):
+    config = copy.deepcopy(SMALL)
+    group, name = field.split(".")
+    del config[group][name]
+    with pytest.raises(UserError, match=f"config.{field}: given None; accepted: a value of type"):
+        TVPSettings.from_config(config)
+
+
+def test_the_config_that_the_rows_spoil_is_accepted():
+    assert TVPSettings.from_config(SMALL).population.name == ("icl", "tvp")
+
+
+FILES = {
+    "syntax.py": "def get_config(:\n",
+    "raises.py": "def get_config():\n    raise ZeroDivisionError('first line\\nsecond line')\n",
+    "imports.py": "import a_module_that_is_not_there\n",
+    "exits.py": "raise SystemExit(0)\n",
+    "lacks.py": "config = 3\n",
+    "number.py": "def get_config():\n    return 3\n",
+    "empty.py": "from ml_collections import ConfigDict as get_config\n",
+    "other.py": "from ml_collections import ConfigDict\nget_config = lambda: ConfigDict({'experiment': 'atvv'})\n",
+}
+
+# The command line (CONFIG and FOLDER are put in), and what the line must say.
+LINES = {
+    "no config": ([], "--config", "None", "a config file"),
+    "missing config": (["--config=FOLDER/missing.py"], "FOLDER/missing.py", "that exists"),
+    "config that is a folder": (["--config=FOLDER"], "FOLDER", "a config file"),
+    "syntax error": (["--config=FOLDER/syntax.py"], "FOLDER/syntax.py:1", "not Python", "get_config()"),
+    "get_config raises": (["--config=FOLDER/raises.py"], "FOLDER/raises.py", "ZeroDivisionError", "second line"),
+    "missing import": (["--config=FOLDER/imports.py"], "FOLDER/imports.py", "a_module_that_is_not_there"),
+    "config that exits": (["--config=FOLDER/exits.py"], "FOLDER/exits.py", "SystemExit"),
+    "no get_config": (["--config=FOLDER/lacks.py"], "FOLDER/lacks.py", "get_config"),
+    "no ConfigDict": (["--config=FOLDER/number.py"], "FOLDER/number.py", "int", "ConfigDict"),
+    "empty config": (["--config=FOLDER/empty.py"], "config.experiment", "None", "tvp"),
+    "unknown experiment": (["--config=FOLDER/other.py"], "config.experiment", "'atvv'", "tvp"),
+    "unknown argument": (["--config=CONFIG:cubic"], "--config argument", "'cubic'", "linear, sinusoid"),
+    "unknown field": (["--config=CONFIG", "--config.model.widht=3"], "config.model.widht", "'3'", "width"),
+    "unknown group": (["--config=CONFIG", "--config.modle.width=3"], "config.modle", "the fields of config", "model"),
+    "field in a field": (["--config=CONFIG", "--config.model.width.x=3"], "config.model.width.x", "no such field"),
+    "not an int": (["--config=CONFIG", "--config.train.steps=abc"], "config.train.steps", "'abc'", "int"),
+    "not a bool": (["--config=CONFIG", "--config.model.remat=maybe"], "config.model.remat", "'maybe'", "bool"),
+    "a value for a group": (["--config=CONFIG", "--config.model=3"], "config.model", "'3'", "group"),
+    "a value missing": (["--config=CONFIG", "--config.train.steps"], "config.train.steps", "accepted"),
+    "not a tuple of ints": (["--config=CONFIG", "--config.population.seed=(0,'a')"], "config.population.seed", "int"),
+    "heads": (["--config=CONFIG", "--config.model.num_heads=3"], "config.model.num_heads", "3", "divisor"),
+    "nan": (["--config=CONFIG", "--config.optimizer.b1=nan"], "config.optimizer.b1", "nan", "finite"),
+    "mode": (["--config=CONFIG", "--mode=wrong"], "--mode", "'wrong'", "train, eval, report"),
+    "unknown flag": (["--config=CONFIG", "--wrokdir=x"], "--wrokdir", "'x'", "--workdir"),
+    "stray argument": (["--config=CONFIG", "stray"], "'stray'", "flags only"),
+    "mesh": (["--config=CONFIG", "--config.mesh.data=16"], "config.mesh", "16", "at most 8", "devices"),
+    "report of nothing": (["--config=CONFIG", "--mode=report", "--workdir=FOLDER/none"], "FOLDER/none", "--workdir"),
+    "evaluation of nothing": (["--config=CONFIG", "--mode=eval", "--workdir=FOLDER/none"], "FOLDER/none", "missing"),
+    "report of an empty folder": (["--config=CONFIG", "--mode=report", "--workdir=FOLDER/new"], "FOLDER/new", "train"),
+    "evaluation of an empty folder": (["--config=CONFIG", "--mode=eval", "--workdir=FOLDER/new"], "FOLDER/new", "run"),
+    "workdir under a file": (["--config=CONFIG", "--workdir=FOLDER/lacks.py/run"], "--workdir", "lacks.py/run", "made"),
+    "workdir that is a file": (["--config=CONFIG", "--workdir=FOLDER/lacks.py"], "--workdir", "lacks.py", "folder"),
+    "foreign folder": (["--config=CONFIG", "--workdir=FOLDER"], "--workdir", "FOLDER", "an empty folder"),
+    "another config": (
+        ["--config=CONFIG", "--workdir=FOLDER/run", "--config.model.width=32"],
+        "config.model.width",
+        "32",
+        "64",
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Config files that are wrong, an empty folder, and the run directory of the stock config."""
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "new").mkdir()
+    return tmp_path
+
+
+def put_in(words: list[str], folder: Path) -> list[str]:
+    return [word.replace("CONFIG", str(CONFIG)).replace("FOLDER", str(folder)) for word in words]
+
+
+@pytest.mark.parametrize("row", LINES.values(), ids=LINES.keys())
+def test_a_wrong_command_line_ends_with_code_2_and_one_line(row, folder, capsys, monkeypatch):
+    pytest.importorskip("ml_collections")
+    import tvjax.main
+    from tvjax.cli import exit_cleanly, read_flags
+    from tvjax.experiments import rundir
+
+    monkeypatch.chdir(folder)
+    config = read_flags(["main", f"--config={CONFIG}"])[0]
+    rundir.prepare(folder / "run", config, new=True)
+    words, *said = row
+    assert exit_cleanly(tvjax.main.main, ["main", *put_in(words, folder)]) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("tvjax: ") and stderr.endswith("\n") and stderr.count("\n") == 1, stderr
+    assert all(part in stderr for part in put_in(said, folder)), stderr
+
+
+def test_evaluation_of_nothing_leaves_nothing_behind(folder, capsys):
+    pytest.importorskip("ml_collections")
+    import tvjax.main
+    from tvjax.cli import exit_cleanly
+
+    line = put_in(["main", "--config=CONFIG", "--mode=eval", "--workdir=FOLDER/none"], folder)
+    assert exit_cleanly(tvjax.main.main, line) == 2
+    assert not (folder / "none").exists()
+
+
+def run_command(*words: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "tvjax.main", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=REPOSITORY, timeout=120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [["--config=CONFIG:cubic"], ["--config=CONFIG", "--config.model.num_heads=3", "--workdir=FOLDER/new"]]
+)
+def test_the_real_command_ends_so_too(words, folder):
+    pytest.importorskip("ml_collections")
+    done = run_command(*put_in(words, folder))
+    assert done.returncode == 2
+    assert done.stderr.startswith("tvjax: ") and done.stderr.count("\n") == 1, done.stderr
+    assert not any((folder / "new").iterdir())
+
+
+def test_help_needs_no_jax():
+    code = "import sys; from tvjax.main import main; main(['main', '--help']); sys.exit('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "--config.FIELD=VALUE" in done.stdout and "Exit codes" in done.stdout

@@ -1,0 +1,158 @@
+"""How a run is laid out over devices, members and loop iterations changes where it is computed, not what."""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from tests.conftest import SMALL, changed
+from tvjax.experiments import tvp
+from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.parallel.mesh import RULES, path_of
+from tvjax.train.loop import Trainer
+from tvjax.train.state import TrainState
+
+STEPS = 20
+TOLERANCE = 1e-4
+TINY = changed(
+    SMALL,
+    model__num_layers=2,
+    model__width=8,
+    prompt__demonstrations=2,
+    population__prescribed_layer=(1,),
+    train={"batch": 8, "steps": STEPS, "log_every": 5, "evaluate_every": 20, "checkpoint_every": 20},
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Where a run of 20 steps began (on the host), its losses ``[dispatches, M]`` and its last state."""
+
+    trainer: Trainer
+    first: Any
+    losses: np.ndarray
+    state: TrainState
+
+    @property
+    def params(self) -> Any:
+        return jax.device_get(self.state.params)
+
+
+def train(first: Any = None, **fields: Any) -> Trained:
+    """Train from fresh parameters, or from the state `first`."""
+    trainer = tvp.make_trainer(TVPSettings.from_config(changed(TINY, **fields)))
+    with jax.set_mesh(trainer.mesh):
+        state = trainer.init(trainer.hyper) if first is None else place(first, trainer)
+        first, losses = jax.device_get(state), []
+        while int(state.step) < STEPS:
+            state, metrics = trainer.dispatch(state, {}, trainer.hyper)
+            losses.append(jax.device_get(metrics["loss"]))
+    return Trained(trainer, first, np.stack(losses), state)
+
+
+def place(state: Any, trainer: Trainer) -> TrainState:
+    return jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), state, trainer.abstract)
+
+
+def assert_close(found: Any, expected: Any) -> None:
+    """Each array to a part in 10^4 of its own norm.
+
+    Save the keys' biases: softmax does not see what is added to every key, so their gradients are rounding errors,
+    which Adam scales up to whole steps.
+    """
+
+    def close(keys: Any, x: np.ndarray, y: np.ndarray) -> None:
+        if path_of(keys) == "blocks/key/bias":
+            return
+        error, size = np.linalg.norm((x - y).ravel()), np.linalg.norm(y.ravel())
+        assert error <= TOLERANCE * size, f"{path_of(keys)}: off by {error:.2e} of {size:.2e}"
+
+    jax.tree_util.tree_map_with_path(close, found, expected)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Trained:
+    """On one device."""
+    return train()
+
+
+@pytest.mark.slow
+def test_training_moves_every_parameter(alone):
+    """Were this not so, agreement would say nothing."""
+
+    def move(keys: Any, before: np.ndarray, after: np.ndarray) -> None:
+        moved = np.linalg.norm((after - before).ravel()) / np.linalg.norm(after.ravel())
+        assert moved > 50 * TOLERANCE, f"{path_of(keys)}: moved by {moved:.2e}"
+
+    jax.tree_util.tree_map_with_path(move, alone.first.params, alone.params)
+
+
+MESHES = {"members": {"member": 2}, "batch": {"data": 4}, "all": {"member": 2, "data": 2, "tensor": 2}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES.keys())
+def test_a_mesh_gives_what_one_device_gives(alone, mesh):
+    spread = train(None if mesh == MESHES["all"] else alone.first, mesh=mesh)
+    assert_close(spread.first.params, alone.first.params)
+    np.testing.assert_allclose(spread.losses, alone.losses, rtol=TOLERANCE)
+    assert_close(spread.params, alone.params)
+
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(spread.state):
+        assert len(leaf.sharding.device_set) == np.prod(list(mesh.values())), path_of(keys)
+    kernel = spread.state.params["blocks"]["query"]["kernel"]
+    second = spread.state.opt_state[1].nu["blocks"]["query"]["kernel"]
+    for leaf in (kernel, second):
+        members, layers, width, heads, channels = leaf.shape
+        held = leaf.sharding.shard_shape(leaf.shape)
+        assert held == (members // mesh.get("member", 1), layers, width, heads // mesh.get("tensor", 1), channels)
+
+
+@pytest.mark.slow
+def test_a_member_does_not_depend_on_its_company(alone):
+    single = train(
+        jax.tree.map(lambda x: x[1:] if x.ndim else x, alone.first),
+        population__name=("tvp",),
+        population__tvp_weight=(1.0,),
+    )
+    np.testing.assert_allclose(single.losses[:, 0], alone.losses[:, 1], rtol=TOLERANCE)
+    assert_close(single.params, jax.tree.map(lambda p: p[1:], alone.params))
+
+
+@pytest.mark.slow
+def test_unrolling_the_layers_changes_nothing(alone):
+    rolled = train(alone.first, model__unroll=1)
+    np.testing.assert_allclose(rolled.losses, alone.losses, rtol=TOLERANCE)
+    assert_close(rolled.params, alone.params)
+
+
+@pytest.mark.slow
+def test_the_same_program_twice_gives_the_same_bits(alone):
+    trainer = alone.trainer
+    with jax.set_mesh(trainer.mesh):
+        state = trainer.init(trainer.hyper)
+        while int(state.step) < STEPS:
+            state, _ = trainer.dispatch(state, {}, trainer.hyper)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(alone.state))
+
+
+@pytest.mark.parametrize("mlp", ["gelu", "gated_silu"])
+def test_every_rule_finds_parameters_and_their_optimizer_state(mlp):
+    config = changed(TINY, model__mlp=mlp, mesh={"tensor": 2})
+    abstract = tvp.make_trainer(TVPSettings.from_config(config)).abstract
+    shards = {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
+    for pattern, axes in RULES:
+        for option in re.sub(r"^blocks/\(?|\)?/.*$", "", pattern).split("|"):
+            if option == "gate" and mlp == "gelu":
+                continue
+            name = re.search(r"/\(?([a-z|]+)\)?$", pattern).group(1).split("|")[0]
+            for root in ("params", "opt_state/1/mu", "opt_state/1/nu"):
+                leaf = shards[f"{root}/blocks/{option}/{name}"]
+                spec = tuple(leaf.sharding.spec)
+                assert re.search(pattern, f"blocks/{option}/{name}")
+                assert tuple(reversed(spec))[: len(axes)] == axes
+    split = [path for path, leaf in shards.items() if "tensor" in leaf.sharding.spec]
+    assert all(any(re.search(pattern, path) for path in split) for pattern, _ in RULES)

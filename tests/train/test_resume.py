@@ -1,0 +1,255 @@
+"""A run is a function of its config: killed, stopped, or with a broken checkpoint, it ends with the same bits."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from tests.conftest import SMALL, changed
+from tvjax.errors import RunError
+from tvjax.experiments import tvp
+from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.train.checkpoint import SIZES
+from tvjax.train.loop import WALL_CLOCK
+from tvjax.train.stop import Stop, Stopped
+
+REPOSITORY = Path(__file__).parents[2]
+
+TINY = changed(
+    SMALL,
+    model__num_layers=2,
+    model__width=8,
+    prompt__demonstrations=2,
+    population__prescribed_layer=(1,),
+    train={"batch": 4, "steps": 120, "log_every": 5, "evaluate_every": 40, "checkpoint_every": 20},
+    evaluation={"training_prompts": 8, "prompts": 8, "shifts": False},
+)
+
+DRIVER = """
+import json, sys
+from pathlib import Path
+from tvjax.cli import exit_cleanly
+from tvjax.experiments import tvp
+config, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+sys.exit(exit_cleanly(lambda argv: tvp.run(config, folder, "train"), []))
+"""
+
+
+class Runs:
+    """Starts the same run in processes of their own, which share what they compiled."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.whole = folder / "whole"
+
+    def start(self, folder: Path, config: dict[str, Any] = TINY, wrap: tuple[str, ...] = (), **options: Any) -> Any:
+        environment = os.environ | {
+            "PYTHONPATH": str(REPOSITORY),
+            "JAX_NUM_CPU_DEVICES": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        command = [*wrap, sys.executable, "-c", DRIVER, json.dumps(config), str(folder)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, **options)
+
+    def finish(self, *given: Any, **options: Any) -> tuple[int, str]:
+        """Exit code and stderr of a run that is left alone."""
+        process = self.start(*given, **options)
+        _, stderr = process.communicate(timeout=300)
+        return process.returncode, stderr
+
+    def stop(self, folder: Path, when: Callable[[Path], bool], number: int) -> tuple[int, float]:
+        """Send signal `number` as soon as `when(folder)`: the exit code, and the seconds until the end."""
+        process = self.start(folder)
+        while not when(folder):
+            assert process.poll() is None, "the run ended before its moment came: " + process.stderr.read()
+            time.sleep(0.0005)
+        process.send_signal(number)
+        begun = time.monotonic()
+        process.communicate(timeout=120)
+        return process.returncode, time.monotonic() - begun
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    """What starts runs; `whole` is the folder of one that nothing interrupted."""
+    runs = Runs(tmp_path_factory.mktemp("resume"))
+    code, stderr = runs.finish(runs.whole)
+    assert code == 0, stderr
+    return runs
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK} for line in lines]
+
+
+def past(step: int) -> Callable[[Path], bool]:
+    """Whether a step from `step` on is logged."""
+
+    def when(folder: Path) -> bool:
+        path = folder / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return any(f'"step": {s},' in line for line in lines[-4:] for s in range(step, 121, 5))
+
+    return when
+
+
+def saving(after: int) -> Callable[[Path], bool]:
+    """Whether a checkpoint later than step `after` is half written: its folder still has its temporary name."""
+
+    def when(folder: Path) -> bool:
+        names = os.listdir(folder / "checkpoints") if (folder / "checkpoints").exists() else []
+        return any(not n.isdigit() and n.split(".")[0].isdigit() and int(n.split(".")[0]) > after for n in names)
+
+    return when
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Any:
+    return tvp.make_trainer(TVPSettings.from_config(TINY))
+
+
+def restored(trainer: Any, folder: Path) -> tuple[Any, list[str]]:
+    """The state that a run in `folder` would go on from, on the host, and what it would say of it."""
+    said: list[str] = []
+    _, state = trainer.restore(folder, said.append)
+    return jax.device_get(state), said
+
+
+def assert_same_bits(first: Any, second: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def assert_same_run(trainer: Any, folder: Path, whole: Path) -> None:
+    assert logged(folder) == logged(whole)
+    assert (folder / "eval" / "summary.json").read_bytes() == (whole / "eval" / "summary.json").read_bytes()
+    assert_same_bits(restored(trainer, folder)[0], restored(trainer, whole)[0])
+
+
+@pytest.mark.slow
+def test_a_run_logs_every_step_once(runs):
+    steps = [(row["step"], row["member"]) for row in logged(runs.whole)]
+    assert steps == [(step, member) for step in range(0, 121, 5) for member in ("icl", "tvp")]
+
+
+@pytest.mark.slow
+def test_a_run_killed_three_times_ends_with_the_same_bits(runs, trainer):
+    folder = runs.folder / "killed"
+    for when in (past(5), saving(after=20), past(85)):
+        assert runs.stop(folder, when, signal.SIGKILL)[0] == -signal.SIGKILL
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 90, "member": "ic')
+    assert runs.finish(folder) == (0, "")
+    assert_same_run(trainer, folder, runs.whole)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_run_goes_on_with_the_same_bits(runs, trainer):
+    folder = runs.folder / "stopped"
+    code, seconds = runs.stop(folder, past(25), signal.SIGTERM)
+    assert code == 143
+    assert seconds < 30
+    saved = int(restored(trainer, folder)[0].step)
+    assert saved == logged(folder)[-1]["step"] >= 25
+    assert runs.finish(folder) == (0, "")
+    assert_same_run(trainer, folder, runs.whole)
+
+
+def test_sigterm_at_the_very_end_of_the_loop_is_not_lost():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped) as caught, Stop():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert caught.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
+@pytest.mark.parametrize("with_sizes", [True, False], ids=["with the list of sizes", "without it"])
+@pytest.mark.parametrize("harm", ["cut", "deleted"])
+def test_no_broken_file_of_a_checkpoint_gives_wrong_values(runs, trainer, tmp_path, harm, with_sizes):
+    good = restored(trainer, runs.whole)[0]
+    newest = Path("checkpoints") / "120"
+    files = [path.relative_to(runs.whole) for path in (runs.whole / newest).rglob("*") if path.is_file()]
+    files = [file for file in files if file.name != SIZES or with_sizes]
+    assert len(files) > 10
+    fell_back = 0
+    for file in files:
+        folder = tmp_path / "copy"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(runs.whole, folder)
+        if not with_sizes:
+            (folder / newest / SIZES).unlink()
+        if harm == "cut":
+            os.truncate(folder / file, (folder / file).stat().st_size // 2)
+        else:
+            (folder / file).unlink()
+        state, said = restored(trainer, folder)
+        if state.step == 120:
+            assert_same_bits(state, good)
+            assert not said
+        else:
+            fell_back += 1
+            assert state.step == 100
+            assert len(said) == 1 and "checkpoint of step 120" in said[0] and "before it is used" in said[0]
+            assert not with_sizes or file.name == SIZES or file.name in said[0]
+    assert fell_back >= (len(files) - 1 if with_sizes else 4)
+
+
+@pytest.mark.slow
+def test_without_a_whole_checkpoint_the_run_cannot_go_on(runs, trainer, tmp_path):
+    shutil.copytree(runs.whole / "checkpoints", tmp_path / "checkpoints")
+    for file in tmp_path.rglob("manifest.ocdbt"):
+        file.unlink()
+    with pytest.raises(RunError, match=r"step 120 .*manifest.ocdbt: missing.*step 100 .*new --workdir"):
+        restored(trainer, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_with_code_3_and_keeps_the_checkpoints_before(runs, trainer, tmp_path):
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    in_small_disk = 'mount -t tmpfs -o size="$1" none "$2" || exit 99; d="$2"; k="$3"; shift 3; "$@"; c=$?; '
+    in_small_disk += 'cp -r "$d" "$k"; exit $c'
+    size = sum(path.stat().st_size for path in (runs.whole / "checkpoints" / "120").rglob("*") if path.is_file())
+    wrap = ("unshare", "-rm", "sh", "-c", in_small_disk, "sh", str(3 * size), str(disk), str(kept))
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(disk)], capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    code, stderr = runs.finish(disk, wrap=wrap)
+    assert code == 3, stderr
+    assert stderr.count("\n") == 1 and "free some space" in stderr, stderr
+    state, said = restored(trainer, kept)
+    assert state.step >= 20 and not said
+    assert runs.finish(kept) == (0, "")
+    assert_same_run(trainer, kept, runs.whole)
+
+
+@pytest.mark.slow
+def test_a_file_that_may_not_grow_ends_with_code_3(runs, tmp_path):
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+    code, stderr = runs.finish(tmp_path / "run", preexec_fn=limit)
+    assert code == 3, stderr
+    assert stderr.count("\n") == 1 and "free some space" in stderr, stderr
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_ends_with_code_3(runs, tmp_path):
+    config = changed(TINY, population__learning_rate=(2e-3, 1e30))
+    code, stderr = runs.finish(tmp_path / "run", config)
+    assert code == 3, stderr
+    assert stderr.count("\n") == 1, stderr
+    assert all(words in stderr for words in ("member tvp", "not finite at step", "learning_rate", "--workdir")), stderr
