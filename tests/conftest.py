@@ -1,7 +1,11 @@
 """Every test runs on eight CPU devices, and with implicit broadcasting between ranks refused."""
 
 import os
+import tempfile
 
+# Programs are compiled once for all tests and the processes that they start: most of the time goes there.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="tvjax-tests-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")

@@ -1,11 +1,14 @@
 """The door of the command line: flags are read here, and every way to end has its exit code and one line."""
 
 import errno
+import inspect
 import os
 import re
 import signal
 import sys
+import threading
 import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +66,7 @@ def _split_config(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _load(path: str, *argument: str) -> Any:
-    """What `get_config` of the file makes. Raises `UserError` where the file is missing, fails or makes something else."""
+    """What the file's `get_config` makes. Raises `UserError` where it is missing, fails or makes another thing."""
     from ml_collections import ConfigDict
 
     if not Path(path).is_file():
@@ -90,8 +93,10 @@ def _check_fields(words: list[str], config: Any) -> None:
     """Raise `UserError` for the first ``--config.FIELD`` that the config does not have, with those that it has."""
     for word in words:
         override = re.match(r"--?config\.([\w.]+)(.*)", word)
+        if override is None:
+            continue
         group, place = config, "config"
-        for name in override.group(1).split(".") if override else ():
+        for name in override.group(1).split("."):
             if not hasattr(group, "keys") or name not in group:
                 fields = f"the fields of {place} are {', '.join(group)}" if hasattr(group, "keys") else "it is no group"
                 raise reject(f"{place}.{name}", override.group(2).removeprefix("="), f"no such field; {fields}")
@@ -115,7 +120,9 @@ def _misfit(error: Exception, config: Any) -> UserError:
 def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
     """Run `main` and turn the ways it may end into an exit code, with one line on stderr where something is wrong."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    sys.excepthook = _excepthook
+    sys.unraisablehook = lambda echo: None if _is_echo(echo) else sys.__unraisablehook__(echo)
+    threading.excepthook = lambda echo: None if _is_echo(echo) else threading.__excepthook__(echo)
+    warnings.filterwarnings("ignore", r"coroutine .* was never awaited")
     try:
         main(argv)
     except (UserError, RunError) as error:
@@ -132,10 +139,14 @@ def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
     return 0
 
 
-def _excepthook(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """Print a traceback, save for those of tensorstore's threads whose save has failed: one line says that already."""
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, trace)
+def _is_echo(report: Any) -> bool:
+    """Whether what nobody could catch comes of a failed save or restore, or of a full disk: one line says that already.
+
+    orbax leaves coroutines and threads of a closed event loop behind, tensorboardX a thread and an exit handler.
+    """
+    error, source = report.exc_value, getattr(report, "object", None)
+    full = isinstance(error, OSError) and error.errno in DISK_FULL
+    return full or str(error) in ("Event loop is closed", "handle is closed") or inspect.iscoroutine(source)
 
 
 def _end(code: int, line: str) -> int:

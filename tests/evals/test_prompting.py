@@ -22,7 +22,7 @@ def setting(request):
     decoder = Decoder(DecoderConfig(num_layers=2, width=16, num_heads=2, max_positions=32, **task.decoder_inputs()))
     layout = LAYOUTS[request.param]
     inputs = task.sample(jax.random.key(0), 1, K, layout).inputs
-    params = decoder.init(jax.random.key(0), inputs)["params"]
+    params = jax.jit(decoder.init)(jax.random.key(0), inputs)["params"]
     params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
     return decoder, params, task, layout
 

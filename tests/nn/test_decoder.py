@@ -47,7 +47,7 @@ def make(**changes):
     else:
         inputs = jax.random.normal(key, (3, 9, 5))
     decoder = Decoder(config)
-    params = decoder.init(jax.random.key(1), inputs)["params"]
+    params = jax.jit(decoder.init)(jax.random.key(1), inputs)["params"]
     noise = lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape)
     return decoder, jax.tree.map(noise, params), inputs
 

@@ -85,7 +85,7 @@ def test_training_moves_every_parameter(alone):
 
     def move(keys: Any, before: np.ndarray, after: np.ndarray) -> None:
         moved = np.linalg.norm((after - before).ravel()) / np.linalg.norm(after.ravel())
-        assert moved > 50 * TOLERANCE, f"{path_of(keys)}: moved by {moved:.2e}"
+        assert moved > 20 * TOLERANCE, f"{path_of(keys)}: moved by {moved:.2e}"
 
     jax.tree_util.tree_map_with_path(move, alone.first.params, alone.params)
 
@@ -143,16 +143,12 @@ def test_the_same_program_twice_gives_the_same_bits(alone):
 def test_every_rule_finds_parameters_and_their_optimizer_state(mlp):
     config = changed(TINY, model__mlp=mlp, mesh={"tensor": 2})
     abstract = tvp.make_trainer(TVPSettings.from_config(config)).abstract
-    shards = {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
+    specs = {path_of(keys): tuple(leaf.sharding.spec) for keys, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
     for pattern, axes in RULES:
-        for option in re.sub(r"^blocks/\(?|\)?/.*$", "", pattern).split("|"):
-            if option == "gate" and mlp == "gelu":
-                continue
-            name = re.search(r"/\(?([a-z|]+)\)?$", pattern).group(1).split("|")[0]
-            for root in ("params", "opt_state/1/mu", "opt_state/1/nu"):
-                leaf = shards[f"{root}/blocks/{option}/{name}"]
-                spec = tuple(leaf.sharding.spec)
-                assert re.search(pattern, f"blocks/{option}/{name}")
-                assert tuple(reversed(spec))[: len(axes)] == axes
-    split = [path for path, leaf in shards.items() if "tensor" in leaf.sharding.spec]
-    assert all(any(re.search(pattern, path) for path in split) for pattern, _ in RULES)
+        found = [path for path in specs if re.search(pattern, path)]
+        for root in ("params/", "opt_state/1/mu/", "opt_state/1/nu/"):
+            modules = {path.split("/")[-2] for path in found if path.startswith(root)}
+            absent = {"gate"} if mlp == "gelu" else set()
+            assert modules == set(re.findall(r"\w+", pattern.split("/")[1])) - absent, f"{pattern} in {root}"
+        for path in found:
+            assert tuple(reversed(specs[path]))[: len(axes)] == axes, path

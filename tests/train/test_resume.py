@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -53,7 +52,7 @@ class Runs:
         self.folder = folder
         self.whole = folder / "whole"
 
-    def start(self, folder: Path, config: dict[str, Any] = TINY, wrap: tuple[str, ...] = (), **options: Any) -> Any:
+    def start(self, folder: Path, config: dict[str, Any] = TINY, wrap: tuple[str, ...] = ()) -> Any:
         environment = os.environ | {
             "PYTHONPATH": str(REPOSITORY),
             "JAX_NUM_CPU_DEVICES": "1",
@@ -63,11 +62,11 @@ class Runs:
         }
         command = [*wrap, sys.executable, "-c", DRIVER, json.dumps(config), str(folder)]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, **options)
+        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
 
-    def finish(self, *given: Any, **options: Any) -> tuple[int, str]:
+    def finish(self, *given: Any, wrap: tuple[str, ...] = ()) -> tuple[int, str]:
         """Exit code and stderr of a run that is left alone."""
-        process = self.start(*given, **options)
+        process = self.start(*given, wrap=wrap)
         _, stderr = process.communicate(timeout=300)
         return process.returncode, stderr
 
@@ -240,8 +239,7 @@ def test_a_full_disk_ends_with_code_3_and_keeps_the_checkpoints_before(runs, tra
 
 @pytest.mark.slow
 def test_a_file_that_may_not_grow_ends_with_code_3(runs, tmp_path):
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
-    code, stderr = runs.finish(tmp_path / "run", preexec_fn=limit)
+    code, stderr = runs.finish(tmp_path / "run", wrap=("sh", "-c", 'ulimit -f 16; exec "$@"', "sh"))
     assert code == 3, stderr
     assert stderr.count("\n") == 1 and "free some space" in stderr, stderr
 

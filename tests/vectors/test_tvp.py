@@ -14,14 +14,14 @@ L, K, B = 3, 4, 5
 TASKS = {"real": Linear(input_width=2), "tokens": TokenOffset()}
 
 
-@pytest.fixture(params=TASKS)
+@pytest.fixture(scope="module", params=TASKS)
 def setting(request):
     """A random model (weights far from their tame initial scale), a task, and a prompt of each layout by name."""
     task = TASKS[request.param]
     config = DecoderConfig(num_layers=L, width=16, num_heads=2, max_positions=32, **task.decoder_inputs())
     decoder = Decoder(config)
     prompts = {name: task.sample(jax.random.key(1), B, K, layout) for name, layout in LAYOUTS.items()}
-    params = decoder.init(jax.random.key(0), prompts["xzy"].inputs)["params"]
+    params = jax.jit(decoder.init)(jax.random.key(0), prompts["xzy"].inputs)["params"]
     params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
     return decoder, params, task, prompts
 

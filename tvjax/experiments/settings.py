@@ -40,7 +40,7 @@ def build(kind: type[T], values: Any, path: str, **settled: Any) -> T:
 
 
 def coerce(value: Any, hint: Any, path: str) -> Any:
-    """`value` as type `hint`: ints pass as floats, lists as tuples, groups as dataclasses; nothing else is converted."""
+    """`value` as type `hint`: ints pass as floats, lists as tuples, groups as dataclasses; no more is converted."""
     if dataclasses.is_dataclass(hint):
         return build(hint, value, path)  # type: ignore[arg-type]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

@@ -89,7 +89,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _check_sizes(folder: Path) -> None:
-    """Raise ValueError for a file that is missing or cut short. Without the list (a kill right before it) orbax judges."""
+    """Raise ValueError for a file that is missing or cut short. Without a list (a kill came before it) orbax judges."""
     if not (folder / SIZES).exists():
         return
     found = _sizes(folder)
