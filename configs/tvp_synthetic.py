@@ -29,6 +29,7 @@ def _sinusoid(config: ConfigDict) -> None:
     config.task.noise = 0.0  # standard deviation of the label noise
     config.task.grid = (12, 32, 48)  # points of the oracle's grid over a, b, c
     config.task.grid_width = 0.08  # standard deviation of the oracle's likelihood where labels have no noise
+    config.train.steps = 2500
     config.evaluation.prompts = 512
 
 
@@ -104,7 +105,7 @@ def get_config(task: str = "linear") -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.batch = 32  # prompts a step
-    config.train.steps = 2500
+    config.train.steps = 3500
     config.train.log_every = 50  # steps in one dispatch to the device, and in one line of metrics
     config.train.evaluate_every = 100  # steps between two evaluations of all layers
     config.train.checkpoint_every = 500

@@ -1,6 +1,7 @@
 """The door of the command line: flags are read here, and every way to end has its exit code and one line."""
 
 import errno
+import json
 import inspect
 import os
 import re
@@ -29,7 +30,7 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
     from ml_collections import config_flags
 
     source, others = _split_config(argv)
-    config = _load(*source)
+    config = _load(*source) if source else _config_of_run(others)
     _check_fields(others, config)
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=others)
@@ -45,7 +46,8 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
         raise reject("command line", rest[1], FLAGS)
     if values.mode not in MODES:
         raise reject("--mode", values.mode, ", ".join(MODES))
-    name = re.sub(r"[^\w.-]+", "-", "-".join([Path(source[0]).stem, *source[1:]]))
+    name = "-".join([Path(source[0]).stem, *source[1:]]) if source else Path(values.workdir).name
+    name = re.sub(r"[^\w.-]+", "-", name)
     return values.config.to_dict(), name, values.workdir, values.mode
 
 
@@ -60,9 +62,23 @@ def _split_config(argv: list[str]) -> tuple[list[str], list[str]]:
             given = word.split("=", 1)[1]
         else:
             others.append(word)
-    if not given:
-        raise reject("--config", given, "a config file, e.g. --config=configs/tvp_synthetic.py")
-    return given.split(":", 1), others
+    return given.split(":", 1) if given else [], others
+
+
+def _config_of_run(words: list[str]) -> Any:
+    """The config of the run in --workdir: it need not be named again. Raises `UserError` where there is none."""
+    from ml_collections import ConfigDict
+
+    folders = [word.split("=", 1)[1] for word in words if re.match(r"--?workdir=", word)]
+    path = Path(folders[-1]) / "config.json" if folders else None
+    if path is None or not path.is_file():
+        raise reject(
+            "--config", None, "a config file, e.g. --config=configs/tvp_synthetic.py, or the --workdir of a run"
+        )
+    try:
+        return ConfigDict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise UserError(f"{path}: not a config ({error}); accepted: the workdir of a run") from None
 
 
 def _load(path: str, *argument: str) -> Any:

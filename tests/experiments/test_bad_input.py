@@ -30,6 +30,7 @@ FIELDS = {
     "wrong type in a tuple": ({"population__seed": (0, "a")}, "config.population.seed[1]", "'a'", "int"),
     "wrong choice": ({"model__norm": "batchnorm"}, "config.model.norm", "'batchnorm'", "layernorm"),
     "unknown task": ({"task__name": "cubic"}, "config.task.name", "'cubic'", "linear"),
+    "a family without its oracle": ({"task": {"name": "sinusoid", "input_width": 2}}, "config.task", "2", "oracle"),
     "unknown layout": ({"prompt__layout": "zxy"}, "config.prompt.layout", "'zxy'", "xzy"),
     "negative width": ({"model__width": -16}, "config.model.width", "-16", "1 or more"),
     "negative hidden width": ({"model__hidden_width": -1}, "config.model.hidden_width", "-1", "0 or more"),
@@ -116,6 +117,8 @@ FILES = {
 # The command line (CONFIG and FOLDER are put in), and what the line must say.
 LINES = {
     "no config": ([], "--config", "None", "a config file"),
+    "no config, and no run": (["--workdir=FOLDER/new"], "--config", "None", "--workdir of a run"),
+    "no config, another value": (["--workdir=FOLDER/run", "--config.model.width=32"], "config.model.width", "32", "64"),
     "missing config": (["--config=FOLDER/missing.py"], "FOLDER/missing.py", "that exists"),
     "config that is a folder": (["--config=FOLDER"], "FOLDER", "a config file"),
     "syntax error": (["--config=FOLDER/syntax.py"], "FOLDER/syntax.py:1", "not Python", "get_config()"),
@@ -185,6 +188,18 @@ def test_a_wrong_command_line_ends_with_code_2_and_one_line(row, folder, capsys,
     stderr = capsys.readouterr().err
     assert stderr.startswith("tvjax: ") and stderr.endswith("\n") and stderr.count("\n") == 1, stderr
     assert all(part in stderr for part in put_in(said, folder)), stderr
+
+
+def test_a_run_brings_its_own_config(folder, monkeypatch):
+    pytest.importorskip("ml_collections")
+    from tvjax.cli import read_flags
+    from tvjax.experiments import rundir
+
+    config = read_flags(["main", f"--config={CONFIG}"])[0]
+    rundir.prepare(folder / "run", config, new=True)
+    again, name, workdir, mode = read_flags(["main", f"--workdir={folder}/run", "--mode=eval"])
+    assert rundir.flatten(again) == rundir.flatten(config)
+    assert (name, workdir, mode) == ("run", f"{folder}/run", "eval")
 
 
 def test_evaluation_of_nothing_leaves_nothing_behind(folder, capsys):
