@@ -1,8 +1,8 @@
 """The door of the command line: flags are read here, and every way to end has its exit code and one line."""
 
 import errno
-import json
 import inspect
+import json
 import os
 import re
 import signal
