@@ -21,10 +21,8 @@ VARIANTS = {
     "no positions": {"positions": "none"},
     "gated": {"mlp": "gated_silu"},
     "grouped": {"num_kv_heads": 2},
-    "multi-query": {"num_kv_heads": 1},
     "no bias": {"bias": False},
-    "wide heads": {"head_width": 6},
-    "hidden": {"hidden_width": 24},
+    "widths": {"head_width": 6, "hidden_width": 24},
     "tokens": {"inputs": "tokens", "vocab_size": 7},
     "tied": {"inputs": "tokens", "vocab_size": 7, "tied_readout": True},
 }

@@ -25,7 +25,8 @@ class Checkpoints:
     """The checkpoints of one run, in ``<workdir>/checkpoints``; the newest `keep` are kept."""
 
     def __init__(self, folder: Path, keep: int):
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what fails is raised too: one line is enough
+        for noisy in ("absl", "asyncio"):  # what fails is raised too: one line is enough
+            logging.getLogger(noisy).setLevel(logging.CRITICAL + 1)
         self._folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False, create=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
