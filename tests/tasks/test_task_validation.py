@@ -64,7 +64,8 @@ def test_refused(family, field, given):
     ids=str,
 )
 def test_accepted(family, given):
-    family(**given)
+    made = family(**given)
+    assert {name: getattr(made, name) for name in given} == given
 
 
 def test_lists_from_a_json_file_become_tuples():

@@ -123,11 +123,10 @@ def place(writes: Write | Sequence[Write], *, num_layers: int, length: int, last
             if not 0 <= layer <= num_layers:
                 raise reject("layers", layer, f"0..{num_layers}")
         place_T = _where(write, length, last_B)
-        groups = [(i, layer) for i, layer in enumerate(write.layers)]
         layers_mask = jnp.zeros(num_layers + 1).at[jnp.array(write.layers)].set(1.0)
         if write.per_layer:
             table = jnp.zeros((num_layers + 1, *write.vectors.shape[1:]), write.vectors.dtype)
-            vectors = table.at[jnp.array([layer for _, layer in groups])].set(write.vectors)
+            vectors = table.at[jnp.array(write.layers)].set(write.vectors)
             vectors = vectors[:, None, None] if vectors.ndim == 2 else vectors[:, :, None]
         else:
             vectors = write.vectors[None, None, None] if write.vectors.ndim == 1 else write.vectors[None, :, None]
