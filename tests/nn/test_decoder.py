@@ -145,9 +145,9 @@ def test_what_is_not_asked_for_is_not_stored(unroll):
 
 
 class TestAttention:
-    def draw(self, heads=4, groups=2):
+    def draw(self, heads=4, groups=2, length=6):
         keys = jax.random.split(jax.random.key(0), 3)
-        shapes = ((2, 6, heads, 8), (2, 6, groups, 8), (2, 6, groups, 8))
+        shapes = ((2, length, heads, 8), (2, length, groups, 8), (2, length, groups, 8))
         return [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
 
     def oracle(self, q, k, v, mask):
@@ -161,10 +161,11 @@ class TestAttention:
             out[b, t, h] = weights @ v[b, seen, g] / weights.sum()
         return out
 
+    @pytest.mark.parametrize("length", [6, 65])  # the longer one is cut into two blocks
     @pytest.mark.parametrize("groups", [1, 2, 4])
-    def test_causal_attention_is_the_textbook_formula(self, groups):
-        q, k, v = self.draw(groups=groups)
-        causal = np.tril(np.ones((1, 6, 6), bool))
+    def test_causal_attention_is_the_textbook_formula(self, groups, length):
+        q, k, v = self.draw(groups=groups, length=length)
+        causal = np.tril(np.ones((1, length, length), bool))
         np.testing.assert_allclose(attention(q, k, v), self.oracle(q, k, v, causal), atol=1e-5)
 
     def test_a_mask_decides_who_sees_whom(self):
@@ -178,9 +179,9 @@ class TestAttention:
         value, grads = jax.value_and_grad(lambda q, k, v: attention(q, k, v).sum(), argnums=(0, 1, 2))(q, k, v)
         assert np.isfinite(value) and all(np.isfinite(g).all() for g in grads)
 
-    @pytest.mark.parametrize("length", [1, 2, 6])
+    @pytest.mark.parametrize("length", [1, 2, 6, 65])
     def test_gradients_match_those_of_the_plain_formula(self, length):
-        q, k, v = (a[:, :length] for a in self.draw())
+        q, k, v = self.draw(length=length)
 
         def plain(q, k, v):
             k, v = (jnp.repeat(a, 2, axis=2) for a in (k, v))

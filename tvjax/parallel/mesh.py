@@ -41,6 +41,15 @@ def make_mesh(*, member: int = 1, data: int = 1, tensor: int = 1) -> Mesh:
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=jax.devices()[:count])
 
 
+def on_cpu() -> bool:
+    """Whether what is traced now will run on a CPU: on that of the mesh in force, or where there is none, by default.
+
+    So a program that is compiled here for another machine's mesh is that machine's program.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (device.device_kind if device else jax.default_backend()) == "cpu"
+
+
 def _spec(path: str, ndim: int, members: bool) -> P:
     tail: tuple[str | None, ...] = next((spec for pattern, spec in RULES if re.search(pattern, path)), ())
     axes: list[str | None] = [None] * ndim
