@@ -66,9 +66,9 @@ def _core(q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array) -> jax.Arra
 
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     logits = jnp.where(keep, _dot(q, k, 3, 3), FORBIDDEN)
-    weights = jnp.where(keep, jnp.exp(logits - logits.max(-1, keepdims=True)), 0.0)
-    total = weights.sum(-1, keepdims=True)
-    inverse = 1 / jnp.where(total == 0, 1.0, total)
+    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+    # A row that sees nothing has weights too: its inverse of zero takes them out, here and in the backward pass.
+    inverse = jnp.where(keep.any(-1, keepdims=True), 1 / weights.sum(-1, keepdims=True), 0.0)
     weights = weights.astype(v.dtype)
     return (_dot(weights, v, 3, 2) * inverse).astype(v.dtype), weights, inverse
 
