@@ -89,13 +89,14 @@ def tvjax_side(weight: float, layout: str, steps: int) -> Callable[[int], None]:
     }
     trainer = make_trainer(TVPSettings.from_config(config))
     with jax.set_mesh(trainer.mesh):
-        state = trainer.init(trainer.hyper)
+        init, dispatch, _ = trainer.compile()
+        state = init(trainer.hyper)
 
     def run(count: int) -> None:
         nonlocal state
         with jax.set_mesh(trainer.mesh):
             for _ in range(count // steps):
-                state, metrics = trainer.dispatch(state, {}, trainer.hyper)
+                state, metrics = dispatch(state, {}, trainer.hyper)
             jax.block_until_ready(metrics)
 
     return run

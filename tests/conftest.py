@@ -48,6 +48,16 @@ def changed(config: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return config
 
 
+TINY = changed(
+    SMALL,
+    model__num_layers=2,
+    model__width=8,
+    prompt__demonstrations=2,
+    population__prescribed_layer=(1,),
+)
+"""The least that has an inner layer: for tests that train many times over."""
+
+
 @pytest.fixture
 def small() -> dict[str, Any]:
     """A config that trains in a second, as plain values: no ml_collections is needed for it."""

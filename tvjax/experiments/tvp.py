@@ -37,9 +37,10 @@ class TVPExperiment:
         return Decoder(self.settings.decoder)
 
     def init(self, key: jax.Array) -> Any:
-        """Fresh parameters of one member."""
+        """Fresh parameters of one member, from the layers rolled up: the same numbers, in a program of one block."""
         s = self.settings
-        return self.decoder.init(key, s.task.sample(key, 1, s.prompt.demonstrations, s.layout).inputs)["params"]
+        decoder = Decoder(dataclasses.replace(s.decoder, unroll=1))
+        return decoder.init(key, s.task.sample(key, 1, s.prompt.demonstrations, s.layout).inputs)["params"]
 
     def data(self) -> dict[str, jax.Array]:
         """Nothing: prompts are sampled on the device."""

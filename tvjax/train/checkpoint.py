@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from tvjax.errors import RunError, UserError
 from tvjax.files import write_json
+from tvjax.parallel.mesh import path_of
 from tvjax.train.state import TrainState
 
 FORMAT = 1
@@ -42,9 +44,10 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         earlier = self.steps()
-        about = ocp.args.JsonSave({"format": FORMAT, "step": step})
+        tree = _tree(state)
+        about = ocp.args.JsonSave({"format": FORMAT, "step": step, "sums": sums(tree)})
         try:
-            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)), about=about))
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(tree), about=about))
             if jax.process_index() == 0:
                 write_json(self._folder / str(step) / SIZES, _sizes(self._folder / str(step)))
         except Exception as error:
@@ -68,7 +71,9 @@ class Checkpoints:
                     raise UserError(f"checkpoint of step {step}: format {about['format']}; accepted: up to {FORMAT}")
                 target = ocp.args.StandardRestore(_tree(abstract))
                 tree = self._manager.restore(step, args=ocp.args.Composite(state=target))["state"]
-                jax.block_until_ready(tree)
+                changed = [path for path, total in sums(tree).items() if about["sums"].get(path) != total]
+                if changed:
+                    raise ValueError(f"{changed[0]}: not the bits that were saved")
                 return TrainState(**tree)
             except UserError:
                 raise
@@ -98,6 +103,21 @@ def _check_sizes(folder: Path) -> None:
         if found.get(name) != size:
             state = f"{found[name]} of {size} bytes" if name in found else "missing"
             raise ValueError(f"{name}: {state}")
+
+
+def sums(tree: Any) -> dict[str, int]:
+    """Of each array, by its path, the sum of its bits as unsigned integers: another one for any one bit that flips."""
+    totals = jax.device_get(_sums(tree))
+    return {path_of(keys): int(total) for keys, total in jax.tree_util.tree_leaves_with_path(totals)}
+
+
+@jax.jit
+def _sums(tree: Any) -> Any:
+    def one(x: jax.Array) -> jax.Array:
+        unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+        return jax.lax.bitcast_convert_type(x, unsigned).sum(dtype=jnp.uint32)
+
+    return jax.tree.map(one, tree)
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
