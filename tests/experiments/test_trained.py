@@ -33,9 +33,10 @@ def trained():
     settings = TVPSettings.from_config(config)
     trainer = make_trainer(settings)
     with jax.set_mesh(trainer.mesh):
-        state = trainer.init(trainer.hyper)
+        init, dispatch, _ = trainer.compile()
+        state = init(trainer.hyper)
         for _ in range(STEPS // 100):
-            state, _ = trainer.dispatch(state, {}, trainer.hyper)
+            state, _ = dispatch(state, {}, trainer.hyper)
     return settings, jax.device_get(state.params)
 
 

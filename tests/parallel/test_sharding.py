@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.conftest import SMALL, TINY, changed
+from tests.conftest import TINY, changed
 from tvjax.experiments import tvp
 from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.parallel.mesh import RULES, path_of
@@ -108,20 +108,18 @@ def test_a_mesh_gives_what_one_device_gives(alone, mesh):
 def test_a_whole_run_on_a_mesh_ends_within_the_bootstrap_intervals(tmp_path):
     """Training amplifies the rounding in which meshes differ, so more than this cannot be asked of a whole run."""
     config = changed(
-        SMALL,
-        train={"batch": 32, "steps": 400, "log_every": 50, "evaluate_every": 200, "checkpoint_every": 400},
+        CONFIG,
+        train={"batch": 32, "steps": 300, "log_every": 50, "evaluate_every": 300, "checkpoint_every": 300},
         evaluation__prompts=256,
     )
-    meshes = {"one": {}, "members": {"member": 2}, "batch": {"data": 8}}
-    runs = {
-        name: tvp.run(changed(config, mesh=mesh), tmp_path / name, "train", say=lambda line: None)
-        for name, mesh in meshes.items()
-    }
-    for name in ("members", "batch"):
-        for ours, theirs in zip(runs[name]["members"], runs["one"]["members"], strict=True):
-            for risk in ("icl_risk", "tvp_risk_by_layer"):
-                low, high = np.array(theirs[f"{risk}_ci"]).T
-                assert (low <= ours[risk]).all() and (ours[risk] <= high).all(), f"{name}, {ours['name']}: {risk}"
+    one, spread = (
+        tvp.run(changed(config, mesh=mesh), tmp_path / str(len(mesh)), "train", say=lambda line: None)
+        for mesh in ({}, {"member": 2, "data": 4})
+    )
+    for ours, theirs in zip(spread["members"], one["members"], strict=True):
+        for risk in ("icl_risk", "tvp_risk_by_layer"):
+            low, high = np.array(theirs[f"{risk}_ci"]).T
+            assert (low <= ours[risk]).all() and (ours[risk] <= high).all(), f"{ours['name']}: {risk}"
 
 
 @pytest.mark.slow

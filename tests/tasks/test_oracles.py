@@ -14,8 +14,6 @@ from tvjax.tasks import LAYOUTS, Linear, Sinusoid, TokenOffset, oracles
 from tvjax.tasks.token_offset import LEAST_NOISE
 
 LAYOUT = LAYOUTS["xzy"]
-QUICK = {"xla_backend_optimization_level": 0}
-"""Most of what a test costs is compiling."""
 ESTIMATORS = {
     "least_squares": oracles.least_squares,
     "ridge": functools.partial(oracles.ridge, lam=0.3),
@@ -24,7 +22,7 @@ ESTIMATORS = {
 }
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3), static_argnames="held_out", compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=(0, 2, 3), static_argnames="held_out")
 def sample(task, key, batch, demonstrations, held_out=False):
     return task.sample(key, batch, demonstrations, LAYOUT, held_out=held_out)
 

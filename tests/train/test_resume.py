@@ -19,7 +19,6 @@ from tests.conftest import TINY, changed
 from tvjax.errors import RunError
 from tvjax.experiments import tvp
 from tvjax.experiments.tvp_settings import TVPSettings
-from tvjax.train.checkpoint import SIZES
 from tvjax.train.loop import WALL_CLOCK
 from tvjax.train.stop import Stop, Stopped
 
@@ -174,21 +173,17 @@ def test_sigterm_at_the_very_end_of_the_loop_is_not_lost():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
-@pytest.mark.parametrize("with_sizes", [True, False], ids=["with the list of sizes", "without it"])
 @pytest.mark.parametrize("harm", ["cut", "deleted", "flipped"])
-def test_no_broken_file_of_a_checkpoint_gives_wrong_values(runs, trainer, tmp_path, harm, with_sizes):
+def test_no_broken_file_of_a_checkpoint_gives_wrong_values(runs, trainer, tmp_path, harm):
     good = restored(trainer, runs.whole)[0]
     newest = Path("checkpoints") / "120"
     files = [path.relative_to(runs.whole) for path in (runs.whole / newest).rglob("*") if path.is_file()]
-    files = [file for file in files if file.name != SIZES or with_sizes]
     assert len(files) > 10
     fell_back = 0
     for file in files:
         folder = tmp_path / "copy"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(runs.whole, folder)
-        if not with_sizes:
-            (folder / newest / SIZES).unlink()
         if harm == "cut":
             os.truncate(folder / file, (folder / file).stat().st_size // 2)
         elif harm == "flipped":
@@ -205,8 +200,7 @@ def test_no_broken_file_of_a_checkpoint_gives_wrong_values(runs, trainer, tmp_pa
             fell_back += 1
             assert state.step == 100
             assert len(said) == 1 and "checkpoint of step 120" in said[0] and "before it is used" in said[0]
-            assert harm == "flipped" or not with_sizes or file.name == SIZES or file.name in said[0]
-    assert fell_back >= (len(files) - 1 if with_sizes and harm != "flipped" else 4)
+    assert fell_back >= 4
 
 
 @pytest.mark.slow
@@ -214,7 +208,7 @@ def test_without_a_whole_checkpoint_the_run_cannot_go_on(runs, trainer, tmp_path
     shutil.copytree(runs.whole / "checkpoints", tmp_path / "checkpoints")
     for file in tmp_path.rglob("manifest.ocdbt"):
         file.unlink()
-    with pytest.raises(RunError, match=r"step 120 .*manifest.ocdbt: missing.*step 100 .*new --workdir"):
+    with pytest.raises(RunError, match=r"step 120 .*step 100 .*new --workdir"):
         restored(trainer, tmp_path)
 
 

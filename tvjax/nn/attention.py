@@ -7,6 +7,8 @@ causal attention is cut into two blocks of queries, each of which reads only the
 the work is never done, where an accelerator would rather have one large product.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -46,8 +48,10 @@ def attention(q_BTHC: jax.Array, k_BSGC: jax.Array, v_BSGC: jax.Array, mask_BTS:
         out_BGRTC = block(0, length, source, mask_BTS)
     else:
         cuts = [0, length // 2, length] if on_cpu() and length >= 2 * SMALLEST_BLOCK else [0, length]
-        spans = zip(cuts, cuts[1:], strict=False)
-        parts = [block(a, b, b, jnp.arange(a, b)[None, :, None] >= jnp.arange(b)[None, None]) for a, b in spans]
+        parts = [
+            block(a, b, b, jnp.arange(a, b)[None, :, None] >= jnp.arange(b)[None, None])
+            for a, b in itertools.pairwise(cuts)
+        ]
         out_BGRTC = jnp.concatenate(parts, axis=3)
     return out_BGRTC.transpose(0, 3, 1, 2, 4).reshape(q_BTHC.shape)
 

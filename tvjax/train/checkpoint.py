@@ -1,10 +1,10 @@
 """Checkpoints through orbax: all that touches orbax is here.
 
-A checkpoint is the whole `TrainState`; with the configuration it determines the rest of the run. Saving is
+A checkpoint is the whole `TrainState`; with the configuration it determines the rest of the run. It carries a sum of
+each array's bits: orbax reads some harmed files without a word, as other values. Saving is
 synchronous: a line of metrics that is on disk is never ahead of what a resumed run would compute.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,10 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from tvjax.errors import RunError, UserError
-from tvjax.files import write_json
 from tvjax.parallel.mesh import path_of
 from tvjax.train.state import TrainState
 
 FORMAT = 1
-SIZES = "sizes.json"
-"""In a checkpoint's folder, written last: the size of each of its files, so that one cut short is known beforehand."""
 
 
 class Checkpoints:
@@ -48,8 +45,6 @@ class Checkpoints:
         about = ocp.args.JsonSave({"format": FORMAT, "step": step, "sums": sums(tree)})
         try:
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(tree), about=about))
-            if jax.process_index() == 0:
-                write_json(self._folder / str(step) / SIZES, _sizes(self._folder / str(step)))
         except Exception as error:
             kept = f"those of steps {earlier} are kept" if earlier else "there is none before it"
             raise RunError(
@@ -65,7 +60,6 @@ class Checkpoints:
         """
         for step in reversed(self.steps()):
             try:
-                _check_sizes(self._folder / str(step))
                 about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
                 if about["format"] > FORMAT:
                     raise UserError(f"checkpoint of step {step}: format {about['format']}; accepted: up to {FORMAT}")
@@ -87,22 +81,6 @@ class Checkpoints:
         """Delete checkpoints newer than `step`: those that did not read whole, which the run will write again."""
         for newer in [s for s in self.steps() if s > step]:
             self._manager.delete(newer)
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SIZES)
-    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
-
-
-def _check_sizes(folder: Path) -> None:
-    """Raise ValueError for a file that is missing or cut short. Without a list (a kill came before it) orbax judges."""
-    if not (folder / SIZES).exists():
-        return
-    found = _sizes(folder)
-    for name, size in json.loads((folder / SIZES).read_text()).items():
-        if found.get(name) != size:
-            state = f"{found[name]} of {size} bytes" if name in found else "missing"
-            raise ValueError(f"{name}: {state}")
 
 
 def sums(tree: Any) -> dict[str, int]:
