@@ -20,7 +20,7 @@ SETTINGS = [
 ]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3), compiler_options={"xla_backend_optimization_level": 0})
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
 def sample(task, key, batch, demonstrations):
     return task.sample(key, batch, demonstrations, LAYOUT)
 
