@@ -64,3 +64,9 @@ TINY = changed(
 def small() -> dict[str, Any]:
     """A config that trains in a second, as plain values: no ml_collections is needed for it."""
     return copy.deepcopy(SMALL)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process ends up alone with one of them."""
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
