@@ -174,6 +174,13 @@ class TestAttention:
         mask |= np.eye(6, dtype=bool)
         np.testing.assert_allclose(attention(q, k, v, jnp.array(mask)), self.oracle(q, k, v, mask), atol=1e-5)
 
+    def test_a_query_that_sees_nothing_gets_zeros_and_moves_nothing(self):
+        mask = jnp.tril(jnp.ones((1, 6, 6), bool)).at[0, 2].set(False)
+        blind = lambda q, k, v: attention(q, k, v, mask)[:, 2]
+        out, pull = jax.vjp(blind, *self.draw())
+        for array in (out, *pull(jnp.ones_like(out))):
+            np.testing.assert_array_equal(array, 0)
+
     def test_large_logits_stay_finite_with_their_gradients(self):
         q, k, v = (1e3 * a for a in self.draw())
         value, grads = jax.value_and_grad(lambda q, k, v: attention(q, k, v).sum(), argnums=(0, 1, 2))(q, k, v)
