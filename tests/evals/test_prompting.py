@@ -48,9 +48,11 @@ def test_packed_queries_are_asked_one_by_one(setting):
 def test_a_shift_that_keeps_its_queries_is_one_prompt(setting):
     decoder, params, task, layout = setting
     drawn = draw(NO_SHIFT, task, layout, jax.random.key(1), B, K)
-    out, _ = prompting.predict(decoder, params, task, drawn)
-    expected, _ = forward(decoder, params, drawn.prompt.inputs, at=drawn.prompt.queries)
+    out, theta_LBD = prompting.predict(decoder, params, task, drawn)
+    expected, found = forward(decoder, params, drawn.prompt.inputs, addresses=["blocks/resid"], at=drawn.prompt.queries)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+    last = layout.length(K + 1) - 1
+    np.testing.assert_allclose(theta_LBD[1:], found["blocks/resid"][:, :, last], rtol=1e-5, atol=1e-6)
 
 
 def test_the_sweep_is_tvp_at_each_layer(setting):

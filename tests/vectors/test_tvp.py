@@ -165,6 +165,12 @@ class TestEdits:
         np.testing.assert_allclose(run(late), run(only), rtol=1e-4, atol=1e-5)
         assert np.abs(run(only) - run(one))[:, -1].max() > 1e-4
 
+    def test_the_last_position_is_that_of_each_prompt(self):
+        last_B = jnp.array([4, 2])
+        tree = edits.place(edits.add(jnp.ones(16), layers=1), num_layers=L, length=5, last_B=last_B)
+        written = np.asarray(tree["blocks"]["resid"].add)[0, ..., 0]
+        np.testing.assert_array_equal(written, np.eye(5)[np.asarray(last_B)])
+
     @pytest.mark.parametrize("positions", ["last", "all", (0, 3), (-2,), "mask"])
     def test_only_the_named_states_change(self, setting, positions):
         decoder, params, _task, prompts = setting
