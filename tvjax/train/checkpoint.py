@@ -1,8 +1,8 @@
 """Checkpoints through orbax: all that touches orbax is here.
 
 A checkpoint is the whole `TrainState`; with the configuration it determines the rest of the run. It carries a sum of
-each array's bits: orbax reads some harmed files without a word, as other values. Saving is
-synchronous: a line of metrics that is on disk is never ahead of what a resumed run would compute.
+each array's bits: orbax reads some harmed files without a word, as other values. Saving is synchronous: a line of
+metrics that is on disk is never ahead of what a resumed run would compute.
 """
 
 import logging

@@ -120,6 +120,8 @@ class Trainer:
 
     def _train(self, state: TrainState | None, checkpoints: Checkpoints, record: "_Recorder", stop: Stop) -> TrainState:
         c = self.config
+        if state is not None and int(state.step) >= c.steps:
+            return state
         init, dispatch, evaluate_params = self.compile()
         if state is None:
             state = init(self.hyper)
