@@ -93,6 +93,29 @@ def test_the_vector_decides_not_the_company_of_the_query(setting):
     assert np.abs(straight - swapped).max() > 1e-4
 
 
+@pytest.mark.parametrize("lowest", [1, 2])
+def test_leaving_out_what_is_replaced_changes_nothing(setting, lowest):
+    """Blocks below the lowest layer read x' alone: same answers and same gradients, at that layer and above it."""
+    decoder, params, task, prompts = setting
+    prompt = prompts["xzy"]
+    _, theta = tvp.run_prompt(decoder, params, prompt)
+
+    def answer(params, theta, layer, lowest):
+        return tvp.prompt_with(
+            decoder, params, task, prompt.layout, theta[layer, :, -1], layer, prompt.x[:, 0], "replace", lowest
+        )
+
+    slopes = jax.jit(jax.grad(lambda *a: jnp.sin(answer(*a)).sum(), argnums=(0, 1)), static_argnums=3)
+    for layer in range(lowest, L + 1):
+        short, whole = answer(params, theta, layer, lowest), answer(params, theta, layer, 0)
+        np.testing.assert_allclose(short, whole, rtol=1e-4, atol=1e-5)
+        pairs = zip(
+            *map(jax.tree.leaves, (slopes(params, theta, layer, lowest), slopes(params, theta, layer, 0))), strict=True
+        )
+        for short, whole in pairs:
+            np.testing.assert_allclose(short, whole, rtol=1e-3, atol=1e-4)
+
+
 class TestLoss:
     def scores(self, setting, config=None, key=3, layer=2):
         decoder, params, task, prompts = setting

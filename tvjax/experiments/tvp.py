@@ -60,8 +60,9 @@ class TVPExperiment:
         if not any(s.population.tvp_weight):
             return metrics["icl_risk"], metrics
         chosen = tvp.positions(s.tvp, s.prompt.demonstrations + 1)
+        layer, lowest = hyper["prescribed_layer"], min(s.population.prescribed_layer)
         moved = tvp.tvp_scores(
-            self.decoder, params, s.task, prompt, theta, hyper["prescribed_layer"], query_key, s.tvp, active_X
+            self.decoder, params, s.task, prompt, theta, layer, query_key, s.tvp, active_X, lowest=lowest
         )
         metrics |= _weighted("tvp", moved, weights_N[jnp.array(chosen)])
         weight = hyper["tvp_weight"] * (step >= s.tvp.start_step)

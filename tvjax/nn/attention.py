@@ -30,6 +30,8 @@ def attention(q_BTHC: jax.Array, k_BSGC: jax.Array, v_BSGC: jax.Array, mask_BTS:
     batch, length, heads, channels = q_BTHC.shape
     source, groups = k_BSGC.shape[1:3]
     repeat = heads // groups
+    if source == 1 and mask_BTS is None:  # one position looks at itself: no logit matters
+        return jnp.repeat(v_BSGC, repeat, axis=2)
     q_BGRTC = (q_BTHC * channels**-0.5).reshape(batch, length, groups, repeat, channels).transpose(0, 2, 3, 1, 4)
     k_BGSC, v_BGSC = k_BSGC.swapaxes(1, 2), v_BSGC.swapaxes(1, 2)
 

@@ -1,5 +1,6 @@
 """Run a decoder as a pure function: edits in, chosen activations out."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,6 +34,21 @@ def check_addresses(addresses: Sequence[str]) -> None:
     for address in addresses:
         if address not in ADDRESSES:
             raise reject("addresses", address, f"one of {', '.join(ADDRESSES)}")
+
+
+def cut(decoder: Decoder, params: Any, layer: int) -> tuple[tuple[Decoder, Any], tuple[Decoder, Any]]:
+    """The blocks up to `layer` and those above it, ``1 <= layer < L``, each as a decoder with its parameters.
+
+    h^layer is the last `blocks/resid` of the first and the `embed` of the second, where it is to be written.
+    """
+    whole = decoder.config
+
+    def part(start: int, stop: int) -> tuple[Decoder, Any]:
+        blocks = jax.tree.map(lambda p: p[start:stop], params["blocks"])
+        config = dataclasses.replace(whole, num_layers=stop - start, unroll=min(whole.unroll, stop - start))
+        return Decoder(config), {**params, "blocks": blocks}
+
+    return part(0, layer), part(layer, whole.num_layers)
 
 
 def forward(

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.nn.decoder import Decoder
-from tvjax.nn.model import forward
+from tvjax.nn.model import cut, forward
+from tvjax.nn.taps import Edit
 from tvjax.tasks.base import Task
 from tvjax.tasks.prompt import Layout, Prompt
 from tvjax.vectors import edits
@@ -57,19 +58,29 @@ def prompt_with(
     layer: Any,
     x_B: jax.Array,
     edit: str = "replace",
+    lowest: int = 0,
 ) -> jax.Array:
     """TVP(theta, l, x'): predictions ``[B, O]`` of the zero-shot prompts of x' with theta written at h^`layer`.
 
-    `layer` may be traced (0..L), so one program serves every layer. x': ``[B, X]`` or ``[B]``.
+    `layer` may be traced (0..L), so one program serves every layer. x': ``[B, X]`` or ``[B]``. A `lowest` that `layer`
+    is known not to lie below saves work: what z held up to there is replaced, so those blocks read x' alone.
     """
     length, last = layout.length(1), slice(layout.offset, layout.length(1))
+    inputs, h_BTD = task.zero_shot(layout, x_B), None
+    if lowest and edit == "replace" and layout.offset:
+        below, (decoder, params) = cut(decoder, params, lowest)
+        _, found = forward(*below, inputs[:, : layout.offset], addresses=("blocks/resid",))
+        h_BTD = jnp.concatenate([found["blocks/resid"][-1], theta_BD[:, None].astype(found["blocks/resid"].dtype)], 1)
+        layer = layer - lowest
     tree = edits.affine(
         theta_BD[None, :, None],
         keep=float(edit == "add"),
         at_layer=edits.at_layer(layer, decoder.config.num_layers),
         at_position=(jnp.arange(length) == layout.offset)[None],
     )
-    out, _ = forward(decoder, params, task.zero_shot(layout, x_B), edits=tree, at=last)
+    if h_BTD is not None:
+        tree["embed"] = Edit(jnp.zeros((1, 1, 1)), h_BTD)
+    out, _ = forward(decoder, params, inputs, edits=tree, at=last)
     return out[:, 0]
 
 
@@ -94,8 +105,12 @@ def tvp_scores(
     key: jax.Array,
     config: TVPConfig,
     active_X: jax.Array | None = None,
+    lowest: int = 0,
 ) -> dict[str, jax.Array]:
-    """Scores ``{'risk': [B, |S|], ...}`` of TVP at `layer` for every position in S: their mean is the TVP-loss."""
+    """Scores ``{'risk': [B, |S|], ...}`` of TVP at `layer` for every position in S: their mean is the TVP-loss.
+
+    `lowest` is that of `prompt_with`.
+    """
     chosen = positions(config, prompt.x.shape[1])
     if chosen == tuple(range(chosen[0], chosen[-1] + 1)):
         theta_LBSD = theta_LBND[:, :, chosen[0] : chosen[-1] + 1]
@@ -110,5 +125,5 @@ def tvp_scores(
     if config.query == "shared":
         x, y = jnp.repeat(x, count, axis=1), jnp.repeat(y, count, axis=1)
     flat_theta, flat_x = (a.reshape(-1, *a.shape[2:]) for a in (theta_BSD, x))
-    out = prompt_with(decoder, params, task, prompt.layout, flat_theta, layer, flat_x, config.edit)
+    out = prompt_with(decoder, params, task, prompt.layout, flat_theta, layer, flat_x, config.edit, lowest)
     return task.scores(out.reshape(*x.shape[:2], -1), y)
