@@ -11,19 +11,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tvjax.library import capture, load, run, sweep
+    from tvjax.library import capture, export, generate, load, run, sweep
+    from tvjax.nn.taps import Edit
     from tvjax.vectors.edits import add, mix, replace
     from tvjax.vectors.store import load_vectors, save_vectors
 
 __version__ = "0.1.0"
 
 _PLACES = {
-    **dict.fromkeys(("capture", "load", "run", "sweep"), "tvjax.library"),
+    **dict.fromkeys(("capture", "export", "generate", "load", "run", "sweep"), "tvjax.library"),
+    "Edit": "tvjax.nn.taps",
     **dict.fromkeys(("add", "mix", "replace"), "tvjax.vectors.edits"),
     **dict.fromkeys(("load_vectors", "save_vectors"), "tvjax.vectors.store"),
 }
 
-__all__ = ["add", "capture", "load", "load_vectors", "mix", "replace", "run", "save_vectors", "sweep"]
+__all__ = [
+    "Edit",
+    "add",
+    "capture",
+    "export",
+    "generate",
+    "load",
+    "load_vectors",
+    "mix",
+    "replace",
+    "run",
+    "save_vectors",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,109 +1,243 @@
-"""What a notebook uses: load a model, read its states, write into them, sweep the layers.
+"""What a notebook uses: load a model, read its states, write into them, sweep the layers, generate.
 
-Inputs are a `Prompt` or the decoder's own inputs (real features ``[B, T, I]`` or token ids ``[B, T]``).
+Prompts are a `Prompt`, texts (for a model with a tokenizer), `Tokens`, or the decoder's own inputs (real features
+``[B, T, I]`` or token ids ``[B, T]``). Texts are padded on the left; padding changes no number.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from tvjax.errors import UserError, reject
-from tvjax.experiments import experiment_of, rundir, tvp
+from tvjax.nn import decoding
+from tvjax.nn.decoder import PADDING, Decoder
 from tvjax.nn.model import Model, forward
+from tvjax.nn.tokens import Tokens, pad
 from tvjax.tasks.prompt import Prompt
 from tvjax.vectors import edits as editing
 from tvjax.vectors.edits import Write
 
+Prompts = Prompt | Tokens | jax.Array | Sequence[str] | str
+Edits = Write | Sequence[Write] | dict[str, Any] | None
 
-def load(path: str | Path, member: str | None = None) -> Model:
-    """The trained model in a run directory; `member` names one of its population (the last one by default).
 
-    `model.source` holds its settings: `.task` and `.layout` sample prompts for it. Raises `UserError` where `path` is
-    no run directory with a checkpoint, or has no such member.
+def load(path: str | Path, member: str | None = None, *, dtype: str | None = None, mesh: Mesh | None = None) -> Model:
+    """The model in a run directory or in a Hugging Face folder (config.json, safetensors, tokenizer.json).
+
+    Of a run, `member` names one of its population (the last one by default), and `model.source` holds its settings:
+    `.task` and `.layout` sample prompts for it. Of a Hugging Face folder, dtype is that of parameters and activations
+    (the file's by default), and the parameters lie on `mesh`. Raises `UserError` where `path` is neither.
     """
+    from tvjax.nn.pretrained import load_model, read_json
+
     folder = Path(path)
     if not folder.is_dir():
-        raise UserError(f"{path}: no such folder; accepted: a run directory")
+        raise UserError(f"{path}: no such folder; accepted: a run directory or a Hugging Face folder")
+    if "model_type" in read_json(folder / "config.json"):
+        return load_model(folder, dtype=dtype, mesh=mesh)
+    from tvjax.experiments import experiment_of, rundir, tvp
+
     config = rundir.read_config(folder)
     experiment_of(config)
     return tvp.load(folder, config, member)
 
 
-def _inputs(prompts: Prompt | jax.Array) -> jax.Array:
-    return prompts.inputs if isinstance(prompts, Prompt) else jnp.asarray(prompts)
+def export(model: Model, path: str | Path) -> None:
+    """Write `model` as a folder that `transformers` loads. Raises `UserError` for a decoder that it has no name for."""
+    from tvjax.nn.pretrained import save_model
+
+    save_model(model, Path(path))
 
 
-def _tree(model: Model, edits: Any, length: int) -> Any:
+def tokenize(model: Model, prompts: Prompts) -> tuple[jax.Array, jax.Array | None]:
+    """The decoder's inputs and their positions ``[B, T]`` (None: 0, 1, ..). Raises `UserError` for empty prompts."""
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    if isinstance(prompts, Prompt):
+        return prompts.inputs, None
+    if isinstance(prompts, Sequence):
+        tokenizer = getattr(model.source, "tokenizer", None)
+        if tokenizer is None:
+            raise reject("prompts", "texts", "token ids, since this model has no tokenizer")
+        prompts = pad(tokenizer.encode(prompts))
+    if isinstance(prompts, Tokens):
+        whole = not isinstance(prompts.valid_BT, jax.core.Tracer) and bool(prompts.valid_BT.all())
+        return prompts.ids_BT, None if whole else prompts.positions_BT
+    return jnp.asarray(prompts), None
+
+
+def _places(inputs: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
+    return jnp.arange(inputs.shape[1])[None] if positions_BT is None else positions_BT
+
+
+def _index(positions_BT: jax.Array, position: jax.Array) -> jax.Array:
+    """Where in T each prompt's own token number `position` ``[N]`` stands (negative: from its end): ``[B, N]``."""
+    count_B = (positions_BT != PADDING).sum(1)
+    wanted_BN = jnp.where(position[None] < 0, count_B[:, None] + position[None], position[None])
+    return jnp.argmax(positions_BT[:, None, :] == wanted_BN[:, :, None], axis=-1)
+
+
+def _tree(model: Model, edits: Edits, positions_BT: jax.Array) -> Any:
     """Writes become the tree that the taps read; a tree passes as it is."""
-    if edits is None or isinstance(edits, dict):
-        return edits
-    return editing.place(edits, num_layers=model.config.num_layers, length=length)
+    return edits if edits is None or isinstance(edits, dict) else editing.place(edits, model.config, positions_BT)
 
 
 def capture(
     model: Model,
-    prompts: Prompt | jax.Array,
+    prompts: Prompts,
     addresses: Sequence[str],
     *,
     positions: str | Sequence[int] = "all",
-    edits: Write | Sequence[Write] | dict[str, Any] | None = None,
+    layers: Sequence[int] | None = None,
+    edits: Edits = None,
 ) -> dict[str, jax.Array]:
-    """Activations at `addresses`, ``{address: [B, T, ...]}``, with a leading axis of L for those inside `blocks`.
+    """Activations at `addresses`, ``{address: [B, T, ...]}``, with a leading axis of layers for those inside `blocks`.
 
-    positions: "all", "last" (T becomes 1), or indices. Only what is asked for is stored.
+    positions: "all" (of the padded array), "last" (of each prompt; T becomes 1), or indices among each prompt's own
+    tokens. layers: numbers 1..L, all by default. Only what is asked for is stored.
     """
-    inputs = _inputs(prompts)
-    length = inputs.shape[1]
+    inputs, positions_BT = tokenize(model, prompts)
+    places_BT = _places(inputs, positions_BT)
+    read_BN = None
     if isinstance(positions, str):
         if positions not in ("all", "last"):
             raise reject("positions", positions, "'all', 'last', or indices")
-        chosen = jnp.arange(length) if positions == "all" else jnp.array([length - 1])
+        if positions == "last":
+            read_BN = _index(places_BT, jnp.array([-1]))
     else:
-        chosen = jnp.array(positions)
-    _, found = forward(model.decoder, model.params, inputs, edits=_tree(model, edits, length), addresses=addresses)
-    return {name: jnp.take(a, chosen, axis=2 if name.startswith("blocks/") else 1) for name, a in found.items()}
+        shortest = int((places_BT != PADDING).sum(1).min())
+        for position in positions:
+            if not -shortest <= position < shortest:
+                raise reject("positions", position, f"-{shortest}..{shortest - 1}, the tokens of the shortest prompt")
+        read_BN = _index(places_BT, jnp.array(list(positions), jnp.int32))
+    return forward(
+        model.decoder,
+        model.params,
+        inputs,
+        edits=_tree(model, edits, places_BT),
+        addresses=addresses,
+        layers=layers,
+        read_BN=read_BN,
+        at=slice(0, 1),
+        positions_BT=positions_BT,
+    )[1]
 
 
-def run(
+def run(model: Model, prompts: Prompts, *, edits: Edits = None, last: bool = False) -> jax.Array:
+    """The readout ``[B, T, O]`` (predictions, or logits for tokens) with `edits` written in.
+
+    last: only that of each prompt's last position, ``[B, 1, O]``.
+    """
+    inputs, positions_BT = tokenize(model, prompts)
+    places_BT = _places(inputs, positions_BT)
+    at = jnp.broadcast_to(_index(places_BT, jnp.array([-1])), (inputs.shape[0], 1)) if last else slice(None)
+    tree = _tree(model, edits, places_BT)
+    return forward(model.decoder, model.params, inputs, edits=tree, at=at, positions_BT=positions_BT)[0]
+
+
+def generate(
     model: Model,
-    prompts: Prompt | jax.Array,
+    prompts: Prompts,
     *,
-    edits: Write | Sequence[Write] | dict[str, Any] | None = None,
-) -> jax.Array:
-    """The readout ``[B, T, O]`` (predictions, or logits for tokens) with `edits` written in."""
-    inputs = _inputs(prompts)
-    return forward(model.decoder, model.params, inputs, edits=_tree(model, edits, inputs.shape[1]))[0]
+    max_new_tokens: int,
+    edits: Write | Sequence[Write] | None = None,
+    during: Literal["prompt", "steps", "both"] | None = None,
+    addresses: Sequence[str] = (),
+    stop: Sequence[int] = (),
+    key: jax.Array | None = None,
+    temperature: float = 1.0,
+    top_k: int = 0,
+) -> Any:
+    """Continue prompts with a cache: texts give texts, anything else a `Generated`.
+
+    `edits` act on the prompt, on each new token as it is read ("steps"), or on both; by default on what their positions
+    name: "all" is both, anything else is of the prompt. Greedy, or sampled where there is a `key`. `addresses` are
+    captured at the state that each new token was read from; `stop` are token ids that end a prompt.
+    """
+    if max_new_tokens < 1:
+        raise reject("max_new_tokens", max_new_tokens, "1 or more")
+    if during not in (None, "prompt", "steps", "both"):
+        raise reject("during", during, "'prompt', 'steps', 'both' or None")
+    if temperature <= 0:
+        raise reject("temperature", temperature, "more than 0; greedy decoding is the one without a key")
+    inputs, positions_BT = tokenize(model, prompts)
+    places_BT = jnp.broadcast_to(_places(inputs, positions_BT), inputs.shape)
+    longest, limit = int((places_BT != PADDING).sum(1).max()) + max_new_tokens - 1, model.config.max_positions
+    if model.config.positions == "learned" and longest > limit:
+        raise reject("max_new_tokens", max_new_tokens, f"prompts and new tokens within the model's {limit} positions")
+    writes = [edits] if isinstance(edits, Write) else list(edits or ())
+    later = [w for w in writes if during in ("steps", "both") or (during is None and w.positions == "all")]
+    made = decoding.generate(
+        model.decoder,
+        model.params,
+        Tokens(inputs, places_BT != PADDING),
+        max_new_tokens,
+        prompt_edits=editing.place(writes, model.config, places_BT) if writes and during != "steps" else None,
+        step_edits=editing.place_step(later, model.config) if later else None,
+        addresses=addresses,
+        stop=stop,
+        key=key,
+        temperature=temperature,
+        top_k=top_k,
+    )
+    if not isinstance(prompts, str | Sequence):
+        return made
+    ids, count = np.asarray(made.ids_BN), np.asarray(made.count_B)
+    texts = [
+        model.source.tokenizer.decode([i for i in row[:n] if i not in stop]) for row, n in zip(ids, count, strict=True)
+    ]
+    return texts[0] if isinstance(prompts, str) else texts
 
 
 def sweep(
-    model: Model,
-    prompts: Prompt | jax.Array,
-    vectors: jax.Array,
-    *,
-    position: int = -1,
-    edit: str = "replace",
+    model: Model, prompts: Prompts, vectors: jax.Array, *, position: int = -1, edit: str = "replace"
 ) -> jax.Array:
     """The readout ``[L+1, B, O]`` at `position` with ``vectors[l]`` written there at layer l, for l = 0..L in turn.
 
-    vectors: ``[L+1, B, D]``. One program for all layers: the layer is data.
+    vectors: ``[L+1, B, D]``. One program for all layers: the layer is data. What stands before `position` does not
+    depend on it, so that is read once, and each layer costs one token.
     """
-    inputs, layers = _inputs(prompts), model.config.num_layers
+    inputs, positions_BT = tokenize(model, prompts)
+    layers = model.config.num_layers
     if vectors.shape[0] != layers + 1:
         raise reject("vectors", vectors.shape, f"a leading axis of L + 1 = {layers + 1}")
     if edit not in ("replace", "add"):
         raise reject("edit", edit, "'replace' or 'add'")
-    place = position % inputs.shape[1]
+    places_BT = jnp.broadcast_to(_places(inputs, positions_BT), inputs.shape[:2])
+    index_B = _index(places_BT, jnp.array([position]))[:, 0]
+    return _sweep(model.decoder, edit, model.params, inputs, places_BT, index_B, jnp.asarray(vectors))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _sweep(
+    decoder: Decoder,
+    edit: str,
+    params: Any,
+    inputs: jax.Array,
+    positions_BT: jax.Array,
+    index_B: jax.Array,
+    vectors: jax.Array,
+) -> jax.Array:
+    rows = jnp.arange(inputs.shape[0])
+    here_B1 = positions_BT[rows, index_B][:, None]
+    before_BT = jnp.where(positions_BT < here_B1, positions_BT, PADDING)
+    _, found = forward(decoder, params, inputs, addresses=decoding.CACHE, at=slice(0, 1), positions_BT=before_BT)
+    past = decoding.past_of(found, before_BT)
 
     def one(vectors_BD: jax.Array, layer: jax.Array) -> jax.Array:
         tree = editing.affine(
             vectors_BD[None, :, None],
             keep=float(edit == "add"),
-            at_layer=editing.at_layer(layer, layers),
-            at_position=(jnp.arange(inputs.shape[1]) == place)[None],
+            at_layer=editing.at_layer(layer, decoder.config.num_layers),
+            at_position=jnp.ones((1, 1), bool),
         )
-        return forward(model.decoder, model.params, inputs, edits=tree, at=slice(place, place + 1))[0][:, 0]
+        token = inputs[rows, index_B][:, None]
+        return forward(decoder, params, token, edits=tree, positions_BT=here_B1, past=past)[0][:, 0]
 
-    return jax.vmap(one)(jnp.asarray(vectors), jnp.arange(layers + 1))
+    return jax.vmap(one)(vectors, jnp.arange(decoder.config.num_layers + 1))

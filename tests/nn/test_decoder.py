@@ -10,8 +10,9 @@ import pytest
 
 from tvjax.errors import UserError
 from tvjax.nn.attention import attention
-from tvjax.nn.decoder import Decoder, DecoderConfig, rotate
+from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.model import ADDRESSES, forward
+from tvjax.nn.rotary import frequencies, rotate
 
 BASE = DecoderConfig(num_layers=3, width=16, num_heads=4, num_outputs=2, max_positions=12)
 VARIANTS = {
@@ -63,6 +64,8 @@ class TestEveryVariant:
             "blocks/attn_out": (3, 3, 9, 16),
             "blocks/mlp_out": (3, 3, 9, 16),
             "blocks/heads": (3, 3, 9, 4, c.channels),
+            "blocks/keys": (3, 3, 9, c.kv_heads, c.channels),
+            "blocks/values": (3, 3, 9, c.kv_heads, c.channels),
         }
 
     def test_the_stream_is_the_sum_of_what_is_written_to_it(self, changes):
@@ -116,7 +119,9 @@ def test_position_slice_reads_the_same_numbers():
 
 def test_rotary_scores_depend_on_distance_alone():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
-    score = lambda i, j: jnp.sum(rotate(q, jnp.array([[i]]), 100.0) * rotate(k, jnp.array([[j]]), 100.0))
+    score = lambda i, j: jnp.sum(
+        rotate(q, jnp.array([[i]]), frequencies(8, 100.0)) * rotate(k, jnp.array([[j]]), frequencies(8, 100.0))
+    )
     np.testing.assert_allclose(score(5, 2), score(9, 6), rtol=1e-5)
     assert abs(score(5, 2) - score(5, 3)) > 1e-3
 

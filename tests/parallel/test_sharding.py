@@ -150,16 +150,23 @@ def test_the_same_program_twice_gives_the_same_bits(alone):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(alone.state))
 
 
-@pytest.mark.parametrize("mlp", ["gelu", "gated_silu"])
-def test_every_rule_finds_parameters_and_their_optimizer_state(mlp):
-    config = changed(CONFIG, model__mlp=mlp, mesh={"tensor": 2})
+TASKS = {"real": CONFIG["task"], "tokens": {"name": "token_offset"}}
+
+
+@pytest.mark.parametrize(("mlp", "task"), [("gelu", "real"), ("gated_silu", "tokens")])
+def test_every_rule_finds_parameters_and_their_optimizer_state(mlp, task):
+    config = changed(CONFIG, model__mlp=mlp, task=TASKS[task], mesh={"tensor": 2})
     abstract = tvp.make_trainer(TVPSettings.from_config(config)).abstract
     specs = {path_of(keys): tuple(leaf.sharding.spec) for keys, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
+    shapes = {path_of(keys): leaf.shape for keys, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
+    absent = {"real": {"gate", "front"}, "tokens": set()}[task]
     for pattern, axes in RULES:
         found = [path for path in specs if re.search(pattern, path)]
+        named = re.sub(r"^blocks/", "", pattern).split("/")[0]
         for root in ("params/", "opt_state/1/mu/", "opt_state/1/nu/"):
             modules = {path.split("/")[-2] for path in found if path.startswith(root)}
-            absent = {"gate"} if mlp == "gelu" else set()
-            assert modules == set(re.findall(r"\w+", pattern.split("/")[1])) - absent, f"{pattern} in {root}"
+            assert modules == set(re.findall(r"\w+", named)) - absent, f"{pattern} in {root}"
         for path in found:
-            assert tuple(reversed(specs[path]))[: len(axes)] == axes, path
+            shape, spec = shapes[path][::-1], tuple(reversed(specs[path]))
+            for size, axis, given in zip(shape, axes, spec, strict=False):
+                assert given == (axis if size % 2 == 0 else None), path  # an odd vocabulary is whole everywhere

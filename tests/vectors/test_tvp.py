@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tvjax.nn.decoder import Decoder, DecoderConfig
+from tvjax.nn.decoder import PADDING, Decoder, DecoderConfig
 from tvjax.nn.model import forward
 from tvjax.tasks import LAYOUTS, Linear, TokenOffset
 from tvjax.vectors import edits, tvp
@@ -178,7 +178,7 @@ class TestEdits:
         inputs = prompts["xzy"].inputs
         length = inputs.shape[1]
         v, w = jax.random.normal(jax.random.key(0), (2, 16))
-        place = lambda *writes: edits.place(list(writes), num_layers=L, length=length)
+        place = lambda *writes: edits.place(list(writes), decoder.config, jnp.arange(length)[None])
         both = place(edits.add(v, layers=2), edits.add(w, layers=2, scale=0.5))
         one = place(edits.add(v + 0.5 * w, layers=2))
         late = place(edits.add(v, layers=2), edits.replace(w, layers=2))
@@ -189,10 +189,13 @@ class TestEdits:
         assert np.abs(run(only) - run(one))[:, -1].max() > 1e-4
 
     def test_the_last_position_is_that_of_each_prompt(self):
-        last_B = jnp.array([4, 2])
-        tree = edits.place(edits.add(jnp.ones(16), layers=1), num_layers=L, length=5, last_B=last_B)
-        written = np.asarray(tree["blocks"]["resid"].add)[0, ..., 0]
-        np.testing.assert_array_equal(written, np.eye(5)[np.asarray(last_B)])
+        config = DecoderConfig(num_layers=L, width=16, num_heads=2, num_outputs=1)
+        last = np.array([4, 2])
+        positions_BT = jnp.where(jnp.arange(5)[None] <= last[:, None], jnp.arange(5)[None], PADDING)
+        for named, index in (("last", last), ((-1,), last), ((-2,), last - 1), ((1,), [1, 1])):
+            tree = edits.place(edits.add(jnp.ones(16), layers=1, positions=named), config, positions_BT)
+            written = np.asarray(tree["blocks"]["resid"].here)[0, ..., 0]
+            np.testing.assert_array_equal(written, np.eye(5, dtype=bool)[np.asarray(index)])
 
     @pytest.mark.parametrize("positions", ["last", "all", (0, 3), (-2,), "mask"])
     def test_only_the_named_states_change(self, setting, positions):
@@ -212,14 +215,14 @@ class TestEdits:
             mask[:, list(named)] = True
         vectors = jax.random.normal(jax.random.key(0), (2, B, 16))
         tree = edits.place(
-            edits.mix(vectors, layers=(0, 2), positions=positions, keep=0.5), num_layers=L, length=length
+            edits.mix(vectors, layers=(0, 2), positions=positions, keep=0.5), decoder.config, jnp.arange(length)[None]
         )
         _, found = forward(decoder, params, inputs, edits=tree, addresses=tvp.STREAM)
         _, plain = forward(decoder, params, inputs, addresses=tvp.STREAM)
         expected = np.where(mask[..., None], 0.5 * plain["embed"] + vectors[0][:, None], plain["embed"])
         np.testing.assert_allclose(found["embed"], expected, rtol=1e-5, atol=1e-5)
         unedited = edits.place(
-            edits.mix(vectors[:1], layers=(0,), positions=positions, keep=0.5), num_layers=L, length=length
+            edits.mix(vectors[:1], layers=(0,), positions=positions, keep=0.5), decoder.config, jnp.arange(length)[None]
         )
         _, before = forward(decoder, params, inputs, edits=unedited, addresses=tvp.STREAM)
         expected = np.where(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from tvjax.errors import reject
 from tvjax.experiments.settings import at_least, build, coerce, group
-from tvjax.nn.decoder import DecoderConfig
+from tvjax.nn.decoder import FAMILY_FIELDS, DecoderConfig
 from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Task
 from tvjax.train.loop import TrainConfig
 from tvjax.train.state import Hyper, OptimizerConfig
@@ -156,12 +156,14 @@ class TVPSettings:
             raise reject("config.task", values, f"settings of {family} for which it has an oracle: see its docstring")
         train = dict(group(config["train"], "config.train"))
         batch = coerce(train.pop("batch", None), int, "config.train.batch")
+        settled = {f.name: f.default for f in dataclasses.fields(DecoderConfig) if f.name in FAMILY_FIELDS}
+        settled |= task.decoder_inputs()
         settings = cls(
             task_name=family,
             task=task,
             prompt=build(PromptConfig, config["prompt"], "config.prompt"),
             curriculum=build(CurriculumConfig, config["curriculum"], "config.curriculum"),
-            decoder=build(DecoderConfig, config["model"], "config.model", **task.decoder_inputs()),
+            decoder=build(DecoderConfig, config["model"], "config.model", **settled),
             tvp=build(tvp.TVPConfig, config["tvp"], "config.tvp"),
             population=build(PopulationConfig, config["population"], "config.population"),
             batch=batch,

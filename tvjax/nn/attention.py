@@ -7,6 +7,7 @@ causal attention is cut into two blocks of queries, each of which reads only the
 the work is never done, where an accelerator would rather have one large product.
 """
 
+import functools
 import itertools
 
 import jax
@@ -21,33 +22,42 @@ SMALLEST_BLOCK = 32
 """Queries that a block has at least: smaller products cost more than they save."""
 
 
-def attention(q_BTHC: jax.Array, k_BSGC: jax.Array, v_BSGC: jax.Array, mask_BTS: jax.Array | None = None) -> jax.Array:
-    """softmax(q k^T / sqrt(C)) v for each head: ``[B, T, H, C]``; head h reads key/value head ``h * G // H``.
+def attention(
+    q_BTHC: jax.Array,
+    k_BTGC: jax.Array,
+    v_BTGC: jax.Array,
+    mask_BTT: jax.Array | None = None,
+    *,
+    past: tuple[jax.Array, jax.Array, jax.Array] | None = None,
+    scale: float = 0.0,
+    cap: float = 0.0,
+) -> jax.Array:
+    """softmax(cap(scale q k^T)) v for each head: ``[B, T, H, C]``; head h reads key/value head ``h * G // H``.
 
-    mask_BTS: True = may look, ``[B or 1, T, S]``; causal where it is None, and then T = S. A query that may look at
-    nothing gets zeros. Reverse-mode derivatives only.
+    mask_BTT: True = may look, ``[B or 1, T, T]``; causal where it is None. past: keys and values that stand before
+    these, ``[B, G, S, C]``, and their mask ``[B or 1, T, S]``. scale: C^-1/2 where it is 0. cap(a) = cap tanh(a / cap),
+    where it is not 0. A query that may look at nothing gets zeros. Reverse-mode derivatives only.
     """
     batch, length, heads, channels = q_BTHC.shape
-    source, groups = k_BSGC.shape[1:3]
+    groups = k_BTGC.shape[2]
     repeat = heads // groups
-    if source == 1 and mask_BTS is None:  # one position looks at itself: no logit matters
-        return jnp.repeat(v_BSGC, repeat, axis=2)
-    q_BGRTC = (q_BTHC * channels**-0.5).reshape(batch, length, groups, repeat, channels).transpose(0, 2, 3, 1, 4)
-    k_BGSC, v_BGSC = k_BSGC.swapaxes(1, 2), v_BSGC.swapaxes(1, 2)
+    if length == 1 and mask_BTT is None and past is None:  # one position looks at itself: no logit matters
+        return jnp.repeat(v_BTGC, repeat, axis=2)
+    q_BGRTC = (q_BTHC * (scale or channels**-0.5)).reshape(batch, length, groups, repeat, channels)
+    q_BGRTC = q_BGRTC.transpose(0, 2, 3, 1, 4)
+    k_BGTC, v_BGTC = k_BTGC.swapaxes(1, 2), v_BTGC.swapaxes(1, 2)
 
     def block(start: int, stop: int, seen: int, keep_BTS: jax.Array) -> jax.Array:
         """The queries start..stop on the keys up to `seen`: those that share a key head lie one after another."""
         rows = stop - start
-        out_BGNC = _core(
-            q_BGRTC[:, :, :, start:stop].reshape(batch, groups, repeat * rows, channels),
-            k_BGSC[:, :, :seen],
-            v_BGSC[:, :, :seen],
-            jnp.tile(keep_BTS, (1, repeat, 1))[:, None],
-        )
+        q_BGNC = q_BGRTC[:, :, :, start:stop].reshape(batch, groups, repeat * rows, channels)
+        parts = [(k_BGTC[:, :, :seen], v_BGTC[:, :, :seen], keep_BTS), *([past] if past else [])]
+        parts = [(k, v, jnp.tile(keep, (1, repeat, 1))[:, None]) for k, v, keep in parts]
+        out_BGNC = _general(q_BGNC, parts, cap) if cap or past else _core(q_BGNC, *parts[0])
         return out_BGNC.reshape(batch, groups, repeat, rows, channels)
 
-    if mask_BTS is not None:
-        out_BGRTC = block(0, length, source, mask_BTS)
+    if mask_BTT is not None:
+        out_BGRTC = block(0, length, length, mask_BTT)
     else:
         cuts = [0, length // 2, length] if on_cpu() and length >= 2 * SMALLEST_BLOCK else [0, length]
         parts = [
@@ -56,6 +66,23 @@ def attention(q_BTHC: jax.Array, k_BSGC: jax.Array, v_BSGC: jax.Array, mask_BTS:
         ]
         out_BGRTC = jnp.concatenate(parts, axis=3)
     return out_BGRTC.transpose(0, 3, 1, 2, 4).reshape(q_BTHC.shape)
+
+
+def _general(q: jax.Array, parts: list[tuple[jax.Array, jax.Array, jax.Array]], cap: float) -> jax.Array:
+    """`_core` over keys that lie in several arrays, without joining them; derivatives are JAX's own.
+
+    q: ``[B, G, N, C]``, scaled; each part: keys and values ``[B, G, S, C]`` and a mask ``[B or 1, 1, N, S]``.
+    """
+    logits = []
+    for k, _, keep in parts:
+        a = _dot(q, k, 3, 3)
+        logits.append(jnp.where(keep, cap * jnp.tanh(a / cap) if cap else a, FORBIDDEN))
+    top = functools.reduce(jnp.maximum, [a.max(-1, keepdims=True) for a in logits])
+    # exp(FORBIDDEN - FORBIDDEN) = 1 in a row that sees nothing: the mask takes it out.
+    weights = [jnp.where(keep, jnp.exp(a - top), 0.0) for a, (_, _, keep) in zip(logits, parts, strict=True)]
+    total = sum(w.sum(-1, keepdims=True) for w in weights)
+    out = sum(_dot(w.astype(v.dtype), v, 3, 2) for w, (_, v, _) in zip(weights, parts, strict=True))
+    return (out / jnp.where(total > 0, total, 1.0)).astype(q.dtype)
 
 
 def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:

@@ -1,25 +1,47 @@
 """One decoder-only transformer whose config chooses every part; all its states stand at addresses (see `taps`).
 
 Layers are numbered as in the papers: h^0 is the embedding (address `embed`), h^l the residual stream after block l
-(address `blocks/resid`, entry l - 1). `blocks/attn_out`, `blocks/mlp_out` and `blocks/heads` (per head, before the
-output projection) are there too, each with a leading axis of L. Parameters are one stacked tree always.
+(address `blocks/resid`, entry l - 1). `blocks/attn_out` and `blocks/mlp_out` are what attention and the MLP add to the
+stream, `blocks/heads` what each head holds before the output projection, `blocks/keys` and `blocks/values` what later
+positions read: given back as a `Past`, they are the cache. Parameters are one stacked tree always.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from tvjax.nn.attention import attention
-from tvjax.nn.taps import READS, WRITES, tap
+from tvjax.nn.rotary import Scaling, frequencies, rotate
+from tvjax.nn.taps import ASKS, KEPT, READS, WRITES, tap
+
+PADDING = 2**30
+"""The position of a token that is none: later than every real one, so nothing sees it."""
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": nn.gelu,
+    "gelu_exact": functools.partial(nn.gelu, approximate=False),
+    "silu": nn.silu,
+    "relu": nn.relu,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """What a decoder is made of. `experiments` checks the values that a user may set."""
+    """What a decoder is made of. `experiments` checks the values that a user may set.
+
+    From `unbiased` on, what only pretrained families need (`FAMILY_FIELDS`): parts that go without a bias although
+    `bias` is set; how the MLP joins the stream (after attention, beside it, or beside it and behind the same norm);
+    norms after attention and MLP; norms of queries and keys; what is added to every norm's scale; a factor on the
+    embedding; on the logits of attention (0: C^-1/2); tanh caps on those logits and on the readout's (0: none); for
+    each layer, how many positions back it sees, itself counted (0: all; an empty tuple: all, everywhere).
+    """
 
     num_layers: int
     width: int
@@ -35,13 +57,26 @@ class DecoderConfig:
     norm_epsilon: float = 1e-5
     positions: Literal["learned", "rotary", "none"] = "learned"
     rotary_base: float = 10_000.0
-    mlp: Literal["gelu", "gated_silu"] = "gelu"
+    mlp: Literal["gelu", "gelu_exact", "silu", "relu", "gated_gelu", "gated_gelu_exact", "gated_silu"] = "gelu"
     bias: bool = True
     tied_readout: bool = False
     unroll: int = 0
     remat: bool = False
     dtype: str = "float32"
     param_dtype: str = "float32"
+
+    unbiased: tuple[Literal["attention", "out", "mlp", "norm", "readout"], ...] = ()
+    residual: Literal["sequential", "parallel", "shared_norm"] = "sequential"
+    post_norms: bool = False
+    head_norms: bool = False
+    norm_offset: float = 0.0
+    embed_scale: float = 1.0
+    rotary_width: int = 0
+    rotary_scaling: Scaling | None = None
+    attention_scale: float = 0.0
+    attention_cap: float = 0.0
+    readout_cap: float = 0.0
+    windows: tuple[int, ...] = ()
 
     @property
     def kv_heads(self) -> int:
@@ -58,21 +93,57 @@ class DecoderConfig:
         """F, the hidden width of the MLP (4 D unless `hidden_width` says otherwise)."""
         return self.hidden_width or 4 * self.width
 
-
-def rotate(x_BTHC: jax.Array, positions_BT: jax.Array, base: float) -> jax.Array:
-    """Rotary positions (Su et al. 2021): rotate channel pairs (c, c + C/2) by position * base^(-2c/C)."""
-    half = x_BTHC.shape[-1] // 2
-    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions_BT[:, :, None, None].astype(jnp.float32) * frequency[None, None, None, :]
-    cos, sin = jnp.cos(angle).astype(x_BTHC.dtype), jnp.sin(angle).astype(x_BTHC.dtype)
-    first, second = x_BTHC[..., :half], x_BTHC[..., half:]
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    def biased(self, part: str) -> bool:
+        """Whether the linear maps or norms of `part` have a bias."""
+        return self.bias and part not in self.unbiased
 
 
-def _norm(c: DecoderConfig, name: str) -> nn.Module:
-    kind = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}[c.norm]
-    options = {} if c.norm == "rmsnorm" else {"use_bias": c.bias}
-    return kind(epsilon=c.norm_epsilon, dtype=c.dtype, param_dtype=c.param_dtype, name=name, **options)
+_NAMES = [field.name for field in dataclasses.fields(DecoderConfig)]
+FAMILY_FIELDS = tuple(_NAMES[_NAMES.index("unbiased") :])
+
+
+@struct.dataclass
+class Past:
+    """What earlier positions left for later ones: ``keys``, ``values: [L, B, G, S, C]``, ``positions_BS``.
+
+    An entry whose position is `PADDING` is seen by nobody.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    positions_BS: jax.Array
+
+
+@struct.dataclass
+class _Sight:
+    """What every block must know of positions: those of the tokens, and who may look at whom."""
+
+    positions_BT: jax.Array
+    mask_BTT: jax.Array | None
+    past_mask_BTS: jax.Array | None
+    distance_BTT: jax.Array | None
+    past_distance_BTS: jax.Array | None
+
+
+class Norm(nn.Module):
+    """LayerNorm or RMSNorm over the last axis, in float32: ``(x - mean) / sqrt(variance + epsilon) * scale + bias``."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c, shape = self.config, (x.shape[-1],)
+        lead = (1,) * (x.ndim - 1)
+        initial = nn.initializers.constant(1.0 - c.norm_offset)
+        scale = self.param("scale", initial, shape, jnp.dtype(c.param_dtype)).astype(jnp.float32) + c.norm_offset
+        y = x.astype(jnp.float32)
+        if c.norm == "layernorm":
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + c.norm_epsilon) * scale.reshape(*lead, -1)
+        if c.norm == "layernorm" and c.biased("norm"):
+            bias = self.param("bias", nn.initializers.zeros, shape, jnp.dtype(c.param_dtype))
+            y = y + bias.reshape(*lead, -1).astype(jnp.float32)
+        return y.astype(c.dtype)
 
 
 class Linear(nn.Module):
@@ -83,6 +154,7 @@ class Linear(nn.Module):
     """
 
     config: DecoderConfig
+    part: str
     shape_in: tuple[int, ...]
     shape_out: tuple[int, ...]
     variance: float = 1.0
@@ -97,48 +169,86 @@ class Linear(nn.Module):
         kernel = self.param("kernel", init, self.shape_in + self.shape_out, jnp.dtype(c.param_dtype))
         lead = x.shape[: x.ndim - len(self.shape_in)]
         y = x.reshape(-1, fan_in).astype(c.dtype) @ kernel.reshape(fan_in, fan_out).astype(c.dtype)
-        if c.bias:
+        if c.biased(self.part):
             bias = self.param("bias", nn.initializers.zeros, self.shape_out, jnp.dtype(c.param_dtype))
             y = y + bias.reshape(1, fan_out).astype(c.dtype)
         return y.reshape(*lead, *self.shape_out)
 
 
 class Block(nn.Module):
-    """One pre-norm block: attention, then an MLP, each added to the residual stream."""
+    """One pre-norm block: attention and an MLP, each added to the residual stream."""
 
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, h_BTD: jax.Array, positions_BT: jax.Array, mask_BTT: jax.Array | None) -> tuple[jax.Array, None]:
+    def __call__(
+        self, h_BTD: jax.Array, window: jax.Array | None, past: tuple[jax.Array, jax.Array] | None, sight: _Sight
+    ) -> tuple[jax.Array, None]:
         c = self.config
-        width, hidden, heads, groups = (c.width,), (c.hidden,), (c.num_heads, c.channels), (c.kv_heads, c.channels)
-        into_stream = 1 / (2 * c.num_layers)
-
-        x_BTD = _norm(c, "attn_norm")(h_BTD)
-        q_BTHC = Linear(c, width, heads, name="query")(x_BTD)
-        k_BTGC = Linear(c, width, groups, name="key")(x_BTD)
-        v_BTGC = Linear(c, width, groups, name="value")(x_BTD)
-        if c.positions == "rotary":
-            q_BTHC = rotate(q_BTHC, positions_BT, c.rotary_base)
-            k_BTGC = rotate(k_BTGC, positions_BT, c.rotary_base)
-        heads_BTHC = tap(self, "heads", attention(q_BTHC, k_BTGC, v_BTGC, mask_BTT))
-        h_BTD = h_BTD + tap(self, "attn_out", Linear(c, heads, width, into_stream, name="out")(heads_BTHC))
-
-        x_BTD = _norm(c, "mlp_norm")(h_BTD)
-        up_BTF = Linear(c, width, hidden, name="up")(x_BTD)
-        if c.mlp == "gated_silu":
-            up_BTF = nn.silu(Linear(c, width, hidden, name="gate")(x_BTD)) * up_BTF
+        x_BTD = Norm(c, name="attn_norm")(h_BTD)
+        attn_BTD = tap(self, "attn_out", self._attend(x_BTD, window, past, sight))
+        if c.residual == "sequential":
+            h_BTD = h_BTD + attn_BTD
+            mlp_BTD = tap(self, "mlp_out", self._mlp(Norm(c, name="mlp_norm")(h_BTD)))
         else:
-            up_BTF = nn.gelu(up_BTF)
-        h_BTD = h_BTD + tap(self, "mlp_out", Linear(c, hidden, width, into_stream, name="down")(up_BTF))
-        return tap(self, "resid", h_BTD), None
+            x_BTD = x_BTD if c.residual == "shared_norm" else Norm(c, name="mlp_norm")(h_BTD)
+            h_BTD = h_BTD + attn_BTD
+            mlp_BTD = tap(self, "mlp_out", self._mlp(x_BTD))
+        return tap(self, "resid", h_BTD + mlp_BTD), None
+
+    def _attend(
+        self, x_BTD: jax.Array, window: jax.Array | None, past: tuple[jax.Array, jax.Array] | None, sight: _Sight
+    ) -> jax.Array:
+        c = self.config
+        heads, groups = (c.num_heads, c.channels), (c.kv_heads, c.channels)
+        q_BTHC = Linear(c, "attention", (c.width,), heads, name="query")(x_BTD)
+        k_BTGC = Linear(c, "attention", (c.width,), groups, name="key")(x_BTD)
+        v_BTGC = Linear(c, "attention", (c.width,), groups, name="value")(x_BTD)
+        if c.head_norms:
+            q_BTHC, k_BTGC = Norm(c, name="query_norm")(q_BTHC), Norm(c, name="key_norm")(k_BTGC)
+        if c.positions == "rotary":
+            frequency = frequencies(c.rotary_width or c.channels, c.rotary_base, c.rotary_scaling)
+            q_BTHC = rotate(q_BTHC, sight.positions_BT, frequency)
+            k_BTGC = rotate(k_BTGC, sight.positions_BT, frequency)
+        k_BTGC, v_BTGC = tap(self, "keys", k_BTGC), tap(self, "values", v_BTGC)
+        mask_BTT, past_mask_BTS = sight.mask_BTT, sight.past_mask_BTS
+        if window is not None:
+            mask_BTT = mask_BTT & (sight.distance_BTT < window)
+            past_mask_BTS = None if past_mask_BTS is None else past_mask_BTS & (sight.past_distance_BTS < window)
+        heads_BTHC = attention(
+            q_BTHC,
+            k_BTGC,
+            v_BTGC,
+            mask_BTT,
+            past=None if past is None else (*past, past_mask_BTS),
+            scale=c.attention_scale,
+            cap=c.attention_cap,
+        )
+        heads_BTHC = tap(self, "heads", heads_BTHC)
+        out_BTD = Linear(c, "out", heads, (c.width,), 1 / (2 * c.num_layers), name="out")(heads_BTHC)
+        return Norm(c, name="attn_post_norm")(out_BTD) if c.post_norms else out_BTD
+
+    def _mlp(self, x_BTD: jax.Array) -> jax.Array:
+        c, width, hidden = self.config, (self.config.width,), (self.config.hidden,)
+        up_BTF = Linear(c, "mlp", width, hidden, name="up")(x_BTD)
+        activation = ACTIVATIONS[c.mlp.removeprefix("gated_")]
+        if c.mlp.startswith("gated_"):
+            up_BTF = activation(Linear(c, "mlp", width, hidden, name="gate")(x_BTD)) * up_BTF
+        else:
+            up_BTF = activation(up_BTF)
+        out_BTD = Linear(c, "mlp", hidden, width, 1 / (2 * c.num_layers), name="down")(up_BTF)
+        return Norm(c, name="mlp_post_norm")(out_BTD) if c.post_norms else out_BTD
 
 
 class Decoder(nn.Module):
     """Front end, L blocks, final norm, readout.
 
     `apply({'params': p}, inputs, ...)` takes real vectors ``[B, T, I]`` or token ids ``[B, T]`` and gives the readout
-    ``[B, T', num_outputs]`` in float32 at the positions `at` (a static slice; all of them by default).
+    ``[B, N, num_outputs]`` in float32 at the positions `at`: a static slice (all of them by default), or indices
+    ``[B, N]`` which may differ between prompts.
+
+    positions_BT: 0, 1, .. where it is None; `PADDING` marks what is no token. A token sees those of its prompt and of
+    `past` whose positions are not later than its own; mask_BTT replaces that rule among the tokens of the prompt.
     """
 
     config: DecoderConfig
@@ -150,7 +260,8 @@ class Decoder(nn.Module):
         *,
         positions_BT: jax.Array | None = None,
         mask_BTT: jax.Array | None = None,
-        at: slice = slice(None),
+        past: Past | None = None,
+        at: slice | jax.Array = slice(None),
     ) -> jax.Array:
         c = self.config
         length = inputs.shape[1]
@@ -167,12 +278,13 @@ class Decoder(nn.Module):
         else:
             front = nn.Dense(c.width, use_bias=False, dtype=c.dtype, param_dtype=c.param_dtype, name="front")
         h_BTD = front(inputs)
+        if c.embed_scale != 1.0:
+            h_BTD = h_BTD * jnp.asarray(c.embed_scale, h_BTD.dtype)
+        sight = _sight(c, length, positions_BT, mask_BTT, past)
         if c.positions == "learned":
             table = self.param("positions", nn.initializers.normal(0.02), (c.max_positions, c.width), c.param_dtype)
-            places = table[None, :length] if positions_BT is None else table[positions_BT]
+            places = table[None, :length] if positions_BT is None else table[sight.positions_BT]
             h_BTD = h_BTD + places.astype(c.dtype)
-        if positions_BT is None:
-            positions_BT = jnp.arange(length)[None]
         h_BTD = tap(self, "embed", h_BTD)
 
         block = nn.remat(Block, prevent_cse=False) if c.remat else Block
@@ -180,14 +292,48 @@ class Decoder(nn.Module):
             block,
             length=c.num_layers,
             unroll=c.unroll or c.num_layers,
-            in_axes=nn.broadcast,
-            variable_axes={"params": 0, READS: 0, WRITES: 0},
+            in_axes=(0, 0, nn.broadcast),
+            variable_axes={"params": 0, READS: 0, WRITES: 0, ASKS: 0},
+            variable_carry=KEPT,
             split_rngs={"params": True},
         )
-        h_BTD, _ = blocks(c, name="blocks")(h_BTD, positions_BT, mask_BTT)
+        windows = None if sight.distance_BTT is None else jnp.array([w or PADDING for w in c.windows])
+        layers = None if past is None else (past.keys, past.values)
+        h_BTD, _ = blocks(c, name="blocks")(h_BTD, windows, layers, sight)
 
-        h_BTD = _norm(c, "norm")(h_BTD[:, at])
+        h_BTD = h_BTD[:, at] if isinstance(at, slice) else jnp.take_along_axis(h_BTD, at[..., None], axis=1)
+        h_BTD = Norm(c, name="norm")(h_BTD)
         if c.tied_readout:
-            return front.attend(h_BTD).astype(jnp.float32)
-        readout = nn.Dense(c.num_outputs, use_bias=c.bias, dtype=c.dtype, param_dtype=c.param_dtype, name="readout")
-        return readout(h_BTD).astype(jnp.float32)
+            out = front.attend(h_BTD).astype(jnp.float32)
+        else:
+            out = nn.Dense(
+                c.num_outputs,
+                use_bias=c.biased("readout"),
+                dtype=c.dtype,
+                param_dtype=c.param_dtype,
+                name="readout",
+            )(h_BTD).astype(jnp.float32)
+        return c.readout_cap * jnp.tanh(out / c.readout_cap) if c.readout_cap else out
+
+
+def _sight(
+    c: DecoderConfig,
+    length: int,
+    positions_BT: jax.Array | None,
+    mask_BTT: jax.Array | None,
+    past: Past | None,
+) -> _Sight:
+    """Masks where the plain causal one does not do, and distances where some layer has a window that matters."""
+    places_BT = jnp.arange(length)[None] if positions_BT is None else positions_BT
+    reach = length + (0 if past is None else past.positions_BS.shape[1])
+    windowed = any(0 < window < reach for window in c.windows)
+    if mask_BTT is None and (windowed or positions_BT is not None):
+        mask_BTT = places_BT[:, None, :] <= places_BT[:, :, None]
+    past_mask_BTS = None if past is None else past.positions_BS[:, None, :] <= places_BT[:, :, None]
+    return _Sight(
+        jnp.where(places_BT == PADDING, 0, places_BT),
+        mask_BTT,
+        past_mask_BTS,
+        places_BT[:, :, None] - places_BT[:, None, :] if windowed else None,
+        places_BT[:, :, None] - past.positions_BS[:, None, :] if windowed and past is not None else None,
+    )

@@ -10,10 +10,18 @@ import jax.numpy as jnp
 from flax import struct
 
 from tvjax.errors import reject
-from tvjax.nn.decoder import Decoder, DecoderConfig
-from tvjax.nn.taps import READS, WRITES
+from tvjax.nn.decoder import Decoder, DecoderConfig, Past
+from tvjax.nn.taps import ASKS, KEPT, READS, WRITES, Ask
 
-ADDRESSES = ("embed", "blocks/resid", "blocks/attn_out", "blocks/mlp_out", "blocks/heads")
+ADDRESSES = (
+    "embed",
+    "blocks/resid",
+    "blocks/attn_out",
+    "blocks/mlp_out",
+    "blocks/heads",
+    "blocks/keys",
+    "blocks/values",
+)
 
 
 @struct.dataclass
@@ -58,40 +66,89 @@ def forward(
     *,
     edits: Mapping[str, Any] | None = None,
     addresses: Sequence[str] = (),
-    at: slice = slice(None),
+    layers: Sequence[int] | None = None,
+    read_BN: jax.Array | None = None,
+    at: slice | jax.Array = slice(None),
     positions_BT: jax.Array | None = None,
     mask_BTT: jax.Array | None = None,
+    past: Past | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The readout at positions `at` and the activations at `addresses`, ``{address: array}``; nothing else is kept.
 
-    Activations inside `blocks` have a leading axis of L. What is not asked for is never stored. Raises `UserError` for
-    an address that is not there.
+    Activations inside `blocks` have a leading axis of L, or of the chosen `layers` (numbered 1..L); those of positions
+    `read_BN` alone are kept where it is given. Raises `UserError` for an address or a layer that is not there.
     """
     check_addresses(addresses)
-    places = (at.start, at.stop, at.step)
-    return _forward(decoder, tuple(addresses), places, params, inputs, edits, positions_BT, mask_BTT)
+    for layer in layers or ():
+        if not 1 <= layer <= decoder.config.num_layers:
+            raise reject("layers", layer, f"1..{decoder.config.num_layers} (layer 0 is the address 'embed')")
+    places = (at.start, at.stop, at.step) if isinstance(at, slice) else None
+    chosen = None if layers is None else tuple(layers)
+    arrays = (edits, read_BN, None if places else at, positions_BT, mask_BTT, past)
+    return _forward(decoder, tuple(addresses), chosen, places, params, inputs, *arrays)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _forward(
     decoder: Decoder,
     addresses: tuple[str, ...],
-    places: tuple[int | None, int | None, int | None],
+    layers: tuple[int, ...] | None,
+    places: tuple[int | None, int | None, int | None] | None,
     params: Any,
     inputs: jax.Array,
     edits: Mapping[str, Any] | None,
+    read_BN: jax.Array | None,
+    at_BN: jax.Array | None,
     positions_BT: jax.Array | None,
     mask_BTT: jax.Array | None,
+    past: Past | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     variables = {"params": params, **({WRITES: edits} if edits else {})}
-    options: dict[str, Any] = {"at": slice(*places), "positions_BT": positions_BT, "mask_BTT": mask_BTT}
+    options: dict[str, Any] = {"positions_BT": positions_BT, "mask_BTT": mask_BTT, "past": past}
+    options["at"] = slice(*places) if places else at_BN
     if not addresses:
         return jnp.asarray(decoder.apply(variables, inputs, **options)), {}
-    out, state = decoder.apply(variables, inputs, mutable=[READS], **options)
-    found = {}
-    for address in addresses:
-        node = state[READS]
-        for part in address.split("/"):
-            node = node[part]
-        found[address] = node
+    collection = READS
+    if layers is not None or read_BN is not None:
+        collection = KEPT
+        variables |= _asks(decoder.config, addresses, layers, read_BN, *inputs.shape[:2])
+    out, state = decoder.apply(variables, inputs, mutable=[collection], **options)
+    found = {address: _at(state[collection], address) for address in addresses}
+    if collection == KEPT and "embed" in found:
+        found["embed"] = found["embed"][0]
     return jnp.asarray(out), found
+
+
+def _at(tree: Any, address: str) -> Any:
+    for part in address.split("/"):
+        tree = tree[part]
+    return tree
+
+
+def _asks(
+    c: DecoderConfig,
+    addresses: tuple[str, ...],
+    layers: tuple[int, ...] | None,
+    read_BN: jax.Array | None,
+    batch: int,
+    length: int,
+) -> dict[str, Any]:
+    """The collections that make taps keep `layers` and positions `read_BN` of `addresses`, and nothing else."""
+    layers = tuple(range(1, c.num_layers + 1)) if layers is None else layers
+    read_BN = jnp.arange(length)[None] if read_BN is None else read_BN
+    read_BN = jnp.broadcast_to(read_BN, (batch, read_BN.shape[1]))
+    blocks = jnp.array(layers, jnp.int32) - 1
+    slots_L = jnp.full(c.num_layers, len(layers)).at[blocks].set(jnp.arange(len(layers)))
+    heads = {"blocks/heads": c.num_heads, "blocks/keys": c.kv_heads, "blocks/values": c.kv_heads}
+    asks: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
+    for address in addresses:
+        shape = (*read_BN.shape, heads[address], c.channels) if address in heads else (*read_BN.shape, c.width)
+        group, _, name = address.rpartition("/")
+        if group:
+            ask = Ask(slots_L, jnp.broadcast_to(read_BN, (c.num_layers, *read_BN.shape)))
+            asks.setdefault(group, {})[name] = ask
+            kept.setdefault(group, {})[name] = jnp.zeros((len(layers), *shape), c.dtype)
+        else:
+            asks[name], kept[name] = Ask(jnp.asarray(0), read_BN), jnp.zeros((1, *shape), c.dtype)
+    return {ASKS: asks, KEPT: kept}

@@ -24,6 +24,8 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"blocks/out/kernel", (None, None, "tensor")),  # [..., H, C, D]
     (r"blocks/(up|gate)/(kernel|bias)", ("tensor",)),  # [..., D, F]
     (r"blocks/down/kernel", (None, "tensor")),  # [..., F, D]
+    (r"front/embedding", (None, "tensor")),  # [..., V, D]
+    (r"readout/(kernel|bias)", ("tensor",)),  # [..., D, O]
 )
 
 
@@ -50,11 +52,14 @@ def on_cpu() -> bool:
     return (device.device_kind if device else jax.default_backend()) == "cpu"
 
 
-def _spec(path: str, ndim: int, members: bool) -> P:
+def _spec(mesh: Mesh, path: str, shape: tuple[int, ...], members: bool) -> P:
+    ndim = len(shape)
     tail: tuple[str | None, ...] = next((spec for pattern, spec in RULES if re.search(pattern, path)), ())
     axes: list[str | None] = [None] * ndim
     for i, axis in enumerate(tail[:ndim]):
-        axes[ndim - 1 - i] = axis
+        # Key heads and vocabularies may be fewer than devices, or odd: those are whole on every device.
+        if axis is not None and shape[ndim - 1 - i] % mesh.shape[axis] == 0:
+            axes[ndim - 1 - i] = axis
     if members and ndim:
         axes[0] = "member"
     return P(*axes)
@@ -69,7 +74,7 @@ def shardings(mesh: Mesh, tree: Any, *, members: bool) -> Any:
     """The sharding of every leaf of `tree` (arrays or their shapes) by `RULES`; `members`: axis 0 is the population."""
 
     def one(keys: Any, leaf: Any) -> NamedSharding:
-        return NamedSharding(mesh, _spec(path_of(keys), leaf.ndim, members))
+        return NamedSharding(mesh, _spec(mesh, path_of(keys), leaf.shape, members))
 
     return jax.tree_util.tree_map_with_path(one, tree)
 

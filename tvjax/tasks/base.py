@@ -192,4 +192,5 @@ class TokenTask(Task):
         return {"risk": risk, "accuracy": (predictions.argmax(-1) == targets).astype(jnp.float32)}
 
     def decoder_inputs(self) -> dict[str, Any]:
-        return {"inputs": "tokens", "vocab_size": self.vocab_size + 1, "num_outputs": self.vocab_size}
+        shape = {"vocab_size": self.vocab_size + 1, "num_outputs": self.vocab_size}
+        return {"inputs": "tokens", "unbiased": ("readout",), **shape}

@@ -1,7 +1,7 @@
-"""Build edits: write vectors into the residual stream at chosen layers and positions.
+"""Build edits: write vectors at chosen addresses, layers and positions.
 
 `replace`, `add` and `mix` say what to write and where, before any model is known; `place` turns them into the tree
-that the decoder's taps read. Layer l is h^l: 0 is the embedding, l the residual stream after block l.
+that the decoder's taps read. Layer l is h^l: 0 is the embedding, l what stands in block l or, at `blocks/resid`, after.
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,21 @@ import jax.numpy as jnp
 from flax import struct
 
 from tvjax.errors import reject
+from tvjax.nn.decoder import PADDING, DecoderConfig
 from tvjax.nn.taps import Edit
 
 Tree = dict[str, Any]
+HEADS = "blocks/heads"
+WRITABLE = ("blocks/resid", "blocks/attn_out", "blocks/mlp_out", HEADS)
 
 
 @struct.dataclass
 class Write:
-    """``h^l <- keep * h^l + scale * vectors`` at `layers` and `positions`; elsewhere nothing changes.
+    """``a <- keep * a + scale * vectors`` at `address`, `layers` and `positions`; elsewhere nothing changes.
 
-    vectors: ``[D]``, ``[B, D]``, or ``[len(layers), D]`` / ``[len(layers), B, D]`` with `per_layer`.
-    positions: "last" (of each prompt), "all", a sequence of indices, or a mask ``[B, T]`` or ``[T]``.
+    vectors: ``[D]``, ``[B, D]``, or either with a leading axis of the layers (`per_layer`); at "blocks/heads" D is
+    ``H, C``, and `heads` (empty: all) says which of them are written.
+    positions: "last" (of each prompt), "all", indices among a prompt's own tokens, or a mask ``[B, T]`` or ``[T]``.
     """
 
     vectors: jax.Array
@@ -32,19 +36,37 @@ class Write:
     positions: Any = struct.field(pytree_node=False, default="last")
     mask: jax.Array | None = None
     per_layer: bool = struct.field(pytree_node=False, default=False)
+    address: str = struct.field(pytree_node=False, default="blocks/resid")
+    heads: tuple[int, ...] = struct.field(pytree_node=False, default=())
 
 
 def mix(
-    vectors: jax.Array, *, layers: int | Sequence[int], positions: Any = "last", keep: Any = 0.0, scale: Any = 1.0
+    vectors: jax.Array,
+    *,
+    layers: int | Sequence[int],
+    positions: Any = "last",
+    keep: Any = 0.0,
+    scale: Any = 1.0,
+    address: str = "blocks/resid",
+    heads: Sequence[int] = (),
 ) -> Write:
-    """Write ``keep * h + scale * vectors``. A leading axis of `vectors` as long as a list of `layers` is per layer."""
+    """Write ``keep * a + scale * vectors``. A leading axis of `vectors` as long as a list of `layers` is per layer.
+
+    Raises `UserError` for vectors whose axes do not fit, and for an address that is not written.
+    """
     chosen = (layers,) if isinstance(layers, int) else tuple(layers)
     vectors = jnp.asarray(vectors)
-    per_layer = not isinstance(layers, int) and vectors.ndim >= 2
+    if address not in WRITABLE:
+        raise reject("address", address, ", ".join(WRITABLE))
+    if heads and address != HEADS:
+        raise reject("heads", heads, f"none, unless the address is {HEADS}")
+    unit = 2 if address == HEADS else 1
+    per_layer = not isinstance(layers, int) and vectors.ndim > unit
     if per_layer and vectors.shape[0] != len(chosen):
         raise reject("vectors", vectors.shape, f"a leading axis of {len(chosen)}, one entry for each of the layers")
-    if vectors.ndim - per_layer not in (1, 2):
-        raise reject("vectors", vectors.shape, "[D], [B, D], or either with a leading axis of the layers")
+    if vectors.ndim - per_layer not in (unit, unit + 1):
+        shape = "H, C" if unit == 2 else "D"
+        raise reject("vectors", vectors.shape, f"[{shape}], [B, {shape}], or either with a leading axis of the layers")
     mask = None
     if not isinstance(positions, str):
         given = jnp.asarray(positions)
@@ -54,84 +76,134 @@ def mix(
             positions = tuple(int(p) for p in given.reshape(-1))
     elif positions not in ("last", "all"):
         raise reject("positions", positions, "'last', 'all', indices, or a mask")
-    return Write(vectors, jnp.asarray(keep), jnp.asarray(scale), chosen, positions, mask, per_layer)
+    where = (chosen, positions, mask, per_layer, address, tuple(heads))
+    return Write(vectors, jnp.asarray(keep), jnp.asarray(scale), *where)
 
 
-def replace(vectors: jax.Array, *, layers: int | Sequence[int], positions: Any = "last") -> Write:
-    """Put `vectors` in the place of the states (Hendel et al. 2023)."""
-    return mix(vectors, layers=layers, positions=positions)
+def replace(vectors: jax.Array, *, layers: int | Sequence[int], positions: Any = "last", **where: Any) -> Write:
+    """Put `vectors` in the place of the states (Hendel et al. 2023). `where`: address and heads, as of `mix`."""
+    return mix(vectors, layers=layers, positions=positions, **where)
 
 
-def add(vectors: jax.Array, *, layers: int | Sequence[int], positions: Any = "last", scale: Any = 1.0) -> Write:
-    """Add ``scale * vectors`` to the states (Todd et al. 2024, Kang et al. 2025)."""
-    return mix(vectors, layers=layers, positions=positions, keep=1.0, scale=scale)
+def add(
+    vectors: jax.Array, *, layers: int | Sequence[int], positions: Any = "last", scale: Any = 1.0, **where: Any
+) -> Write:
+    """Add ``scale * vectors`` to the states (Todd et al. 2024, Kang et al. 2025). `where`: as of `replace`."""
+    return mix(vectors, layers=layers, positions=positions, keep=1.0, scale=scale, **where)
 
 
-def _where(write: Write, length: int, last_B: jax.Array | None) -> jax.Array:
+def _positions(write: Write, positions_BT: jax.Array) -> jax.Array:
     """The mask ``[B or 1, T]`` of the positions that `write` names."""
-    steps = jnp.arange(length)[None]
+    real_BT = positions_BT != PADDING
     if write.mask is not None:
-        return write.mask if write.mask.ndim == 2 else write.mask[None]
+        mask_BT = write.mask if write.mask.ndim == 2 else write.mask[None]
+        if mask_BT.shape[1] != positions_BT.shape[1]:
+            raise reject("positions", mask_BT.shape, f"a mask over {positions_BT.shape[1]} positions")
+        return mask_BT
     if write.positions == "all":
-        return jnp.ones((1, length), bool)
+        return real_BT
+    count_B = real_BT.sum(1)[:, None]
     if write.positions == "last":
-        return steps == (length - 1 if last_B is None else last_B[:, None])
+        return positions_BT == count_B - 1
+    length = positions_BT.shape[1]
     outside = [p for p in write.positions if not -length <= p < length]
     if outside:
         raise reject("positions", outside[0], f"-{length}..{length - 1}, since the prompt has {length} positions")
-    chosen = jnp.array([p % length for p in write.positions])
-    return (steps[..., None] == chosen[None, None]).any(-1)
+    chosen = [positions_BT == (p if p >= 0 else count_B + p) for p in write.positions]
+    return jnp.stack(chosen).any(0)
 
 
 def affine(
     vectors: jax.Array, *, keep: Any = 0.0, scale: Any = 1.0, at_layer: jax.Array, at_position: jax.Array
 ) -> Tree:
-    """The edits tree of one affine write, from masks: everything else here ends in this, and so do TVP and sweeps.
+    """The edits tree of one affine write to the residual stream, from masks: TVP and sweeps are this.
 
-    vectors: ``[L+1 or 1, B or 1, T or 1, D]``; at_layer: ``[L+1]``, at_position: ``[B or 1, T]``, both 0/1 and either
+    vectors: ``[L+1 or 1, B or 1, T or 1, D]``; at_layer: ``[L+1]``, at_position: ``[B or 1, T]``, both masks and either
     may be traced: the layer of a sweep is data. ``keep`` holds where both masks do, the rest of the stream is kept.
     """
-    here = at_layer[:, None, None, None] * at_position[None, :, :, None].astype(vectors.dtype)
-    kept = 1 - here * (1 - keep)
-    added = here * scale * vectors
-    return {"embed": Edit(kept[0], added[0]), "blocks": {"resid": Edit(kept[1:], added[1:])}}
+    here = at_layer.astype(bool)[:, None, None, None] & at_position.astype(bool)[None, :, :, None]
+    return _stream(jnp.asarray(keep), scale * vectors, here)
+
+
+def _stream(keep: jax.Array, added: jax.Array, here: jax.Array) -> Tree:
+    """The tree of ``[L+1, ...]`` leaves over h^0..h^L."""
+    layers = here.shape[0]
+    keep = jnp.full((layers, *[1] * (here.ndim - 1)), keep, added.dtype)
+    added = jnp.broadcast_to(added, (layers, *added.shape[1:]))
+    return {"embed": Edit(keep[0], added[0], here[0]), "blocks": {"resid": Edit(keep[1:], added[1:], here[1:])}}
 
 
 def at_layer(layer: Any, num_layers: int) -> jax.Array:
     """The mask ``[L+1]`` of one layer, which may be traced."""
-    return (jnp.arange(num_layers + 1) == layer).astype(jnp.float32)
+    return jnp.arange(num_layers + 1) == layer
 
 
 def merge(first: Tree, second: Tree) -> Tree:
     """The tree that applies `first`, then `second`: affine maps compose."""
+    merged = dict(first)
+    for name, node in second.items():
+        if name not in first:
+            merged[name] = node
+        elif isinstance(node, Edit):
+            merged[name] = _compose(first[name], node)
+        else:
+            merged[name] = merge(first[name], node)
+    return merged
 
-    def compose(a: Edit, b: Edit) -> Edit:
-        return Edit(keep=a.keep * b.keep, add=b.keep * a.add + b.add)
 
-    return jax.tree.map(compose, first, second, is_leaf=lambda node: isinstance(node, Edit))
+def _compose(a: Edit, b: Edit) -> Edit:
+    keep_a, add_a = (a.keep, a.add) if a.here is None else (jnp.where(a.here, a.keep, 1), jnp.where(a.here, a.add, 0))
+    keep, added = b.keep * keep_a, b.keep * add_a + b.add
+    if b.here is None:
+        return Edit(keep, added)
+    return Edit(jnp.where(b.here, keep, keep_a), jnp.where(b.here, added, add_a))
 
 
-def place(writes: Write | Sequence[Write], *, num_layers: int, length: int, last_B: jax.Array | None = None) -> Tree:
-    """The edits tree of `writes`, applied in their order, for prompts of `length` positions.
+def place(writes: Write | Sequence[Write], config: DecoderConfig, positions_BT: jax.Array) -> Tree:
+    """The edits tree of `writes`, applied in their order, for prompts whose tokens stand at `positions_BT`.
 
-    `last_B` is where each prompt ends (for right padding); the last position by default. Raises `UserError` for a
-    layer or a position that is not there.
+    Raises `UserError` for a layer, a head, a position or a width that is not there.
     """
+    return _joined(writes, config, lambda write: _positions(write, positions_BT))
+
+
+def place_step(writes: Write | Sequence[Write], config: DecoderConfig) -> Tree | None:
+    """The edits tree for a token that is generated: the last, and one of all; indices and masks do not name it."""
+    writes = [writes] if isinstance(writes, Write) else list(writes)
+    writes = [write for write in writes if write.positions in ("last", "all")]
+    return _joined(writes, config, lambda write: jnp.ones((1, 1), bool)) if writes else None
+
+
+def _joined(writes: Write | Sequence[Write], config: DecoderConfig, where: Any) -> Tree:
     tree: Tree | None = None
     for write in [writes] if isinstance(writes, Write) else writes:
-        for layer in write.layers:
-            if not 0 <= layer <= num_layers:
-                raise reject("layers", layer, f"0..{num_layers}")
-        place_T = _where(write, length, last_B)
-        layers_mask = jnp.zeros(num_layers + 1).at[jnp.array(write.layers)].set(1.0)
-        if write.per_layer:
-            table = jnp.zeros((num_layers + 1, *write.vectors.shape[1:]), write.vectors.dtype)
-            vectors = table.at[jnp.array(write.layers)].set(write.vectors)
-            vectors = vectors[:, None, None] if vectors.ndim == 2 else vectors[:, :, None]
-        else:
-            vectors = write.vectors[None, None, None] if write.vectors.ndim == 1 else write.vectors[None, :, None]
-        new = affine(vectors, keep=write.keep, scale=write.scale, at_layer=layers_mask, at_position=place_T)
+        new = _one(write, config, where(write))
         tree = new if tree is None else merge(tree, new)
     if tree is None:
         raise reject("edits", writes, "at least one write")
     return tree
+
+
+def _one(write: Write, c: DecoderConfig, at_position: jax.Array) -> Tree:
+    stream, unit = write.address == "blocks/resid", (c.num_heads, c.channels) if write.address == HEADS else (c.width,)
+    lowest = 0 if stream else 1
+    for layer in write.layers:
+        if not lowest <= layer <= c.num_layers:
+            raise reject("layers", layer, f"{lowest}..{c.num_layers} at {write.address}")
+    for head in write.heads:
+        if not 0 <= head < c.num_heads:
+            raise reject("heads", head, f"0..{c.num_heads - 1}")
+    if write.vectors.shape[-len(unit) :] != unit:
+        raise reject("vectors", write.vectors.shape, f"{list(unit)} at the end, the shape of one state at this address")
+    blank = [1] * len(unit)
+    at_layer_ = jnp.zeros(c.num_layers + 1, bool).at[jnp.array(write.layers)].set(True)
+    here = at_layer_.reshape(-1, 1, 1, *blank) & at_position.reshape(1, *at_position.shape, *blank)
+    if write.heads:
+        here = here & jnp.zeros(c.num_heads, bool).at[jnp.array(write.heads)].set(True)[None, None, None, :, None]
+    vectors = write.vectors if write.per_layer else write.vectors[None]
+    vectors = vectors.reshape(vectors.shape[0], -1, 1, *unit)  # [layers or 1, B or 1, 1, unit]
+    if write.per_layer:
+        table = jnp.zeros((c.num_layers + 1, *vectors.shape[1:]), vectors.dtype)
+        vectors = table.at[jnp.array(write.layers)].set(vectors)
+    tree = _stream(write.keep, write.scale * vectors, here)
+    return tree if stream else {"blocks": {write.address.split("/")[1]: tree["blocks"]["resid"]}}

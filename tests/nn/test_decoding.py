@@ -1,0 +1,302 @@
+"""Writing into pretrained decoders, in `run` and in `generate`: the cache, padding and batch mates change nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tvjax
+from tests.nn.golden import make
+from tests.nn.test_pretrained import GOLDEN, every_model, needs_torch
+from tvjax.errors import UserError
+from tvjax.nn.decoder import PADDING
+from tvjax.nn.model import forward
+from tvjax.nn.tokens import Tokens, pad
+from tvjax.vectors import edits
+
+STEPS = 6
+TOKENS = {side: pad(make.PROMPTS, side=side) for side in ("left", "right")}
+
+
+def vectors_for(model, address, seed=0, batch=3):
+    c = model.config
+    unit = (c.num_heads, c.channels) if address == edits.HEADS else (c.width,)
+    return jax.random.normal(jax.random.key(seed), (batch, *unit))
+
+
+def recompute(model, tokens, count, prompt_writes=(), step_writes=()):
+    """Greedy decoding without a cache: the whole prompt again for each token, edits where they were made."""
+    ids, valid = np.asarray(tokens.ids_BT), np.asarray(tokens.valid_BT)
+    made = []
+    for _ in range(count):
+        now = Tokens(jnp.asarray(ids), jnp.asarray(valid))
+        positions_BT = now.positions_BT
+        length = tokens.ids_BT.shape[1]
+        old_BT = jnp.where(jnp.arange(ids.shape[1])[None] < length, positions_BT, PADDING)
+        tree = edits.place(list(prompt_writes), model.config, old_BT) if prompt_writes else None
+        new_T = np.arange(ids.shape[1]) >= length
+        for write in step_writes:
+            where = jnp.asarray(np.broadcast_to(new_T[None], ids.shape))
+            step = edits.place(write.replace(positions="mask", mask=where), model.config, positions_BT)
+            tree = step if tree is None else edits.merge(tree, step)
+        out, _ = forward(
+            model.decoder,
+            model.params,
+            now.ids_BT,
+            edits=tree,
+            at=now.last_B[:, None],
+            positions_BT=positions_BT,
+        )
+        token = np.asarray(out[:, 0].argmax(-1))
+        made.append(token)
+        ids = np.concatenate([ids, token[:, None]], 1)
+        valid = np.concatenate([valid, np.ones((len(ids), 1), bool)], 1)
+    return np.stack(made, 1)
+
+
+@pytest.mark.parametrize("side", TOKENS)
+@pytest.mark.parametrize("name", ["gpt2", "mistral", "gemma2"])
+@pytest.mark.parametrize("during", ["prompt", "steps", "both"])
+def test_with_the_cache_is_without_it(name, side, during):
+    model = tvjax.load(GOLDEN / name)
+    write = tvjax.add(vectors_for(model, "blocks/resid"), layers=2, positions="all")
+    made = tvjax.generate(model, TOKENS[side], max_new_tokens=STEPS, edits=write, during=during)
+    expected = recompute(
+        model,
+        TOKENS[side],
+        STEPS,
+        [write] if during in ("prompt", "both") else (),
+        [write] if during in ("steps", "both") else (),
+    )
+    np.testing.assert_array_equal(made.ids_BN, expected)
+    assert (expected != recompute(model, TOKENS[side], STEPS)).any(), "the vector does nothing"
+
+
+def test_by_default_all_means_new_tokens_too_and_last_is_of_the_prompt():
+    model = tvjax.load(GOLDEN / "llama3")
+    vectors = jnp.stack([vectors_for(model, "blocks/resid", seed) for seed in (0, 1)])
+    for positions, during in (("all", "both"), ("last", "prompt")):
+        write = tvjax.add(vectors, layers=(1, 2), positions=positions)
+        plain = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, edits=write)
+        named = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, edits=write, during=during)
+        np.testing.assert_array_equal(plain.ids_BN, named.ids_BN)
+
+
+def test_the_vector_acts_on_the_very_token_that_is_predicted():
+    """At the last prompt position it decides the first new token; on a step, the token after the one that is read."""
+    model = tvjax.load(GOLDEN / "llama3")
+    plain = np.asarray(tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS).ids_BN)
+    strong = tvjax.replace(100.0 * vectors_for(model, "blocks/resid"), layers=3, positions="last")
+    first = tvjax.run(model, TOKENS["left"], edits=strong, last=True)[:, 0].argmax(-1)
+    made = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, edits=strong)
+    np.testing.assert_array_equal(made.ids_BN[:, 0], first)
+    assert (made.ids_BN[:, 0] != plain[:, 0]).any()
+    later = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, edits=strong, during="steps")
+    np.testing.assert_array_equal(later.ids_BN[:, 0], plain[:, 0])
+    assert (later.ids_BN[:, 1] != plain[:, 1]).any()
+
+
+@pytest.mark.parametrize("address", edits.WRITABLE)
+def test_a_batch_is_its_prompts_one_by_one(address):
+    model = tvjax.load(GOLDEN / "qwen3")
+    vectors = vectors_for(model, address)
+    whole = tvjax.generate(
+        model,
+        TOKENS["left"],
+        max_new_tokens=STEPS,
+        edits=tvjax.add(vectors, layers=2, positions="all", address=address),
+    )
+    for number, prompt in enumerate(make.PROMPTS):
+        write = tvjax.add(vectors[number], layers=2, positions="all", address=address)
+        alone = tvjax.generate(model, jnp.array([prompt]), max_new_tokens=STEPS, edits=write)
+        np.testing.assert_array_equal(alone.ids_BN[0], whole.ids_BN[number])
+
+
+def test_stop_tokens_end_a_prompt_and_leave_the_others_alone():
+    model = tvjax.load(GOLDEN / "llama3")
+    plain = np.asarray(tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS).ids_BN)
+    stop = int(plain[0, 2])
+    made = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, stop=(stop,))
+    for row, expected, count in zip(np.asarray(made.ids_BN), plain, np.asarray(made.count_B), strict=True):
+        length = 1 + list(expected).index(stop) if stop in expected else STEPS
+        assert count == length
+        np.testing.assert_array_equal(row, np.where(np.arange(STEPS) < length, expected, 0))
+
+
+def test_sampling_repeats_with_its_key_and_follows_the_logits():
+    model = tvjax.load(GOLDEN / "llama3")
+    draw = lambda seed, **how: np.asarray(
+        tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, key=jax.random.key(seed), **how).ids_BN
+    )
+    np.testing.assert_array_equal(draw(0), draw(0))
+    assert (draw(0) != draw(1)).any()
+    greedy = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS).ids_BN
+    np.testing.assert_array_equal(draw(0, top_k=1), greedy)
+    np.testing.assert_array_equal(draw(0, temperature=1e-4), greedy)
+    many = Tokens(*(jnp.repeat(a[:1], 4000, 0) for a in (TOKENS["left"].ids_BT, TOKENS["left"].valid_BT)))
+    drawn = tvjax.generate(model, many, max_new_tokens=1, key=jax.random.key(3)).ids_BN[:, 0]
+    share = np.bincount(drawn, minlength=64) / 4000
+    expected = jax.nn.softmax(tvjax.run(model, TOKENS["left"], last=True)[0, 0])
+    assert np.abs(share - expected).max() < 0.03
+
+
+@pytest.mark.parametrize("side", TOKENS)
+def test_captured_while_decoding_is_what_one_pass_holds(side):
+    model = tvjax.load(GOLDEN / "gemma2")
+    addresses = ("embed", "blocks/resid", "blocks/heads")
+    made = tvjax.generate(model, TOKENS[side], max_new_tokens=STEPS, addresses=addresses)
+    for number, prompt in enumerate(make.PROMPTS):
+        ids = jnp.concatenate([jnp.array(prompt), made.ids_BN[number, :-1]])[None]
+        whole = tvjax.capture(model, ids, addresses)
+        for name in addresses:
+            axis = 2 if name.startswith("blocks/") else 1
+            states = np.take(np.asarray(whole[name]), range(len(prompt) - 1, ids.shape[1]), axis=axis)
+            shown = np.take(np.asarray(made.activations[name]), number, axis=axis - 1)
+            np.testing.assert_allclose(shown, np.take(states, 0, axis=axis - 1), atol=1e-4)
+
+
+def test_one_compilation_for_every_vector_layer_and_prompt_of_a_shape():
+    from tvjax.nn import decoding
+
+    model = tvjax.load(GOLDEN / "llama3")
+    decoding._generate.clear_cache()
+    for layer, scale in ((1, 0.5), (2, 2.0)):
+        write = tvjax.add(vectors_for(model, "blocks/resid", seed=layer), layers=layer, scale=scale)
+        tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, edits=write)
+    assert decoding._generate._cache_size() == 1
+
+
+class TestCapture:
+    @pytest.mark.parametrize("side", TOKENS)
+    def test_positions_are_those_of_each_prompts_own_tokens(self, side):
+        """A state read at a padding token is the classic mistake."""
+        model, tokens = tvjax.load(GOLDEN / "gpt2"), TOKENS[side]
+        for positions, index in (("last", [-1]), ([0, -2], [0, -2])):
+            found = tvjax.capture(model, tokens, ["embed", "blocks/resid"], positions=positions, layers=[3, 1])
+            for number, prompt in enumerate(make.PROMPTS):
+                alone = tvjax.capture(model, jnp.array([prompt]), ["embed", "blocks/resid"])
+                for n, p in enumerate(index):
+                    np.testing.assert_allclose(found["embed"][number, n], alone["embed"][0, p], atol=1e-5)
+                    expected = np.asarray(alone["blocks/resid"])[[2, 0], 0, p]
+                    np.testing.assert_allclose(found["blocks/resid"][:, number, n], expected, atol=1e-4)
+
+    def test_keys_of_chosen_layers_have_their_heads(self):
+        model = tvjax.load(GOLDEN / "llama3")
+        found = tvjax.capture(model, TOKENS["left"], ["blocks/keys", "blocks/heads"], layers=[2])
+        whole = tvjax.capture(model, TOKENS["left"], ["blocks/keys", "blocks/heads"])
+        for name, a in found.items():
+            np.testing.assert_array_equal(a, whole[name][1:2])
+
+    @pytest.mark.parametrize(("positions", "layers"), [([9], None), ("first", None), ("last", [0]), ("last", [4])])
+    def test_what_is_not_there_is_refused(self, positions, layers):
+        model = tvjax.load(GOLDEN / "gpt2")
+        with pytest.raises(UserError):
+            tvjax.capture(model, TOKENS["left"], ["blocks/resid"], positions=positions, layers=layers)
+
+
+@every_model
+@pytest.mark.parametrize("edit", ["replace", "add"])
+def test_a_sweep_from_the_cache_is_one_edit_at_a_time(name, edit):
+    model, tokens = tvjax.load(GOLDEN / name), TOKENS["left" if edit == "add" else "right"]
+    c = model.config
+    vectors = jax.random.normal(jax.random.key(0), (c.num_layers + 1, 3, c.width))
+    swept = tvjax.sweep(model, tokens, vectors, edit=edit)
+    for layer in range(c.num_layers + 1):
+        write = getattr(tvjax, edit)(vectors[layer], layers=layer)
+        alone = tvjax.run(model, tokens, edits=write, last=True)[:, 0]
+        np.testing.assert_allclose(swept[layer], alone, atol=2e-4)
+
+
+class TestAgainstHooks:
+    """The same vectors written by PyTorch forward hooks into the same weights."""
+
+    @staticmethod
+    def place(name, model, address, layer):
+        """The module whose output (or for heads, input) stands at `address`, in block `layer` (1..L)."""
+        blocks = next(m for n, m in model.named_modules() if n.split(".")[-1] in ("h", "layers"))
+        block = blocks[layer - 1]
+        attention = getattr(block, "self_attn", None) or getattr(block, "attn", None) or block.attention
+        if address == "blocks/resid":
+            return block
+        if address == "blocks/attn_out":
+            return block.post_attention_layernorm if name == "gemma2" else attention
+        if address == "blocks/mlp_out":
+            return block.post_feedforward_layernorm if name == "gemma2" else block.mlp
+        return next(m for n, m in attention.named_modules() if n in ("o_proj", "c_proj", "dense", "out_proj"))
+
+    @needs_torch
+    @pytest.mark.slow
+    @pytest.mark.parametrize("address", edits.WRITABLE)
+    @pytest.mark.parametrize("kind", ["replace", "add", "mix"])
+    @pytest.mark.parametrize("positions", ["last", "all", "mask"])
+    @pytest.mark.parametrize("name", ["gpt2", "gptj", "llama3", "gemma2"])
+    def test_run_and_generate(self, name, positions, kind, address, tmp_path):
+        import torch
+
+        layer, theirs = 2, make.build(name)
+        theirs.save_pretrained(tmp_path)
+        model = tvjax.load(tmp_path)
+        ids, attention_mask = make.padded("left")
+        chosen = np.zeros(ids.shape, bool)
+        chosen[:, -1] = True
+        if positions == "all":
+            chosen[:] = attention_mask.bool().numpy()
+        elif positions == "mask":
+            chosen = np.asarray(jax.random.bernoulli(jax.random.key(5), 0.5, ids.shape))
+        vectors = vectors_for(model, address, seed=7)
+        keep, scale = {"replace": (0.0, 1.0), "add": (1.0, 0.7), "mix": (0.4, 0.6)}[kind]
+        heads = (1, 2) if address == edits.HEADS else ()
+        write = tvjax.mix(
+            vectors,
+            layers=layer,
+            positions=chosen if positions == "mask" else positions,
+            keep=keep,
+            scale=scale,
+            address=address,
+            heads=heads,
+        )
+
+        def edited(a, where):
+            flat = torch.tensor(np.array(vectors)).reshape(3, 1, -1)
+            new = keep * a + scale * flat
+            if heads:
+                of_head = torch.isin(torch.arange(a.shape[-1]) // vectors.shape[-1], torch.tensor(heads))
+                new = torch.where(of_head, new, a)
+            return torch.where(torch.tensor(where)[..., None], new, a)
+
+        prompt_length = ids.shape[1]
+
+        def here(length):
+            """Of the positions that this pass reads: those of the prompt, and for "all" each new token."""
+            return chosen if length == prompt_length else np.full((3, length), positions == "all")
+
+        def after(module, args, out):
+            a = out[0] if isinstance(out, tuple) else out
+            a = edited(a, here(a.shape[1]))
+            return (a, *out[1:]) if isinstance(out, tuple) else a
+
+        def before(module, args):
+            return (edited(args[0], here(args[0].shape[1])), *args[1:])
+
+        module = self.place(name, theirs, address, layer)
+        hook = (
+            module.register_forward_pre_hook(before) if address == edits.HEADS else module.register_forward_hook(after)
+        )
+        position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        with torch.no_grad():
+            logits = theirs(ids, attention_mask=attention_mask, position_ids=position_ids).logits.numpy()
+            made = theirs.generate(
+                ids,
+                attention_mask=attention_mask,
+                max_new_tokens=STEPS,
+                min_new_tokens=STEPS,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        hook.remove()
+        real = attention_mask.bool().numpy()
+        np.testing.assert_allclose(
+            np.asarray(tvjax.run(model, TOKENS["left"], edits=write))[real], logits[real], atol=1e-4
+        )
+        ours = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, edits=write)
+        np.testing.assert_array_equal(ours.ids_BN, made[:, ids.shape[1] :].numpy())

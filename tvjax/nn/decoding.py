@@ -1,0 +1,169 @@
+"""Decoding with a cache: a prompt is read once, then each new token reads what the ones before it left.
+
+The cache is what stands at `blocks/keys` and `blocks/values`, given back to the decoder as its `Past`.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from tvjax.nn.decoder import PADDING, Decoder, Past
+from tvjax.nn.model import check_addresses, forward
+from tvjax.nn.tokens import Tokens
+
+CACHE = ("blocks/keys", "blocks/values")
+
+
+@struct.dataclass
+class Generated:
+    """ids_BN: the new tokens, 0 after a stop token; count_B: how many there are, a stop token included.
+
+    activations: ``{address: [(L,) B, N, ...]}``, of the state that each new token was read from.
+    """
+
+    ids_BN: jax.Array
+    count_B: jax.Array
+    activations: dict[str, jax.Array]
+
+
+def past_of(found: Mapping[str, jax.Array], positions_BT: jax.Array, room: int = 0) -> Past:
+    """The `Past` that a pass left at `CACHE`, with `room` for as many more tokens."""
+    keys, values = (found[name].swapaxes(2, 3) for name in CACHE)
+    wider = [(0, 0), (0, 0), (0, 0), (0, room), (0, 0)]
+    positions_BT = jnp.broadcast_to(positions_BT, (keys.shape[1], positions_BT.shape[1]))
+    return Past(
+        jnp.pad(keys, wider),
+        jnp.pad(values, wider),
+        jnp.pad(positions_BT, [(0, 0), (0, room)], constant_values=PADDING),
+    )
+
+
+def _extended(past: Past, found: Mapping[str, jax.Array], slot: jax.Array, position_B: jax.Array) -> Past:
+    """`past` with one more token, written at `slot`."""
+    zero = jnp.zeros((), slot.dtype)
+    keys, values = (
+        jax.lax.dynamic_update_slice(old, found[name].swapaxes(2, 3), (zero, zero, zero, slot, zero))
+        for old, name in zip((past.keys, past.values), CACHE, strict=True)
+    )
+    return Past(keys, values, past.positions_BS.at[:, slot].set(position_B))
+
+
+def _choose(logits_BV: jax.Array, key: jax.Array | None, temperature: jax.Array, top_k: int) -> jax.Array:
+    """The next token of each prompt: the likeliest, or with a key one drawn among the `top_k` likeliest (0: all)."""
+    if key is None:
+        return logits_BV.argmax(-1).astype(jnp.int32)
+    if top_k:
+        least = jax.lax.top_k(logits_BV, top_k)[0][:, -1:]
+        logits_BV = jnp.where(logits_BV >= least, logits_BV, -jnp.inf)
+    return jax.random.categorical(key, logits_BV / temperature).astype(jnp.int32)
+
+
+def generate(
+    decoder: Decoder,
+    params: Any,
+    tokens: Tokens,
+    max_new_tokens: int,
+    *,
+    prompt_edits: Any = None,
+    step_edits: Any = None,
+    addresses: Sequence[str] = (),
+    stop: Sequence[int] = (),
+    key: jax.Array | None = None,
+    temperature: float = 1.0,
+    top_k: int = 0,
+) -> Generated:
+    """Continue each prompt by up to `max_new_tokens`: greedily, or sampled where there is a `key`.
+
+    prompt_edits: a tree for the whole prompts ``[B, T]``; step_edits: one for a single new token ``[B, 1]``. A token is
+    read from the state before it, so an edit of the prompt's last position acts on the first new token. One program
+    for each shape; it ends when every prompt has come to a stop token.
+    """
+    check_addresses(addresses)
+    static = (decoder, max_new_tokens, tuple(addresses), tuple(stop), top_k)
+    return _generate(*static, params, tokens, prompt_edits, step_edits, key, jnp.asarray(temperature, jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _generate(
+    decoder: Decoder,
+    count: int,
+    addresses: tuple[str, ...],
+    stop: tuple[int, ...],
+    top_k: int,
+    params: Any,
+    tokens: Tokens,
+    prompt_edits: Any,
+    step_edits: Any,
+    key: jax.Array | None,
+    temperature: jax.Array,
+) -> Generated:
+    batch, length = tokens.ids_BT.shape
+    last_B1 = tokens.last_B[:, None]
+    out, found = forward(
+        decoder,
+        params,
+        tokens.ids_BT,
+        edits=prompt_edits,
+        addresses=tuple(dict.fromkeys(addresses + CACHE)),
+        at=last_B1,
+        positions_BT=tokens.positions_BT,
+    )
+
+    def choose(logits_BV: jax.Array, step: jax.Array | int) -> jax.Array:
+        return _choose(logits_BV, None if key is None else jax.random.fold_in(key, step), temperature, top_k)
+
+    def axis(name: str) -> int:
+        """Where the positions stand: behind the layers, if there are layers."""
+        return 2 if name.startswith("blocks/") else 1
+
+    def shown(name: str) -> jax.Array:
+        """The prompt's last state, with room for those of the steps."""
+        index = last_B1.reshape(*[1] * (axis(name) - 1), batch, *[1] * (found[name].ndim - axis(name)))
+        state = jnp.take_along_axis(found[name], index, axis=axis(name))
+        wide = [(0, 0)] * state.ndim
+        wide[axis(name)] = (0, count - 1)
+        return jnp.pad(state, wide)
+
+    first_B = choose(out[:, 0], 0)
+    ended = jnp.isin(first_B, jnp.array(stop)) if stop else jnp.zeros(batch, bool)
+    ids_BN = jnp.zeros((batch, count), jnp.int32).at[:, 0].set(first_B)
+    start = (
+        jnp.asarray(1),
+        first_B,
+        ended,
+        jnp.ones(batch, jnp.int32),
+        ids_BN,
+        past_of(found, tokens.positions_BT, count - 1),
+        {name: shown(name) for name in addresses},
+    )
+
+    def going(state: tuple) -> jax.Array:
+        return (state[0] < count) & ~state[2].all()
+
+    def step(state: tuple) -> tuple:
+        n, token_B, ended, used_B, ids_BN, past, seen = state
+        position_B = tokens.count_B + n - 1
+        out, found = forward(
+            decoder,
+            params,
+            token_B[:, None],
+            edits=step_edits,
+            addresses=tuple(dict.fromkeys(addresses + CACHE)),
+            positions_BT=position_B[:, None],
+            past=past,
+        )
+        past = _extended(past, found, length + n - 1, position_B)
+        for name in addresses:
+            seen = seen | {name: jax.lax.dynamic_update_slice_in_dim(seen[name], found[name], n, axis(name))}
+        token_B = jnp.where(ended, 0, choose(out[:, 0], n))
+        used_B = used_B + ~ended
+        if stop:
+            ended = ended | jnp.isin(token_B, jnp.array(stop))
+        return n + 1, token_B, ended, used_B, ids_BN.at[:, n].set(token_B), past, seen
+
+    _, _, _, used_B, ids_BN, _, seen = jax.lax.while_loop(going, step, start)
+    return Generated(ids_BN, used_B, seen)
