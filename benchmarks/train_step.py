@@ -12,12 +12,10 @@ Prints milliseconds a step and ratios of speed, as median [min..max] over rounds
 
 import argparse
 import os
-import platform
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
+
+import turns
 
 LAYERS, WIDTH, HEADS, INPUTS, POINTS, BATCH = 6, 128, 4, 20, 41, 64
 
@@ -102,28 +100,6 @@ def tvjax_side(weight: float, layout: str, steps: int) -> Callable[[int], None]:
     return run
 
 
-def work(side: str, steps: int, device: str) -> None:
-    """Answer each line on stdin with the seconds that `steps` training steps took."""
-    makers = {
-        "torch": lambda: torch_side(device),
-        "icl": lambda: tvjax_side(0.0, "xy", steps),
-        "icl-xzy": lambda: tvjax_side(0.0, "xzy", steps),
-        "tvp": lambda: tvjax_side(1.0, "xzy", steps),
-    }
-    run = makers[side]()
-    run(steps)
-    run(steps)
-    for _ in sys.stdin:
-        begun = time.perf_counter()
-        run(steps)
-        print(time.perf_counter() - begun, flush=True)
-
-
-def spread(values: list[float], digits: int) -> str:
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} [{low:.{digits}f}..{high:.{digits}f}]"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
@@ -132,33 +108,22 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of the torch side: cpu or cuda; jax takes what it finds")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    makers = {
+        "torch": lambda: torch_side(options.device),
+        "icl": lambda: tvjax_side(0.0, "xy", options.steps),
+        "icl-xzy": lambda: tvjax_side(0.0, "xzy", options.steps),
+        "tvp": lambda: tvjax_side(1.0, "xzy", options.steps),
+    }
     if options.side:
-        work(options.side, options.steps, options.device)
+        run = makers[options.side]()
+        turns.serve(lambda: run(options.steps))
         return
     command = [sys.executable, __file__, f"--steps={options.steps}", f"--device={options.device}"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    sides = {name: subprocess.Popen([*command, f"--side={name}"], **pipes) for name in options.sides.split(",")}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(options.rounds + 1):
-        for name, process in sides.items():
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
-            if not answer:
-                sys.exit(f"the side {name} ended early: its error stands above")
-            if number:  # the first round waits for every side to have warmed up
-                seconds[name].append(float(answer) / options.steps)
-    for process in sides.values():
-        process.stdin.close()
-        process.wait()
-    print(
-        f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, {options.rounds} rounds"
-    )
+    seconds = turns.measure(command, options.sides.split(","), options.rounds)
     for name, values in seconds.items():
-        print(f"{name:8s} {spread([1e3 * v for v in values], 1)} ms a step")
-    for title, top, bottom in (("speed of icl / torch", "torch", "icl"), ("time of tvp / icl-xzy", "tvp", "icl-xzy")):
-        if top in seconds and bottom in seconds:
-            print(f"{title}: {spread([a / b for a, b in zip(seconds[top], seconds[bottom], strict=True)], 2)}")
+        print(f"{name:8s} {turns.spread([1e3 * v / options.steps for v in values], 1)} ms a step")
+    turns.ratio("speed of icl / torch", seconds, "torch", "icl")
+    turns.ratio("time of tvp / icl-xzy", seconds, "tvp", "icl-xzy")
 
 
 if __name__ == "__main__":

@@ -224,13 +224,18 @@ class TestAgainstHooks:
             return block.post_feedforward_layernorm if name == "gemma2" else block.mlp
         return next(m for n, m in attention.named_modules() if n in ("o_proj", "c_proj", "dense", "out_proj"))
 
+    # Every address with every kind of positions in every model; kinds of edits take turns, so that all pairs occur.
+    CASES = tuple(
+        (name, address, positions, ("replace", "add", "mix")[(i + j + k) % 3])
+        for i, name in enumerate(("gpt2", "gptj", "llama3", "gemma2"))
+        for j, address in enumerate(edits.WRITABLE)
+        for k, positions in enumerate(("last", "all", "mask"))
+    )
+
     @needs_torch
     @pytest.mark.slow
-    @pytest.mark.parametrize("address", edits.WRITABLE)
-    @pytest.mark.parametrize("kind", ["replace", "add", "mix"])
-    @pytest.mark.parametrize("positions", ["last", "all", "mask"])
-    @pytest.mark.parametrize("name", ["gpt2", "gptj", "llama3", "gemma2"])
-    def test_run_and_generate(self, name, positions, kind, address, tmp_path):
+    @pytest.mark.parametrize(("name", "address", "positions", "kind"), CASES)
+    def test_run_and_generate(self, name, address, positions, kind, tmp_path):
         import torch
 
         layer, theirs = 2, make.build(name)

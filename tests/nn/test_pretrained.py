@@ -4,6 +4,8 @@ import dataclasses
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -18,7 +20,7 @@ from tvjax.errors import UserError
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.model import Model, forward
 from tvjax.nn.pretrained.families import FAMILIES, read_config
-from tvjax.nn.pretrained.weights import abstract_params, load_folder
+from tvjax.nn.pretrained.weights import abstract_params, load_folder, save_folder
 from tvjax.nn.tokens import pad
 from tvjax.parallel.mesh import make_mesh, shardings
 from tvjax.vectors.tvp import STREAM, stream_at
@@ -367,3 +369,39 @@ class TestScale:
         assert bytes_of(addresses=("blocks/resid",)) > nothing + 31 * state
         last = bytes_of(addresses=("blocks/resid",), read_BN=jnp.full((16, 1), 63))
         assert last < nothing + 4 * state
+
+
+MEASURE = """
+import resource, sys
+import jax, jax.numpy as jnp
+from tvjax.nn.pretrained.weights import load_folder
+jnp.zeros(3).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+params = load_folder(sys.argv[1])[1]
+jax.block_until_ready(params)
+size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+print(size, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+@pytest.mark.slow
+def test_loading_a_gigabyte_takes_little_more(tmp_path):
+    """Peak host memory, code and compiler left out, is at most 1.2 times the parameters."""
+    values = {
+        "model_type": "llama",
+        "vocab_size": 16000,
+        "hidden_size": 1024,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 16,
+        "intermediate_size": 3584,
+        "max_position_embeddings": 2048,
+        "torch_dtype": "float32",
+    }
+    config = read_config(values, "config.json")
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), abstract_params(config))
+    save_folder(tmp_path, config, params, values)
+    del params
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+    size, peak = map(int, done.stdout.split())
+    assert size > 1e9
+    assert peak < 1.2 * size, f"{peak / size:.2f} times"

@@ -479,9 +479,9 @@ def read_config(values: Mapping[str, Any], source: str, **how: Any) -> DecoderCo
 
     Raises `UserError` for an architecture, a field or a value that is not implemented, and for one that is missing.
     """
-    name = values.get("model_type")
+    name = str(values.get("model_type"))
     if name not in FAMILIES:
-        raise UserError(f"{source}: model_type: given {name!r}; accepted: {', '.join(FAMILIES)}")
+        raise UserError(f"{source}: model_type: given {values.get('model_type')!r}; accepted: {', '.join(FAMILIES)}")
     fields = Fields(values, source)
     vocabulary = fields.size("vocab_size")
     settings = FAMILIES[name].read(fields)
