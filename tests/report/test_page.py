@@ -50,7 +50,7 @@ def page(regression_dir: Path) -> Page:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the figures out, for tests of the text alone."""
-    monkeypatch.setattr(tvjax.report.page, "_write_figure", lambda exhibit, folder: (960, 480))
+    monkeypatch.setattr(tvjax.report.page, "write_figure", lambda exhibit, folder: (960, 480))
 
 
 class TestPage:

@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from tvjax.errors import reject
-from tvjax.experiments import tvp
+from tvjax.experiments import task_vectors, text_model, tvp
 
-EXPERIMENTS: dict[str, Callable[[Mapping[str, Any], Path, str], Any]] = {"tvp": tvp.run}
+EXPERIMENTS: dict[str, Callable[[Mapping[str, Any], Path, str], Any]] = {
+    "tvp": tvp.run,
+    "text_model": text_model.run,
+    "task_vectors": task_vectors.run,
+}
 
 
 def experiment_of(config: Mapping[str, Any]) -> str:

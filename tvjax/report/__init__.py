@@ -1,7 +1,23 @@
 """Figures, the page and the terminal table, made from the files of a run directory alone."""
 
-from tvjax.report.page import write_report
-from tvjax.report.reader import read_run
-from tvjax.report.table import summary_table
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tvjax.report import page, table, text
+from tvjax.report.reader import read_kind, read_run
 
 __all__ = ["read_run", "summary_table", "write_report"]
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write ``report/*.png`` and, last, ``report/index.html`` into `run_dir`; return the page's path.
+
+    Every file is whole or absent. Raises UserError where the run directory lacks a file or one is broken.
+    """
+    return (page if read_kind(run_dir) == "tvp" else text).write_report(run_dir)
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """The tables of ``eval/summary.json``, given as the parsed JSON. Raises UserError if it is not such a summary."""
+    return (table if summary.get("experiment", "tvp") == "tvp" else text).summary_table(summary)

@@ -1,17 +1,14 @@
 """The report: figures as PNG files and one page beside them that needs nothing else, no script and no network."""
 
-import io
-import json
 from html import escape
 from pathlib import Path
 
 from tvjax.files import write_whole
 from tvjax.report.findings import USABLE, headline
 from tvjax.report.gallery import Exhibit, gallery
-from tvjax.report.look import CSS
+from tvjax.report.html import details, document, figure, table, write_figure
 from tvjax.report.reader import Run, read_run
 from tvjax.report.shifts import icl_ratio, oracle_ratio, tvp_ratio
-from tvjax.report.style import DPI
 from tvjax.report.summary import Condition, Estimate, Measure, Summary
 from tvjax.report.words import labels, number
 
@@ -32,20 +29,10 @@ def write_report(run_dir: str | Path) -> Path:
     run = read_run(run_dir)
     folder = run.path / "report"
     exhibits = gallery(run)
-    sizes = [_write_figure(exhibit, folder) for exhibit in exhibits]
+    sizes = [write_figure(exhibit, folder) for exhibit in exhibits]
     page = folder / "index.html"
     write_whole(page, _page(run, list(zip(exhibits, sizes, strict=True))))
     return page
-
-
-def _write_figure(exhibit: Exhibit, folder: Path) -> tuple[int, int]:
-    """Draw and save one figure; return the width and height at which the page shows it, in CSS pixels."""
-    figure = exhibit.draw()
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI)
-    write_whole(folder / f"{exhibit.stem}.png", content.getvalue())
-    width, height = figure.get_size_inches()
-    return round(96 * width), round(96 * height)
 
 
 def _page(run: Run, exhibits: list[tuple[Exhibit, tuple[int, int]]]) -> str:
@@ -61,22 +48,15 @@ def _page(run: Run, exhibits: list[tuple[Exhibit, tuple[int, int]]]) -> str:
         _results(summary, accuracy, "accuracy", "fraction correct") if accuracy else "",
         f'<p class="quiet">{escape(_method(summary))}</p>',
         "<h2>Figures</h2>",
-        *(_figure(exhibit, size) for exhibit, size in exhibits),
+        *(figure(exhibit, size) for exhibit, size in exhibits),
         _shifts(summary),
         _notes(summary),
         f"<h2>What is the paper's, what is ours</h2><p>{escape(PROVENANCE)}</p>",
         "<h2>How it was made</h2>",
-        _details("Configuration", run.config),
-        _details("Environment", run.environment),
+        details("Configuration", run.config),
+        details("Environment", run.environment),
     ]
-    title = escape(f"{name}: {summary.task}, task vectors")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n<footer>Written by tvjax from the files of this run directory.</footer>\n</main>\n</body>\n</html>\n"
-    )
+    return document(f"{name}: {summary.task}, task vectors", parts)
 
 
 def _subtitle(summary: Summary) -> str:
@@ -117,26 +97,11 @@ def _results(summary: Summary, measure: Measure, word: str, unit: str) -> str:
             rows.append(f'<tr class="reference"><th scope="row">{name}</th>{_cell(entry)}{"<td></td>" * 3}</tr>')
     caption = escape(f"{word.capitalize()}: {unit}, with 90% bootstrap intervals")
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    return _table(caption, f"<tr>{head}</tr>", rows)
+    return table(caption, f"<tr>{head}</tr>", rows)
 
 
 def _cell(entry: Estimate, before: str = "") -> str:
     return f"<td>{escape(before)}{number(entry.value)} <small>[{number(entry.low)}, {number(entry.high)}]</small></td>"
-
-
-def _table(caption: str, head: str, rows: list[str]) -> str:
-    body = "\n".join(rows)
-    return (
-        f'<div class="scroll" tabindex="0"><table><caption><span>{caption}</span></caption>\n<thead>{head}</thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
-
-
-def _figure(exhibit: Exhibit, size: tuple[int, int]) -> str:
-    return (
-        f'<h3>{escape(exhibit.heading)}</h3>\n<figure><img src="{exhibit.stem}.png" width="{size[0]}"'
-        f' height="{size[1]}" alt="{escape(exhibit.alt)}"><figcaption>{escape(exhibit.caption)}</figcaption></figure>'
-    )
 
 
 def _shifts(summary: Summary) -> str:
@@ -154,7 +119,7 @@ def _shifts(summary: Summary) -> str:
         "Risk divided by the prior's risk under the same shift: ICL after K demonstrations, TVP at the prescribed"
         " layer. Emphasized: the whole 90% interval is below 1, better than the prior."
     )
-    return f"<h2>Shifts</h2>\n{_table(caption, head, rows)}"
+    return f"<h2>Shifts</h2>\n{table(caption, head, rows)}"
 
 
 def _shift(summary: Summary, condition: Condition) -> str:
@@ -177,8 +142,3 @@ def _shift(summary: Summary, condition: Condition) -> str:
 def _notes(summary: Summary) -> str:
     items = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
     return f"<h2>Notes</h2><ul>{items}</ul>" if items else ""
-
-
-def _details(title: str, tree: dict[str, object]) -> str:
-    text = json.dumps(tree, indent=2, ensure_ascii=False)
-    return f"<details><summary>{title}</summary><pre>{escape(text)}</pre></details>"

@@ -44,6 +44,21 @@ class Run:
     vectors: tuple[Vectors, ...]
 
 
+def read_kind(run_dir: str | Path) -> str:
+    """Which experiment wrote `run_dir`: "tvp" unless its summary says otherwise. Raises UserError without a summary."""
+    path = Path(run_dir)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such run directory; give the --workdir of a run that was trained")
+    return str(_object(path / "eval" / "summary.json", "eval").get("experiment", "tvp"))
+
+
+def read_plain(run_dir: str | Path) -> tuple[Path, dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The folder, config, environment and summary of any run, as they stand in its files."""
+    path = Path(run_dir)
+    files = (("config.json", "train"), ("environment.json", "train"), ("eval/summary.json", "eval"))
+    return path, *(_object(path / name, mode) for name, mode in files)  # type: ignore[return-value]
+
+
 def read_run(run_dir: str | Path) -> Run:
     """Read the run in `run_dir`. Raises UserError (one line: the file, what is wrong, what to do)."""
     path = Path(run_dir)

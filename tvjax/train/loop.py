@@ -37,6 +37,8 @@ class TrainConfig:
 
 
 WALL_CLOCK = ("seconds", "steps_per_second")
+# The metrics that the terminal shows, where an experiment has them.
+SHOWN = ("icl_risk", "tvp_risk", "risk", "accuracy")
 
 
 class Trainer:
@@ -153,7 +155,7 @@ class _Recorder:
 
     def __init__(self, folder: Path, start: int, names: tuple[str, ...], config: TrainConfig):
         self.log = MetricsLog(folder, start, tensorboard=config.tensorboard)
-        self._progress = Progress(config.steps, max(start, 0), ("icl_risk", "tvp_risk"))
+        self._progress = Progress(config.steps, max(start, 0), SHOWN)
         self._names, self._first, self._begun = names, max(start, 0), time.monotonic()
 
     def __call__(self, step: int, metrics: dict[str, jax.Array], scores: dict[str, jax.Array] | None = None) -> None:

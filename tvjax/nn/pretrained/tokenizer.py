@@ -38,3 +38,20 @@ class Tokenizer:
     def token(self, number: int) -> str:
         """How the vocabulary spells one token."""
         return str(self._tokenizer.id_to_token(int(number)))
+
+
+def train_tokenizer(texts: Sequence[str], size: int) -> str:
+    """The tokenizer.json of a byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) trained on `texts`.
+
+    It spells any text: what it has no word for, it spells in bytes.
+    """
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return str(tokenizer.to_str())

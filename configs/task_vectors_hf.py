@@ -1,0 +1,42 @@
+"""Task vectors of a pretrained model, or of a small one trained here, on text tasks.
+
+--config.model.path=FOLDER --config.data.path=TASKS
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+# By path: neither the working directory nor how this file is loaded makes a difference.
+_TRAINING = runpy.run_path(str(Path(__file__).with_name("text_model.py")))
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.experiment = "task_vectors"
+
+    config.model = ConfigDict()
+    config.model.path = ""  # a Hugging Face folder; "": the small model of config.training
+    config.model.dtype = ""  # float32, bfloat16, float16; "": that of the folder's tensors
+    config.model.trained = "runs/text_model"  # where the small model is, or is trained once; used if path is ""
+
+    config.data = ConfigDict()
+    config.data.path = ""  # a folder of NAME.json lists of {"input", "output"}; "": the built-in suite
+    config.data.tasks = ()  # names of tasks; (): all
+
+    config.training = _TRAINING["get_config"]()  # of the small model; used if model.path is "" and it is not there yet
+    config.template = ConfigDict()  # a pair is shown as before + input + between + " " + output + after
+    config.template.before = config.training.template.before
+    config.template.between = config.training.template.between
+    config.template.after = config.training.template.after
+
+    config.vectors = ConfigDict()
+    config.vectors.demonstrations = 6  # k
+    config.vectors.prompts = 30  # prompts that a vector is the mean of
+    config.vectors.seed = 0  # of demonstrations and queries
+    config.vectors.batch = 64  # prompts in one pass: bounds the memory
+    config.vectors.questions = 100  # most pairs of a split that are asked
+    config.vectors.words = 8  # tokens that the vector's projection on the vocabulary lists
+    config.vectors.conflicts = 5  # fewest shared inputs for which two tasks are set against each other
+    return config

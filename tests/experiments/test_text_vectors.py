@@ -1,0 +1,278 @@
+"""Text experiments: the small model learns from demonstrations, and its vectors are measured as they are defined."""
+
+import copy
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tvjax
+from tvjax.errors import UserError
+from tvjax.evals.answers import correct, questions
+from tvjax.experiments import task_vectors, text_model
+from tvjax.nn.decoder import PADDING
+from tvjax.nn.model import forward
+from tvjax.nn.tokens import pad
+from tvjax.report import summary_table, write_report
+from tvjax.tasks.text import Template
+from tvjax.vectors.from_prompts import at_last, in_batches, last_states, vocabulary
+
+TRAINING = {
+    "experiment": "text_model",
+    "data": {"path": "", "tasks": ("next_letter", "previous_letter", "uppercase")},
+    "template": {"before": "", "between": " ->", "after": "\n"},
+    "model": {"vocab_size": 400, "num_layers": 2, "width": 64, "num_heads": 2},
+    "train": {
+        "demonstrations": 5,
+        "batch": 16,
+        "seed": 0,
+        "learning_rate": 4e-3,
+        "steps": 1200,
+        "log_every": 100,
+        "evaluate_every": 600,
+        "checkpoint_every": 600,
+        "tensorboard": False,
+    },
+    "optimizer": {"warmup_steps": 20, "clip_norm": 1.0},
+    "evaluation": {"prompts": 200},
+}
+VECTORS = {"demonstrations": 3, "prompts": 12, "batch": 8, "questions": 20, "words": 4, "conflicts": 2}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A small model, trained in half a minute, and the folder of its run."""
+    folder = tmp_path_factory.mktemp("text") / "model"
+    summary = text_model.run(TRAINING, folder, "train", say=lambda line: None)
+    return folder, summary
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return tvjax.load(trained[0] / "model")
+
+
+def config_for(trained, **changes):
+    return {
+        "experiment": "task_vectors",
+        "model": {"path": str(trained[0] / "model")},
+        "data": copy.deepcopy(TRAINING["data"]),
+        "template": dict(TRAINING["template"]),
+        "vectors": VECTORS,
+    } | changes
+
+
+@pytest.fixture(scope="module")
+def measured(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vectors") / "run"
+    return folder, task_vectors.run(config_for(trained), folder, "train", say=lambda line: None)
+
+
+@pytest.mark.slow
+class TestTextModel:
+    def test_demonstrations_help(self, trained):
+        _, summary = trained
+        assert summary["accuracy"][5] > summary["accuracy"][0] + 0.3
+
+    def test_it_never_shows_a_pair_twice_nor_mixes_tasks(self, trained):
+        settings = text_model.TextModelSettings.from_config(TRAINING)
+        tasks, tokenizer = settings.data.read(), tvjax.load(trained[0] / "model").source.tokenizer
+        arrays = text_model.tables(tasks, settings.template, tokenizer, 5)
+        experiment = text_model.TextModelExperiment(settings, settings.decoder(tokenizer.size), arrays)
+        prompts = np.asarray(experiment.draw(experiment.data(), jax.random.key(0), 100))
+        known = [{(x, y) for x, y in task.pairs} for task in tasks.values()]
+        for prompt in prompts:
+            text = tokenizer.decode(prompt[prompt >= 0])
+            pairs = [tuple(line.split(" -> ")) for line in text.strip().split("\n")]
+            assert len(set(pairs)) == 6 and any(set(pairs) <= task for task in known), text
+
+    def test_its_scores_are_those_of_plain_prompts(self, trained, model):
+        """Padding inside the training prompts changes nothing: text without any gives the same risks."""
+        settings = text_model.TextModelSettings.from_config(TRAINING)
+        arrays = text_model.tables(settings.data.read(), settings.template, model.source.tokenizer, 5)
+        experiment = text_model.TextModelExperiment(settings, model.config, arrays)
+        prompts = experiment.draw(experiment.data(), jax.random.key(1), 4)
+        scores = experiment.scores(model.params, prompts)
+        width = arrays["query"].shape[1]
+        for prompt, risks in zip(np.asarray(prompts), np.asarray(scores["risk"]), strict=True):
+            ids = prompt[prompt >= 0]
+            logs = jax.nn.log_softmax(tvjax.run(model, jnp.asarray(ids)[None])[0])
+            seen = 0
+            for slot, risk in zip(prompt, risks, strict=True):
+                seen += int((slot[:width] >= 0).sum())
+                answer = slot[width:][slot[width:] >= 0]
+                expected = -np.mean([logs[seen + n - 1, token] for n, token in enumerate(answer)])
+                np.testing.assert_allclose(risk, expected, rtol=1e-3, atol=1e-4)
+                seen += len(answer)
+
+    @pytest.mark.parametrize(
+        ("group", "changes", "says"),
+        [
+            ("train", {"demonstrations": 30}, "at most 24"),
+            ("train", {"learning_rate": 0.0}, "more than 0"),
+            ("train", {"steps": 150}, "a positive multiple of log_every = 100"),
+            ("model", {"num_heads": 5}, "config.model.num_heads"),
+            ("model", {"vocab_size": 20}, "257 or more"),
+            ("data", {"tasks": ("nowhere",)}, "the built-in suite"),
+            ("evaluation", {"questions": 3}, "the field is prompts"),
+        ],
+    )
+    def test_bad_input_is_refused(self, group, changes, says, tmp_path):
+        config = TRAINING | {group: TRAINING[group] | changes}
+        with pytest.raises(UserError) as error:
+            text_model.run(config, tmp_path / "run", "train", say=lambda line: None)
+        assert says in str(error.value)
+
+
+@pytest.mark.slow
+class TestAnswers:
+    TEMPLATE = Template(**TRAINING["template"])
+
+    def test_right_is_what_greedy_decoding_says(self, model):
+        pairs = [("a", "b"), ("b", "a"), ("c", "D"), ("d", "D"), ("e", "f")]
+        prompts = [self.TEMPLATE.prompt([("x", "y"), ("p", "q"), ("s", "t")], x) for x, _ in pairs]
+        answers = [self.TEMPLATE.answer(y) for _, y in pairs]
+        q = questions(model.source.tokenizer, prompts, answers)
+        made = tvjax.generate(model, prompts, max_new_tokens=q.answers_BA.shape[1])
+        expected = [text.startswith(answer) for text, answer in zip(made, answers, strict=True)]
+        np.testing.assert_array_equal(correct(model.decoder, model.params, q), expected)
+
+    def test_every_token_of_an_answer_counts(self, model):
+        """Two tokens, of which greedy decoding gives the first alone."""
+        prompt = self.TEMPLATE.prompt([("x", "y"), ("p", "q"), ("s", "t")], "a")
+        first = tvjax.generate(model, [prompt], max_new_tokens=1)[0]
+        for answer, expected in ((first, True), (first + " zq", False)):
+            q = questions(model.source.tokenizer, [prompt], [answer], width=6)
+            assert bool(correct(model.decoder, model.params, q)[0]) is expected
+
+    def test_a_token_across_the_border_is_refused(self, model):
+        with pytest.raises(UserError, match="a token that joins"):
+            questions(model.source.tokenizer, ["a -> "], ["b"])
+
+    def test_batches_are_the_whole(self):
+        rows = jnp.arange(11.0)
+        doubled = in_batches(lambda a: {"x": 2 * a["x"]}, {"x": rows}, 4)
+        np.testing.assert_array_equal(doubled["x"], 2 * rows)
+
+
+@pytest.mark.slow
+class TestVectors:
+    def test_states_are_those_of_each_prompts_last_token(self, model):
+        prompts = ["a -> b\nc ->", "d ->"]
+        ids = model.source.tokenizer.encode(prompts)
+        states = last_states(model.decoder, model.params, pad(ids, side="right"))
+        for row, alone in zip(states, ids, strict=True):
+            found = tvjax.capture(model, jnp.array([alone]), ["embed", "blocks/resid"])
+            expected = jnp.concatenate([found["embed"][None], found["blocks/resid"]])[:, 0, -1]
+            np.testing.assert_allclose(row, expected, atol=1e-4)
+
+    def test_written_at_the_last_token_and_nowhere_else(self, model):
+        tokens = pad(model.source.tokenizer.encode(["a -> b\nc ->", "d ->"]), side="right")
+        vector = jax.random.normal(jax.random.key(0), (model.config.width,))
+        tree = at_last(model.decoder, vector, 2, tokens.last_B, tokens.ids_BT.shape[1])
+        positions_BT = tokens.positions_BT
+        run = lambda edits: forward(
+            model.decoder,
+            model.params,
+            tokens.ids_BT,
+            addresses=("blocks/resid",),
+            edits=edits,
+            positions_BT=positions_BT,
+        )[1]["blocks/resid"][1]
+        plain, edited = run(None), run(tree)
+        changed = np.abs(edited - plain).max(-1) > 1e-6
+        np.testing.assert_array_equal(changed, np.arange(tokens.ids_BT.shape[1])[None] == tokens.last_B[:, None])
+        np.testing.assert_allclose(edited[np.arange(2), tokens.last_B], np.stack([vector, vector]), rtol=1e-6)
+        assert positions_BT[1, -1] == PADDING
+
+    def test_words_of_a_last_state_are_the_models_own_answer(self, model):
+        prompt = "a -> b\nc ->"
+        found = tvjax.capture(model, [prompt], ["blocks/resid"], positions="last")
+        logits = vocabulary(model.decoder, model.params, found["blocks/resid"][-1, :, 0])
+        np.testing.assert_allclose(logits, tvjax.run(model, [prompt], last=True)[:, 0], atol=1e-4)
+
+    def test_the_summary_is_what_its_words_say(self, trained, measured, model):
+        """Few-shot beats zero-shot, and each number can be found again by hand."""
+        folder, summary = measured
+        assert summary["mean"]["few_shot"] > summary["mean"]["zero_shot"] + 0.15
+        assert set(summary["tasks"]) == set(TRAINING["data"]["tasks"])
+        entry = summary["tasks"]["uppercase"]
+        assert entry["layer"] == 1 + int(np.argmax(entry["vector_by_layer_dev"][1:]))
+        assert entry["vector"] == pytest.approx(entry["vector_by_layer_test"][entry["layer"]])
+        vectors, about = tvjax.load_vectors(folder / "vectors" / "uppercase.safetensors")
+        assert about["layer"] == str(entry["layer"])
+        asked = text_model.DataConfig(tasks=("uppercase",)).read()["uppercase"].split("test")
+        right = []
+        for x, y in asked:
+            write = tvjax.replace(jnp.asarray(vectors["theta"][entry["layer"]]), layers=entry["layer"])
+            right.append(tvjax.generate(model, f"{x} ->", max_new_tokens=1, edits=write) == f" {y}")
+        assert entry["vector"] == pytest.approx(np.mean(right))
+
+    def test_conflicts_ask_what_both_tasks_answer_differently(self, measured):
+        _, summary = measured
+        names = {(e["shown"], e["moved"]) for e in summary["conflicts"]}
+        assert ("next_letter", "previous_letter") in names and all(a != b for a, b in names)
+        for entry in summary["conflicts"]:
+            assert entry["says_shown"] + entry["says_moved"] <= 1 + 1e-9
+
+    def test_it_repeats(self, trained, measured, tmp_path):
+        again = task_vectors.run(config_for(trained), tmp_path / "run", "train", say=lambda line: None)
+        assert again == measured[1]
+
+    @pytest.mark.parametrize(
+        ("group", "changes", "says"),
+        [
+            ("vectors", {"demonstrations": 0}, "config.vectors.demonstrations"),
+            ("vectors", {"demonstrations": 17}, "accepted: tasks that have 18 or more"),
+            ("vectors", {"shots": 3}, "no such field"),
+            ("model", {"path": "/nowhere"}, "config.json"),
+            ("data", {"path": "/nowhere"}, "accepted: a folder"),
+        ],
+    )
+    def test_bad_input_is_refused(self, trained, tmp_path, group, changes, says):
+        config = config_for(trained)
+        config[group] = config[group] | changes
+        if group == "data":
+            config["data"]["tasks"] = ()
+        with pytest.raises(UserError) as error:
+            task_vectors.run(config, tmp_path / "run", "train", say=lambda line: None)
+        assert says in str(error.value)
+
+
+@pytest.mark.slow
+class TestReport:
+    def test_page_and_table_of_task_vectors(self, measured):
+        folder, summary = measured
+        page = write_report(folder).read_text()
+        table = summary_table(json.loads((folder / "eval" / "summary.json").read_text()))
+        for name, entry in summary["tasks"].items():
+            assert name in page and f"{entry['few_shot']:.2f} <small>" in page
+            (line,) = [row for row in table.splitlines() if row.startswith(name)]
+            assert line.split()[1:] == [
+                f"{entry['zero_shot']:.2f}",
+                f"{entry['few_shot']:.2f}",
+                f"{entry['shuffled_shot']:.2f}",
+                f"{entry['vector']:.2f}",
+                str(entry["layer"]),
+                f"{entry['shuffled_vector']:.2f}",
+            ]
+        assert "Conflicting tasks" in page
+        assert {p.name for p in (folder / "report").iterdir()} == {"index.html", "layers.png", "methods.png"}
+
+    def test_page_and_table_of_the_small_model(self, trained):
+        folder, summary = trained
+        page = write_report(folder).read_text()
+        assert f"{summary['accuracy'][5]:.2f} [" in page and "curve.png" in page
+        assert len(summary_table(summary).splitlines()) == 2 + 6
+
+    def test_a_broken_summary_is_refused_in_one_line(self, measured, tmp_path):
+        folder, summary = measured
+        for name in ("config.json", "environment.json"):
+            (tmp_path / name).write_text((folder / name).read_text())
+        (tmp_path / "eval").mkdir()
+        broken = {key: value for key, value in summary.items() if key != "mean"}
+        (tmp_path / "eval" / "summary.json").write_text(json.dumps(broken))
+        with pytest.raises(UserError, match=r"summary\.json: 'mean'"):
+            write_report(tmp_path)

@@ -1,0 +1,138 @@
+"""Text tasks: what a folder may hold, splits, demonstrations, and the built-in suite."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tvjax.errors import UserError
+from tvjax.tasks.suite import number_word, plural, suite
+from tvjax.tasks.text import SPLITS, Template, TextTask, read_folder, shots, split_of
+
+REAL = Path(__file__).parents[2].parent / "shared" / "data" / "function_vectors"
+
+
+class TestSplits:
+    def test_no_input_is_in_two_and_none_is_lost(self):
+        for task in suite().values():
+            parts = [task.split(name) for name in SPLITS]
+            assert sorted(sum(parts, ())) == sorted(task.pairs)
+
+    def test_the_same_input_is_in_the_same_split_in_every_task(self):
+        where = {}
+        for task in suite().values():
+            for split in SPLITS:
+                for x, _ in task.split(split):
+                    assert where.setdefault(x, split) == split
+
+    def test_shares_are_as_said(self):
+        count = Counter(split_of(f"word {n}") for n in range(20_000))
+        for name, share in SPLITS.items():
+            assert abs(count[name] / 20_000 - share) < 0.015
+
+    def test_they_never_change(self):
+        """Numbers that were published with one split must mean the same tomorrow."""
+        assert [split_of(w) for w in ("apple", "bear", "seven", "zero", "a")] == [
+            "train",
+            "test",
+            "train",
+            "test",
+            "test",
+        ]
+
+    def test_an_unknown_one_is_refused(self):
+        with pytest.raises(UserError, match="train, dev, test"):
+            TextTask("t", (("a", "b"),)).split("validation")
+
+
+class TestPrompts:
+    def test_a_prompt_shows_its_pairs_and_ends_where_the_answer_begins(self):
+        template = Template("Q: ", "\nA:", "\n\n")
+        text = template.prompt([("hot", "cold")], "big")
+        assert text == "Q: hot\nA: cold\n\nQ: big\nA:"
+        assert template.answer("small") == " small"
+
+    def test_demonstrations_never_repeat_nor_hold_the_query(self):
+        pairs = suite()["plural"].pairs
+        for seed in range(50):
+            shown = shots(np.random.default_rng(seed), pairs, 8, apart_from="bag")
+            assert len(set(shown)) == 8 and "bag" not in dict(shown) and set(shown) <= set(pairs)
+
+    def test_shuffled_labels_are_the_same_words(self):
+        pairs = suite()["plural"].pairs
+        straight = shots(np.random.default_rng(0), pairs, 8)
+        mixed = shots(np.random.default_rng(0), pairs, 8, shuffled=True)
+        assert [x for x, _ in mixed] == [x for x, _ in straight] and mixed != straight
+        assert sorted(y for _, y in mixed) == sorted(y for _, y in straight)
+
+    def test_more_than_there_are_is_refused(self):
+        with pytest.raises(UserError, match="at most 1"):
+            shots(np.random.default_rng(0), [("a", "b"), ("c", "d")], 2, apart_from="a")
+
+
+class TestFolder:
+    def write(self, folder, value, name="task"):
+        (folder / f"{name}.json").write_text(value if isinstance(value, str) else json.dumps(value))
+
+    def test_pairs_are_read_and_repetitions_dropped(self, tmp_path):
+        self.write(tmp_path, [{"input": " a ", "output": "b"}, {"input": "a", "output": "c"}])
+        self.write(tmp_path, [{"input": "x", "output": "y", "more": 1}], "other")
+        assert read_folder(tmp_path) == {
+            "other": TextTask("other", (("x", "y"),)),
+            "task": TextTask("task", (("a", "b"),)),
+        }
+        assert list(read_folder(tmp_path, ["task"])) == ["task"]
+
+    @pytest.mark.parametrize(
+        ("value", "says"),
+        [
+            ("[", "not whole JSON"),
+            ({"input": "a"}, "no list of pairs"),
+            ([], "no list of pairs"),
+            ([{"input": "a", "output": "b"}, {"input": "a"}], "entry 1"),
+            ([{"input": "a", "output": ["b"]}], "entry 0"),
+            ([{"input": "", "output": "b"}], "entry 0"),
+            (["a"], "entry 0"),
+        ],
+    )
+    def test_anything_else_is_refused_in_one_line(self, tmp_path, value, says):
+        self.write(tmp_path, value)
+        with pytest.raises(UserError) as error:
+            read_folder(tmp_path)
+        assert says in str(error.value) and "task.json" in str(error.value) and "\n" not in str(error.value)
+
+    def test_what_is_not_there_is_refused(self, tmp_path):
+        with pytest.raises(UserError, match=r"NAME\.json"):
+            read_folder(tmp_path)
+        self.write(tmp_path, [{"input": "a", "output": "b"}])
+        with pytest.raises(UserError, match="those of"):
+            read_folder(tmp_path, ["nowhere"])
+
+    @pytest.mark.skipif(not REAL.is_dir(), reason="the real task files are not here")
+    def test_the_real_tasks_read(self):
+        tasks = read_folder(REAL)
+        assert len(tasks) >= 18 and dict(tasks["antonym"].pairs)["flawed"] == "perfect"
+
+
+class TestSuite:
+    def test_numbers_and_plurals(self):
+        assert [number_word(n) for n in (0, 13, 20, 21, 99)] == [
+            "zero",
+            "thirteen",
+            "twenty",
+            "twenty-one",
+            "ninety-nine",
+        ]
+        known = {"city": "cities", "box": "boxes", "boy": "boys", "church": "churches", "mouse": "mice", "cat": "cats"}
+        assert {noun: plural(noun) for noun in known} == known
+
+    def test_most_inputs_belong_to_several_tasks_with_different_answers(self):
+        """So demonstrations are needed: the best guess without them is right less than half of the time."""
+        answers = {}
+        for task in suite().values():
+            for x, y in task.pairs:
+                answers.setdefault(x, Counter())[y] += 1
+        total = sum(sum(c.values()) for c in answers.values())
+        assert sum(max(c.values()) for c in answers.values()) / total < 0.5

@@ -1,0 +1,283 @@
+"""A small language model trained here, on prompts of text tasks: something to look for task vectors in, offline.
+
+It sees prompts of K + 1 pairs of one task and learns to give every answer, the first without a demonstration. It is
+trained on all pairs of its tasks, as a pretrained model has seen what its words mean; the splits are for what is done
+with it afterwards.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tvjax.errors import UserError, reject
+from tvjax.evals.statistics import with_interval
+from tvjax.experiments import rundir
+from tvjax.experiments.settings import at_least, build, coerce, group
+from tvjax.files import write_json, write_whole
+from tvjax.nn.decoder import PADDING, Decoder, DecoderConfig
+from tvjax.nn.model import forward
+from tvjax.nn.pretrained import Tokenizer
+from tvjax.nn.pretrained.tokenizer import train_tokenizer
+from tvjax.nn.pretrained.weights import save_folder
+from tvjax.parallel.mesh import make_mesh, shard_batch
+from tvjax.tasks.suite import suite
+from tvjax.tasks.text import Template, TextTask, read_folder
+from tvjax.train.loop import TrainConfig, Trainer
+from tvjax.train.state import Hyper, OptimizerConfig
+
+MODEL = "model"
+"""The folder of a run that holds the model in Hugging Face's form."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which tasks: those of a folder (of the built-in suite where it is empty), or of them those in `tasks`."""
+
+    path: str = ""
+    tasks: tuple[str, ...] = ()
+
+    def read(self) -> dict[str, TextTask]:
+        """The tasks by name. Raises `UserError` for a folder or a task that is not there."""
+        if self.path:
+            return read_folder(self.path, self.tasks)
+        known = suite()
+        for name in self.tasks:
+            if name not in known:
+                raise reject("config.data.tasks", name, f"those of the built-in suite: {', '.join(known)}")
+        return {name: known[name] for name in self.tasks or known}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The decoder, of the form of Llama: rotary positions, RMSNorm, a gated MLP, no biases; and its vocabulary."""
+
+    vocab_size: int
+    num_layers: int
+    width: int
+    num_heads: int
+    hidden_width: int = 0
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class TextModelSettings:
+    """The whole experiment, checked."""
+
+    data: DataConfig
+    template: Template
+    demonstrations: int
+    model: ModelConfig
+    train: TrainConfig
+    optimizer: OptimizerConfig
+    batch: int
+    seed: int
+    learning_rate: float
+    evaluation_prompts: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "TextModelSettings":
+        """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
+        names = ("data", "template", "model", "train", "optimizer", "evaluation")
+        for name in config:
+            if name not in (*names, "experiment"):
+                raise reject(
+                    f"config.{name}", "a value", f"no such field; the fields are experiment, {', '.join(names)}"
+                )
+        for name in names:
+            if name not in config:
+                raise reject(f"config.{name}", None, "a group of fields")
+        train = dict(group(config["train"], "config.train"))
+        own = {"batch": int, "seed": int, "learning_rate": float, "demonstrations": int}
+        values = {name: coerce(train.pop(name, None), kind, f"config.train.{name}") for name, kind in own.items()}
+        evaluation = dict(group(config["evaluation"], "config.evaluation"))
+        s = cls(
+            data=build(DataConfig, config["data"], "config.data"),
+            template=build(Template, config["template"], "config.template"),
+            model=build(ModelConfig, config["model"], "config.model"),
+            train=build(TrainConfig, train, "config.train"),
+            optimizer=build(OptimizerConfig, config["optimizer"], "config.optimizer"),
+            evaluation_prompts=coerce(evaluation.pop("prompts", None), int, "config.evaluation.prompts"),
+            **values,
+        )
+        for name in evaluation:
+            raise reject(f"config.evaluation.{name}", evaluation[name], "no such field; the field is prompts")
+        at_least(1, "config.train", batch=s.batch, demonstrations=s.demonstrations, steps=s.train.steps)
+        at_least(1, "config.train", log_every=s.train.log_every, keep_checkpoints=s.train.keep_checkpoints)
+        for name in ("steps", "evaluate_every", "checkpoint_every"):
+            if getattr(s.train, name) < 1 or getattr(s.train, name) % s.train.log_every:
+                accepted = f"a positive multiple of log_every = {s.train.log_every}"
+                raise reject(f"config.train.{name}", getattr(s.train, name), accepted)
+        at_least(1, "config.evaluation", prompts=s.evaluation_prompts)
+        at_least(257, "config.model", vocab_size=s.model.vocab_size)
+        at_least(1, "config.model", num_layers=s.model.num_layers, width=s.model.width, num_heads=s.model.num_heads)
+        if s.model.width % (2 * s.model.num_heads):
+            raise reject("config.model.num_heads", s.model.num_heads, f"half a divisor of width = {s.model.width}")
+        if s.learning_rate <= 0:
+            raise reject("config.train.learning_rate", s.learning_rate, "more than 0")
+        return s
+
+    def decoder(self, vocabulary: int) -> DecoderConfig:
+        """The decoder for a tokenizer of `vocabulary` tokens."""
+        m = self.model
+        return DecoderConfig(
+            num_layers=m.num_layers,
+            width=m.width,
+            num_heads=m.num_heads,
+            num_outputs=vocabulary,
+            inputs="tokens",
+            vocab_size=vocabulary,
+            hidden_width=m.hidden_width,
+            norm="rmsnorm",
+            positions="rotary",
+            mlp="gated_silu",
+            bias=False,
+            tied_readout=True,
+            dtype=m.dtype,
+            param_dtype=m.dtype,
+        )
+
+
+def corpus(tasks: Mapping[str, TextTask], template: Template) -> list[str]:
+    """The texts that the tokenizer is trained on: every pair, as a prompt shows it."""
+    return [template.prompt([pair], "") for task in tasks.values() for pair in task.pairs]
+
+
+def tables(
+    tasks: Mapping[str, TextTask], template: Template, tokenizer: Tokenizer, shots: int
+) -> dict[str, np.ndarray]:
+    """All pairs as token ids: ``query [I, W], answer [I, A]`` with -1 behind their ends, and ``start, count [tasks]``.
+
+    Raises `UserError` for a task with too few pairs, and for a template in which tokens cross its parts.
+    """
+    queries: list[str] = []
+    answers: list[str] = []
+    start, count = [], []
+    for name, task in tasks.items():
+        if len(task.pairs) <= shots:
+            raise reject(
+                "config.train.demonstrations", shots, f"at most {len(task.pairs) - 1}: task {name} has no more"
+            )
+        start.append(len(queries))
+        count.append(len(task.pairs))
+        for x, y in task.pairs:
+            queries.append(template.before + x + template.between)
+            answers.append(template.answer(y) + template.after)
+    parts = [tokenizer.encode(texts, special=False) for texts in (queries, answers)]
+    whole = tokenizer.encode([q + a for q, a in zip(queries, answers, strict=True)], special=False)
+    for q, a, both in zip(*parts, whole, strict=True):
+        if q + a != both:
+            raise UserError(
+                f"config.template: {tokenizer.decode(both)!r} has a token that joins a query and its answer; accepted: "
+                "a template whose `between` ends where a token ends"
+            )
+    padded = [np.full((len(rows), max(map(len, rows))), -1, np.int32) for rows in parts]
+    for array, rows in zip(padded, parts, strict=True):
+        for i, row in enumerate(rows):
+            array[i, : len(row)] = row
+    return {"query": padded[0], "answer": padded[1], "start": np.array(start), "count": np.array(count)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextModelExperiment:
+    """The mean cross-entropy of the tokens of all answers of a prompt."""
+
+    settings: TextModelSettings
+    config: DecoderConfig
+    arrays: Mapping[str, np.ndarray]
+
+    def init(self, key: jax.Array) -> Any:
+        """Fresh parameters."""
+        decoder = Decoder(dataclasses.replace(self.config, unroll=1))
+        return decoder.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+
+    def data(self) -> dict[str, jax.Array]:
+        """The tables of pairs."""
+        return {name: jnp.asarray(a) for name, a in self.arrays.items()}
+
+    def draw(self, data: Any, key: jax.Array, batch: int) -> jax.Array:
+        """Prompts ``[B, N, W + A]`` of N = K + 1 pairs of one task each, no pair twice, -1 where there is no token."""
+        task_key, pair_key = jax.random.split(key)
+        most = int(self.arrays["count"].max())
+        task_B = jax.random.randint(task_key, (batch,), 0, len(self.arrays["count"]))
+        luck_BI = jax.random.uniform(pair_key, (batch, most))
+        luck_BI = jnp.where(jnp.arange(most)[None] < data["count"][task_B][:, None], luck_BI, -1.0)
+        chosen_BN = jax.lax.top_k(luck_BI, self.settings.demonstrations + 1)[1] + data["start"][task_B][:, None]
+        return jnp.concatenate([data["query"][chosen_BN], data["answer"][chosen_BN]], axis=-1)
+
+    def scores(self, params: Any, prompts_BNS: jax.Array) -> dict[str, jax.Array]:
+        """For each pair of each prompt, its answer's risk (nats a token) and whether all of it is right: ``[B, N]``."""
+        batch, pairs, slot = prompts_BNS.shape
+        ids_BT = prompts_BNS.reshape(batch, -1)
+        real_BT = ids_BT >= 0
+        ids_BT = jnp.maximum(ids_BT, 0)
+        positions_BT = jnp.where(real_BT, jnp.cumsum(real_BT, axis=1) - 1, PADDING)
+        # What a token is read from is the last real one before it, wherever padding stands.
+        place_BT = jnp.where(real_BT, jnp.arange(ids_BT.shape[1])[None], 0)
+        before_BT = jnp.concatenate([jnp.zeros((batch, 1), int), jax.lax.cummax(place_BT, axis=1)[:, :-1]], axis=1)
+        width = self.arrays["query"].shape[1]
+        asked_T = np.flatnonzero(np.arange(pairs * slot) % slot >= width)
+        out, _ = forward(Decoder(self.config), params, ids_BT, positions_BT=positions_BT, at=before_BT[:, asked_T])
+        real_BNA, ids_BNA = (a[:, asked_T].reshape(batch, pairs, -1) for a in (real_BT, ids_BT))
+        out = out.reshape(*ids_BNA.shape, -1)
+        risk_BNA = optax.softmax_cross_entropy_with_integer_labels(out, ids_BNA) * real_BNA
+        right_BNA = (out.argmax(-1) == ids_BNA) | ~real_BNA
+        return {
+            "risk": risk_BNA.sum(-1) / real_BNA.sum(-1),
+            "accuracy": right_BNA.all(-1).astype(jnp.float32),
+        }
+
+    def loss(
+        self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The mean risk over prompts and pairs."""
+        scores = self.scores(params, shard_batch(self.draw(data, key, self.settings.batch)))
+        return scores["risk"].mean(), {name: value.mean() for name, value in scores.items()}
+
+    def evaluate(self, params: Any, data: Any, key: jax.Array) -> dict[str, jax.Array]:
+        """Risk and accuracy by number of demonstrations, on fresh prompts."""
+        scores = self.scores(params, self.draw(data, key, self.settings.evaluation_prompts))
+        return {name: value.mean(0) for name, value in scores.items()}
+
+
+def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train (or with mode "eval" only load) the model, write it to ``model/`` and measure it; return the summary.
+
+    Raises `UserError` for a config or a folder that does not fit, `RunError` where the run cannot go on.
+    """
+    s = TextModelSettings.from_config(config)
+    tasks = s.data.read()
+    rundir.prepare(folder, config, new=mode == "train")
+    path = folder / MODEL / "tokenizer.json"
+    if not path.is_file():
+        write_whole(path, train_tokenizer(corpus(tasks, s.template), s.model.vocab_size))
+    tokenizer = Tokenizer(path.parent)
+    arrays = tables(tasks, s.template, tokenizer, s.demonstrations)
+    experiment = TextModelExperiment(s, s.decoder(tokenizer.size), arrays)
+    hyper = {"seed": jnp.array([s.seed]), "learning_rate": jnp.array([s.learning_rate])}
+    evaluation_key = jax.random.key(s.seed + 1)
+    trainer = Trainer(experiment, s.train, s.optimizer, make_mesh(), ("model",), hyper, evaluation_key)
+    state = trainer.run(folder, say) if mode == "train" else trainer.restore(folder, say)[1]
+    if state is None:
+        raise UserError(f"{folder}: no checkpoint to evaluate; accepted: the workdir of a run (--mode=train)")
+    params = jax.tree.map(lambda p: p[0], state.params)
+    save_folder(folder / MODEL, experiment.config, params)
+    prompts = experiment.draw(experiment.data(), jax.random.fold_in(evaluation_key, 1), s.evaluation_prompts)
+    scores = jax.device_get(jax.jit(experiment.scores)(params, prompts))
+    summary = {
+        "experiment": "text_model",
+        "tasks": {name: len(task.pairs) for name, task in tasks.items()},
+        "num_layers": s.model.num_layers,
+        "num_demonstrations": s.demonstrations,
+        "vocabulary": tokenizer.size,
+        "num_prompts": s.evaluation_prompts,
+        **with_interval("risk", scores["risk"]),
+        **with_interval("accuracy", scores["accuracy"]),
+    }
+    write_json(folder / "eval" / "summary.json", summary)
+    return summary

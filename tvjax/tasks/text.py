@@ -1,0 +1,117 @@
+"""Text tasks: pairs of an input and an output, how a prompt shows them, and which split each pair belongs to."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tvjax.errors import UserError, reject
+
+SPLITS = {"train": 0.5, "dev": 0.2, "test": 0.3}
+Pair = tuple[str, str]
+
+
+def split_of(text: str) -> str:
+    """The split of an input, by a hash of its content: the same in every task, file and run. [ours]"""
+    place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    for name, share in SPLITS.items():
+        place -= share
+        if place < 0:
+            return name
+    return "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTask:
+    """A named list of (input, output) pairs, without repetitions of an input."""
+
+    name: str
+    pairs: tuple[Pair, ...]
+
+    def split(self, name: str) -> tuple[Pair, ...]:
+        """The pairs of "train", "dev" or "test": no input is in two of them."""
+        if name not in SPLITS:
+            raise reject("split", name, ", ".join(SPLITS))
+        return tuple(pair for pair in self.pairs if split_of(pair[0]) == name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """How a prompt shows pairs: ``before + input + between + answer + after``, one after another.
+
+    The query ends with `between`, its last token is where a vector is read and written. An answer begins with a
+    space, so that a tokenizer cuts it off from what stands before it.
+    """
+
+    before: str = "Q: "
+    between: str = "\nA:"
+    after: str = "\n\n"
+
+    def answer(self, output: str) -> str:
+        """What the model has to say."""
+        return " " + output
+
+    def prompt(self, demonstrations: Sequence[Pair], query: str) -> str:
+        """The demonstrations, then the query without its answer."""
+        shown = (self.before + x + self.between + self.answer(y) + self.after for x, y in demonstrations)
+        return "".join(shown) + self.before + query + self.between
+
+
+def without_repetition(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """The first pair of each input, in order."""
+    first: dict[str, str] = {}
+    for x, y in pairs:
+        first.setdefault(x, y)
+    return tuple(first.items())
+
+
+def read_folder(folder: str | Path, names: Sequence[str] = ()) -> dict[str, TextTask]:
+    """The tasks of a folder of ``NAME.json`` files, lists of ``{"input": ..., "output": ...}``; of `names` if given.
+
+    Raises `UserError` for a folder or a task that is not there, and for a file that holds anything else.
+    """
+    folder = Path(folder)
+    files = {path.stem: path for path in sorted(folder.glob("*.json"))} if folder.is_dir() else {}
+    if not files:
+        raise UserError(f"{folder}: no NAME.json in it; accepted: a folder of lists of {{'input', 'output'}}")
+    for name in names:
+        if name not in files:
+            raise reject("tasks", name, f"those of {folder}: {', '.join(files)}")
+    return {name: TextTask(name, _read(files[name])) for name in names or files}
+
+
+def _read(path: Path) -> tuple[Pair, ...]:
+    try:
+        items = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not whole JSON ({error})") from None
+    if not isinstance(items, list) or not items:
+        raise UserError(f"{path}: holds no list of pairs; accepted: a list of {{'input', 'output'}}")
+    pairs = []
+    for number, item in enumerate(items):
+        x, y = (item.get("input"), item.get("output")) if isinstance(item, Mapping) else (None, None)
+        if not (isinstance(x, str) and isinstance(y, str) and x.strip() and y.strip()):
+            raise UserError(f"{path}: entry {number}: given {item!r}; accepted: {{'input': text, 'output': text}}")
+        pairs.append((x.strip(), y.strip()))
+    return without_repetition(pairs)
+
+
+def shots(
+    random: np.random.Generator, pairs: Sequence[Pair], count: int, *, apart_from: str = "", shuffled: bool = False
+) -> list[Pair]:
+    """`count` demonstrations drawn without repetition, none with the input `apart_from`.
+
+    shuffled: their outputs are permuted among them, so that they show the words of a task but not the task. Raises
+    `UserError` where there are too few pairs.
+    """
+    others = [pair for pair in pairs if pair[0] != apart_from]
+    if len(others) < count:
+        raise reject("demonstrations", count, f"at most {len(others)}, the pairs that the task has for them")
+    chosen = [others[i] for i in random.choice(len(others), count, replace=False)]
+    if not shuffled:
+        return chosen
+    order = random.permutation(count)
+    return [(x, chosen[j][1]) for (x, _), j in zip(chosen, order, strict=True)]

@@ -1,0 +1,62 @@
+"""Task vectors of a language model, read from prompts (Hendel et al. 2023), and what is done with them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import forward
+from tvjax.nn.tokens import Tokens
+from tvjax.vectors import edits
+from tvjax.vectors.tvp import STREAM, stream_at
+
+
+def in_batches(run: Callable[[Any], Any], arrays: Any, size: int) -> Any:
+    """`run` over the leading axis of `arrays`, `size` entries at a time, joined again; the last batch is filled up.
+
+    `run` is to be jitted: all batches have one shape, so there is one compilation.
+    """
+    count = jax.tree.leaves(arrays)[0].shape[0]
+    parts = []
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        index = jnp.minimum(jnp.arange(start, start + size), count - 1)
+        part = run(jax.tree.map(lambda a, index=index: a[index], arrays))
+        parts.append(jax.tree.map(lambda a, n=stop - start: a[:n], part))
+    return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
+
+
+def last_states(decoder: Decoder, params: Any, tokens: Tokens) -> jax.Array:
+    """h^0..h^L at each prompt's last token, ``[B, L+1, D]``; nothing else is stored."""
+    _, found = forward(
+        decoder,
+        params,
+        tokens.ids_BT,
+        addresses=STREAM,
+        read_BN=tokens.last_B[:, None],
+        at=slice(0, 1),
+        positions_BT=tokens.positions_BT,
+    )
+    return stream_at(found, slice(None))[:, :, 0].swapaxes(0, 1)
+
+
+def at_last(decoder: Decoder, vector_D: jax.Array, layer: Any, last_B: jax.Array, length: int, keep: Any = 0.0) -> Any:
+    """The edits tree that writes one vector at h^`layer` (which may be traced) of the positions `last_B`."""
+    return edits.affine(
+        vector_D[None, None, None],
+        keep=keep,
+        at_layer=edits.at_layer(layer, decoder.config.num_layers),
+        at_position=jnp.arange(length)[None] == last_B[:, None],
+    )
+
+
+def vocabulary(decoder: Decoder, params: Any, vectors_ND: jax.Array) -> jax.Array:
+    """Logits ``[N, V]`` of vectors read as if they were the last state: final norm, then readout (the "logit lens")."""
+    tree = edits.affine(
+        vectors_ND[None, :, None],
+        at_layer=edits.at_layer(decoder.config.num_layers, decoder.config.num_layers),
+        at_position=jnp.ones((1, 1), bool),
+    )
+    return forward(decoder, params, jnp.zeros((len(vectors_ND), 1), jnp.int32), edits=tree)[0][:, 0]
