@@ -12,9 +12,12 @@ pytest.importorskip("ml_collections")
 
 from tvjax.cli import read_flags
 from tvjax.errors import UserError
+from tvjax.experiments.task_vectors import TaskVectorSettings
+from tvjax.experiments.text_model import TextModelSettings
 from tvjax.experiments.tvp import make_trainer
 from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.tasks import draw, shifts_for
+from tvjax.tasks.text import Template
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 
@@ -34,11 +37,23 @@ def read(source, *overrides):
     return read_flags(["main", f"--config={FOLDER / source}", *overrides])[0]
 
 
-@pytest.fixture(params=sources())
+EXPERIMENT = {source: read(source)["experiment"] for source in sources()}
+
+
+@pytest.fixture(params=[source for source, name in EXPERIMENT.items() if name == "tvp"])
 def config(request, tmp_path, monkeypatch):
     """As the command line reads it, from a working directory that has nothing to do with the project."""
     monkeypatch.chdir(tmp_path)
     return read(request.param)
+
+
+@pytest.mark.parametrize("source", [source for source, name in EXPERIMENT.items() if name != "tvp"])
+def test_a_config_of_text_parses(source):
+    config = read(source)
+    kinds = {"text_model": TextModelSettings, "task_vectors": TaskVectorSettings}
+    kinds[config["experiment"]].from_config(config)
+    if config["experiment"] == "task_vectors":
+        assert TextModelSettings.from_config(config["training"]).template == Template(**config["template"])
 
 
 def test_it_parses(config):
