@@ -49,6 +49,7 @@ def read_kind(run_dir: str | Path) -> str:
     path = Path(run_dir)
     if not path.is_dir():
         raise UserError(f"{path}: no such run directory; give the --workdir of a run that was trained")
+    _object(path / "config.json", "train")  # a folder without one is no run: that is the first thing to say
     return str(_object(path / "eval" / "summary.json", "eval").get("experiment", "tvp"))
 
 
