@@ -2,7 +2,6 @@
 
 import errno
 import inspect
-import json
 import os
 import re
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tvjax.errors import RunError, UserError, reject
+from tvjax.files import read_json
 
 MODES = ("train", "eval", "report")
 FLAGS = "flags only: --config=FILE[:ARG], --config.FIELD=VALUE, --workdir=DIR, --mode=" + "|".join(MODES)
@@ -75,10 +75,7 @@ def _config_of_run(words: list[str]) -> Any:
         raise reject(
             "--config", None, "a config file, e.g. --config=configs/tvp_synthetic.py, or the --workdir of a run"
         )
-    try:
-        return ConfigDict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise UserError(f"{path}: not a config ({error}); accepted: the workdir of a run") from None
+    return ConfigDict(read_json(path, "accepted: the workdir of a run"))
 
 
 def _load(path: str, *argument: str) -> Any:

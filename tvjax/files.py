@@ -1,10 +1,12 @@
-"""Files are whole or absent: written beside their place, then moved into it."""
+"""Files are whole or absent: written beside their place, then moved into it; and one way to read JSON."""
 
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from tvjax.errors import UserError
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -21,6 +23,27 @@ def write_whole(path: Path, content: bytes | str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def read_text(path: Path, advice: str) -> str:
+    """The text of a file. Raises `UserError`, with `advice` behind it, where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {advice}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: does not read as text ({type(error).__name__}); {advice}") from None
+
+
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises `UserError`, with `advice` behind it, where there is none."""
+    try:
+        value = json.loads(read_text(path, advice))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not whole JSON (line {error.lineno}: {error.msg}); {advice}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object; {advice}")
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:

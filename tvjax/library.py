@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tvjax.errors import UserError, reject
+from tvjax.files import read_json
 from tvjax.nn import decoding
 from tvjax.nn.decoder import PADDING, Decoder
 from tvjax.nn.model import Model, forward
@@ -34,18 +35,18 @@ def load(path: str | Path, member: str | None = None, *, dtype: str | None = Non
     `.task` and `.layout` sample prompts for it. Of a Hugging Face folder, dtype is that of parameters and activations
     (the file's by default), and the parameters lie on `mesh`. Raises `UserError` where `path` is neither.
     """
-    from tvjax.nn.pretrained import load_model, read_json
+    from tvjax.nn.pretrained import load_model
 
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"{path}: no such folder; accepted: a run directory or a Hugging Face folder")
-    if "model_type" in read_json(folder / "config.json"):
+    values = read_json(folder / "config.json", "accepted: a run directory or a Hugging Face folder")
+    if "model_type" in values:
         return load_model(folder, dtype=dtype, mesh=mesh)
-    from tvjax.experiments import experiment_of, rundir, tvp
+    from tvjax.experiments import experiment_of, tvp
 
-    config = rundir.read_config(folder)
-    experiment_of(config)
-    return tvp.load(folder, config, member)
+    experiment_of(values)
+    return tvp.load(folder, values, member)
 
 
 def export(model: Model, path: str | Path) -> None:

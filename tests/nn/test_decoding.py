@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import tvjax
-from tests.nn.golden import make
-from tests.nn.test_pretrained import GOLDEN, every_model, needs_torch
+from tests.nn.golden import GOLDEN, every_model, make, needs_torch
 from tvjax.errors import UserError
 from tvjax.nn.decoder import PADDING
 from tvjax.nn.model import forward
@@ -238,70 +237,54 @@ class TestAgainstHooks:
     def test_run_and_generate(self, name, address, positions, kind, tmp_path):
         import torch
 
-        layer, theirs = 2, make.build(name)
+        theirs = make.build(name)
         theirs.save_pretrained(tmp_path)
         model = tvjax.load(tmp_path)
         ids, attention_mask = make.padded("left")
-        chosen = np.zeros(ids.shape, bool)
-        chosen[:, -1] = True
-        if positions == "all":
-            chosen[:] = attention_mask.bool().numpy()
-        elif positions == "mask":
-            chosen = np.asarray(jax.random.bernoulli(jax.random.key(5), 0.5, ids.shape))
-        vectors = vectors_for(model, address, seed=7)
-        keep, scale = {"replace": (0.0, 1.0), "add": (1.0, 0.7), "mix": (0.4, 0.6)}[kind]
-        heads = (1, 2) if address == edits.HEADS else ()
+        real = attention_mask.bool().numpy()
+        random = np.asarray(jax.random.bernoulli(jax.random.key(5), 0.5, ids.shape))
+        last = np.broadcast_to(np.arange(ids.shape[1]) == ids.shape[1] - 1, ids.shape)
+        chosen = {"last": last, "all": real, "mask": random}[positions]
         write = tvjax.mix(
-            vectors,
-            layers=layer,
+            vectors_for(model, address, seed=7),
+            layers=2,
             positions=chosen if positions == "mask" else positions,
-            keep=keep,
-            scale=scale,
+            keep={"replace": 0.0, "add": 1.0, "mix": 0.4}[kind],
+            scale={"replace": 1.0, "add": 0.7, "mix": 0.6}[kind],
             address=address,
-            heads=heads,
+            heads=(1, 2) if address == edits.HEADS else (),
         )
-
-        def edited(a, where):
-            flat = torch.tensor(np.array(vectors)).reshape(3, 1, -1)
-            new = keep * a + scale * flat
-            if heads:
-                of_head = torch.isin(torch.arange(a.shape[-1]) // vectors.shape[-1], torch.tensor(heads))
-                new = torch.where(of_head, new, a)
-            return torch.where(torch.tensor(where)[..., None], new, a)
-
-        prompt_length = ids.shape[1]
-
-        def here(length):
-            """Of the positions that this pass reads: those of the prompt, and for "all" each new token."""
-            return chosen if length == prompt_length else np.full((3, length), positions == "all")
-
-        def after(module, args, out):
-            a = out[0] if isinstance(out, tuple) else out
-            a = edited(a, here(a.shape[1]))
-            return (a, *out[1:]) if isinstance(out, tuple) else a
-
-        def before(module, args):
-            return (edited(args[0], here(args[0].shape[1])), *args[1:])
-
-        module = self.place(name, theirs, address, layer)
-        hook = (
-            module.register_forward_pre_hook(before) if address == edits.HEADS else module.register_forward_hook(after)
-        )
+        hook = self.hook(self.place(name, theirs, address, 2), write, chosen)
         position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        length = {"max_new_tokens": STEPS, "min_new_tokens": STEPS}
         with torch.no_grad():
             logits = theirs(ids, attention_mask=attention_mask, position_ids=position_ids).logits.numpy()
-            made = theirs.generate(
-                ids,
-                attention_mask=attention_mask,
-                max_new_tokens=STEPS,
-                min_new_tokens=STEPS,
-                do_sample=False,
-                pad_token_id=0,
-            )
+            made = theirs.generate(ids, attention_mask=attention_mask, do_sample=False, pad_token_id=0, **length)
         hook.remove()
-        real = attention_mask.bool().numpy()
-        np.testing.assert_allclose(
-            np.asarray(tvjax.run(model, TOKENS["left"], edits=write))[real], logits[real], atol=1e-4
-        )
-        ours = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, edits=write)
-        np.testing.assert_array_equal(ours.ids_BN, made[:, ids.shape[1] :].numpy())
+        ours = np.asarray(tvjax.run(model, TOKENS["left"], edits=write))
+        np.testing.assert_allclose(ours[real], logits[real], atol=1e-4)
+        continued = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, edits=write)
+        np.testing.assert_array_equal(continued.ids_BN, made[:, ids.shape[1] :].numpy())
+
+    def hook(self, module, write, chosen_BT):
+        """The edit of `write` as a PyTorch hook: in the prompt at `chosen_BT`, in a new token if it names all."""
+        import torch
+
+        keep, scale = float(write.keep), float(write.scale)
+        vectors_B1D = torch.tensor(np.array(write.vectors)).reshape(len(write.vectors), 1, -1)
+
+        def edited(a):
+            new = keep * a + scale * vectors_B1D
+            if write.heads:
+                of_head = torch.isin(torch.arange(a.shape[-1]) // write.vectors.shape[-1], torch.tensor(write.heads))
+                new = torch.where(of_head, new, a)
+            is_prompt = a.shape[1] == chosen_BT.shape[1]
+            here = chosen_BT if is_prompt else np.full(a.shape[:2], write.positions == "all")
+            return torch.where(torch.tensor(np.array(here))[..., None], new, a)
+
+        def after(module, args, out):
+            return (edited(out[0]), *out[1:]) if isinstance(out, tuple) else edited(out)
+
+        if write.address == edits.HEADS:
+            return module.register_forward_pre_hook(lambda module, args: (edited(args[0]), *args[1:]))
+        return module.register_forward_hook(after)

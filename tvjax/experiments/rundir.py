@@ -1,7 +1,6 @@
 """The run directory: which config it belongs to, and what it was made with."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -11,9 +10,10 @@ from typing import Any
 
 import jax
 
-from tvjax.errors import UserError, reject
-from tvjax.files import write_json
+from tvjax.errors import reject
+from tvjax.files import read_json, write_json
 
+A_RUN = "accepted: the workdir of a run"
 FREE = ("mesh",)
 """Groups of the config that may change when a run goes on: they do not change what is computed."""
 
@@ -29,24 +29,13 @@ def flatten(config: Mapping[str, Any], path: str = "config") -> dict[str, Any]:
     return flat
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config of a run directory. Raises `UserError` where there is none that reads."""
-    path = folder / "config.json"
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; accepted: the workdir of a run") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error}); accepted: the workdir of a run") from None
-
-
 def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:
     """Make `folder` the run directory of `config`, or check that it is.
 
     Raises `UserError` where it cannot be written, belongs to another config, or (unless `new`) holds no run.
     """
     if not new:
-        _check_same(folder, flatten(read_config(folder)), flatten(config))
+        _check_same(folder, flatten(read_json(folder / "config.json", A_RUN)), flatten(config))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -54,7 +43,7 @@ def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise reject("--workdir", str(folder), "a folder that can be written")
     if (folder / "config.json").exists():
-        _check_same(folder, flatten(read_config(folder)), flatten(config))
+        _check_same(folder, flatten(read_json(folder / "config.json", A_RUN)), flatten(config))
     elif any(folder.iterdir()):
         raise reject(
             "--workdir",

@@ -7,10 +7,12 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from tvjax.errors import reject
+from tvjax.train.loop import TrainConfig
+from tvjax.train.state import OptimizerConfig
 
 T = TypeVar("T")
 
@@ -20,6 +22,17 @@ def group(values: Any, path: str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise reject(path, values, "a group of fields")
     return values
+
+
+def groups(config: Mapping[str, Any], names: Collection[str], also: Collection[str] = ()) -> None:
+    """Check that `config` has the groups `names` and no field beside them, `experiment` and those in `also`."""
+    for name in config:
+        if name not in ("experiment", *names, *also):
+            raise reject(
+                f"config.{name}", config[name], f"no such field; the fields are experiment, {', '.join(names)}"
+            )
+    for name in names:
+        group(config.get(name), f"config.{name}")
 
 
 def build(kind: type[T], values: Any, path: str, **settled: Any) -> T:
@@ -73,3 +86,25 @@ def at_least(low: float, path: str, **values: float) -> None:
     for name, value in values.items():
         if value < low:
             raise reject(f"{path}.{name}", value, f"{low} or more")
+
+
+def check_training(train: TrainConfig, optimizer: OptimizerConfig, batch: int) -> None:
+    """Raise `UserError` for the first value that no training can have."""
+    path, c, o = "config.train", train, optimizer
+    at_least(1, path, batch=batch, steps=c.steps, log_every=c.log_every, keep_checkpoints=c.keep_checkpoints)
+    for name in ("steps", "evaluate_every", "checkpoint_every"):
+        if getattr(c, name) < 1 or getattr(c, name) % c.log_every:
+            raise reject(f"{path}.{name}", getattr(c, name), f"a positive multiple of log_every = {c.log_every}")
+    path = "config.optimizer"
+    at_least(0, path, warmup_steps=o.warmup_steps, weight_decay=o.weight_decay, clip_norm=o.clip_norm)
+    if not 0 <= o.final_fraction <= 1:
+        raise reject(f"{path}.final_fraction", o.final_fraction, "a fraction, 0 to 1")
+    for name in ("b1", "b2"):
+        if not 0 <= getattr(o, name) < 1:
+            raise reject(f"{path}.{name}", getattr(o, name), "0 up to, not including, 1")
+
+
+def check_seed(path: str, seed: int) -> None:
+    """Raise `UserError` for what no random key can be made of."""
+    if not 0 <= seed < 2**31:
+        raise reject(path, seed, "0 to 2^31 - 1")

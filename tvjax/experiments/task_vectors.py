@@ -19,7 +19,7 @@ from tvjax.errors import UserError, reject
 from tvjax.evals.answers import Questions, correct, questions
 from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir, text_model
-from tvjax.experiments.settings import at_least, build
+from tvjax.experiments.settings import at_least, build, check_seed, group, groups
 from tvjax.experiments.text_model import DataConfig
 from tvjax.files import write_json
 from tvjax.nn.decoder import Decoder
@@ -66,19 +66,14 @@ class TaskVectorSettings:
     def from_config(cls, config: Mapping[str, Any]) -> "TaskVectorSettings":
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
         kinds = {"model": ModelConfig, "data": DataConfig, "template": Template, "vectors": VectorConfig}
-        for name in config:
-            if name not in (*kinds, "experiment", "training"):
-                raise reject(
-                    f"config.{name}", "a value", f"no such field; the fields are experiment, {', '.join(kinds)}"
-                )
-        for name in kinds:
-            if name not in config:
-                raise reject(f"config.{name}", None, "a group of fields")
+        groups(config, kinds, also=("training",))
         s = cls(**{name: build(kind, config[name], f"config.{name}") for name, kind in kinds.items()})
         v = s.vectors
         at_least(1, "config.vectors", demonstrations=v.demonstrations, prompts=v.prompts, batch=v.batch)
         at_least(1, "config.vectors", questions=v.questions, words=v.words, conflicts=v.conflicts)
-        at_least(0, "config.vectors", seed=v.seed)
+        check_seed("config.vectors.seed", v.seed)
+        if not s.model.path:
+            text_model.TextModelSettings.from_config(group(config.get("training"), "config.training"))
         return s
 
 

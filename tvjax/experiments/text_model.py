@@ -18,7 +18,7 @@ import optax
 from tvjax.errors import UserError, reject
 from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir
-from tvjax.experiments.settings import at_least, build, coerce, group
+from tvjax.experiments.settings import at_least, build, check_seed, check_training, coerce, group, groups
 from tvjax.files import write_json, write_whole
 from tvjax.nn.decoder import PADDING, Decoder, DecoderConfig
 from tvjax.nn.model import forward
@@ -31,6 +31,7 @@ from tvjax.tasks.text import Template, TextTask, read_folder
 from tvjax.train.loop import TrainConfig, Trainer
 from tvjax.train.state import Hyper, OptimizerConfig
 
+GROUPS = ("data", "template", "model", "train", "optimizer", "evaluation")
 MODEL = "model"
 """The folder of a run that holds the model in Hugging Face's form."""
 
@@ -83,15 +84,7 @@ class TextModelSettings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "TextModelSettings":
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
-        names = ("data", "template", "model", "train", "optimizer", "evaluation")
-        for name in config:
-            if name not in (*names, "experiment"):
-                raise reject(
-                    f"config.{name}", "a value", f"no such field; the fields are experiment, {', '.join(names)}"
-                )
-        for name in names:
-            if name not in config:
-                raise reject(f"config.{name}", None, "a group of fields")
+        groups(config, GROUPS)
         train = dict(group(config["train"], "config.train"))
         own = {"batch": int, "seed": int, "learning_rate": float, "demonstrations": int}
         values = {name: coerce(train.pop(name, None), kind, f"config.train.{name}") for name, kind in own.items()}
@@ -107,12 +100,9 @@ class TextModelSettings:
         )
         for name in evaluation:
             raise reject(f"config.evaluation.{name}", evaluation[name], "no such field; the field is prompts")
-        at_least(1, "config.train", batch=s.batch, demonstrations=s.demonstrations, steps=s.train.steps)
-        at_least(1, "config.train", log_every=s.train.log_every, keep_checkpoints=s.train.keep_checkpoints)
-        for name in ("steps", "evaluate_every", "checkpoint_every"):
-            if getattr(s.train, name) < 1 or getattr(s.train, name) % s.train.log_every:
-                accepted = f"a positive multiple of log_every = {s.train.log_every}"
-                raise reject(f"config.train.{name}", getattr(s.train, name), accepted)
+        check_training(s.train, s.optimizer, s.batch)
+        check_seed("config.train.seed", s.seed)
+        at_least(1, "config.train", demonstrations=s.demonstrations)
         at_least(1, "config.evaluation", prompts=s.evaluation_prompts)
         at_least(257, "config.model", vocab_size=s.model.vocab_size)
         at_least(1, "config.model", num_layers=s.model.num_layers, width=s.model.width, num_heads=s.model.num_heads)

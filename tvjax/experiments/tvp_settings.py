@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.errors import reject
-from tvjax.experiments.settings import at_least, build, coerce, group
+from tvjax.experiments.settings import at_least, build, check_seed, check_training, coerce, group, groups
 from tvjax.nn.decoder import FAMILY_FIELDS, DecoderConfig
 from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Task
 from tvjax.train.loop import TrainConfig
 from tvjax.train.state import Hyper, OptimizerConfig
 from tvjax.vectors import tvp
+
+GROUPS = ("task", "prompt", "curriculum", "model", "tvp", "population", "train", "optimizer", "evaluation", "mesh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,26 +129,7 @@ class TVPSettings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "TVPSettings":
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
-        groups = (
-            "task",
-            "prompt",
-            "curriculum",
-            "model",
-            "tvp",
-            "population",
-            "train",
-            "optimizer",
-            "evaluation",
-            "mesh",
-        )
-        for name in config:
-            if name not in (*groups, "experiment"):
-                raise reject(
-                    f"config.{name}", "a value", f"no such field; the fields are experiment, {', '.join(groups)}"
-                )
-        for name in groups:
-            if name not in config:
-                raise reject(f"config.{name}", None, "a group of fields")
+        groups(config, GROUPS)
         values = dict(group(config["task"], "config.task"))
         family = values.pop("name", None)
         if family not in FAMILIES:
@@ -172,7 +155,7 @@ class TVPSettings:
             evaluation=build(EvaluationConfig, config["evaluation"], "config.evaluation"),
             mesh=build(MeshConfig, config["mesh"], "config.mesh"),
         )
-        for check in (_check_prompt, _check_model, _check_training, _check_population):
+        for check in (_check_prompt, _check_model, _check_measures, _check_population):
             check(settings)
         return settings
 
@@ -249,7 +232,7 @@ def _check_population(s: TVPSettings) -> None:
             if name == "tvp_weight" and value < 0:
                 raise reject(f"{path}.{name}", value, "0 or more")
             if name == "seed":
-                _check_seed(f"{path}.{name}", value)
+                check_seed(f"{path}.{name}", value)
     for axis, size, what in (
         ("member", len(names), "members"),
         ("data", s.batch, "prompts a batch"),
@@ -261,23 +244,7 @@ def _check_population(s: TVPSettings) -> None:
             raise reject(f"config.mesh.{axis}", share, f"a divisor of the {size} {what}")
 
 
-def _check_seed(path: str, seed: int) -> None:
-    if not 0 <= seed < 2**31:
-        raise reject(path, seed, "0 to 2^31 - 1")
-
-
-def _check_training(s: TVPSettings) -> None:
-    path, c = "config.train", s.train
-    at_least(1, path, batch=s.batch, steps=c.steps, log_every=c.log_every, keep_checkpoints=c.keep_checkpoints)
-    for name in ("steps", "evaluate_every", "checkpoint_every"):
-        if getattr(c, name) < 1 or getattr(c, name) % c.log_every:
-            raise reject(f"{path}.{name}", getattr(c, name), f"a positive multiple of log_every = {c.log_every}")
+def _check_measures(s: TVPSettings) -> None:
     at_least(1, "config.evaluation", training_prompts=s.evaluation.training_prompts, prompts=s.evaluation.prompts)
-    _check_seed("config.evaluation.seed", s.evaluation.seed)
-    o = s.optimizer
-    at_least(0, "config.optimizer", warmup_steps=o.warmup_steps, weight_decay=o.weight_decay, clip_norm=o.clip_norm)
-    if not 0 <= o.final_fraction <= 1:
-        raise reject("config.optimizer.final_fraction", o.final_fraction, "a fraction, 0 to 1")
-    for name in ("b1", "b2"):
-        if not 0 <= getattr(o, name) < 1:
-            raise reject(f"config.optimizer.{name}", getattr(o, name), "0 up to, not including, 1")
+    check_seed("config.evaluation.seed", s.evaluation.seed)
+    check_training(s.train, s.optimizer, s.batch)

@@ -62,6 +62,20 @@ def _choose(logits_BV: jax.Array, key: jax.Array | None, temperature: jax.Array,
     return jax.random.categorical(key, logits_BV / temperature).astype(jnp.int32)
 
 
+def _axis(address: str) -> int:
+    """Where the positions stand: behind the layers, if there are layers."""
+    return 2 if address.startswith("blocks/") else 1
+
+
+def _last_of(address: str, states: jax.Array, last_B1: jax.Array, room: int) -> jax.Array:
+    """The state at each prompt's last token, with `room` for as many more."""
+    axis = _axis(address)
+    index = last_B1.reshape(*[1] * (axis - 1), -1, *[1] * (states.ndim - axis))
+    wide = [(0, 0)] * states.ndim
+    wide[axis] = (0, room)
+    return jnp.pad(jnp.take_along_axis(states, index, axis=axis), wide)
+
+
 def generate(
     decoder: Decoder,
     params: Any,
@@ -114,19 +128,8 @@ def _generate(
     )
 
     def choose(logits_BV: jax.Array, step: jax.Array | int) -> jax.Array:
+        """`_choose` with a key of the step's own."""
         return _choose(logits_BV, None if key is None else jax.random.fold_in(key, step), temperature, top_k)
-
-    def axis(name: str) -> int:
-        """Where the positions stand: behind the layers, if there are layers."""
-        return 2 if name.startswith("blocks/") else 1
-
-    def shown(name: str) -> jax.Array:
-        """The prompt's last state, with room for those of the steps."""
-        index = last_B1.reshape(*[1] * (axis(name) - 1), batch, *[1] * (found[name].ndim - axis(name)))
-        state = jnp.take_along_axis(found[name], index, axis=axis(name))
-        wide = [(0, 0)] * state.ndim
-        wide[axis(name)] = (0, count - 1)
-        return jnp.pad(state, wide)
 
     first_B = choose(out[:, 0], 0)
     ended = jnp.isin(first_B, jnp.array(stop)) if stop else jnp.zeros(batch, bool)
@@ -138,13 +141,15 @@ def _generate(
         jnp.ones(batch, jnp.int32),
         ids_BN,
         past_of(found, tokens.positions_BT, count - 1),
-        {name: shown(name) for name in addresses},
+        {name: _last_of(name, found[name], last_B1, count - 1) for name in addresses},
     )
 
     def going(state: tuple) -> jax.Array:
+        """Whether there is a token to make for any prompt."""
         return (state[0] < count) & ~state[2].all()
 
     def step(state: tuple) -> tuple:
+        """One token more for every prompt that has not ended."""
         n, token_B, ended, used_B, ids_BN, past, seen = state
         position_B = tokens.count_B + n - 1
         out, found = forward(
@@ -158,7 +163,7 @@ def _generate(
         )
         past = _extended(past, found, length + n - 1, position_B)
         for name in addresses:
-            seen = seen | {name: jax.lax.dynamic_update_slice_in_dim(seen[name], found[name], n, axis(name))}
+            seen = seen | {name: jax.lax.dynamic_update_slice_in_dim(seen[name], found[name], n, _axis(name))}
         token_B = jnp.where(ended, 0, choose(out[:, 0], n))
         used_B = used_B + ~ended
         if stop:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from tvjax.errors import UserError
+from tvjax.files import read_json, read_text
 from tvjax.report.summary import Member, Summary, parse_summary
 
 
@@ -74,30 +75,15 @@ def read_run(run_dir: str | Path) -> Run:
     return Run(path, config, environment, summary, metrics, vectors)
 
 
-def _text(path: Path, mode: str) -> str:
-    if not path.is_file():
-        raise UserError(f"{path}: missing; run --mode={mode} first")
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: does not read as text ({type(error).__name__}); run --mode={mode} again") from None
-
-
 def _object(path: Path, mode: str) -> dict[str, Any]:
-    try:
-        tree = json.loads(_text(path, mode))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON (line {error.lineno}); run --mode={mode} again to write it anew") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: not a JSON object; run --mode={mode} again to write it anew")
-    return tree
+    return read_json(path, f"run --mode={mode} first")
 
 
 def _metrics(path: Path, members: tuple[Member, ...]) -> tuple[Metrics, ...]:
     """Read the log. Of two lines for one step (a run that was resumed) the later counts; a line cut short at the very
     end, by a kill, is left out.
     """
-    content = _text(path, "train")
+    content = read_text(path, "run --mode=train first")
     lines = content.split("\n")
     rows: dict[str, dict[int, dict[str, Any]]] = {member.name: {} for member in members}
     for number, line in enumerate(lines, start=1):

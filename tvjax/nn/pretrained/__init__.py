@@ -9,9 +9,9 @@ from jax.sharding import Mesh
 
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained.tokenizer import Tokenizer
-from tvjax.nn.pretrained.weights import load_folder, read_json, save_folder
+from tvjax.nn.pretrained.weights import load_folder, save_folder
 
-__all__ = ["Pretrained", "Tokenizer", "load_model", "read_json", "save_model"]
+__all__ = ["Pretrained", "Tokenizer", "load_model", "save_model"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ into its layer's entry of the stacked array, which lies sharded as the mesh says
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,28 +19,17 @@ import safetensors.numpy
 from jax.sharding import Mesh
 
 from tvjax.errors import UserError, reject
-from tvjax.files import write_json, write_whole
+from tvjax.files import read_json, write_json, write_whole
 from tvjax.nn.decoder import Decoder, DecoderConfig
-from tvjax.nn.pretrained.families import FAMILIES, Family, Form, describe, read_config
+from tvjax.nn.pretrained.families import FAMILIES, Family, describe, read_config
+from tvjax.nn.pretrained.forms import Form
 from tvjax.parallel.mesh import path_of, shardings
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+FOLDER = "accepted: a Hugging Face folder: config.json, safetensors, tokenizer.json"
 # Buffers that some versions wrote and no version reads.
 BUFFERS = ("attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias", "rotary_emb.inv_freq")
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, an object. Raises `UserError` where it is missing, no JSON, or no object."""
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; accepted: a Hugging Face folder, which has one") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not whole JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds a {type(value).__name__}; accepted: a JSON object")
-    return value
 
 
 def abstract_params(config: DecoderConfig) -> Any:
@@ -72,7 +60,7 @@ class Folder:
     def _listed(self) -> dict[Path, list[str] | None]:
         """The files, with the tensors that the index says each holds (None: whatever it holds)."""
         if (self.path / INDEX).is_file():
-            listed = read_json(self.path / INDEX).get("weight_map")
+            listed = read_json(self.path / INDEX, FOLDER).get("weight_map")
             if not isinstance(listed, dict) or not all(isinstance(v, str) for v in listed.values()):
                 raise UserError(f"{self.path / INDEX}: weight_map is no map from tensors to files")
             files: dict[Path, list[str] | None] = {}
@@ -89,7 +77,7 @@ class Folder:
                 f"{self.path}: holds {pickles[0]}, a pickle, which can run any program when it is read; accepted: "
                 f"{SINGLE} or {INDEX} (transformers writes them with save_pretrained)"
             )
-        raise UserError(f"{self.path}: holds neither {SINGLE} nor {INDEX}; accepted: a Hugging Face folder")
+        raise UserError(f"{self.path}: holds neither {SINGLE} nor {INDEX}; {FOLDER}")
 
     def _inside(self, name: str) -> Path:
         """The file `name` of this folder. A link may only lead to the blobs of the hub's cache."""
@@ -144,7 +132,7 @@ def load_folder(
     `UserError` for a folder that is not whole, or a model that is not implemented.
     """
     folder_path = Path(path)
-    values = read_json(folder_path / "config.json")
+    values = read_json(folder_path / "config.json", FOLDER)
     config = read_config(values, str(folder_path / "config.json"))
     folder = Folder(folder_path)
     family = FAMILIES[values["model_type"]]

@@ -1,0 +1,89 @@
+"""Models written as folders: read again here, and by `transformers`."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import tvjax
+from tests.nn.golden import GOLDEN, every_model, needs_torch
+from tvjax.errors import UserError
+from tvjax.nn.decoder import Decoder, DecoderConfig
+from tvjax.nn.model import Model
+
+
+class TestExport:
+    @every_model
+    def test_back_and_forth_changes_no_bit(self, name, tmp_path):
+        model = tvjax.load(GOLDEN / name)
+        tvjax.export(model, tmp_path)
+        again = tvjax.load(tmp_path)
+        assert again.config == model.config
+        jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+        first, second = (safetensors.numpy.load_file(f / "model.safetensors") for f in (GOLDEN / name, tmp_path))
+        for tensor in second.keys() | first.keys() - {"lm_head.weight", "embed_out.weight"}:
+            np.testing.assert_array_equal(first[tensor], second[tensor])
+
+    def trained(self, **changes):
+        config = DecoderConfig(
+            num_layers=2,
+            width=16,
+            num_heads=2,
+            num_outputs=20,
+            inputs="tokens",
+            vocab_size=21,
+            max_positions=32,
+            unbiased=("readout",),
+        )
+        config = dataclasses.replace(config, **changes)
+        params = Decoder(config).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+        return Model(
+            jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params), config
+        )
+
+    VARIANTS = {  # noqa: RUF012
+        "as trained": {},
+        "without biases": {"bias": False},
+        "like llama": {
+            "positions": "rotary",
+            "norm": "rmsnorm",
+            "mlp": "gated_silu",
+            "num_kv_heads": 1,
+            "bias": False,
+            "max_positions": 0,
+        },
+    }
+
+    @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+    def test_a_model_trained_here_comes_back_the_same(self, changes, tmp_path):
+        model = self.trained(**changes)
+        tvjax.export(model, tmp_path)
+        ids = jax.random.randint(jax.random.key(1), (2, 7), 0, 21)
+        again = tvjax.run(tvjax.load(tmp_path), ids)
+        np.testing.assert_allclose(again[..., :20], tvjax.run(model, ids), atol=1e-5)
+
+    @needs_torch
+    @pytest.mark.slow
+    @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+    def test_transformers_reads_it_and_says_the_same(self, changes, tmp_path):
+        import torch
+        import transformers
+
+        model = self.trained(**changes)
+        tvjax.export(model, tmp_path)
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+        ids = np.array(jax.random.randint(jax.random.key(1), (2, 7), 0, 21))
+        with torch.no_grad():
+            logits = theirs(torch.tensor(ids, dtype=torch.long)).logits.numpy()
+        np.testing.assert_allclose(logits[..., :20], tvjax.run(model, jnp.asarray(ids)), atol=1e-4)
+
+    @pytest.mark.parametrize(
+        "changes", [{"norm": "rmsnorm"}, {"unbiased": ()}, {"mlp": "gated_silu"}, {"num_kv_heads": 1}]
+    )
+    def test_what_no_family_has_is_refused(self, changes, tmp_path):
+        with pytest.raises(UserError, match="export"):
+            tvjax.export(self.trained(**changes), tmp_path)
+        assert not list(tmp_path.iterdir())
