@@ -24,6 +24,9 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.path = ""  # a folder of NAME.json lists of {"input", "output"}; "": the built-in suite
     config.data.tasks = ()  # names of tasks; (): all
+    config.data.tfds = ()  # or data sets: (name, input, output), e.g. (("glue/sst2", "{sentence}", "{label}"),)
+    config.data.tfds_dir = ""  # where they are prepared, as array_record; "": where tensorflow-datasets has them
+    config.data.most = 0  # pairs that are taken of a data set; 0: all
 
     config.training = _TRAINING["get_config"]()  # of the small model; used if model.path is "" and it is not there yet
     config.template = ConfigDict()  # a pair is shown as before + input + between + " " + output + after
@@ -35,8 +38,14 @@ def get_config() -> ConfigDict:
     config.vectors.demonstrations = 6  # k
     config.vectors.prompts = 30  # prompts that a vector is the mean of
     config.vectors.seed = 0  # of demonstrations and queries
-    config.vectors.batch = 64  # prompts in one pass: bounds the memory
+    config.vectors.memory = 1.0  # GiB that a pass may take beside the parameters; batches are made to fit
+    config.vectors.batch = 64  # most prompts (or heads, or layers) in one pass
     config.vectors.questions = 100  # most pairs of a split that are asked
+    config.vectors.heads = 10  # heads that a function vector sums (Todd et al. 2024 take 10 of GPT-J's)
+    config.vectors.shuffled_prompts = 25  # prompts of a task on which each head's indirect effect is measured
+    config.vectors.learned_steps = 100  # of Adam, for the vector that is learned
+    config.vectors.learned_rate = 0.03  # its learning rate
+    config.vectors.learned_batch = 16  # zero-shot prompts a step
     config.vectors.words = 8  # tokens that the vector's projection on the vocabulary lists
     config.vectors.conflicts = 5  # fewest shared inputs for which two tasks are set against each other
     return config

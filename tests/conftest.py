@@ -22,7 +22,7 @@ SMALL: dict[str, Any] = {
     "task": {"name": "linear", "input_width": 2},
     "prompt": {"layout": "xzy", "demonstrations": 4},
     "curriculum": {"dimensions": {}, "pairs": {}},
-    "model": {"num_layers": 3, "width": 16, "num_heads": 2, "max_positions": 32},
+    "model": {"num_layers": 3, "width": 16, "num_heads": 2, "max_positions": 32, "unroll": 1},
     "tvp": {},
     "population": {
         "name": ("icl", "tvp"),

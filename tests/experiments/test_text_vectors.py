@@ -10,14 +10,15 @@ import pytest
 
 import tvjax
 from tvjax.errors import UserError
-from tvjax.evals.answers import correct, questions
 from tvjax.experiments import task_vectors, text_model
+from tvjax.nn.answers import correct, questions
 from tvjax.nn.decoder import PADDING
 from tvjax.nn.model import forward
 from tvjax.nn.tokens import pad
 from tvjax.report import summary_table, write_report
+from tvjax.tasks.suite import suite
 from tvjax.tasks.text import Template
-from tvjax.vectors.from_prompts import at_last, in_batches, last_states, vocabulary
+from tvjax.vectors.from_prompts import at_last, last_states, vocabulary
 
 TRAINING = {
     "experiment": "text_model",
@@ -38,7 +39,17 @@ TRAINING = {
     "optimizer": {"warmup_steps": 20, "clip_norm": 1.0},
     "evaluation": {"prompts": 200},
 }
-VECTORS = {"demonstrations": 3, "prompts": 12, "batch": 8, "questions": 20, "words": 4, "conflicts": 2}
+VECTORS = {
+    "demonstrations": 3,
+    "prompts": 12,
+    "batch": 8,
+    "questions": 20,
+    "words": 4,
+    "conflicts": 2,
+    "heads": 2,
+    "shuffled_prompts": 6,
+    "learned_steps": 20,
+}
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +162,6 @@ class TestAnswers:
         with pytest.raises(UserError, match="a token that joins"):
             questions(model.source.tokenizer, ["a -> "], ["b"])
 
-    def test_batches_are_the_whole(self):
-        rows = jnp.arange(11.0)
-        doubled = in_batches(lambda a: {"x": 2 * a["x"]}, {"x": rows}, 4)
-        np.testing.assert_array_equal(doubled["x"], 2 * rows)
-
 
 @pytest.mark.slow
 class TestVectors:
@@ -199,16 +205,24 @@ class TestVectors:
         assert summary["mean"]["few_shot"] > summary["mean"]["zero_shot"] + 0.15
         assert set(summary["tasks"]) == set(TRAINING["data"]["tasks"])
         entry = summary["tasks"]["uppercase"]
-        assert entry["layer"] == 1 + int(np.argmax(entry["vector_by_layer_dev"][1:]))
-        assert entry["vector"] == pytest.approx(entry["vector_by_layer_test"][entry["layer"]])
         vectors, about = tvjax.load_vectors(folder / "vectors" / "uppercase.safetensors")
-        assert about["layer"] == str(entry["layer"])
         asked = text_model.DataConfig(tasks=("uppercase",)).read()["uppercase"].split("test")
-        right = []
-        for x, y in asked:
-            write = tvjax.replace(jnp.asarray(vectors["theta"][entry["layer"]]), layers=entry["layer"])
-            right.append(tvjax.generate(model, f"{x} ->", max_new_tokens=1, edits=write) == f" {y}")
-        assert entry["vector"] == pytest.approx(np.mean(right))
+        for kind, write in (("vector", tvjax.replace), ("function_vector", tvjax.add), ("learned_vector", tvjax.add)):
+            layer = entry[f"{kind}_layer"]
+            assert layer == 1 + int(np.argmax(entry[f"{kind}_by_layer_dev"][1:]))
+            assert entry[kind] == pytest.approx(entry[f"{kind}_by_layer_test"][layer])
+            assert about[f"{kind}.layer"] == str(layer)
+            right = []
+            for x, y in asked:
+                edits = write(jnp.asarray(vectors[kind][layer]), layers=layer)
+                right.append(
+                    tvjax.generate(model, f"{x} ->", max_new_tokens=1, edits=edits, during="prompt") == f" {y}"
+                )
+            assert entry[kind] == pytest.approx(np.mean(right))
+        assert len(summary["heads"]) == 2
+        effects = np.array(summary["indirect_effect"])
+        top = {(head["layer"] - 1, head["head"]) for head in summary["heads"]}
+        assert min(effects[place] for place in top) >= np.sort(effects, axis=None)[-2]
 
     def test_conflicts_ask_what_both_tasks_answer_differently(self, measured):
         _, summary = measured
@@ -221,12 +235,29 @@ class TestVectors:
         again = task_vectors.run(config_for(trained), tmp_path / "run", "train", say=lambda line: None)
         assert again == measured[1]
 
+    def test_it_goes_on_with_the_tasks_that_it_keeps(self, trained, tmp_path):
+        """The source may change or vanish: the run has its own copy."""
+        pytest.importorskip("tensorflow_datasets")
+        source, said = tmp_path / "tasks", lambda line: None
+        source.mkdir()
+        pairs = suite()["uppercase"].pairs
+        (source / "up.json").write_text(json.dumps([{"input": x, "output": y} for x, y in pairs]))
+        config = config_for(trained, data={"path": str(source)})
+        first = task_vectors.run(config, tmp_path / "run", "train", say=said)
+        (source / "up.json").write_text(json.dumps([{"input": x, "output": "?"} for x, _ in pairs]))
+        assert task_vectors.run(config, tmp_path / "run", "train", say=said) == first
+
     @pytest.mark.parametrize(
         ("group", "changes", "says"),
         [
             ("vectors", {"demonstrations": 0}, "config.vectors.demonstrations"),
             ("vectors", {"demonstrations": 17}, "accepted: tasks that have 18 or more"),
             ("vectors", {"shots": 3}, "no such field"),
+            ("vectors", {"memory": 0.0}, "config.vectors.memory"),
+            ("vectors", {"memory": 1e-9}, "GiB that one entry takes"),
+            ("vectors", {"heads": 0}, "config.vectors.heads"),
+            ("data", {"tfds": (("nowhere", "{x}", "{y}"),)}, "a data set that can be read"),
+            ("data", {"tfds": (("nowhere", "{x}"),)}, "config.data.tfds"),
             ("model", {"path": "/nowhere"}, "config.json"),
             ("data", {"path": "/nowhere"}, "accepted: a folder"),
         ],
@@ -250,16 +281,19 @@ class TestReport:
         for name, entry in summary["tasks"].items():
             assert name in page and f"{entry['few_shot']:.2f} <small>" in page
             (line,) = [row for row in table.splitlines() if row.startswith(name)]
-            assert line.split()[1:] == [
-                f"{entry['zero_shot']:.2f}",
-                f"{entry['few_shot']:.2f}",
-                f"{entry['shuffled_shot']:.2f}",
-                f"{entry['vector']:.2f}",
-                str(entry["layer"]),
-                f"{entry['shuffled_vector']:.2f}",
+            numbers = [entry[name] for name in ("zero_shot", "few_shot", "shuffled_shot")]
+            at = [(entry[name], entry[f"{name}_layer"]) for name in ("vector", "function_vector", "learned_vector")]
+            expected = [f"{n:.2f}" for n in numbers] + [
+                word for n, layer in at for word in (f"{n:.2f}", "at", str(layer))
             ]
+            assert line.split()[1:] == [*expected, f"{entry['shuffled_vector']:.2f}"]
         assert "Conflicting tasks" in page
-        assert {p.name for p in (folder / "report").iterdir()} == {"index.html", "layers.png", "methods.png"}
+        assert {p.name for p in (folder / "report").iterdir()} == {
+            "index.html",
+            "layers.png",
+            "methods.png",
+            "heads.png",
+        }
 
     def test_page_and_table_of_the_small_model(self, trained):
         folder, summary = trained

@@ -1,5 +1,7 @@
 """Writing into pretrained decoders, in `run` and in `generate`: the cache, padding and batch mates change nothing."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +12,18 @@ from tests.nn.golden import GOLDEN, every_model, make, needs_torch
 from tvjax.errors import UserError
 from tvjax.nn.decoder import PADDING
 from tvjax.nn.model import forward
+from tvjax.nn.pretrained import load_model
 from tvjax.nn.tokens import Tokens, pad
 from tvjax.vectors import edits
 
 STEPS = 6
 TOKENS = {side: pad(make.PROMPTS, side=side) for side in ("left", "right")}
+
+
+@functools.cache
+def golden(name):
+    """A golden model, its layers rolled up: a third of the time to compile."""
+    return load_model(GOLDEN / name, unroll=1)
 
 
 def vectors_for(model, address, seed=0, batch=3):
@@ -24,40 +33,30 @@ def vectors_for(model, address, seed=0, batch=3):
 
 
 def recompute(model, tokens, count, prompt_writes=(), step_writes=()):
-    """Greedy decoding without a cache: the whole prompt again for each token, edits where they were made."""
-    ids, valid = np.asarray(tokens.ids_BT), np.asarray(tokens.valid_BT)
-    made = []
-    for _ in range(count):
+    """Greedy decoding without a cache: everything again for each token, edits where they were made."""
+    length = tokens.ids_BT.shape[1]
+    room = ((0, 0), (0, count))
+    ids, valid = np.pad(tokens.ids_BT, room), np.pad(tokens.valid_BT, room)
+    for place in range(length, length + count):
         now = Tokens(jnp.asarray(ids), jnp.asarray(valid))
         positions_BT = now.positions_BT
-        length = tokens.ids_BT.shape[1]
-        old_BT = jnp.where(jnp.arange(ids.shape[1])[None] < length, positions_BT, PADDING)
+        old_BT = jnp.where(jnp.arange(length + count)[None] < length, positions_BT, PADDING)
         tree = edits.place(list(prompt_writes), model.config, old_BT) if prompt_writes else None
-        new_T = np.arange(ids.shape[1]) >= length
         for write in step_writes:
-            where = jnp.asarray(np.broadcast_to(new_T[None], ids.shape))
-            step = edits.place(write.replace(positions="mask", mask=where), model.config, positions_BT)
+            new_BT = jnp.asarray(valid & (np.arange(length + count) >= length)[None])
+            step = edits.place(write.replace(positions="mask", mask=new_BT), model.config, positions_BT)
             tree = step if tree is None else edits.merge(tree, step)
-        out, _ = forward(
-            model.decoder,
-            model.params,
-            now.ids_BT,
-            edits=tree,
-            at=now.last_B[:, None],
-            positions_BT=positions_BT,
-        )
-        token = np.asarray(out[:, 0].argmax(-1))
-        made.append(token)
-        ids = np.concatenate([ids, token[:, None]], 1)
-        valid = np.concatenate([valid, np.ones((len(ids), 1), bool)], 1)
-    return np.stack(made, 1)
+        where = {"at": now.last_B[:, None], "positions_BT": positions_BT}
+        out, _ = forward(model.decoder, model.params, now.ids_BT, edits=tree, **where)
+        ids[:, place], valid[:, place] = out[:, 0].argmax(-1), True
+    return ids[:, length:]
 
 
 @pytest.mark.parametrize("side", TOKENS)
 @pytest.mark.parametrize("name", ["gpt2", "mistral", "gemma2"])
 @pytest.mark.parametrize("during", ["prompt", "steps", "both"])
 def test_with_the_cache_is_without_it(name, side, during):
-    model = tvjax.load(GOLDEN / name)
+    model = golden(name)
     write = tvjax.add(vectors_for(model, "blocks/resid"), layers=2, positions="all")
     made = tvjax.generate(model, TOKENS[side], max_new_tokens=STEPS, edits=write, during=during)
     expected = recompute(
@@ -72,7 +71,7 @@ def test_with_the_cache_is_without_it(name, side, during):
 
 
 def test_by_default_all_means_new_tokens_too_and_last_is_of_the_prompt():
-    model = tvjax.load(GOLDEN / "llama3")
+    model = golden("llama3")
     vectors = jnp.stack([vectors_for(model, "blocks/resid", seed) for seed in (0, 1)])
     for positions, during in (("all", "both"), ("last", "prompt")):
         write = tvjax.add(vectors, layers=(1, 2), positions=positions)
@@ -83,7 +82,7 @@ def test_by_default_all_means_new_tokens_too_and_last_is_of_the_prompt():
 
 def test_the_vector_acts_on_the_very_token_that_is_predicted():
     """At the last prompt position it decides the first new token; on a step, the token after the one that is read."""
-    model = tvjax.load(GOLDEN / "llama3")
+    model = golden("llama3")
     plain = np.asarray(tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS).ids_BN)
     strong = tvjax.replace(100.0 * vectors_for(model, "blocks/resid"), layers=3, positions="last")
     first = tvjax.run(model, TOKENS["left"], edits=strong, last=True)[:, 0].argmax(-1)
@@ -97,7 +96,7 @@ def test_the_vector_acts_on_the_very_token_that_is_predicted():
 
 @pytest.mark.parametrize("address", edits.WRITABLE)
 def test_a_batch_is_its_prompts_one_by_one(address):
-    model = tvjax.load(GOLDEN / "qwen3")
+    model = golden("qwen3")
     vectors = vectors_for(model, address)
     whole = tvjax.generate(
         model,
@@ -112,7 +111,7 @@ def test_a_batch_is_its_prompts_one_by_one(address):
 
 
 def test_stop_tokens_end_a_prompt_and_leave_the_others_alone():
-    model = tvjax.load(GOLDEN / "llama3")
+    model = golden("llama3")
     plain = np.asarray(tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS).ids_BN)
     stop = int(plain[0, 2])
     made = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, stop=(stop,))
@@ -123,7 +122,7 @@ def test_stop_tokens_end_a_prompt_and_leave_the_others_alone():
 
 
 def test_sampling_repeats_with_its_key_and_follows_the_logits():
-    model = tvjax.load(GOLDEN / "llama3")
+    model = golden("llama3")
     draw = lambda seed, **how: np.asarray(
         tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, key=jax.random.key(seed), **how).ids_BN
     )
@@ -141,7 +140,7 @@ def test_sampling_repeats_with_its_key_and_follows_the_logits():
 
 @pytest.mark.parametrize("side", TOKENS)
 def test_captured_while_decoding_is_what_one_pass_holds(side):
-    model = tvjax.load(GOLDEN / "gemma2")
+    model = golden("gemma2")
     addresses = ("embed", "blocks/resid", "blocks/heads")
     made = tvjax.generate(model, TOKENS[side], max_new_tokens=STEPS, addresses=addresses)
     for number, prompt in enumerate(make.PROMPTS):
@@ -157,7 +156,7 @@ def test_captured_while_decoding_is_what_one_pass_holds(side):
 def test_one_compilation_for_every_vector_layer_and_prompt_of_a_shape():
     from tvjax.nn import decoding
 
-    model = tvjax.load(GOLDEN / "llama3")
+    model = golden("llama3")
     decoding._generate.clear_cache()
     for layer, scale in ((1, 0.5), (2, 2.0)):
         write = tvjax.add(vectors_for(model, "blocks/resid", seed=layer), layers=layer, scale=scale)
@@ -169,7 +168,7 @@ class TestCapture:
     @pytest.mark.parametrize("side", TOKENS)
     def test_positions_are_those_of_each_prompts_own_tokens(self, side):
         """A state read at a padding token is the classic mistake."""
-        model, tokens = tvjax.load(GOLDEN / "gpt2"), TOKENS[side]
+        model, tokens = golden("gpt2"), TOKENS[side]
         for positions, index in (("last", [-1]), ([0, -2], [0, -2])):
             found = tvjax.capture(model, tokens, ["embed", "blocks/resid"], positions=positions, layers=[3, 1])
             for number, prompt in enumerate(make.PROMPTS):
@@ -180,7 +179,7 @@ class TestCapture:
                     np.testing.assert_allclose(found["blocks/resid"][:, number, n], expected, atol=1e-4)
 
     def test_keys_of_chosen_layers_have_their_heads(self):
-        model = tvjax.load(GOLDEN / "llama3")
+        model = golden("llama3")
         found = tvjax.capture(model, TOKENS["left"], ["blocks/keys", "blocks/heads"], layers=[2])
         whole = tvjax.capture(model, TOKENS["left"], ["blocks/keys", "blocks/heads"])
         for name, a in found.items():
@@ -188,7 +187,7 @@ class TestCapture:
 
     @pytest.mark.parametrize(("positions", "layers"), [([9], None), ("first", None), ("last", [0]), ("last", [4])])
     def test_what_is_not_there_is_refused(self, positions, layers):
-        model = tvjax.load(GOLDEN / "gpt2")
+        model = golden("gpt2")
         with pytest.raises(UserError):
             tvjax.capture(model, TOKENS["left"], ["blocks/resid"], positions=positions, layers=layers)
 
@@ -196,7 +195,7 @@ class TestCapture:
 @every_model
 @pytest.mark.parametrize("edit", ["replace", "add"])
 def test_a_sweep_from_the_cache_is_one_edit_at_a_time(name, edit):
-    model, tokens = tvjax.load(GOLDEN / name), TOKENS["left" if edit == "add" else "right"]
+    model, tokens = golden(name), TOKENS["left" if edit == "add" else "right"]
     c = model.config
     vectors = jax.random.normal(jax.random.key(0), (c.num_layers + 1, 3, c.width))
     swept = tvjax.sweep(model, tokens, vectors, edit=edit)

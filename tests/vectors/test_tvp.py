@@ -18,7 +18,7 @@ TASKS = {"real": Linear(input_width=2), "tokens": TokenOffset()}
 def setting(request):
     """A random model (weights far from their tame initial scale), a task, and a prompt of each layout by name."""
     task = TASKS[request.param]
-    config = DecoderConfig(num_layers=L, width=16, num_heads=2, max_positions=32, **task.decoder_inputs())
+    config = DecoderConfig(num_layers=L, width=16, num_heads=2, max_positions=32, unroll=1, **task.decoder_inputs())
     decoder = Decoder(config)
     prompts = {name: task.sample(jax.random.key(1), B, K, layout) for name, layout in LAYOUTS.items()}
     params = jax.jit(decoder.init)(jax.random.key(0), prompts["xzy"].inputs)["params"]

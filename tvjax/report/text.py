@@ -8,26 +8,28 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from tvjax.errors import UserError
 from tvjax.files import write_whole
 from tvjax.report.gallery import Exhibit
 from tvjax.report.html import details, document, figure, table, write_figure
 from tvjax.report.reader import read_plain
-from tvjax.report.style import HUES, ORACLE, PRIOR, bottom_legend, open_figure, quiet
+from tvjax.report.style import GRID, HUES, INK, MARKERS, ORACLE, PRIOR, QUIET, bottom_legend, open_figure, quiet
 
-METHODS = {
-    "zero_shot": "zero-shot",
-    "few_shot": "k-shot",
-    "shuffled_shot": "k-shot, labels shuffled",
-    "vector": "zero-shot with the vector",
-    "shuffled_vector": "with the vector of shuffled labels",
-}
+SHOTS = {"zero_shot": "zero-shot", "few_shot": "{k}-shot", "shuffled_shot": "{k}-shot, labels shuffled"}
+VECTORS = {"vector": "state vector", "function_vector": "function vector", "learned_vector": "learned vector"}
+CONTROL = {"shuffled_vector": "state vector of shuffled labels"}
+METHODS = SHOTS | VECTORS | CONTROL
 SOURCES = (
-    "Reading the state at the last token of a prompt with demonstrations and putting it in the place of the one of a"
-    " zero-shot prompt is the method of Hendel, Geva and Globerson, In-Context Learning Creates Task Vectors (2023)."
-    " The mean over several prompts, the splits by a hash of the input, the layer chosen on the dev split, and both"
-    " controls with shuffled labels are how it is done here."
+    "State vectors: reading the state at the last token of prompts with demonstrations and putting it in the"
+    " place of the one of a zero-shot prompt is the method of Hendel, Geva and Globerson, In-Context Learning"
+    " Creates Task Vectors (2023). Function vectors: the mean outputs of the heads that, put into prompts with"
+    " shuffled labels, raise the right answer's probability most, summed and added to the state, are those of Todd"
+    " et al., Function Vectors in Large Language Models (2024). The learned vector (added to the state, trained on"
+    " zero-shot prompts of the train split), the mean over several prompts, the splits by a hash of the input, the"
+    " layer chosen on the dev split, and both controls with shuffled labels are how it is done here."
 )
 
 
@@ -66,18 +68,18 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         ]
         lines += [f"{n:<15} {_cell(summary, 'accuracy', n):<18} {_cell(summary, 'risk', n)}" for n in counts]
         return "\n".join(lines) + "\n"
-    tasks = summary["tasks"]
+    tasks, k = summary["tasks"], summary["num_demonstrations"]
     width = max(map(len, [*tasks, "mean"])) + 1
     lines = [
-        f"accuracy on the test split, k = {summary['num_demonstrations']}, vectors of {summary['num_prompts']} prompts;"
-        f" {summary['num_layers']} layers",
-        f"{'':<{width}} zero-shot  k-shot  shuffled  vector  at layer  vector of shuffled",
+        f"accuracy on the test split; vectors of {summary['num_prompts']} prompts of {k} demonstrations, each with the"
+        f" layer (of {summary['num_layers']}) chosen on the dev split",
+        f"{'':<{width}} zero-shot  {k}-shot  shuffled  state vector  function vector  learned vector  state, shuffled",
     ]
-    for name, e in [*tasks.items(), ("mean", {**summary["mean"], "layer": ""})]:
-        lines.append(
-            f"{name:<{width}} {e['zero_shot']:<10.2f} {e['few_shot']:<7.2f} {e['shuffled_shot']:<9.2f} "
-            f"{e['vector']:<7.2f} {e['layer']!s:<9} {e['shuffled_vector']:.2f}"
-        )
+    for name, e in [*tasks.items(), ("mean", summary["mean"])]:
+        shots = f"{e['zero_shot']:<10.2f} {e['few_shot']:<7.2f} {e['shuffled_shot']:<9.2f}"
+        cells = [f"{e[v]:.2f}" + (f" at {e[f'{v}_layer']}" if f"{v}_layer" in e else "") for v in VECTORS]
+        vectors = f"{cells[0]:<13} {cells[1]:<16} {cells[2]:<15}"
+        lines.append(f"{name:<{width}} {shots} {vectors} {e['shuffled_vector']:.2f}")
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -90,7 +92,7 @@ def _cell(entry: Mapping[str, Any], name: str, index: int | None = None) -> str:
 def _contents(summary: dict[str, Any]) -> tuple[list[Exhibit], str, list[str]]:
     if summary["experiment"] == "text_model":
         return [_curve(summary)], "a small language model", [f"<pre>{escape(summary_table(summary))}</pre>"]
-    return [_methods(summary), _layers(summary)], "task vectors on text", _tables(summary)
+    return [_methods(summary), _layers(summary), _heads(summary)], "task vectors on text", _tables(summary)
 
 
 def _curve(summary: dict[str, Any]) -> Exhibit:
@@ -116,90 +118,141 @@ def _curve(summary: dict[str, Any]) -> Exhibit:
     )
 
 
+def _names(summary: dict[str, Any]) -> dict[str, str]:
+    """The methods as readers know them."""
+    return {method: label.format(k=summary["num_demonstrations"]) for method, label in METHODS.items()}
+
+
 def _methods(summary: dict[str, Any]) -> Exhibit:
-    tasks = summary["tasks"]
+    tasks, names = summary["tasks"], _names(summary)
 
     def draw() -> Figure:
-        shown = ("zero_shot", "vector", "few_shot")
+        shown = ("zero_shot", *VECTORS, "few_shot")
         evidence = "accuracy on the test split; lines: 90% bootstrap interval over questions"
-        drawn = open_figure(8, 0.9 + 0.3 * len(tasks), "A vector in place of demonstrations", evidence)
+        drawn = open_figure(8, 0.9 + 0.42 * len(tasks), "A vector in place of demonstrations", evidence)
         ax = drawn.add_subplot()
         rows = np.arange(len(tasks))[::-1]
         handles = []
         for place, method in enumerate(shown):
-            values = np.array([e[method] for e in tasks.values()])
+            look: dict[str, Any] = {"color": HUES[place], "marker": MARKERS[place], "linestyle": "none"}
             low, high = np.array([e[f"{method}_ci"] for e in tasks.values()]).T
-            height = rows + 0.22 * (1 - place)
-            ax.hlines(height, low, high, color=HUES[place], linewidth=1.2)
-            ax.plot(values, height, linestyle="none", marker="os^"[place], color=HUES[place], markersize=5)
-            label = METHODS[method].replace("k-shot", f"{summary['num_demonstrations']}-shot")
-            handles.append(Line2D([], [], linestyle="none", marker="os^"[place], color=HUES[place], label=label))
+            height = rows + 0.16 * (2 - place)
+            ax.hlines(height, low, high, color=HUES[place], linewidth=1.1)
+            ax.plot([e[method] for e in tasks.values()], height, markersize=4, **look)
+            handles.append(Line2D([], [], label=names[method], **look))
+        for row in rows[:-1]:
+            ax.axhline(row - 0.5, color=GRID, linewidth=0.7)
         ax.set_yticks(rows, list(tasks))
         ax.set_xlim(-0.02, 1.02)
         quiet(ax, "accuracy", "")
-        bottom_legend(drawn, handles, 3)
+        ax.grid(False, axis="y")
+        bottom_legend(drawn, handles, len(shown))
         return drawn
 
     return Exhibit(
         "methods",
         "By task",
-        "Accuracy of each task zero-shot, zero-shot with the task vector, and with demonstrations",
-        "Where the square stands near the triangle, one vector does the work of the demonstrations.",
+        "Accuracy of each task zero-shot, zero-shot with each kind of task vector, and with demonstrations",
+        "Where the mark of a vector stands near that of the demonstrations, one vector does their work.",
         draw,
     )
 
 
 def _layers(summary: dict[str, Any]) -> Exhibit:
-    tasks = summary["tasks"]
+    tasks, names = summary["tasks"], _names(summary)
 
     def draw() -> Figure:
         columns = 4
         rows = -(-len(tasks) // columns)
-        evidence = "test split; ring: the layer chosen on the dev split; dashed: zero-shot; solid black: k-shot"
-        drawn = open_figure(9, 1.7 * rows + 0.3, "The vector by the layer whose state it replaces", evidence)
+        evidence = "test split; rings: the layer chosen on the dev split"
+        drawn = open_figure(9, 1.7 * rows + 0.6, "Vectors by the layer at which they are written", evidence)
         axes = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for ax in axes.flat[len(tasks) :]:
             ax.set_visible(False)
         for number, ((name, e), ax) in enumerate(zip(tasks.items(), axes.flat, strict=False)):
-            curve = e["vector_by_layer_test"]
             ax.axhline(e["zero_shot"], **PRIOR)
             ax.axhline(e["few_shot"], **ORACLE)
-            ax.plot(range(len(curve)), curve, color=HUES[0], marker="o", markersize=3)
-            ax.plot([e["layer"]], [curve[e["layer"]]], marker="o", markersize=9, color=HUES[1], fillstyle="none")
+            for kind, look in looks.items():
+                curve, layer = e[f"{kind}_by_layer_test"], e[f"{kind}_layer"]
+                ax.plot(range(len(curve)), curve, markersize=3, **look)
+                ring = {**look, "marker": "o", "linestyle": "none"}
+                ax.plot([layer], [curve[layer]], markersize=9, fillstyle="none", **ring)
             ax.set_ylim(-0.03, 1.03)
             below = number + columns >= len(tasks)
             quiet(ax, "layer" if below else "", "accuracy" if number % columns == 0 else "")
             ax.tick_params(labelbottom=below)
             ax.set_title(name, fontsize=9)
+        shots = [Line2D([], [], label=names[m], **s) for m, s in (("zero_shot", PRIOR), ("few_shot", ORACLE))]
+        bottom_legend(drawn, [*(Line2D([], [], label=names[m], **look) for m, look in looks.items()), *shots], 5)
         return drawn
 
+    looks: dict[str, dict[str, Any]] = {
+        kind: {"color": HUES[place + 1], "marker": MARKERS[place + 1]} for place, kind in enumerate(VECTORS)
+    }
     return Exhibit(
         "layers",
         "By layer",
-        "Accuracy with the task vector written at each layer, a panel for each task",
-        "Layer 0 is the embedding of the last token, which is the same in every prompt; at the last layer the vector is"
-        " the answer itself, and the query is not read any more.",
+        "Accuracy with each kind of vector written at each layer, a panel for each task",
+        "The state vector replaces the state, so at the last layer it is the answer itself and the query is not read"
+        " any more; at layer 0 it is the embedding of the last token, the same in every prompt. The others are added.",
+        draw,
+    )
+
+
+def _heads(summary: dict[str, Any]) -> Exhibit:
+    effect_LH = np.array(summary["indirect_effect"])
+
+    def draw() -> Figure:
+        layers, heads = effect_LH.shape
+        evidence = "mean over tasks and prompts with shuffled labels; squares: the heads that function vectors sum"
+        size = max(4.5, min(9.0, 1.6 + 0.3 * heads)), max(2.2, min(9.0, 0.8 + 0.3 * layers))
+        drawn = open_figure(*size, "Heads that carry tasks", evidence)
+        ax = drawn.add_subplot()
+        most = max(float(np.abs(effect_LH).max()), 1e-9)
+        edges = -0.5, heads - 0.5, 0.5, layers + 0.5
+        colours: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
+        shown = ax.imshow(effect_LH, aspect="auto", origin="lower", extent=edges, **colours)
+        for head in summary["heads"]:
+            corner = head["head"] - 0.5, head["layer"] - 0.5
+            ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=INK, linewidth=1.4))
+        quiet(ax, "head", "layer")
+        ax.grid(False)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+        bar = drawn.colorbar(shown, ax=ax)
+        bar.set_label("indirect effect\n(probability of the answer)", fontsize=8.5, color=INK)
+        bar.ax.tick_params(labelsize=8, colors=QUIET)
+        return drawn
+
+    return Exhibit(
+        "heads",
+        "By head",
+        "The average indirect effect of each head, with those that function vectors sum",
+        "By how much the probability of the right answer rises when a head's mean output over prompts with right"
+        " demonstrations is put into prompts whose demonstrations have their outputs shuffled.",
         draw,
     )
 
 
 def _tables(summary: dict[str, Any]) -> list[str]:
-    heads = ["", *METHODS.values(), "layer", "questions", "the vector in words"]
+    heads = ["", *_names(summary).values(), "questions", "the state vector in words"]
     head = "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in heads) + "</tr>"
     rows = []
     for name, e in summary["tasks"].items():
-        cells = "".join(f"<td>{_small(_cell(e, method))}</td>" for method in METHODS)
+        at = {kind: f" at {e[f'{kind}_layer']}" for kind in VECTORS}
+        cells = "".join(f"<td>{_small(_cell(e, method))}{at.get(method, '')}</td>" for method in METHODS)
         words = escape(" | ".join(word.strip() or repr(word) for word in e["words"]))
         rows.append(
-            f'<tr><th scope="row">{escape(name)}</th>{cells}<td>{e["layer"]}</td><td>{e["pairs"]["test"]}</td>'
+            f'<tr><th scope="row">{escape(name)}</th>{cells}<td>{e["pairs"]["test"]}</td>'
             f'<td class="wrap">{words}</td></tr>'
         )
     mean = "".join(f"<td>{summary['mean'][method]:.2f}</td>" for method in METHODS)
-    rows.append(f'<tr class="reference"><th scope="row">mean over tasks</th>{mean}<td></td><td></td><td></td></tr>')
+    rows.append(f'<tr class="reference"><th scope="row">mean over tasks</th>{mean}<td></td><td></td></tr>')
     model = summary["model"]
     caption = (
         "Accuracy (fraction of answers with every token right) on the test split, with 90% bootstrap intervals over"
-        " questions. In words: the tokens that the vector favours, read as if it were the last state."
+        " questions; with each vector the layer at which it is written, chosen on the dev split. In words: the tokens"
+        " that the state vector favours, read as if it were the last state."
     )
     return [
         f'<p class="quiet">{escape(model["path"])} ({escape(model["model_type"])}), {summary["num_layers"]} layers;'

@@ -1,6 +1,5 @@
 """Task vectors of a language model, read from prompts (Hendel et al. 2023), and what is done with them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,21 +10,6 @@ from tvjax.nn.model import forward
 from tvjax.nn.tokens import Tokens
 from tvjax.vectors import edits
 from tvjax.vectors.tvp import STREAM, stream_at
-
-
-def in_batches(run: Callable[[Any], Any], arrays: Any, size: int) -> Any:
-    """`run` over the leading axis of `arrays`, `size` entries at a time, joined again; the last batch is filled up.
-
-    `run` is to be jitted: all batches have one shape, so there is one compilation.
-    """
-    count = jax.tree.leaves(arrays)[0].shape[0]
-    parts = []
-    for start in range(0, count, size):
-        stop = min(start + size, count)
-        index = jnp.minimum(jnp.arange(start, start + size), count - 1)
-        part = run(jax.tree.map(lambda a, index=index: a[index], arrays))
-        parts.append(jax.tree.map(lambda a, n=stop - start: a[:n], part))
-    return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
 
 
 def last_states(decoder: Decoder, params: Any, tokens: Tokens) -> jax.Array:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 
 from tvjax.errors import UserError
@@ -51,12 +52,24 @@ def questions(
     return Questions(pad(whole, side="right", length=length), last_B, answered.ids_BT, answered.valid_BT)
 
 
+def _logits(decoder: Decoder, params: Any, q: Questions, edits: Any) -> jax.Array:
+    """What is said of each token of the answers, with those before it in place: ``[B, A, V]``."""
+    length = q.tokens.ids_BT.shape[1]
+    at_BA = jnp.minimum(q.last_B[:, None] + jnp.arange(q.answers_BA.shape[1])[None], length - 1)
+    return forward(decoder, params, q.tokens.ids_BT, edits=edits, at=at_BA, positions_BT=q.tokens.positions_BT)[0]
+
+
 def correct(decoder: Decoder, params: Any, q: Questions, edits: Any = None) -> jax.Array:
     """Whether each answer is, token for token, the likeliest continuation of its prompt: ``[B]`` of bool.
 
     Each token of an answer is read with those before it in place, so this is what greedy decoding would say.
     """
-    length = q.tokens.ids_BT.shape[1]
-    at_BA = jnp.minimum(q.last_B[:, None] + jnp.arange(q.answers_BA.shape[1])[None], length - 1)
-    out, _ = forward(decoder, params, q.tokens.ids_BT, edits=edits, at=at_BA, positions_BT=q.tokens.positions_BT)
-    return ((out.argmax(-1) == q.answers_BA) | ~q.asked_BA).all(1)
+    said_BA = _logits(decoder, params, q, edits).argmax(-1)
+    return ((said_BA == q.answers_BA) | ~q.asked_BA).all(1)
+
+
+def risk(decoder: Decoder, params: Any, q: Questions, edits: Any = None) -> jax.Array:
+    """The cross-entropy of each answer, nats a token: ``[B]``."""
+    logits = _logits(decoder, params, q, edits)
+    risk_BA = optax.softmax_cross_entropy_with_integer_labels(logits, q.answers_BA) * q.asked_BA
+    return risk_BA.sum(1) / q.asked_BA.sum(1)

@@ -1,0 +1,58 @@
+"""Micro-batches: the same numbers as all at once, within the memory that the user gives."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tvjax.errors import UserError
+from tvjax.parallel.batches import GIB, Batches
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def program(power, weights, rows):
+    """Takes [B, 64, 64] of scratch memory: 16 KiB an entry."""
+    outer = rows["x"][:, :, None] * weights[None] * rows["x"][:, None, :]
+    return {"sum": jnp.sort(outer.reshape(len(outer), -1))[:, -3:] ** power}
+
+
+def inputs(count):
+    return jax.random.normal(jax.random.key(0), (64, 64)), {"x": jax.random.normal(jax.random.key(1), (count, 64))}
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 4), (3, 4), (4, 4), (9, 4), (9, 100)])
+def test_the_numbers_are_those_of_one_pass(count, most):
+    weights, rows = inputs(count)
+    expected = program(2, weights, rows)["sum"]
+    np.testing.assert_array_equal(Batches(1.0, most)(program, (2,), (weights,), rows)["sum"], expected)
+
+
+@pytest.mark.parametrize("entries", [1, 5, 20])
+def test_a_pass_takes_no_more_than_it_may(entries):
+    weights, rows = inputs(50)
+    batch = lambda size: jax.tree.map(lambda a: a[:size], rows)
+    memory = lambda size: program.lower(2, weights, batch(size)).compile().memory_analysis()
+    used = lambda size: (memory(size).temp_size_in_bytes + memory(size).output_size_in_bytes) / GIB
+    batches = Batches(1.001 * used(entries), most=50)
+    expected = program(2, weights, rows)["sum"]
+    np.testing.assert_array_equal(batches(program, (2,), (weights,), rows)["sum"], expected)
+    ((size, _),) = batches._programs.values()
+    assert size <= entries < 2 * size + 1, size
+
+
+def test_one_program_for_arrays_of_any_length():
+    batches = Batches(1.0, 4)
+    for count in (3, 4, 11):
+        weights, rows = inputs(count)
+        batches(program, (2,), (weights,), rows)
+    assert len(batches._programs) == 1
+    batches(program, (3,), (weights,), rows)
+    assert len(batches._programs) == 2
+
+
+def test_memory_that_holds_no_entry_is_refused_with_what_one_takes():
+    weights, rows = inputs(4)
+    with pytest.raises(UserError, match=r"memory: given 1e-06; accepted: .* or more"):
+        Batches(1e-6, 4)(program, (2,), (weights,), rows)

@@ -1,0 +1,142 @@
+"""Vectors of language models: each is what its definition says, computed here in the plainest way."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tvjax
+from tests.nn.golden import GOLDEN, make
+from tvjax.nn.answers import Questions, correct, risk
+from tvjax.nn.pretrained import load_model
+from tvjax.nn.tokens import pad
+from tvjax.parallel.batches import Batches
+from tvjax.vectors.function_vectors import function_vector, indirect_effects, last_heads, strongest
+from tvjax.vectors.learned import learn
+
+ANSWERS = ([3, 17], [41], [8, 9])
+PLENTY = Batches(memory=4.0, most=64)
+
+
+@functools.cache
+def golden(name):
+    return load_model(GOLDEN / name, unroll=1)
+
+
+def asked():
+    """The golden prompts with answers of one and two tokens."""
+    answers = pad(ANSWERS, side="right")
+    last_B = jnp.array([len(prompt) - 1 for prompt in make.PROMPTS])
+    whole = [[*p, *a] for p, a in zip(make.PROMPTS, ANSWERS, strict=True)]
+    return Questions(pad(whole, side="right"), last_B, answers.ids_BT, answers.valid_BT)
+
+
+def chances(model, ids, edits=None):
+    """The probabilities of the token after `ids`, one prompt without padding."""
+    return np.asarray(jax.nn.softmax(tvjax.run(model, jnp.array([ids]), edits=edits)[0, -1]))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+class TestAnswers:
+    def test_the_risk_is_that_of_each_token_with_those_before_it(self, name):
+        model = golden(name)
+        found = risk(model.decoder, model.params, asked())
+        for prompt, answer, value in zip(make.PROMPTS, ANSWERS, found, strict=True):
+            tokens = [-np.log(chances(model, prompt + answer[:n])[token]) for n, token in enumerate(answer)]
+            np.testing.assert_allclose(value, np.mean(tokens), rtol=1e-4)
+
+    def test_right_is_every_token_the_likeliest(self, name):
+        model = golden(name)
+        q = asked()
+        said = [int(chances(model, prompt).argmax()) for prompt in make.PROMPTS]
+        one = q.asked_BA.at[:, 1:].set(False)
+        right = q.replace(answers_BA=q.answers_BA.at[:, 0].set(jnp.array(said)), asked_BA=one)
+        assert correct(model.decoder, model.params, right).all()
+        assert not correct(model.decoder, model.params, right.replace(answers_BA=right.answers_BA + 1)).any()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3", "gptj"])
+class TestFunctionVectors:
+    def test_heads_are_read_at_the_last_token_of_each_prompt(self, name):
+        model = golden(name)
+        found = last_heads(model.decoder, model.params, pad(make.PROMPTS, side="right"))
+        for number, prompt in enumerate(make.PROMPTS):
+            alone = tvjax.capture(model, jnp.array([prompt]), ["blocks/heads"])["blocks/heads"][:, 0, -1]
+            np.testing.assert_allclose(found[number], alone, atol=1e-5)
+
+    def test_the_indirect_effect_is_what_one_head_put_in_changes(self, name):
+        model = golden(name)
+        layers, heads = model.config.num_layers, model.config.num_heads
+        mean_LHC = jax.random.normal(jax.random.key(0), (layers, heads, model.config.channels))
+        effects = indirect_effects(model.decoder, model.params, asked(), mean_LHC, Batches(4.0, most=5))
+        for layer, head in [(0, 0), (1, 3), (layers - 1, 1)]:
+            vectors = jnp.zeros((heads, model.config.channels)).at[head].set(mean_LHC[layer, head])
+            write = tvjax.replace(vectors, layers=layer + 1, address="blocks/heads", heads=(head,))
+            change = [
+                chances(model, prompt, write)[answer[0]] - chances(model, prompt)[answer[0]]
+                for prompt, answer in zip(make.PROMPTS, ANSWERS, strict=True)
+            ]
+            np.testing.assert_allclose(effects[layer, head], np.mean(change), atol=1e-5)
+        assert np.abs(effects).min() > 0
+
+    def test_all_heads_of_a_layer_sum_to_what_attention_adds(self, name):
+        model, ids = golden(name), jnp.array([make.PROMPTS[0]])
+        found = tvjax.capture(model, ids, ["blocks/heads", "blocks/attn_out"], positions="last")
+        heads_LHC = np.asarray(found["blocks/heads"])[:, 0, 0]
+        for layer in range(model.config.num_layers):
+            every = [(layer, head) for head in range(model.config.num_heads)]
+            bias = model.params["blocks"]["out"].get("bias", np.zeros((model.config.num_layers, 1)))[layer]
+            expected = found["blocks/attn_out"][layer, 0, 0] - bias
+            np.testing.assert_allclose(function_vector(model.params, heads_LHC, every), expected, atol=1e-4)
+
+
+def test_the_strongest_heads_are_those_of_the_greatest_effect():
+    effects = np.array([[0.1, -0.9, 0.3], [0.2, 0.5, 0.0]])
+    assert strongest(effects, 3) == [(1, 1), (0, 2), (1, 0)]
+    assert len(strongest(effects, 10)) == 6
+
+
+class TestLearned:
+    def learned(self, layers, batches=PLENTY, rate=0.1):
+        model = golden("llama3")
+        rows = jnp.asarray(np.random.default_rng(0).integers(0, 3, (40, 3)))
+        fixed = (model.params, asked(), rows, jnp.asarray(rate))
+        return np.asarray(batches(learn, (model.decoder,), fixed, jnp.array(layers)))
+
+    def with_vector(self, vector, layer):
+        model, q = golden("llama3"), asked()
+        write = tvjax.add(jnp.asarray(vector), layers=int(layer), positions=np.asarray(self.places(q)))
+        tree = tvjax.vectors.edits.place(write, model.config, q.tokens.positions_BT)
+        return float(risk(model.decoder, model.params, q, tree).mean())
+
+    def places(self, q):
+        return jnp.arange(q.tokens.ids_BT.shape[1])[None] == q.last_B[:, None]
+
+    def test_it_answers_better_than_no_vector_at_every_layer(self):
+        model = golden("llama3")
+        layers = range(model.config.num_layers + 1)
+        before = float(risk(model.decoder, model.params, asked()).mean())
+        for layer, vector in zip(layers, self.learned(layers), strict=True):
+            np.testing.assert_allclose(self.with_vector(0 * vector, layer), before, rtol=1e-5)
+            assert self.with_vector(vector, layer) < 0.8 * before
+
+    def test_a_layer_does_not_depend_on_those_beside_it(self):
+        np.testing.assert_allclose(self.learned([2])[0], self.learned(range(4))[2], atol=1e-4)
+
+    def test_the_first_step_goes_down_the_gradient_by_the_rate(self):
+        """Adam's first step is the rate against the gradient's sign, here taken through the public way to write."""
+        model, q = golden("llama3"), asked()
+        rows = jnp.arange(3)[None]
+        fixed = (model.params, q, rows, jnp.asarray(0.01))
+        step = PLENTY(learn, (model.decoder,), fixed, jnp.array([2]))[0]
+        where = self.places(q)
+
+        def loss(vector):
+            write = tvjax.add(vector, layers=2, positions=np.asarray(where))
+            tree = tvjax.vectors.edits.place(write, model.config, q.tokens.positions_BT)
+            return risk(model.decoder, model.params, q, tree).mean()
+
+        gradient = jax.grad(loss)(jnp.zeros(model.config.width))
+        np.testing.assert_allclose(step, -0.01 * np.sign(gradient), rtol=1e-3)

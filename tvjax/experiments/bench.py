@@ -1,0 +1,207 @@
+"""A language model with the text tasks that it is asked: prompts, whether it answers them, and vectors of each task.
+
+Demonstrations are of the train split, and what is asked is of the split that is named. All prompts of a kind have one
+length, so that each program compiles once.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tvjax.errors import UserError, reject
+from tvjax.nn.answers import Questions, correct, questions
+from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import Model
+from tvjax.nn.pretrained import Tokenizer
+from tvjax.nn.tokens import Tokens, pad
+from tvjax.parallel.batches import Batches
+from tvjax.tasks.text import Pair, Template, TextTask, shots
+from tvjax.vectors import learned
+from tvjax.vectors.from_prompts import at_last, last_states
+from tvjax.vectors.function_vectors import function_vector, indirect_effects, last_heads, strongest
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorConfig:
+    """How vectors are made and asked: the fields of config.vectors, which says what each is."""
+
+    demonstrations: int
+    prompts: int
+    seed: int = 0
+    memory: float = 1.0
+    batch: int = 64
+    questions: int = 100
+    words: int = 8
+    conflicts: int = 5
+    heads: int = 10
+    shuffled_prompts: int = 25
+    learned_steps: int = 100
+    learned_rate: float = 0.03
+    learned_batch: int = 16
+
+
+_right = jax.jit(correct, static_argnums=0)
+_states = jax.jit(last_states, static_argnums=0)
+_heads = jax.jit(last_heads, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _right_with(
+    decoder: Decoder, params: Any, vectors_ND: jax.Array, layers_N: jax.Array, keep: jax.Array, q: Questions
+) -> jax.Array:
+    """Whether each answer is right with each vector at its layer: ``[B, N]``, one `vmap` over vectors and layers."""
+
+    def one(vector_D: jax.Array, layer: jax.Array) -> jax.Array:
+        return correct(decoder, params, q, at_last(decoder, vector_D, layer, q.last_B, q.tokens.ids_BT.shape[1], keep))
+
+    return jax.vmap(one, out_axes=1)(vectors_ND, layers_N)
+
+
+class Bench:
+    """Raises `UserError` for a model or tasks that do not fit the settings."""
+
+    def __init__(self, model: Model, config: VectorConfig, template: Template, tasks: Mapping[str, TextTask]) -> None:
+        self.model, self.config, self.template, self.tasks = model, config, template, tasks
+        if model.source.tokenizer is None:
+            raise UserError(f"{model.source.folder}: no tokenizer.json in it; text tasks need one")
+        self.tokenizer: Tokenizer = model.source.tokenizer
+        for name, task in tasks.items():
+            for split, least in (("train", config.demonstrations + 1), ("dev", 1), ("test", 1)):
+                if len(task.split(split)) < least:
+                    given = f"{name} with {len(task.split(split))} pairs of the {split} split"
+                    raise reject("config.data.tasks", given, f"tasks that have {least} or more")
+        pairs = [pair for task in tasks.values() for pair in task.pairs]
+        alone = self.tokenizer.encode([template.prompt([], x) + template.answer(y) for x, y in pairs])
+        shown = self.tokenizer.encode([template.prompt([pair], "") for pair in pairs])
+        self.short = max(map(len, alone))
+        self.long = self.short + config.demonstrations * max(map(len, shown))
+        limit = model.config.max_positions
+        if model.config.positions == "learned" and self.long > limit:
+            raise reject("config.vectors.demonstrations", config.demonstrations, f"prompts of {limit} tokens")
+        answers = self.tokenizer.encode([template.answer(y) for _, y in pairs], special=False)
+        self.width = 2 + max(map(len, answers))
+        self.batches = Batches(config.memory, config.batch)
+
+    @property
+    def layers(self) -> range:
+        """0..L."""
+        return range(self.model.config.num_layers + 1)
+
+    def random(self, *what: Any) -> np.random.Generator:
+        """Randomness that depends on the seed and on what it is for, not on what was drawn before."""
+        return np.random.default_rng([self.config.seed, *"/".join(map(str, what)).encode()])
+
+    def sample(self, name: str, split: str) -> tuple[Pair, ...]:
+        """At most `questions` pairs of a split."""
+        return self.tasks[name].split(split)[: self.config.questions]
+
+    def zero_shot(self, asked: Sequence[Pair]) -> list[str]:
+        """The bare query of each pair."""
+        return [self.template.prompt([], x) for x, _ in asked]
+
+    def few_shot(self, name: str, asked: Sequence[Pair], *, shuffled: bool = False) -> list[str]:
+        """A prompt with demonstrations of the train split for each pair that is asked."""
+        train, random = self.tasks[name].split("train"), self.random(name, "shots")
+        draw = functools.partial(shots, random, train, self.config.demonstrations, shuffled=shuffled)
+        return [self.template.prompt(draw(apart_from=x), x) for x, _ in asked]
+
+    def queries(self, name: str, count: int) -> list[Pair]:
+        """Pairs of the train split to read vectors at, drawn with replacement."""
+        train = self.tasks[name].split("train")
+        return [train[i] for i in self.random(name, "queries").choice(len(train), count)]
+
+    def ask(self, prompts: Sequence[str], outputs: Sequence[str], length: int) -> Questions:
+        """Prompts with the answers that are expected of them."""
+        answers = [self.template.answer(y) for y in outputs]
+        return questions(self.tokenizer, prompts, answers, length=length, width=self.width)
+
+    def right(self, prompts: Sequence[str], outputs: Sequence[str]) -> np.ndarray:
+        """Whether each prompt is answered right: ``[B]``."""
+        return np.asarray(self._batched(_right, (), self.ask(prompts, outputs, self.long)), float)
+
+    def right_with(
+        self,
+        prompts: Sequence[str],
+        outputs: Sequence[str],
+        vectors_ND: np.ndarray,
+        layers: Sequence[int],
+        length: int,
+        keep: float = 0.0,
+    ) -> np.ndarray:
+        """The same with each of some vectors at its layer: ``[B, N]``. keep: 0 replaces the state, 1 adds to it."""
+        fixed = (jnp.asarray(vectors_ND), jnp.asarray(list(layers)), jnp.asarray(keep))
+        return np.asarray(self._batched(_right_with, fixed, self.ask(prompts, outputs, length)), float)
+
+    def read(self, name: str, program: Any, *, shuffled: bool = False) -> np.ndarray:
+        """The mean over few-shot prompts of what `program` reads at their last tokens."""
+        prompts = self.few_shot(name, self.queries(name, self.config.prompts), shuffled=shuffled)
+        tokens: Tokens = pad(self.tokenizer.encode(prompts), side="right", length=self.long)
+        return np.asarray(self._batched(program, (), tokens), np.float32).mean(0)
+
+    def _batched(self, program: Any, fixed: tuple[Any, ...], arrays: Any) -> Any:
+        return self.batches(program, (self.model.decoder,), (self.model.params, *fixed), arrays)
+
+
+Vectors = dict[str, np.ndarray]
+
+
+def state_vectors(bench: Bench, *, shuffled: bool = False) -> tuple[Vectors, dict[str, Any]]:
+    """The mean state at the last token of few-shot prompts, at every layer (Hendel et al. 2023)."""
+    return {name: bench.read(name, _states, shuffled=shuffled) for name in bench.tasks}, {}
+
+
+def head_vectors(bench: Bench) -> tuple[Vectors, dict[str, Any]]:
+    """The summed output of the heads of the greatest indirect effect, averaged over tasks (Todd et al. 2024)."""
+    means = {name: bench.read(name, _heads) for name in bench.tasks}
+    effects = []
+    for name, mean_LHC in means.items():
+        asked = bench.queries(name, bench.config.shuffled_prompts)
+        q = bench.ask(bench.few_shot(name, asked, shuffled=True), [y for _, y in asked], bench.long)
+        model = bench.model
+        effects.append(indirect_effects(model.decoder, model.params, q, jnp.asarray(mean_LHC), bench.batches))
+    effect_LH = np.mean(effects, 0)
+    chosen = strongest(effect_LH, bench.config.heads)
+    about = {
+        "indirect_effect": effect_LH.tolist(),
+        "heads": [{"layer": layer + 1, "head": head} for layer, head in chosen],
+    }
+    make = functools.partial(function_vector, bench.model.params, heads=chosen)
+    return {name: np.tile(make(mean), (len(bench.layers), 1)) for name, mean in means.items()}, about
+
+
+def learned_vectors(bench: Bench) -> tuple[Vectors, dict[str, Any]]:
+    """A vector for every layer, learned by gradient descent on zero-shot prompts of the train split. [ours]"""
+    c, made = bench.config, {}
+    for name in bench.tasks:
+        held = bench.sample(name, "train")
+        asked = [held[i % len(held)] for i in range(c.questions)]  # as many for each task: one program for all
+        drawn = bench.random(name, "learned").choice(len(held), c.learned_steps * c.learned_batch)
+        q = bench.ask(bench.zero_shot(asked), [y for _, y in asked], bench.short)
+        rows = jnp.asarray(drawn.reshape(c.learned_steps, c.learned_batch))
+        fixed = (bench.model.params, q, rows, jnp.asarray(c.learned_rate))
+        made[name] = np.asarray(bench.batches(learned.learn, (bench.model.decoder,), fixed, jnp.array(bench.layers)))
+    return made, {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to make vectors: ``make(bench)`` gives ``[L+1, D]`` for each task, and what else the summary should say.
+
+    keep: of the state where a vector is written: 0 it is replaced, 1 it is added to.
+    """
+
+    make: Callable[[Bench], tuple[Vectors, dict[str, Any]]]
+    keep: float
+
+
+METHODS = {
+    "vector": Method(state_vectors, 0.0),
+    "function_vector": Method(head_vectors, 1.0),
+    "learned_vector": Method(learned_vectors, 1.0),
+}
+"""The ways that are compared, by their names in the summary: a new one is a function and a row here."""

@@ -1,0 +1,56 @@
+"""Many prompts through one program, as many at a time as the user's memory holds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tvjax.errors import reject
+
+GIB = 2**30
+
+
+class Batches:
+    """Runs jitted programs over the leading axis of arrays, in micro-batches that fit a memory budget.
+
+    memory: GiB that a pass may take beside its arguments, by the compiler's own account; most: entries of a batch at
+    most. A batch is a power of two, or `most`, or what fits, so that arrays of many lengths share a few programs.
+    """
+
+    def __init__(self, memory: float, most: int) -> None:
+        self.memory, self.most = memory, most
+        self._programs: dict[Any, tuple[int, Callable[..., Any]]] = {}
+
+    def __call__(self, program: Any, static: tuple[Any, ...], fixed: tuple[Any, ...], arrays: Any) -> Any:
+        """``program(*static, *fixed, batch)`` over all of `arrays`, joined again along the leading axis.
+
+        program: of `jax.jit`, which takes `static` as static arguments. Raises `UserError` where not one entry fits.
+        """
+        count = jax.tree.leaves(arrays)[0].shape[0]
+        fixed_shapes, shapes = jax.tree.map(jnp.shape, fixed), jax.tree.map(lambda a: a.shape[1:], arrays)
+        most = min(self.most, 1 << (count - 1).bit_length())
+        key = (program, static, str(fixed_shapes), str(shapes), most)
+        if key not in self._programs:
+            self._programs[key] = self._fit(program, static, fixed, arrays, most)
+        size, run = self._programs[key]
+        parts = []
+        for start in range(0, count, size):
+            index = jnp.minimum(jnp.arange(start, start + size), count - 1)  # the last batch is filled up
+            part = run(*fixed, jax.tree.map(lambda a, index=index: a[index], arrays))
+            parts.append(jax.tree.map(lambda a, n=count - start: a[:n], part))
+        return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
+
+    def _fit(self, program: Any, static: Any, fixed: Any, arrays: Any, most: int) -> tuple[int, Callable[..., Any]]:
+        """A batch that fits, and its program: of `most`, or if that takes too much, by how much it would take."""
+        size = most
+        while True:
+            batch = jax.tree.map(lambda a, n=size: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), arrays)
+            compiled = program.lower(*static, *fixed, batch).compile()
+            memory = compiled.memory_analysis()
+            used = (memory.temp_size_in_bytes + memory.output_size_in_bytes) / GIB
+            if used <= self.memory:
+                return size, compiled
+            if size == 1:
+                raise reject("memory", self.memory, f"{used:.3g} or more: GiB that one entry takes")
+            size = max(1, min(size - 1, int(size * self.memory / used)))
