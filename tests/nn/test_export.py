@@ -9,8 +9,10 @@ import pytest
 import safetensors.numpy
 
 import tvjax
+from tests.conftest import SMALL, changed
 from tests.nn.golden import GOLDEN, every_model, needs_torch
 from tvjax.errors import UserError
+from tvjax.experiments import tvp as experiment
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.model import Model
 
@@ -87,3 +89,42 @@ class TestExport:
         with pytest.raises(UserError, match="export"):
             tvjax.export(self.trained(**changes), tmp_path)
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+class TestRunOfTheMainJob:
+    """A token model as `configs/tvp_synthetic.py:token_offset` trains it, only shorter."""
+
+    @pytest.fixture(scope="class")
+    def model(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("runs") / "token_offset"
+        config = changed(
+            SMALL,
+            task={"name": "token_offset", "vocab_size": 7, "offsets": (1, 3), "held_out_offsets": (2,)},
+            train__tensorboard=False,
+        )
+        experiment.run(config, folder, "train", lambda line: None)
+        return tvjax.load(folder, member="tvp")
+
+    @pytest.fixture(scope="class")
+    def prompts(self, model):
+        return model.source.task.sample(jax.random.key(0), 4, 4, model.source.layout).inputs
+
+    def test_it_comes_back_the_same(self, model, prompts, tmp_path):
+        tvjax.export(model, tmp_path)
+        again, outputs = tvjax.load(tmp_path), model.config.num_outputs
+        np.testing.assert_allclose(tvjax.run(again, prompts)[..., :outputs], tvjax.run(model, prompts), atol=1e-5)
+
+    @needs_torch
+    def test_transformers_says_the_same(self, model, prompts, tmp_path):
+        import torch
+        import transformers
+
+        tvjax.export(model, tmp_path)
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+        with torch.no_grad():
+            logits = theirs(torch.tensor(np.asarray(prompts), dtype=torch.long)).logits.numpy()
+        expected = tvjax.run(model, prompts)
+        np.testing.assert_allclose(logits[..., : model.config.num_outputs], expected, atol=1e-4)
+        theirs.save_pretrained(tmp_path / "back")
+        np.testing.assert_allclose(tvjax.run(tvjax.load(tmp_path / "back"), prompts), logits, atol=1e-4)
