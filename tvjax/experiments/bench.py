@@ -120,9 +120,9 @@ class Bench:
         answers = [self.template.answer(y) for y in outputs]
         return questions(self.tokenizer, prompts, answers, length=length, width=self.width)
 
-    def right(self, prompts: Sequence[str], outputs: Sequence[str]) -> np.ndarray:
-        """Whether each prompt is answered right: ``[B]``."""
-        return np.asarray(self._batched(_right, (), self.ask(prompts, outputs, self.long)), float)
+    def right(self, prompts: Sequence[str], outputs: Sequence[str], length: int) -> np.ndarray:
+        """Whether each prompt, padded to `length` (`short` or `long`), is answered right: ``[B]``."""
+        return np.asarray(self._batched(_right, (), self.ask(prompts, outputs, length)), float)
 
     def right_with(
         self,

@@ -89,9 +89,9 @@ def _measure(bench: Bench, name: str, made: Mapping[str, Vectors]) -> dict[str, 
     bare, said = bench.zero_shot(test), [y for _, y in test]
     entry: dict[str, Any] = {
         "pairs": {split: len(bench.sample(name, split)) for split in ("dev", "test")},
-        **with_interval("zero_shot", bench.right(bare, said)),
-        **with_interval("few_shot", bench.right(bench.few_shot(name, test), said)),
-        **with_interval("shuffled_shot", bench.right(bench.few_shot(name, test, shuffled=True), said)),
+        **with_interval("zero_shot", bench.right(bare, said, bench.short)),
+        **with_interval("few_shot", bench.right(bench.few_shot(name, test), said, bench.long)),
+        **with_interval("shuffled_shot", bench.right(bench.few_shot(name, test, shuffled=True), said, bench.long)),
     }
     for kind in METHODS:
         entry |= _chosen(bench, name, kind, made[kind][name])
@@ -117,7 +117,7 @@ def _conflict(bench: Bench, shown: str, moved: str, theta_D: np.ndarray, layer: 
     for whose, outputs in answers.items():
         with_vector = bench.right_with(prompts, outputs, theta_D[None], [layer], bench.long)[:, 0]
         entry |= with_interval(f"says_{whose}", with_vector)
-        entry |= with_interval(f"says_{whose}_without", bench.right(prompts, outputs))
+        entry |= with_interval(f"says_{whose}_without", bench.right(prompts, outputs, bench.long))
     return entry
 
 
