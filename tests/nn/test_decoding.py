@@ -1,6 +1,7 @@
 """Writing into pretrained decoders, in `run` and in `generate`: the cache, padding and batch mates change nothing."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import tvjax
-from tests.nn.golden import GOLDEN, every_model, make, needs_torch
+from tests.nn.golden import GOLDEN, make, needs_torch
 from tvjax.errors import UserError
 from tvjax.nn.decoder import PADDING
 from tvjax.nn.model import forward
@@ -94,20 +95,20 @@ def test_the_vector_acts_on_the_very_token_that_is_predicted():
     assert (later.ids_BN[:, 1] != plain[:, 1]).any()
 
 
-@pytest.mark.parametrize("address", edits.WRITABLE)
-def test_a_batch_is_its_prompts_one_by_one(address):
+def test_a_batch_is_its_prompts_one_by_one():
+    """With vectors of each prompt's own at every address."""
     model = golden("qwen3")
-    vectors = vectors_for(model, address)
+    vectors = {address: vectors_for(model, address, seed) for seed, address in enumerate(edits.WRITABLE)}
+    add = lambda address, v: tvjax.add(v, layers=2, positions="all", address=address)
     whole = tvjax.generate(
-        model,
-        TOKENS["left"],
-        max_new_tokens=STEPS,
-        edits=tvjax.add(vectors, layers=2, positions="all", address=address),
+        model, TOKENS["left"], max_new_tokens=STEPS, edits=[add(address, v) for address, v in vectors.items()]
     )
     for number, prompt in enumerate(make.PROMPTS):
-        write = tvjax.add(vectors[number], layers=2, positions="all", address=address)
-        alone = tvjax.generate(model, jnp.array([prompt]), max_new_tokens=STEPS, edits=write)
+        writes = [add(address, v[number]) for address, v in vectors.items()]
+        alone = tvjax.generate(model, jnp.array([prompt]), max_new_tokens=STEPS, edits=writes)
         np.testing.assert_array_equal(alone.ids_BN[0], whole.ids_BN[number])
+        without = tvjax.generate(model, jnp.array([prompt]), max_new_tokens=STEPS, edits=writes[:-1])
+        assert number or (without.ids_BN != alone.ids_BN).any(), "the last of the vectors does nothing"
 
 
 def test_stop_tokens_end_a_prompt_and_leave_the_others_alone():
@@ -192,8 +193,7 @@ class TestCapture:
             tvjax.capture(model, TOKENS["left"], ["blocks/resid"], positions=positions, layers=layers)
 
 
-@every_model
-@pytest.mark.parametrize("edit", ["replace", "add"])
+@pytest.mark.parametrize(("name", "edit"), zip(make.MODELS, itertools.cycle(("replace", "add"))))
 def test_a_sweep_from_the_cache_is_one_edit_at_a_time(name, edit):
     model, tokens = golden(name), TOKENS["left" if edit == "add" else "right"]
     c = model.config

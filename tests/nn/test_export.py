@@ -38,10 +38,11 @@ class TestExport:
             inputs="tokens",
             vocab_size=21,
             max_positions=32,
+            unroll=1,
             unbiased=("readout",),
         )
         config = dataclasses.replace(config, **changes)
-        params = Decoder(config).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+        params = jax.jit(Decoder(config).init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
         return Model(
             jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params), config
         )
