@@ -11,6 +11,7 @@ import pytest
 import tvjax
 from tvjax.errors import UserError
 from tvjax.experiments import task_vectors, text_model
+from tvjax.experiments.text_data import DataConfig
 from tvjax.nn.answers import correct, questions
 from tvjax.nn.decoder import PADDING
 from tvjax.nn.model import forward
@@ -125,6 +126,8 @@ class TestTextModel:
             ("train", {"learning_rate": 0.0}, "more than 0"),
             ("train", {"steps": 150}, "a positive multiple of log_every = 100"),
             ("model", {"num_heads": 5}, "config.model.num_heads"),
+            ("model", {"dtype": "float8"}, "float32 or bfloat16"),
+            ("optimizer", {"b1": 1.0}, "config.optimizer.b1"),
             ("model", {"vocab_size": 20}, "257 or more"),
             ("data", {"tasks": ("nowhere",)}, "the built-in suite"),
             ("evaluation", {"questions": 3}, "the field is prompts"),
@@ -206,7 +209,7 @@ class TestVectors:
         assert set(summary["tasks"]) == set(TRAINING["data"]["tasks"])
         entry = summary["tasks"]["uppercase"]
         vectors, about = tvjax.load_vectors(folder / "vectors" / "uppercase.safetensors")
-        asked = text_model.DataConfig(tasks=("uppercase",)).read()["uppercase"].split("test")
+        asked = DataConfig(tasks=("uppercase",)).read()["uppercase"].split("test")
         for kind, write in (("vector", tvjax.replace), ("function_vector", tvjax.add), ("learned_vector", tvjax.add)):
             layer = entry[f"{kind}_layer"]
             assert layer == 1 + int(np.argmax(entry[f"{kind}_by_layer_dev"][1:]))
@@ -256,6 +259,7 @@ class TestVectors:
             ("vectors", {"memory": 0.0}, "config.vectors.memory"),
             ("vectors", {"memory": 1e-9}, "GiB that one entry takes"),
             ("vectors", {"heads": 0}, "config.vectors.heads"),
+            ("vectors", {"heads": 5}, "1..4, the heads of all layers"),
             ("data", {"tfds": (("nowhere", "{x}", "{y}"),)}, "a data set that can be read"),
             ("data", {"tfds": (("nowhere", "{x}"),)}, "config.data.tfds"),
             ("model", {"path": "/nowhere"}, "config.json"),

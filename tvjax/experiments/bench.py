@@ -75,6 +75,9 @@ class Bench:
                 if len(task.split(split)) < least:
                     given = f"{name} with {len(task.split(split))} pairs of the {split} split"
                     raise reject("config.data.tasks", given, f"tasks that have {least} or more")
+        if config.heads > model.config.num_layers * model.config.num_heads:
+            most = model.config.num_layers * model.config.num_heads
+            raise reject("config.vectors.heads", config.heads, f"1..{most}, the heads of all layers")
         pairs = [pair for task in tasks.values() for pair in task.pairs]
         alone = self.tokenizer.encode([template.prompt([], x) + template.answer(y) for x, y in pairs])
         shown = self.tokenizer.encode([template.prompt([pair], "") for pair in pairs])

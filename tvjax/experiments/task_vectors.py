@@ -17,7 +17,7 @@ from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir, text_model
 from tvjax.experiments.bench import METHODS, Bench, VectorConfig, Vectors, state_vectors
 from tvjax.experiments.settings import at_least, build, check_seed, group, groups
-from tvjax.experiments.text_model import DataConfig
+from tvjax.experiments.text_data import DataConfig, keep_tasks
 from tvjax.files import write_json
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import load_model
@@ -158,7 +158,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     s = TaskVectorSettings.from_config(config)
     tasks = s.data.of_run(folder)
     rundir.prepare(folder, config, new=mode == "train")
-    text_model.keep_tasks(tasks, folder, say)
+    keep_tasks(tasks, folder, say)
     model = _model(config, s, say)
     bench = Bench(model, s.vectors, s.template, tasks)
     made = {"shuffled_vector": state_vectors(bench, shuffled=True)[0]}

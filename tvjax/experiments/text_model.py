@@ -19,6 +19,7 @@ from tvjax.errors import UserError, reject
 from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir
 from tvjax.experiments.settings import at_least, build, check_seed, check_training, coerce, group, groups
+from tvjax.experiments.text_data import DataConfig, keep_tasks
 from tvjax.files import write_json, write_whole
 from tvjax.nn.decoder import PADDING, Decoder, DecoderConfig
 from tvjax.nn.model import forward
@@ -26,61 +27,13 @@ from tvjax.nn.pretrained import Tokenizer
 from tvjax.nn.pretrained.tokenizer import train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
 from tvjax.parallel.mesh import make_mesh, shard_batch
-from tvjax.tasks import records
-from tvjax.tasks.suite import suite
-from tvjax.tasks.text import Template, TextTask, read_folder
+from tvjax.tasks.text import Template, TextTask
 from tvjax.train.loop import TrainConfig, Trainer
 from tvjax.train.state import Hyper, OptimizerConfig
 
 GROUPS = ("data", "template", "model", "train", "optimizer", "evaluation")
-MODEL, KEPT = "model", "data"
-"""The folders of a run that hold the model in Hugging Face's form, and its tasks."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Which tasks: those of a folder, or data sets of tensorflow-datasets, or else the built-in suite.
-
-    path: a folder; tasks: names of its tasks, or of the suite's (empty: all). tfds: data sets as (name, input, output),
-    the last two format strings of features; tfds_dir: where they are; most: pairs that are taken of each (0: all).
-    """
-
-    path: str = ""
-    tasks: tuple[str, ...] = ()
-    tfds: tuple[tuple[str, str, str], ...] = ()
-    tfds_dir: str = ""
-    most: int = 0
-
-    def read(self) -> dict[str, TextTask]:
-        """The tasks by name. Raises `UserError` for a folder, a data set or a task that is not there."""
-        at_least(0, "config.data", most=self.most)
-        if self.tfds and (self.path or self.tasks):
-            raise reject("config.data.tfds", self.tfds, "() where config.data.path or config.data.tasks is given")
-        if self.tfds:
-            found = [records.read_dataset(*row, data_dir=self.tfds_dir, most=self.most) for row in self.tfds]
-            names = [task.name for task in found]
-            if len(set(names)) < len(names):
-                raise reject("config.data.tfds", names, "data sets of different names")
-            return {task.name: task for task in found}
-        if self.path:
-            return read_folder(self.path, self.tasks)
-        known = suite()
-        for name in self.tasks:
-            if name not in known:
-                raise reject("config.data.tasks", name, f"those of the built-in suite: {', '.join(known)}")
-        return {name: known[name] for name in self.tasks or known}
-
-    def of_run(self, folder: Path) -> dict[str, TextTask]:
-        """The tasks that the run in `folder` keeps, so that it goes on as it began; else those of `read`."""
-        return records.kept(folder / KEPT) or self.read()
-
-
-def keep_tasks(tasks: Mapping[str, TextTask], folder: Path, say: Callable[[str], None]) -> None:
-    """Keep `tasks` in the run in `folder`, as array_record, unless they are."""
-    if not records.available():
-        say("tensorflow-datasets is not installed: the run keeps no copy of its tasks")
-    elif records.kept(folder / KEPT) is None:
-        records.keep(tasks, folder / KEPT)
+MODEL = "model"
+"""The folder of a run that holds the model in Hugging Face's form."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +88,9 @@ class TextModelSettings:
         at_least(1, "config.evaluation", prompts=s.evaluation_prompts)
         at_least(257, "config.model", vocab_size=s.model.vocab_size)
         at_least(1, "config.model", num_layers=s.model.num_layers, width=s.model.width, num_heads=s.model.num_heads)
+        at_least(0, "config.model", hidden_width=s.model.hidden_width)
+        if s.model.dtype not in ("float32", "bfloat16"):
+            raise reject("config.model.dtype", s.model.dtype, "float32 or bfloat16")
         if s.model.width % (2 * s.model.num_heads):
             raise reject("config.model.num_heads", s.model.num_heads, f"half a divisor of width = {s.model.width}")
         if s.learning_rate <= 0:

@@ -1,0 +1,60 @@
+"""Which text tasks a run is about, and the copy of them that it keeps."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tvjax.errors import reject
+from tvjax.experiments.settings import at_least
+from tvjax.tasks import records
+from tvjax.tasks.suite import suite
+from tvjax.tasks.text import TextTask, read_folder
+
+KEPT = "data"
+"""The folder of a run that holds its tasks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which tasks: those of a folder, or data sets of tensorflow-datasets, or else the built-in suite.
+
+    path: a folder; tasks: names of its tasks, or of the suite's (empty: all). tfds: data sets as (name, input, output),
+    the last two format strings of features; tfds_dir: where they are; most: pairs that are taken of each (0: all).
+    """
+
+    path: str = ""
+    tasks: tuple[str, ...] = ()
+    tfds: tuple[tuple[str, str, str], ...] = ()
+    tfds_dir: str = ""
+    most: int = 0
+
+    def read(self) -> dict[str, TextTask]:
+        """The tasks by name. Raises `UserError` for a folder, a data set or a task that is not there."""
+        at_least(0, "config.data", most=self.most)
+        if self.tfds and (self.path or self.tasks):
+            raise reject("config.data.tfds", self.tfds, "() where config.data.path or config.data.tasks is given")
+        if self.tfds:
+            found = [records.read_dataset(*row, data_dir=self.tfds_dir, most=self.most) for row in self.tfds]
+            names = [task.name for task in found]
+            if len(set(names)) < len(names):
+                raise reject("config.data.tfds", names, "data sets of different names")
+            return {task.name: task for task in found}
+        if self.path:
+            return read_folder(self.path, self.tasks)
+        known = suite()
+        for name in self.tasks:
+            if name not in known:
+                raise reject("config.data.tasks", name, f"those of the built-in suite: {', '.join(known)}")
+        return {name: known[name] for name in self.tasks or known}
+
+    def of_run(self, folder: Path) -> dict[str, TextTask]:
+        """The tasks that the run in `folder` keeps, so that it goes on as it began; else those of `read`."""
+        return records.kept(folder / KEPT) or self.read()
+
+
+def keep_tasks(tasks: Mapping[str, TextTask], folder: Path, say: Callable[[str], None]) -> None:
+    """Keep `tasks` in the run in `folder`, as array_record, unless they are."""
+    if not records.available():
+        say("tensorflow-datasets is not installed: the run keeps no copy of its tasks")
+    elif records.kept(folder / KEPT) is None:
+        records.keep(tasks, folder / KEPT)
