@@ -94,7 +94,7 @@ def strongest(effects_LH: np.ndarray, count: int) -> list[tuple[int, int]]:
 
 
 def function_vector(params: Any, mean_LHC: np.ndarray, heads: list[tuple[int, int]]) -> np.ndarray:
-    """The sum of the means of `heads` through the output projection, ``[D]``: without its bias and any norm behind it."""
+    """The sum of the means of `heads` through the output projection, ``[D]``; without its bias or a norm behind it."""
     kernel_LHCD = params["blocks"]["out"]["kernel"]
     return np.sum(
         [mean_LHC[layer, head] @ np.asarray(kernel_LHCD[layer, head], np.float32) for layer, head in heads], 0
