@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from tvjax.errors import UserError
@@ -177,7 +176,7 @@ def _layers(summary: dict[str, Any]) -> Exhibit:
                 ax.plot(range(len(curve)), curve, markersize=3, **look)
                 ring = {**look, "marker": "o", "linestyle": "none"}
                 ax.plot([layer], [curve[layer]], markersize=9, fillstyle="none", **ring)
-            ax.set_ylim(-0.03, 1.03)
+            ax.set_ylim(-0.08, 1.08)
             below = number + columns >= len(tasks)
             quiet(ax, "layer" if below else "", "accuracy" if number % columns == 0 else "")
             ax.tick_params(labelbottom=below)
@@ -204,17 +203,16 @@ def _heads(summary: dict[str, Any]) -> Exhibit:
 
     def draw() -> Figure:
         layers, heads = effect_LH.shape
-        evidence = "mean over tasks and prompts with shuffled labels; squares: the heads that function vectors sum"
-        size = max(4.5, min(9.0, 1.6 + 0.3 * heads)), max(2.2, min(9.0, 0.8 + 0.3 * layers))
+        evidence = "mean over tasks and prompts with shuffled labels; dots: the heads that function vectors sum"
+        size = max(6.5, min(9.0, 1.6 + 0.3 * heads)), max(2.2, min(9.0, 0.8 + 0.3 * layers))
         drawn = open_figure(*size, "Heads that carry tasks", evidence)
         ax = drawn.add_subplot()
         most = max(float(np.abs(effect_LH).max()), 1e-9)
         edges = -0.5, heads - 0.5, 0.5, layers + 0.5
         colours: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
         shown = ax.imshow(effect_LH, aspect="auto", origin="lower", extent=edges, **colours)
-        for head in summary["heads"]:
-            corner = head["head"] - 0.5, head["layer"] - 0.5
-            ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=INK, linewidth=1.4))
+        summed = [[head[name] for head in summary["heads"]] for name in ("head", "layer")]
+        ax.plot(*summed, linestyle="none", marker="o", markersize=5, color=INK)
         quiet(ax, "head", "layer")
         ax.grid(False)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
