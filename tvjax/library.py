@@ -28,12 +28,21 @@ Prompts = Prompt | Tokens | jax.Array | Sequence[str] | str
 Edits = Write | Sequence[Write] | dict[str, Any] | None
 
 
-def load(path: str | Path, member: str | None = None, *, dtype: str | None = None, mesh: Mesh | None = None) -> Model:
+def load(
+    path: str | Path,
+    member: str | None = None,
+    *,
+    dtype: str | None = None,
+    mesh: Mesh | None = None,
+    unroll: int = 0,
+) -> Model:
     """The model in a run directory or in a Hugging Face folder (config.json, safetensors, tokenizer.json).
 
     Of a run, `member` names one of its population (the last one by default), and `model.source` holds its settings:
     `.task` and `.layout` sample prompts for it. Of a Hugging Face folder, dtype is that of parameters and activations
-    (the file's by default), and the parameters lie on `mesh`. Raises `UserError` where `path` is neither.
+    (the file's by default), the parameters lie on `mesh`, and unroll is how many layers one iteration runs: 0, all of
+    them, is fastest and compiles longest, and `generate` then makes a second copy of the blocks' parameters, which 1
+    does not. Raises `UserError` where `path` is neither.
     """
     from tvjax.nn.pretrained import load_model
 
@@ -42,7 +51,7 @@ def load(path: str | Path, member: str | None = None, *, dtype: str | None = Non
         raise UserError(f"{path}: no such folder; accepted: a run directory or a Hugging Face folder")
     values = read_json(folder / "config.json", "accepted: a run directory or a Hugging Face folder")
     if "model_type" in values:
-        return load_model(folder, dtype=dtype, mesh=mesh)
+        return load_model(folder, dtype=dtype, mesh=mesh, unroll=unroll)
     from tvjax.experiments import experiment_of, tvp
 
     experiment_of(values)

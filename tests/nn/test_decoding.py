@@ -71,6 +71,23 @@ def test_with_the_cache_is_without_it(name, side, during):
     assert (expected != recompute(model, TOKENS[side], STEPS)).any(), "the vector does nothing"
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "mistral", "gemma2"])
+def test_layers_apart_say_what_stacked_ones_say(name):
+    """As models are loaded, their layers are unrolled and lie apart while they generate: same tokens, same states."""
+    addresses = ("embed", "blocks/resid", "blocks/heads")
+    said = []
+    for model in (golden(name), tvjax.load(GOLDEN / name)):
+        writes = [
+            tvjax.add(vectors_for(model, address, seed), layers=(1, 3), positions="all", scale=0.5, address=address)
+            for seed, address in enumerate(edits.WRITABLE)
+        ]
+        options = {"max_new_tokens": STEPS, "edits": writes, "addresses": addresses}
+        said.append(tvjax.generate(model, TOKENS["left"], **options))
+    np.testing.assert_array_equal(said[0].ids_BN, said[1].ids_BN)
+    for address in addresses:
+        np.testing.assert_allclose(said[0].activations[address], said[1].activations[address], atol=1e-4)
+
+
 def test_by_default_all_means_new_tokens_too_and_last_is_of_the_prompt():
     model = golden("llama3")
     vectors = jnp.stack([vectors_for(model, "blocks/resid", seed) for seed in (0, 1)])

@@ -64,6 +64,11 @@ class TestFolder:
         kernel = params["blocks"]["up"]["kernel"]
         assert kernel.sharding.shard_shape(kernel.shape) == (*kernel.shape[:-1], kernel.shape[-1] // 2)
 
+    @pytest.mark.parametrize(("option", "value"), [("unroll", 4), ("unroll", -1), ("dtype", "int8")])
+    def test_an_option_that_it_does_not_have_is_refused(self, folder, option, value):
+        with pytest.raises(UserError, match=f"{option}: given {value!r}"):
+            tvjax.load(folder, **{option: value})
+
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
     def test_another_dtype_is_the_same_numbers_rounded(self, folder, dtype):
         whole, rounded = load_folder(folder)[1], load_folder(folder, dtype=dtype)[1]

@@ -301,7 +301,11 @@ class Decoder(nn.Module):
         )
         windows = None if sight.distance_BTT is None else jnp.array([w or PADDING for w in c.windows])
         layers = None if past is None else (past.keys, past.values)
-        h_BTD, _ = blocks(c, name="blocks")(h_BTD, windows, layers, sight)
+        stored: Any = self.get_variable("params", "blocks")
+        if isinstance(stored, tuple):
+            h_BTD = self._one_by_one(stored, h_BTD, windows, layers, sight)
+        else:
+            h_BTD, _ = blocks(c, name="blocks")(h_BTD, windows, layers, sight)
 
         h_BTD = h_BTD[:, at] if isinstance(at, slice) else jnp.take_along_axis(h_BTD, at[..., None], axis=1)
         h_BTD = Norm(c, name="norm")(h_BTD)
@@ -316,6 +320,42 @@ class Decoder(nn.Module):
                 name="readout",
             )(h_BTD).astype(jnp.float32)
         return c.readout_cap * jnp.tanh(out / c.readout_cap) if c.readout_cap else out
+
+    def _one_by_one(
+        self,
+        layers: tuple[Any, ...],
+        h_BTD: jax.Array,
+        windows: jax.Array | None,
+        past: tuple[jax.Array, jax.Array] | None,
+        sight: _Sight,
+    ) -> jax.Array:
+        """The blocks with parameters that are `apart`: read and written as ever, chosen layers (`asks`) are not."""
+        edits: Any = self.get_variable(WRITES, "blocks")
+        seen = []
+        for i, params in enumerate(layers):
+            variables = {
+                "params": params,
+                **({} if edits is None else {WRITES: jax.tree.map(lambda a, i=i: a[i], edits)}),
+            }
+            window, before = jax.tree.map(lambda a, i=i: a[i], (windows, past))
+            block = Block(self.config, parent=None)
+            if self.is_mutable_collection(READS):
+                (h_BTD, _), found = block.apply(variables, h_BTD, window, before, sight, mutable=[READS])
+                seen.append(found[READS])
+            else:
+                h_BTD, _ = block.apply(variables, h_BTD, window, before, sight)
+        if seen:
+            self.put_variable(READS, "blocks", jax.tree.map(lambda *a: jnp.stack(a), *seen))
+        return h_BTD
+
+
+def apart(params: Any) -> Any:
+    """`params` with the blocks as a tuple of layers, not stacked: what decodes with them does not slice them anew.
+
+    A slice of stacked parameters is a copy, in every step. This is one copy of them all, made once.
+    """
+    layers = jax.tree.leaves(params["blocks"])[0].shape[0]
+    return {**params, "blocks": tuple(jax.tree.map(lambda p, i=i: p[i], params["blocks"]) for i in range(layers))}
 
 
 def _sight(

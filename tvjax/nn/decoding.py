@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from tvjax.nn.decoder import PADDING, Decoder, Past
+from tvjax.nn.decoder import PADDING, Decoder, Past, apart
 from tvjax.nn.model import check_addresses, forward
 from tvjax.nn.tokens import Tokens
 
@@ -143,6 +143,8 @@ def _generate(
         past_of(found, tokens.positions_BT, count - 1),
         {name: _last_of(name, found[name], last_B1, count - 1) for name in addresses},
     )
+
+    params = apart(params) if decoder.config.unroll == 0 else params
 
     def going(state: tuple) -> jax.Array:
         """Whether there is a token to make for any prompt."""

@@ -141,6 +141,8 @@ def load_folder(
     if dtype not in DTYPES.values():
         raise reject("dtype", dtype, ", ".join(DTYPES.values()))
     config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype, **how)
+    if not 0 <= config.unroll <= config.num_layers:
+        raise reject("unroll", config.unroll, f"0 (all layers) to {config.num_layers}")
     abstract = abstract_params(config)
     leaves = _flat(abstract)
     plan = list(_plan(family, config, leaves))
