@@ -10,7 +10,7 @@ from tvjax.evals.measure import Measure
 from tvjax.evals.statistics import bootstrap, with_interval
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.model import forward
-from tvjax.tasks import LAYOUTS, NO_SHIFT, Linear, draw, shifts_for
+from tvjax.tasks import LAYOUTS, NO_SHIFT, Linear, draw, oracle_scores, shifts_for
 from tvjax.vectors import tvp
 
 K, B = 4, 6
@@ -78,20 +78,58 @@ def test_the_whole_sweep_is_one_compilation(setting):
     assert sweep._cache_size() == 1
 
 
-def test_measure_does_not_depend_on_how_prompts_are_chunked_by_member(setting):
-    """A member's entry is the same alone and in company, and chunks are cut back to the number asked for."""
+PROMPTS, SEED = 300, 3
+
+
+@pytest.fixture(scope="module")
+def measured(setting):
+    """Two members on two chunks of prompts: the measure, and what it found."""
     decoder, params, task, layout = setting
     two = jax.tree.map(lambda p: jnp.stack([p, 0.5 * p]), params)
-    one = jax.tree.map(lambda p: p[1:], two)
-    options = {"edit": "replace", "prompts": 300, "seed": 3}
-    both, seen = Measure(decoder, two, task, layout, K, **options)(NO_SHIFT)
-    alone, _ = Measure(decoder, one, task, layout, K, **options)(NO_SHIFT)
-    assert seen["theta"].shape == (2, 300, 3, 16)
+    measure = Measure(decoder, two, task, layout, K, edit="replace", prompts=PROMPTS, seed=SEED)
+    return measure, *measure(NO_SHIFT)
+
+
+def chunks(setting, a_shift):
+    """What is to be measured, drawn anew."""
+    _, _, task, layout = setting
+    keys = [jax.random.fold_in(jax.random.fold_in(jax.random.key(SEED), 1), chunk) for chunk in range(2)]
+    return [draw(a_shift, task, layout, key, PROMPTS // 2, K) for key in keys]
+
+
+def test_measure_does_not_depend_on_the_company_of_a_member(setting, measured):
+    decoder, params, task, layout = setting
+    one = jax.tree.map(lambda p: 0.5 * p[None], params)
+    _, both, seen = measured
+    alone, _ = Measure(decoder, one, task, layout, K, edit="replace", prompts=PROMPTS, seed=SEED)(NO_SHIFT)
+    assert seen["theta"].shape == (2, PROMPTS, 3, 16)
     assert both["prior_risk"] == alone["prior_risk"]
     for name, value in alone["members"][0].items():
         np.testing.assert_allclose(both["members"][1][name], value, rtol=1e-4, atol=1e-6)
     assert both["prior_risk"] == both["oracle_risk"][0], "the prior is the oracle that has seen nothing"
     np.testing.assert_allclose(both["oracle_risk"][:3], [1, 0.5, 0], atol=0.3)
+
+
+def test_chunks_are_other_prompts_and_each_vector_keeps_its_task(setting, measured):
+    decoder, params, task, _ = setting
+    _, _, seen = measured
+    assert len(np.unique(np.asarray(seen["parameters"]["w"]).reshape(PROMPTS, -1), axis=0)) == PROMPTS
+    second = chunks(setting, NO_SHIFT)[1]
+    np.testing.assert_array_equal(seen["parameters"]["w"][PROMPTS // 2 :], second.prompt.parameters["w"])
+    _, theta_LBD = prompting.predict(decoder, params, task, second)
+    np.testing.assert_allclose(seen["theta"][0, PROMPTS // 2 :], theta_LBD.swapaxes(0, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_the_oracle_is_told_of_the_noise(setting, measured):
+    _, _, task, _ = setting
+    noisy = shift(task, "label_noise")
+    entry, _ = measured[0](noisy)
+    scores = [oracle_scores(noisy, task, drawn)["risk"] for drawn in chunks(setting, noisy)]
+    np.testing.assert_allclose(entry["oracle_risk"], np.concatenate(scores).mean(0), rtol=1e-4)
+    untold = [
+        jnp.square(task.oracle(d.prompt.x, d.shown, d.queries) - d.answers).mean() for d in chunks(setting, noisy)
+    ]
+    assert np.mean(untold) > 1.01 * np.mean(entry["oracle_risk"]), "the noise makes no difference here"
 
 
 class TestBootstrap:

@@ -78,7 +78,9 @@ def test_layers_apart_say_what_stacked_ones_say(name):
     said = []
     for model in (golden(name), tvjax.load(GOLDEN / name)):
         writes = [
-            tvjax.add(vectors_for(model, address, seed), layers=(1, 3), positions="all", scale=0.5, address=address)
+            tvjax.add(
+                vectors_for(model, address, seed), layers=1 + seed % 3, positions="all", scale=0.5, address=address
+            )
             for seed, address in enumerate(edits.WRITABLE)
         ]
         options = {"max_new_tokens": STEPS, "edits": writes, "addresses": addresses}

@@ -42,4 +42,4 @@ def test_a_fingerprint_tells_models_apart():
     params = {"a": np.ones(3), "b": np.zeros(2)}
     assert fingerprint(params) == fingerprint(dict(params))
     assert fingerprint(params) != fingerprint({"a": np.ones(3), "b": np.array([0, 1e-9])})
-    assert fingerprint(params) != fingerprint({"b": np.ones(3), "a": np.zeros(2)})
+    assert fingerprint(params) != fingerprint({"a": np.ones(3), "c": np.zeros(2)})
