@@ -180,9 +180,10 @@ class TestAttention:
         mask |= np.eye(6, dtype=bool)
         np.testing.assert_allclose(attention(q, k, v, jnp.array(mask)), self.oracle(q, k, v, mask), atol=1e-5)
 
-    def test_a_query_that_sees_nothing_gets_zeros_and_moves_nothing(self):
+    @pytest.mark.parametrize("cap", [0.0, 5.0])
+    def test_a_query_that_sees_nothing_gets_zeros_and_moves_nothing(self, cap):
         mask = jnp.tril(jnp.ones((1, 6, 6), bool)).at[0, 2].set(False)
-        blind = lambda q, k, v: attention(q, k, v, mask)[:, 2]
+        blind = lambda q, k, v: attention(q, k, v, mask, cap=cap)[:, 2]
         out, pull = jax.vjp(blind, *self.draw())
         for array in (out, *pull(jnp.ones_like(out))):
             np.testing.assert_array_equal(array, 0)
