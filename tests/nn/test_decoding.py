@@ -298,7 +298,7 @@ class TestAgainstHooks:
                 new = torch.where(of_head, new, a)
             is_prompt = a.shape[1] == chosen_BT.shape[1]
             here = chosen_BT if is_prompt else np.full(a.shape[:2], write.positions == "all")
-            return torch.where(torch.tensor(np.array(here))[..., None], new, a)
+            return torch.where(torch.tensor(np.array(here))[..., None], new, a).contiguous()  # some modules view it
 
         def after(module, args, out):
             return (edited(out[0]), *out[1:]) if isinstance(out, tuple) else edited(out)
