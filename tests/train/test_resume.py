@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,7 +20,9 @@ from tests.conftest import TINY, changed
 from tvjax.errors import RunError
 from tvjax.experiments import tvp
 from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.train.checkpoint import Checkpoints
 from tvjax.train.loop import WALL_CLOCK
+from tvjax.train.state import TrainState
 from tvjax.train.stop import Stop, Stopped
 
 REPOSITORY = Path(__file__).parents[2]
@@ -246,3 +249,24 @@ def test_a_loss_that_is_not_finite_ends_with_code_3(runs, tmp_path):
     assert code == 3, stderr
     assert stderr.count("\n") == 1, stderr
     assert all(words in stderr for words in ("member tvp", "not finite at step", "learning_rate", "--workdir")), stderr
+
+
+def test_a_checkpoint_that_reads_as_other_values_is_not_used(tmp_path, monkeypatch):
+    """As a reader would that does not notice a flipped bit: one bit of one array of the newest is another."""
+    state = lambda step: TrainState(step=jnp.asarray(step), params={"w": jnp.arange(6.0)}, opt_state={"m": jnp.ones(3)})
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2):
+        checkpoints.save(state(step))
+    read = checkpoints._manager.restore
+
+    def harmed(step, args):
+        found = read(step, args=args)
+        if step == 2 and "state" in found:
+            bits = found["state"]["params"]["w"].view(jnp.uint32)
+            found["state"]["params"]["w"] = bits.at[4].set(bits[4] ^ 1).view(jnp.float32)
+        return found
+
+    assert int(checkpoints.restore(state(0)).step) == 2
+    monkeypatch.setattr(checkpoints._manager, "restore", harmed)
+    assert int(checkpoints.restore(state(0)).step) == 1
+    assert "params/w: not the bits that were saved" in checkpoints.skipped[0]
