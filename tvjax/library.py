@@ -234,11 +234,7 @@ def _sweep(
     index_B: jax.Array,
     vectors: jax.Array,
 ) -> jax.Array:
-    rows = jnp.arange(inputs.shape[0])
-    here_B1 = positions_BT[rows, index_B][:, None]
-    before_BT = jnp.where(positions_BT < here_B1, positions_BT, PADDING)
-    _, found = forward(decoder, params, inputs, addresses=decoding.CACHE, at=slice(0, 1), positions_BT=before_BT)
-    past = decoding.past_of(found, before_BT)
+    past, token, here_B1 = decoding.before(decoder, params, inputs, positions_BT, index_B)
 
     def one(vectors_BD: jax.Array, layer: jax.Array) -> jax.Array:
         tree = editing.affine(
@@ -247,7 +243,6 @@ def _sweep(
             at_layer=editing.at_layer(layer, decoder.config.num_layers),
             at_position=jnp.ones((1, 1), bool),
         )
-        token = inputs[rows, index_B][:, None]
         return forward(decoder, params, token, edits=tree, positions_BT=here_B1, past=past)[0][:, 0]
 
     return jax.vmap(one)(vectors, jnp.arange(decoder.config.num_layers + 1))

@@ -52,6 +52,21 @@ def _extended(past: Past, found: Mapping[str, jax.Array], slot: jax.Array, posit
     return Past(keys, values, past.positions_BS.at[:, slot].set(position_B))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def before(
+    decoder: Decoder, params: Any, inputs: jax.Array, positions_BT: jax.Array, index_B: jax.Array
+) -> tuple[Past, jax.Array, jax.Array]:
+    """What the tokens before the one at `index_B` of each prompt leave; that token and its position, ``[B, 1, ...]``.
+
+    It does not depend on what is written into that token: many edits of it cost one token each.
+    """
+    rows = jnp.arange(inputs.shape[0])
+    here_B1 = positions_BT[rows, index_B][:, None]
+    before_BT = jnp.where(positions_BT < here_B1, positions_BT, PADDING)
+    _, found = forward(decoder, params, inputs, addresses=CACHE, at=slice(0, 1), positions_BT=before_BT)
+    return past_of(found, before_BT), inputs[rows, index_B][:, None], here_B1
+
+
 def _choose(logits_BV: jax.Array, key: jax.Array | None, temperature: jax.Array, top_k: int) -> jax.Array:
     """The next token of each prompt: the likeliest, or with a key one drawn among the `top_k` likeliest (0: all)."""
     if key is None:

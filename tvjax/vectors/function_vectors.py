@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvjax.nn import decoding
 from tvjax.nn.answers import Questions
-from tvjax.nn.decoder import PADDING, Decoder, Past
+from tvjax.nn.decoder import Decoder, Past
+from tvjax.nn.decoding import before
 from tvjax.nn.model import forward
 from tvjax.nn.taps import Edit
 from tvjax.nn.tokens import Tokens
@@ -34,17 +34,6 @@ def last_heads(decoder: Decoder, params: Any, tokens: Tokens) -> jax.Array:
         positions_BT=tokens.positions_BT,
     )
     return found[HEADS][:, :, 0].swapaxes(0, 1)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _before_last(decoder: Decoder, params: Any, q: Questions) -> tuple[Past, jax.Array, jax.Array]:
-    """What the tokens before each prompt's last one leave, that token and its position ``[B, 1]``."""
-    last_B1 = q.last_B[:, None]
-    before_BT = jnp.where(jnp.arange(q.tokens.ids_BT.shape[1])[None] < last_B1, q.tokens.positions_BT, PADDING)
-    ids_BT = q.tokens.ids_BT
-    _, found = forward(decoder, params, ids_BT, addresses=decoding.CACHE, at=slice(0, 1), positions_BT=before_BT)
-    token_B1, position_B1 = (jnp.take_along_axis(a, last_B1, axis=1) for a in (ids_BT, q.tokens.positions_BT))
-    return decoding.past_of(found, before_BT), token_B1, position_B1
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -79,7 +68,7 @@ def indirect_effects(decoder: Decoder, params: Any, q: Questions, mean_LHC: jax.
     is read once. `batches` runs over heads.
     """
     layers, heads, _ = mean_LHC.shape
-    past, token_B1, position_B1 = _before_last(decoder, params, q)
+    past, token_B1, position_B1 = before(decoder, params, q.tokens.ids_BT, q.tokens.positions_BT, q.last_B)
     head_N2 = jnp.stack(jnp.meshgrid(jnp.arange(layers), jnp.arange(heads), indexing="ij"), -1).reshape(-1, 2)
     nowhere_12 = jnp.full((1, 2), -1)  # no head at all: the prompts as they are
     fixed = (params, past, token_B1, position_B1, q.answers_BA[:, 0], jnp.asarray(mean_LHC))
