@@ -20,8 +20,8 @@ def get_config() -> ConfigDict:
     config.template.after = "\n"
 
     config.model = ConfigDict()  # of the form of Llama
-    config.model.vocab_size = 1500  # most tokens that the byte-level BPE may have; it is trained on the pairs
-    config.model.num_layers = 6  # L
+    config.model.vocab_size = 3000  # most tokens that the byte-level BPE may have; it is trained on the pairs
+    config.model.num_layers = 4  # L
     config.model.width = 128  # D
     config.model.num_heads = 4  # H
     config.model.hidden_width = 384  # F
@@ -32,10 +32,10 @@ def get_config() -> ConfigDict:
     config.train.batch = 32  # prompts a step
     config.train.seed = 0
     config.train.learning_rate = 2e-3  # peak
-    config.train.steps = 2000
+    config.train.steps = 1600
     config.train.log_every = 50
-    config.train.evaluate_every = 500
-    config.train.checkpoint_every = 500
+    config.train.evaluate_every = 400
+    config.train.checkpoint_every = 400
     config.train.keep_checkpoints = 2
     config.train.tensorboard = True
 

@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tvjax.library import capture, export, generate, load, run, sweep
+    from tvjax.library import atv, capture, export, generate, load, run, sweep
     from tvjax.nn.taps import Edit
     from tvjax.vectors.edits import add, mix, replace
     from tvjax.vectors.store import load_vectors, save_vectors
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
-    **dict.fromkeys(("capture", "export", "generate", "load", "run", "sweep"), "tvjax.library"),
+    **dict.fromkeys(("atv", "capture", "export", "generate", "load", "run", "sweep"), "tvjax.library"),
     "Edit": "tvjax.nn.taps",
     **dict.fromkeys(("add", "mix", "replace"), "tvjax.vectors.edits"),
     **dict.fromkeys(("load_vectors", "save_vectors"), "tvjax.vectors.store"),
@@ -28,6 +28,7 @@ _PLACES = {
 __all__ = [
     "Edit",
     "add",
+    "atv",
     "capture",
     "export",
     "generate",

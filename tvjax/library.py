@@ -58,6 +58,24 @@ def load(
     return tvp.load(folder, values, member)
 
 
+def atv(model: Model, run_dir: str | Path, queries: Sequence[str] | str, *, method: str = "") -> jax.Array:
+    """The vectors that an ATV run writes for queries, ``[N, B, D]``: ``tvjax.add(vectors, layers=...)`` takes them.
+
+    model: the run's target; queries: bare inputs, which the run's template shows to its generator; method: "atv_last"
+    or "atv_all" ("" is the first that the run has), to be added at "last" or "all" of the prompt. lambda is multiplied
+    in; the layers are all of the model's, or those of the run's config.atv.layers. Raises `UserError` where `run_dir`
+    holds no ATV run.
+    """
+    from tvjax.experiments import atv as experiment
+
+    folder = Path(run_dir)
+    values = read_json(folder / "config.json", "accepted: the workdir of an ATV run")
+    if values.get("experiment") != "atv":
+        raise reject("run_dir", str(run_dir), "the workdir of an ATV run")
+    asked = [queries] if isinstance(queries, str) else list(queries)
+    return experiment.write_vectors(model, folder, values, asked, method)
+
+
 def export(model: Model, path: str | Path) -> None:
     """Write `model` as a folder that `transformers` loads. Raises `UserError` for a decoder that it has no name for."""
     from tvjax.nn.pretrained import save_model

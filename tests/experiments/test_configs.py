@@ -12,6 +12,8 @@ pytest.importorskip("ml_collections")
 
 from tvjax.cli import read_flags
 from tvjax.errors import UserError
+from tvjax.experiments.atv_settings import ATVSettings
+from tvjax.experiments.atv_tvp_settings import ATVTVPSettings
 from tvjax.experiments.task_vectors import TaskVectorSettings
 from tvjax.experiments.text_model import TextModelSettings
 from tvjax.experiments.tvp import make_trainer
@@ -23,14 +25,14 @@ FOLDER = Path(__file__).resolve().parents[2] / "configs"
 
 
 def sources():
-    """FILE or FILE:ARG for all there is. A config that takes an argument lists its values in `TASKS`."""
+    """FILE or FILE:ARG for all there is. A config that takes an argument lists its values."""
     for path in sorted(FOLDER.glob("*.py")):
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         yield path.name
         if inspect.signature(module.get_config).parameters:
-            yield from (f"{path.name}:{argument}" for argument in module.TASKS)
+            yield from (f"{path.name}:{argument}" for argument in getattr(module, "TASKS", None) or module.VARIANTS)
 
 
 def read(source, *overrides):
@@ -50,7 +52,12 @@ def config(request, tmp_path, monkeypatch):
 @pytest.mark.parametrize("source", [source for source, name in EXPERIMENT.items() if name != "tvp"])
 def test_a_config_of_text_parses(source):
     config = read(source)
-    kinds = {"text_model": TextModelSettings, "task_vectors": TaskVectorSettings}
+    kinds = {
+        "text_model": TextModelSettings,
+        "task_vectors": TaskVectorSettings,
+        "atv": ATVSettings,
+        "atv_tvp": ATVTVPSettings,
+    }
     kinds[config["experiment"]].from_config(config)
     if config["experiment"] == "task_vectors":
         assert TextModelSettings.from_config(config["training"]).template == Template(**config["template"])
@@ -67,9 +74,9 @@ def test_its_programs_trace_at_full_size(config):
     trainer = make_trainer(settings)
     shapes = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)
     with jax.set_mesh(trainer.mesh):
-        state = jax.eval_shape(trainer.init, trainer.hyper)
+        state = jax.eval_shape(trainer.init, trainer.hyper, {})
         after, metrics = jax.eval_shape(trainer.dispatch, state, {}, trainer.hyper)
-        scores = jax.eval_shape(trainer.evaluate, state.params, {}, jax.random.key(0))
+        scores = jax.eval_shape(trainer.evaluate, state.params, {}, jax.random.key(0), trainer.hyper)
     assert shapes(after) == shapes(state)
     assert metrics["loss"].shape == (members,)
     assert scores["icl_risk"].shape == (members, settings.prompt.demonstrations + 1)

@@ -14,7 +14,7 @@ from tvjax.tasks import NO_SHIFT
 from tvjax.vectors import tvp
 
 pytestmark = pytest.mark.slow
-L, PRESCRIBED, STEPS = 4, 2, 1000
+L, PRESCRIBED, STEPS = 4, 2, 700
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def trained():
     trainer = make_trainer(settings)
     with jax.set_mesh(trainer.mesh):
         init, dispatch, _ = trainer.compile()
-        state = init(trainer.hyper)
+        state = init(trainer.hyper, {})
         for _ in range(STEPS // 100):
             state, _ = dispatch(state, {}, trainer.hyper)
     return settings, jax.device_get(state.params)

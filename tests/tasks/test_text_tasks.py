@@ -1,5 +1,6 @@
 """Text tasks: what a folder may hold, splits, demonstrations, and the built-in suite."""
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from tvjax.errors import UserError
-from tvjax.tasks.suite import number_word, plural, suite
+from tvjax.tasks.suite import DOMAINS, number_word, plural, suite
 from tvjax.tasks.text import SPLITS, Template, TextTask, read_folder, shots, split_of
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "function_vectors"
@@ -136,3 +137,69 @@ class TestSuite:
                 answers.setdefault(x, Counter())[y] += 1
         total = sum(sum(c.values()) for c in answers.values())
         assert sum(max(c.values()) for c in answers.values()) / total < 0.5
+
+    @pytest.mark.parametrize(
+        "forms",
+        [
+            "walk walked walking walks",
+            "stop stopped stopping stops",
+            "carry carried carrying carries",
+            "enjoy enjoyed enjoying enjoys",
+            "dance danced dancing dances",
+            "wash washed washing washes",
+            "fix fixed fixing fixes",
+            "visit visited visiting visits",
+            "run ran running runs",
+            "write wrote writing writes",
+            "begin began beginning begins",
+            "teach taught teaching teaches",
+            "go went going goes",
+        ],
+    )
+    def test_verbs(self, forms):
+        verb, *answers = forms.split()
+        assert [dict(suite()[name].pairs)[verb] for name in DOMAINS["verbs"]] == answers
+
+    def test_a_verb_is_no_noun_or_adjective_either_as_input_or_in_a_sentence(self):
+        tasks = suite()
+        verbs = {x for x, _ in tasks["gerund"].pairs}
+        for name in ("plural", "opposite"):
+            assert not verbs & {x for x, _ in tasks[name].pairs}
+        assert not verbs & {y for _, y in tasks["opposite"].pairs + tasks["sentence_adjective"].pairs}
+
+    def test_countries(self):
+        capital, continent = (dict(suite()[name].pairs) for name in DOMAINS["countries"])
+        known = {"France": "Paris", "India": "New Delhi", "Kenya": "Nairobi", "Argentina": "Buenos Aires"}
+        assert {country: capital[country] for country in known} == known
+        assert [continent[country] for country in known] == ["Europe", "Asia", "Africa", "South America"]
+        assert continent["Cuba"] == "North America" and len(set(capital.values())) == len(capital)
+
+    def test_sentences_say_their_noun_and_adjective_and_half_are_positive(self):
+        tasks = suite()
+        nouns, adjectives, tones = (dict(tasks[name].pairs) for name in DOMAINS["sentences"])
+        assert all(text == f"the {nouns[text]} was {adjectives[text]}" for text in tones)
+        assert Counter(tones.values()) == {"positive": 150, "negative": 150}
+        tone_of = {adjectives[text]: tone for text, tone in tones.items()}
+        assert tone_of["wonderful"] == "positive" and tone_of["awful"] == "negative" and len(tone_of) == 40
+        assert all(tone_of[adjectives[text]] == tone for text, tone in tones.items())
+        assert not set(tone_of) & {x for x, _ in tasks["opposite"].pairs}
+
+    def test_random_lists_never_change(self):
+        ends = [[suite()[name].pairs[i][0] for i in (0, -1)] for name in ("first_of_two", "sentiment")]
+        assert ends == [["car, bee", "boy, night"], ["the cow was splendid", "the rose was disgusting"]]
+
+    def test_counts(self):
+        tasks = suite()
+        assert [len(tasks[DOMAINS[name][0]].pairs) for name in ("verbs", "countries", "sentences")] == [97, 54, 300]
+        for name in DOMAINS["verbs"] + DOMAINS["countries"] + DOMAINS["sentences"]:
+            assert len(tasks[name].split("test")) >= 8
+
+    def test_every_task_is_in_one_domain(self):
+        assert sorted(itertools.chain(*DOMAINS.values())) == sorted(suite())
+
+    def test_tasks_of_a_domain_share_inputs_and_others_do_not(self):
+        inputs = {name: {x for x, _ in task.pairs} for name, task in suite().items()}
+        home = {name: domain for domain, names in DOMAINS.items() for name in names}
+        for a, b in itertools.combinations(inputs, 2):
+            shared = len(inputs[a] & inputs[b])
+            assert shared > 0.9 * len(inputs[a] | inputs[b]) if home[a] == home[b] else not shared, (a, b)

@@ -1,5 +1,7 @@
 """Means with intervals: the bootstrap over prompts."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 LEVEL = 0.9
@@ -27,3 +29,20 @@ def with_interval(name: str, losses_P: np.ndarray) -> dict[str, object]:
     """``{name: mean, name_ci: [low, high]}`` as plain numbers and lists, for a summary."""
     mean, interval = bootstrap(losses_P)
     return {name: mean.tolist(), f"{name}_ci": interval.tolist()}
+
+
+def macro(groups: Sequence[np.ndarray], *, seed: int = 0) -> tuple[float, list[float]]:
+    """The mean of the means of groups ``[n]``, and its percentile bootstrap interval: drawn anew within each group.
+
+    Of accuracies by task it is their macro average; of the differences of two methods on the same queries, a paired
+    comparison. Each group has draws of its own, the same for every method.
+    """
+    random = np.random.default_rng(seed)
+    means, resampled = [], []
+    for values in groups:
+        count = len(values)
+        draws = random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+        means.append(values.mean())
+        resampled.append(draws @ np.asarray(values, np.float64) / count)
+    low, high = np.quantile(np.mean(resampled, 0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(np.mean(means)), [float(low), float(high)]

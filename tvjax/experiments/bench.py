@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvjax.errors import UserError, reject
-from tvjax.nn.answers import Questions, correct, questions
+from tvjax.experiments.settings import at_least, check_seed
+from tvjax.nn.answers import Questions, correct, from_last, questions
 from tvjax.nn.decoder import Decoder
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer
@@ -22,7 +23,7 @@ from tvjax.nn.tokens import Tokens, pad
 from tvjax.parallel.batches import Batches
 from tvjax.tasks.text import Pair, Template, TextTask, shots
 from tvjax.vectors import learned
-from tvjax.vectors.from_prompts import at_last, last_states
+from tvjax.vectors.from_prompts import ADDED, at_last, last_outputs, last_states
 from tvjax.vectors.function_vectors import function_vector, indirect_effects, last_heads, strongest
 
 
@@ -45,28 +46,65 @@ class VectorConfig:
     learned_batch: int = 16
 
 
-_right = jax.jit(correct, static_argnums=0)
+def check_vectors(v: VectorConfig) -> None:
+    """Raise `UserError` for the first value that no vector can be made with."""
+    at_least(1, "config.vectors", demonstrations=v.demonstrations, prompts=v.prompts, batch=v.batch)
+    at_least(1, "config.vectors", questions=v.questions, words=v.words, conflicts=v.conflicts, heads=v.heads)
+    at_least(1, "config.vectors", shuffled_prompts=v.shuffled_prompts, learned_batch=v.learned_batch)
+    at_least(0, "config.vectors", learned_steps=v.learned_steps)
+    for name in ("memory", "learned_rate"):
+        if getattr(v, name) <= 0:
+            raise reject(f"config.vectors.{name}", getattr(v, name), "more than 0")
+    check_seed("config.vectors.seed", v.seed)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _right(decoder: Decoder, first: bool, params: Any, q: Questions) -> jax.Array:
+    return correct(decoder, params, q, first=first)
+
+
 _states = jax.jit(last_states, static_argnums=0)
 _heads = jax.jit(last_heads, static_argnums=0)
+_outputs = jax.jit(last_outputs, static_argnums=0)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _right_with(
-    decoder: Decoder, params: Any, vectors_ND: jax.Array, layers_N: jax.Array, keep: jax.Array, q: Questions
+    decoder: Decoder,
+    first: bool,
+    params: Any,
+    vectors_ND: jax.Array,
+    layers_N: jax.Array,
+    keep: jax.Array,
+    q: Questions,
 ) -> jax.Array:
     """Whether each answer is right with each vector at its layer: ``[B, N]``, one `vmap` over vectors and layers."""
+    past, q = from_last(decoder, params, q)
 
     def one(vector_D: jax.Array, layer: jax.Array) -> jax.Array:
-        return correct(decoder, params, q, at_last(decoder, vector_D, layer, q.last_B, q.tokens.ids_BT.shape[1], keep))
+        tree = at_last(decoder, vector_D, layer, q.last_B, q.tokens.ids_BT.shape[1], keep)
+        return correct(decoder, params, q, tree, past, first=first)
 
     return jax.vmap(one, out_axes=1)(vectors_ND, layers_N)
 
 
 class Bench:
-    """Raises `UserError` for a model or tasks that do not fit the settings."""
+    """first: whether only the first token of an answer counts. batches: those of another bench, to share its programs.
 
-    def __init__(self, model: Model, config: VectorConfig, template: Template, tasks: Mapping[str, TextTask]) -> None:
-        self.model, self.config, self.template, self.tasks = model, config, template, tasks
+    Raises `UserError` for a model or tasks that do not fit the settings.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        config: VectorConfig,
+        template: Template,
+        tasks: Mapping[str, TextTask],
+        *,
+        first: bool = False,
+        batches: Batches | None = None,
+    ) -> None:
+        self.model, self.config, self.template, self.tasks, self.first = model, config, template, tasks, first
         if model.source.tokenizer is None:
             raise UserError(f"{model.source.folder}: no tokenizer.json in it; text tasks need one")
         self.tokenizer: Tokenizer = model.source.tokenizer
@@ -88,7 +126,7 @@ class Bench:
             raise reject("config.vectors.demonstrations", config.demonstrations, f"prompts of {limit} tokens")
         answers = self.tokenizer.encode([template.answer(y) for _, y in pairs], special=False)
         self.width = 2 + max(map(len, answers))
-        self.batches = Batches(config.memory, config.batch)
+        self.batches = batches or Batches(config.memory, config.batch)
 
     @property
     def layers(self) -> range:
@@ -125,7 +163,11 @@ class Bench:
 
     def right(self, prompts: Sequence[str], outputs: Sequence[str], length: int) -> np.ndarray:
         """Whether each prompt, padded to `length` (`short` or `long`), is answered right: ``[B]``."""
-        return np.asarray(self._batched(_right, (), self.ask(prompts, outputs, length)), float)
+        return self.answered(self.ask(prompts, outputs, length))
+
+    def answered(self, q: Questions) -> np.ndarray:
+        """Whether each question is answered right: ``[B]``."""
+        return np.asarray(self.batches(_right, (self.model.decoder, self.first), (self.model.params,), q), float)
 
     def right_with(
         self,
@@ -137,17 +179,42 @@ class Bench:
         keep: float = 0.0,
     ) -> np.ndarray:
         """The same with each of some vectors at its layer: ``[B, N]``. keep: 0 replaces the state, 1 adds to it."""
-        fixed = (jnp.asarray(vectors_ND), jnp.asarray(list(layers)), jnp.asarray(keep))
-        return np.asarray(self._batched(_right_with, fixed, self.ask(prompts, outputs, length)), float)
+        static = (self.model.decoder, self.first)
+        fixed = (self.model.params, jnp.asarray(vectors_ND), jnp.asarray(list(layers)), jnp.asarray(keep))
+        return np.asarray(self.batches(_right_with, static, fixed, self.ask(prompts, outputs, length)), float)
 
     def read(self, name: str, program: Any, *, shuffled: bool = False) -> np.ndarray:
         """The mean over few-shot prompts of what `program` reads at their last tokens."""
         prompts = self.few_shot(name, self.queries(name, self.config.prompts), shuffled=shuffled)
         tokens: Tokens = pad(self.tokenizer.encode(prompts), side="right", length=self.long)
-        return np.asarray(self._batched(program, (), tokens), np.float32).mean(0)
+        return self._read(program, tokens).mean(0)
 
-    def _batched(self, program: Any, fixed: tuple[Any, ...], arrays: Any) -> Any:
-        return self.batches(program, (self.model.decoder,), (self.model.params, *fixed), arrays)
+    def states(self, prompts: Sequence[str]) -> np.ndarray:
+        """h^0..h^L at the last tokens of zero-shot prompts, ``[B, L+1, D]``."""
+        return self._read(_states, pad(self.tokenizer.encode(prompts), side="right", length=self.short))
+
+    def summaries(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """What attention and the MLPs add at the last tokens of texts as long as a query and its answer, their means.
+
+        ``{"attn_out", "mlp_out": [L, D]}``.
+        """
+        both = self._read(_outputs, pad(self.tokenizer.encode(texts), side="right", length=self.short)).mean(0)
+        return dict(zip(ADDED, both, strict=True))
+
+    def by_layer(self, name: str, split: str, kind: str, vectors_LD: np.ndarray) -> np.ndarray:
+        """Whether each question of a split is answered right with the vector of each layer there: ``[n, L+1]``."""
+        asked = self.sample(name, split)
+        prompts, outputs = self.zero_shot(asked), [y for _, y in asked]
+        return self.right_with(prompts, outputs, vectors_LD, self.layers, self.short, METHODS[kind].keep)
+
+    def _read(self, program: Any, tokens: Tokens) -> np.ndarray:
+        found = self.batches(program, (self.model.decoder,), (self.model.params,), tokens)
+        return np.asarray(found, np.float32)
+
+
+def best_layer(dev_BL: np.ndarray) -> int:
+    """The layer that is best on the dev split; never 0: the last token's embedding is the same in every prompt."""
+    return 1 + int(dev_BL.mean(0)[1:].argmax())
 
 
 Vectors = dict[str, np.ndarray]

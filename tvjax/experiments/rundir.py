@@ -25,8 +25,13 @@ def flatten(config: Mapping[str, Any], path: str = "config") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{path}.{name}")
         else:
-            flat[f"{path}.{name}"] = list(value) if isinstance(value, tuple) else value
+            flat[f"{path}.{name}"] = _lists(value)
     return flat
+
+
+def _lists(value: Any) -> Any:
+    """Tuples, and those in them, as lists."""
+    return [_lists(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:

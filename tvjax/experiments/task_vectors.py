@@ -12,11 +12,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from tvjax.errors import reject
 from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir, text_model
-from tvjax.experiments.bench import METHODS, Bench, VectorConfig, Vectors, state_vectors
-from tvjax.experiments.settings import at_least, build, check_seed, group, groups
+from tvjax.experiments.bench import METHODS, Bench, VectorConfig, Vectors, best_layer, check_vectors, state_vectors
+from tvjax.experiments.settings import build, group, groups
 from tvjax.experiments.text_data import DataConfig, keep_tasks
 from tvjax.files import write_json
 from tvjax.nn.model import Model
@@ -50,32 +49,16 @@ class TaskVectorSettings:
         kinds = {"model": ModelConfig, "data": DataConfig, "template": Template, "vectors": VectorConfig}
         groups(config, kinds, also=("training",))
         s = cls(**{name: build(kind, config[name], f"config.{name}") for name, kind in kinds.items()})
-        v = s.vectors
-        at_least(1, "config.vectors", demonstrations=v.demonstrations, prompts=v.prompts, batch=v.batch)
-        at_least(1, "config.vectors", questions=v.questions, words=v.words, conflicts=v.conflicts, heads=v.heads)
-        at_least(1, "config.vectors", shuffled_prompts=v.shuffled_prompts, learned_batch=v.learned_batch)
-        at_least(0, "config.vectors", learned_steps=v.learned_steps)
-        for name in ("memory", "learned_rate"):
-            if getattr(v, name) <= 0:
-                raise reject(f"config.vectors.{name}", getattr(v, name), "more than 0")
-        check_seed("config.vectors.seed", v.seed)
+        check_vectors(s.vectors)
         if not s.model.path:
             text_model.TextModelSettings.from_config(group(config.get("training"), "config.training"))
         return s
 
 
 def _chosen(bench: Bench, name: str, kind: str, vectors_LD: np.ndarray) -> dict[str, Any]:
-    """Accuracy with vectors of `kind`, at every layer and at the one that is best on the dev split.
-
-    Never layer 0: the embedding of the last token is the same in every prompt.
-    """
-    by_layer = {}
-    for split in ("dev", "test"):
-        asked = bench.sample(name, split)
-        prompts, outputs = bench.zero_shot(asked), [y for _, y in asked]
-        keep = METHODS[kind].keep
-        by_layer[split] = bench.right_with(prompts, outputs, vectors_LD, bench.layers, bench.short, keep)
-    layer = 1 + int(by_layer["dev"].mean(0)[1:].argmax())
+    """Accuracy with vectors of `kind`, at every layer and at the one that is best on the dev split."""
+    by_layer = {split: bench.by_layer(name, split, kind, vectors_LD) for split in ("dev", "test")}
+    layer = best_layer(by_layer["dev"])
     return {
         **with_interval(kind, by_layer["test"][:, layer]),
         f"{kind}_layer": layer,
@@ -128,11 +111,7 @@ def _model(config: Mapping[str, Any], s: TaskVectorSettings, say: Callable[[str]
     """The model that the settings name; a small one is trained first, once, where they name none."""
     if s.model.path:
         return load_model(Path(s.model.path), dtype=s.model.dtype or None)
-    folder = Path(s.model.trained)
-    if not (folder / "eval" / "summary.json").is_file():
-        say(f"training the small model of config.training in {folder}: this is done once")
-        text_model.run(config["training"], folder, "train", say)
-    return load_model(folder / text_model.MODEL, dtype=s.model.dtype or None)
+    return text_model.small_model(config["training"], Path(s.model.trained), s.model.dtype, say)
 
 
 def _save(path: Path, bench: Bench, name: str, entry: Mapping[str, Any], made: Mapping[str, Vectors]) -> None:

@@ -22,8 +22,8 @@ from tvjax.experiments.settings import at_least, build, check_seed, check_traini
 from tvjax.experiments.text_data import DataConfig, keep_tasks
 from tvjax.files import write_json, write_whole
 from tvjax.nn.decoder import PADDING, Decoder, DecoderConfig
-from tvjax.nn.model import forward
-from tvjax.nn.pretrained import Tokenizer
+from tvjax.nn.model import Model, forward
+from tvjax.nn.pretrained import Tokenizer, load_model
 from tvjax.nn.pretrained.tokenizer import train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
 from tvjax.parallel.mesh import make_mesh, shard_batch
@@ -166,7 +166,7 @@ class TextModelExperiment:
     config: DecoderConfig
     arrays: Mapping[str, np.ndarray]
 
-    def init(self, key: jax.Array) -> Any:
+    def init(self, key: jax.Array, data: Any) -> Any:
         """Fresh parameters."""
         decoder = Decoder(dataclasses.replace(self.config, unroll=1))
         return decoder.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
@@ -214,7 +214,7 @@ class TextModelExperiment:
         scores = self.scores(params, shard_batch(self.draw(data, key, self.settings.batch)))
         return scores["risk"].mean(), {name: value.mean() for name, value in scores.items()}
 
-    def evaluate(self, params: Any, data: Any, key: jax.Array) -> dict[str, jax.Array]:
+    def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """Risk and accuracy by number of demonstrations, on fresh prompts."""
         scores = self.scores(params, self.draw(data, key, self.settings.evaluation_prompts))
         return {name: value.mean(0) for name, value in scores.items()}
@@ -257,3 +257,11 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     }
     write_json(folder / "eval" / "summary.json", summary)
     return summary
+
+
+def small_model(config: Mapping[str, Any], folder: Path, dtype: str, say: Callable[[str], None]) -> Model:
+    """The model of the run in `folder`, which is trained first, once, where there is none."""
+    if not (folder / "eval" / "summary.json").is_file():
+        say(f"training a small language model in {folder}: this is done once")
+        run(config, folder, "train", say)
+    return load_model(folder / MODEL, dtype=dtype or None)

@@ -36,7 +36,7 @@ class TVPExperiment:
     def decoder(self) -> Decoder:
         return Decoder(self.settings.decoder)
 
-    def init(self, key: jax.Array) -> Any:
+    def init(self, key: jax.Array, data: Any) -> Any:
         """Fresh parameters of one member, from the layers rolled up: the same numbers, in a program of one block."""
         s = self.settings
         decoder = Decoder(dataclasses.replace(s.decoder, unroll=1))
@@ -68,7 +68,7 @@ class TVPExperiment:
         weight = hyper["tvp_weight"] * (step >= s.tvp.start_step)
         return metrics["icl_risk"] + weight * metrics["tvp_risk"], metrics
 
-    def evaluate(self, params: Any, data: Any, key: jax.Array) -> dict[str, jax.Array]:
+    def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """The ICL curve and TVP at every layer on fresh prompts of the training tasks, while training goes on."""
         s = self.settings
         drawn = draw(NO_SHIFT, s.task, s.layout, key, s.evaluation.training_prompts, s.prompt.demonstrations)

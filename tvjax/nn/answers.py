@@ -9,7 +9,8 @@ import optax
 from flax import struct
 
 from tvjax.errors import UserError
-from tvjax.nn.decoder import Decoder
+from tvjax.nn.decoder import Decoder, Past
+from tvjax.nn.decoding import before
 from tvjax.nn.model import forward
 from tvjax.nn.pretrained import Tokenizer
 from tvjax.nn.tokens import Tokens, pad
@@ -52,24 +53,43 @@ def questions(
     return Questions(pad(whole, side="right", length=length), last_B, answered.ids_BT, answered.valid_BT)
 
 
-def _logits(decoder: Decoder, params: Any, q: Questions, edits: Any) -> jax.Array:
+def from_last(decoder: Decoder, params: Any, q: Questions) -> tuple[Past, Questions]:
+    """What stands before each prompt's last token, read once, and the questions from that token on.
+
+    It does not depend on what is written at that token or later: many such edits cost as many tokens as the answers
+    have, and no gradient of one goes through what stands before.
+    """
+    past, last_B1, start_B1 = before(decoder, params, q.tokens.ids_BT, q.tokens.positions_BT, q.last_B)
+    ids_BA = jnp.concatenate([last_B1, q.answers_BA[:, :-1]], axis=1)
+    valid_BA = jnp.concatenate([jnp.ones_like(last_B1, bool), q.asked_BA[:, :-1]], axis=1)
+    tokens = Tokens(ids_BA, valid_BA, start_B1[:, 0])
+    return past, Questions(tokens, jnp.zeros_like(q.last_B), q.answers_BA, q.asked_BA)
+
+
+def _logits(decoder: Decoder, params: Any, q: Questions, edits: Any, past: Past | None) -> jax.Array:
     """What is said of each token of the answers, with those before it in place: ``[B, A, V]``."""
     length = q.tokens.ids_BT.shape[1]
     at_BA = jnp.minimum(q.last_B[:, None] + jnp.arange(q.answers_BA.shape[1])[None], length - 1)
-    return forward(decoder, params, q.tokens.ids_BT, edits=edits, at=at_BA, positions_BT=q.tokens.positions_BT)[0]
+    positions_BT = q.tokens.positions_BT
+    return forward(decoder, params, q.tokens.ids_BT, edits=edits, at=at_BA, positions_BT=positions_BT, past=past)[0]
 
 
-def correct(decoder: Decoder, params: Any, q: Questions, edits: Any = None) -> jax.Array:
+def correct(
+    decoder: Decoder, params: Any, q: Questions, edits: Any = None, past: Past | None = None, *, first: bool = False
+) -> jax.Array:
     """Whether each answer is, token for token, the likeliest continuation of its prompt: ``[B]`` of bool.
 
-    Each token of an answer is read with those before it in place, so this is what greedy decoding would say.
+    Each token of an answer is read with those before it in place, so this is what greedy decoding would say. first:
+    only the first token of an answer counts.
     """
-    said_BA = _logits(decoder, params, q, edits).argmax(-1)
+    said_BA = _logits(decoder, params, q, edits, past).argmax(-1)
+    if first:
+        return said_BA[:, 0] == q.answers_BA[:, 0]
     return ((said_BA == q.answers_BA) | ~q.asked_BA).all(1)
 
 
-def risk(decoder: Decoder, params: Any, q: Questions, edits: Any = None) -> jax.Array:
+def risk(decoder: Decoder, params: Any, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:
     """The cross-entropy of each answer, nats a token: ``[B]``."""
-    logits = _logits(decoder, params, q, edits)
+    logits = _logits(decoder, params, q, edits, past)
     risk_BA = optax.softmax_cross_entropy_with_integer_labels(logits, q.answers_BA) * q.asked_BA
     return risk_BA.sum(1) / q.asked_BA.sum(1)

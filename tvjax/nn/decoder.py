@@ -114,6 +114,11 @@ class Past:
     positions_BS: jax.Array
 
 
+def rows_of(past: Past, row_B: jax.Array) -> Past:
+    """The `Past` of some of the prompts."""
+    return Past(past.keys[:, row_B], past.values[:, row_B], past.positions_BS[row_B])
+
+
 @struct.dataclass
 class _Sight:
     """What every block must know of positions: those of the tokens, and who may look at whom."""

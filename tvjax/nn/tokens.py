@@ -14,26 +14,33 @@ from tvjax.nn.decoder import PADDING
 
 @struct.dataclass
 class Tokens:
-    """ids_BT: token ids, anything at padding; valid_BT: True where a token stands."""
+    """ids_BT: token ids, anything at padding; valid_BT: True where a token stands. Both may have more leading axes.
+
+    start_B: the position of each prompt's first token, where others stand before it (None: 0).
+    """
 
     ids_BT: jax.Array
     valid_BT: jax.Array
+    start_B: jax.Array | None = None
 
     @property
     def positions_BT(self) -> jax.Array:
-        """0, 1, .. along each prompt's own tokens, `PADDING` elsewhere: padding shifts nothing."""
-        return jnp.where(self.valid_BT, jnp.cumsum(self.valid_BT, axis=1) - 1, PADDING)
+        """0, 1, .. (from its `start_B`) along each prompt's own tokens, `PADDING` elsewhere: padding shifts nothing."""
+        places_BT = jnp.cumsum(self.valid_BT, axis=-1) - 1
+        if self.start_B is not None:
+            places_BT = places_BT + self.start_B[..., None]
+        return jnp.where(self.valid_BT, places_BT, PADDING)
 
     @property
     def last_B(self) -> jax.Array:
         """The index in T of each prompt's last token."""
-        length = self.valid_BT.shape[1]
-        return length - 1 - jnp.argmax(self.valid_BT[:, ::-1], axis=1)
+        length = self.valid_BT.shape[-1]
+        return length - 1 - jnp.argmax(self.valid_BT[..., ::-1], axis=-1)
 
     @property
     def count_B(self) -> jax.Array:
         """How many tokens each prompt has."""
-        return self.valid_BT.sum(1)
+        return self.valid_BT.sum(-1)
 
 
 def pad(prompts: Sequence[Sequence[int]], *, side: Literal["left", "right"] = "left", length: int = 0) -> Tokens:

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tvjax.errors import UserError
 from tvjax.files import write_whole
+from tvjax.report import adaptive, atv_tvp
 from tvjax.report.gallery import Exhibit
 from tvjax.report.html import details, document, figure, table, write_figure
 from tvjax.report.reader import read_plain
@@ -36,7 +37,7 @@ def write_report(run_dir: str | Path) -> Path:
     """Write the figures and the page of a run on text; return the page's path."""
     path, config, environment, summary = read_plain(run_dir)
     try:
-        exhibits, heading, parts = _contents(summary)
+        exhibits, heading, parts = _contents(summary, path)
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path}/eval/summary.json: {error}: missing or broken; run --mode=eval again") from None
     folder = path / "report"
@@ -58,6 +59,10 @@ def write_report(run_dir: str | Path) -> Path:
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """The results as plain text for the terminal."""
+    if summary["experiment"] == "atv":
+        return adaptive.summary_table(summary)
+    if summary["experiment"] == "atv_tvp":
+        return atv_tvp.summary_table(summary)
     if summary["experiment"] == "text_model":
         counts = range(summary["num_demonstrations"] + 1)
         lines = [
@@ -88,7 +93,11 @@ def _cell(entry: Mapping[str, Any], name: str, index: int | None = None) -> str:
     return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
-def _contents(summary: dict[str, Any]) -> tuple[list[Exhibit], str, list[str]]:
+def _contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, list[str]]:
+    if summary["experiment"] == "atv":
+        return adaptive.contents(summary, path)
+    if summary["experiment"] == "atv_tvp":
+        return atv_tvp.contents(summary, path)
     if summary["experiment"] == "text_model":
         return [_curve(summary)], "a small language model", [f"<pre>{escape(summary_table(summary))}</pre>"]
     return [_methods(summary), _layers(summary), _heads(summary)], "task vectors on text", _tables(summary)

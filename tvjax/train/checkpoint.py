@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 
 from tvjax.errors import RunError, UserError
 from tvjax.parallel.mesh import path_of
-from tvjax.train.state import TrainState
+from tvjax.train.state import Best, TrainState
 
 FORMAT = 1
 
@@ -68,7 +68,7 @@ class Checkpoints:
                 changed = [path for path, total in sums(tree).items() if about["sums"].get(path) != total]
                 if changed:
                     raise ValueError(f"{changed[0]}: not the bits that were saved")
-                return TrainState(**tree)
+                return TrainState(**tree | ({"best": Best(**tree["best"])} if "best" in tree else {}))
             except UserError:
                 raise
             except Exception as error:
@@ -99,7 +99,8 @@ def _sums(tree: Any) -> Any:
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+    tree = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+    return tree if state.best is None else {**tree, "best": vars(state.best)}
 
 
 def _line(error: Exception) -> str:

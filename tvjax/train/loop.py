@@ -20,13 +20,26 @@ from tvjax.errors import RunError
 from tvjax.parallel import mesh as parallel
 from tvjax.train.checkpoint import Checkpoints
 from tvjax.train.log import MetricsLog, Progress, Row
-from tvjax.train.state import Experiment, Hyper, OptimizerConfig, TrainState, init_state, make_step, optimizer, schedule
+from tvjax.train.state import (
+    Experiment,
+    Hyper,
+    OptimizerConfig,
+    TrainState,
+    init_state,
+    keep_best,
+    make_step,
+    optimizer,
+    schedule,
+)
 from tvjax.train.stop import Stop, Stopped
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How long to train and what to leave behind; intervals are multiples of `log_every` (`experiments` checks it)."""
+    """How long to train and what to leave behind; intervals are multiples of `log_every` (`experiments` checks it).
+
+    keep_best: a metric of the evaluation; the parameters of which it was highest are kept beside the last ("": none).
+    """
 
     steps: int
     log_every: int
@@ -34,6 +47,7 @@ class TrainConfig:
     checkpoint_every: int
     keep_checkpoints: int = 2
     tensorboard: bool = True
+    keep_best: str = ""
 
 
 WALL_CLOCK = ("seconds", "steps_per_second")
@@ -62,23 +76,24 @@ class Trainer:
         tx = optimizer(optimizer_config)
         step = make_step(experiment, tx, schedule(optimizer_config, config.steps))
 
-        def init(hyper: Hyper) -> TrainState:
-            return init_state(experiment, tx, hyper)
+        def init(hyper: Hyper, data: Any) -> TrainState:
+            return init_state(experiment, tx, hyper, data, best=bool(config.keep_best))
 
         def dispatch(state: TrainState, data: Any, hyper: Hyper) -> tuple[TrainState, dict[str, jax.Array]]:
             state, metrics = jax.lax.scan(lambda s, _: step(s, data, hyper), state, length=config.log_every)
             return state, jax.tree.map(lambda m: m.mean(0), metrics)
 
-        def evaluate(params: Any, data: Any, key: jax.Array) -> dict[str, jax.Array]:
-            members = jax.vmap(experiment.evaluate, in_axes=(0, None, None), spmd_axis_name="member")
-            return members(params, data, key)
+        def evaluate(params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
+            members = jax.vmap(experiment.evaluate, in_axes=(0, None, None, 0), spmd_axis_name="member")
+            return members(params, data, key, hyper)
 
-        shapes = jax.eval_shape(init, hyper)
+        shapes = jax.eval_shape(init, hyper, self._data)
         places = parallel.shardings(mesh, shapes, members=True)
         self.abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, places)
         self.init = jax.jit(init, out_shardings=places)
         self.dispatch = jax.jit(dispatch, donate_argnums=0, out_shardings=(places, None))
         self.evaluate = jax.jit(evaluate)
+        self.keep_best = jax.jit(keep_best, donate_argnums=0, out_shardings=places)
 
     def restore(self, folder: Path, say: Callable[[str], None]) -> tuple[Checkpoints, TrainState | None]:
         """The checkpoints in `folder` and the newest state that reads whole, if there is one."""
@@ -112,9 +127,9 @@ class Trainer:
         On a CPU at LLVM's first level: a third less time to compile, and steps as fast as at its last one.
         """
         programs = [
-            self.init.lower(self.hyper),
+            self.init.lower(self.hyper, self._data),
             self.dispatch.lower(self.abstract, self._data, self.hyper),
-            self.evaluate.lower(self.abstract.params, self._data, self._eval_key),
+            self.evaluate.lower(self.abstract.params, self._data, self._eval_key, self.hyper),
         ]
         with ThreadPoolExecutor(len(programs)) as pool:
             options = {"xla_backend_optimization_level": 1} if parallel.on_cpu() else {}
@@ -126,8 +141,8 @@ class Trainer:
             return state
         init, dispatch, evaluate_params = self.compile()
         if state is None:
-            state = init(self.hyper)
-            record(0, {}, evaluate_params(state.params, self._data, self._eval_key))
+            state = init(self.hyper, self._data)
+            record(0, {}, evaluate_params(state.params, self._data, self._eval_key, self.hyper))
         step = int(state.step)
         waiting: tuple[int, Any] | None = None
         while step < c.steps:
@@ -139,9 +154,11 @@ class Trainer:
             evaluate = step % c.evaluate_every == 0 or step == c.steps
             save = step % c.checkpoint_every == 0 or step == c.steps or stop.asked
             if evaluate or save:
-                scores = evaluate_params(state.params, self._data, self._eval_key) if evaluate else {}
+                scores = evaluate_params(state.params, self._data, self._eval_key, self.hyper) if evaluate else {}
                 record(step, metrics, scores)
                 waiting = None
+            if evaluate and c.keep_best:
+                state = self.keep_best(state, scores[c.keep_best])
             if save:
                 record.log.sync()
                 checkpoints.save(state)
@@ -168,7 +185,7 @@ class _Recorder:
             if not math.isfinite(rows[-1].get("loss", 0.0)):
                 raise RunError(
                     f"member {name}: the loss is not finite at step {step}; earlier checkpoints are kept; "
-                    "try a smaller config.population.learning_rate in a new --workdir"
+                    "try a smaller learning rate in a new --workdir"
                 )
         self.log.write(rows)
         if metrics:

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-INIT, BATCH = range(2)
+INIT, BATCH, ORDER = range(3)
 Hyper = dict[str, jax.Array]
 
 
 class Experiment(Protocol):
     """What the loop trains: it knows nothing else of it."""
 
-    def init(self, key: jax.Array) -> Any:
+    def init(self, key: jax.Array, data: Any) -> Any:
         """Fresh parameters of one member."""
 
     def data(self) -> Any:
@@ -31,30 +31,64 @@ class Experiment(Protocol):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The scalar loss of one member, and what to log of it."""
 
-    def evaluate(self, params: Any, data: Any, key: jax.Array) -> dict[str, jax.Array]:
+    def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """What to log of one member now and then; arrays become lists."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a warm-up and a decay; the peak learning rate is a member's own."""
+    """AdamW with a warm-up and a decay; the peak learning rate is a member's own.
+
+    l2: what Adam as such calls weight decay: so much of every parameter is added to its gradient, before the moments.
+    """
 
     warmup_steps: int = 0
     decay: Literal["cosine", "constant"] = "cosine"
     final_fraction: float = 0.0
     weight_decay: float = 0.0
+    l2: float = 0.0
     clip_norm: float = 0.0
     b1: float = 0.9
     b2: float = 0.999
 
 
 @struct.dataclass
+class Best:
+    """Each member's parameters of its best evaluation so far, ``score [M]`` (higher is better) and at which step."""
+
+    params: Any
+    score: jax.Array
+    step: jax.Array
+
+
+@struct.dataclass
 class TrainState:
-    """A population between two steps; `step` counts the steps taken."""
+    """A population between two steps; `step` counts the steps taken. best: None unless it is asked for."""
 
     step: jax.Array
     params: Any
     opt_state: Any
+    best: Best | None = None
+
+    @property
+    def chosen(self) -> Any:
+        """The parameters to use: the best, where they are kept, or else the last."""
+        return self.params if self.best is None else self.best.params
+
+
+def keep_best(state: TrainState, score_M: jax.Array) -> TrainState:
+    """`state` with the parameters of each member kept whose score is higher than that of those that were kept."""
+    best = state.best
+    assert best is not None
+    better_M = score_M > best.score
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        """The new entries of the members that are better."""
+        return jnp.where(better_M.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    params = jax.tree.map(choose, state.params, best.params)
+    kept = Best(params, choose(score_M, best.score), choose(state.step[None], best.step))
+    return dataclasses.replace(state, best=kept)
 
 
 def schedule(c: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -70,6 +104,7 @@ def optimizer(c: OptimizerConfig) -> optax.GradientTransformation:
     """AdamW's direction for a learning rate of one, gradients clipped to a global norm of `clip_norm` (0: never)."""
     return optax.chain(
         optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity(),
+        optax.add_decayed_weights(c.l2) if c.l2 else optax.identity(),
         optax.scale_by_adam(b1=c.b1, b2=c.b2),
         optax.add_decayed_weights(c.weight_decay, mask=_matrices) if c.weight_decay else optax.identity(),
     )
@@ -85,15 +120,23 @@ def member_key(hyper: Hyper, stream: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(hyper["seed"]), stream)
 
 
-def init_state(experiment: Experiment, tx: optax.GradientTransformation, hyper: Hyper) -> TrainState:
-    """The population before its first step."""
+def init_state(
+    experiment: Experiment, tx: optax.GradientTransformation, hyper: Hyper, data: Any, *, best: bool = False
+) -> TrainState:
+    """The population before its first step; best: with room for the best parameters."""
 
     def one(hyper: Hyper) -> tuple[Any, Any]:
-        params = experiment.init(member_key(hyper, INIT))
+        params = experiment.init(member_key(hyper, INIT), data)
         return params, tx.init(params)
 
     params, opt_state = jax.vmap(one)(hyper)
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+    count = hyper["seed"].shape[0]
+    kept = (
+        Best(jax.tree.map(jnp.zeros_like, params), jnp.full(count, -jnp.inf), jnp.zeros(count, jnp.int32))
+        if best
+        else None
+    )
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, kept)
 
 
 def make_step(
@@ -114,6 +157,6 @@ def make_step(
     def step(state: TrainState, data: Any, hyper: Hyper) -> tuple[TrainState, dict[str, jax.Array]]:
         over_members = jax.vmap(member, in_axes=(0, 0, 0, None, None), spmd_axis_name="member")
         params, opt_state, metrics = over_members(state.params, state.opt_state, hyper, state.step, data)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return step

@@ -26,6 +26,23 @@ def last_states(decoder: Decoder, params: Any, tokens: Tokens) -> jax.Array:
     return stream_at(found, slice(None))[:, :, 0].swapaxes(0, 1)
 
 
+ADDED = ("attn_out", "mlp_out")
+
+
+def last_outputs(decoder: Decoder, params: Any, tokens: Tokens) -> jax.Array:
+    """What attention and the MLP of each layer add to the stream at each prompt's last token: ``[B, 2, L, D]``."""
+    _, found = forward(
+        decoder,
+        params,
+        tokens.ids_BT,
+        addresses=tuple(f"blocks/{name}" for name in ADDED),
+        read_BN=tokens.last_B[:, None],
+        at=slice(0, 1),
+        positions_BT=tokens.positions_BT,
+    )
+    return jnp.stack([found[f"blocks/{name}"][:, :, 0].swapaxes(0, 1) for name in ADDED], axis=1)
+
+
 def at_last(decoder: Decoder, vector_D: jax.Array, layer: Any, last_B: jax.Array, length: int, keep: Any = 0.0) -> Any:
     """The edits tree that writes one vector at h^`layer` (which may be traced) of the positions `last_B`."""
     return edits.affine(

@@ -1,0 +1,130 @@
+"""Adaptive task vectors on the built-in text tasks: a small target, trained here and frozen, and all methods."""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+# By path: neither the working directory nor how this file is loaded makes a difference.
+_TRAINING = runpy.run_path(str(Path(__file__).with_name("text_model.py")))
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.experiment = "atv"
+
+    config.target = ConfigDict()  # the frozen model
+    config.target.path = ""  # a Hugging Face folder; "": the small model of config.training.target
+    config.target.dtype = ""  # float32, bfloat16, float16; "": that of the folder's tensors
+    config.target.trained = "runs/text_model"  # where the small model is, or is trained once; used if path is ""
+    config.target.remat = False  # recompute its activations in the backward pass: less memory, more time
+
+    config.generator = ConfigDict()  # what reads a query
+    config.generator.kind = "model"  # model: one of its own, trained on; target: the target's first blocks, frozen
+    config.generator.path = ""  # a Hugging Face folder, e.g. of GPT-2; "": the small model of config.training.generator
+    config.generator.trained = "runs/atv_generator"
+    config.generator.below = 1  # blocks of the target, where kind is target
+    config.generator.template = ()  # (before, between, after), how it is shown a query; (): as the target is
+    config.generator.demonstrations = 6  # those that it reads in atv_shown
+    config.generator.draws = 8  # choices of them for each example
+
+    config.training = ConfigDict()  # of the small models; used if there is no path and they are not there yet
+    config.training.target = _TRAINING["get_config"]()
+    config.training.generator = _TRAINING["get_config"]()
+    config.training.generator.model.num_layers = 2
+    config.training.generator.model.width = 64
+    config.training.generator.model.hidden_width = 192
+    config.training.generator.train.steps = 1000
+
+    config.data = ConfigDict()
+    config.data.path = ""  # a folder of NAME.json lists of {"input", "output"}; "": the built-in suite
+    config.data.tasks = ()  # names of tasks; (): all
+    config.data.tfds = ()  # or data sets: (name, input, output), e.g. (("glue/sst2", "{sentence}", "{label}"),)
+    config.data.tfds_dir = ""  # where they are prepared, as array_record; "": where tensorflow-datasets has them
+    config.data.most = 0  # pairs that are taken of a data set; 0: all
+
+    config.tasks = ConfigDict()
+    # Trained on and asked. No two of them share inputs: their queries tell them apart.
+    config.tasks.seen = ("next_letter", "plural", "opposite", "first_of_two", "gerund", "capital", "sentiment")
+    # Trained on and asked, though they share their inputs: only demonstrations tell them apart.
+    config.tasks.ambiguous = ("next_number", "previous_number", "double", "digits")
+    # Only asked.
+    config.tasks.unseen = ("past_tense", "continent", "last_letter", "capitalize_adjective", "second_of_two")
+
+    config.templates = (
+        ("", " ->", "\n"),
+    )  # (before, between, after): a pair is before + x + between + " " + y + after
+
+    config.methods = ("zero_shot", "few_shot", "bm25_shot", "vector", "function_vector", "elicit", "static", "i2cl")
+    config.methods += ("lora", "prefix", "atv_last", "atv_all", "atv_shown")  # in this order; some may be left out
+
+    config.atv = ConfigDict()
+    config.atv.layers = ()  # that are written to, from 1; (): all
+    config.atv.scale = (1.0,)  # lambda: one, or one for each of the layers
+    config.atv.learned_scale = False  # whether a factor of each layer's lambda is trained
+    config.atv.rank = 0  # of a bottleneck in the expansion; 0: none
+    config.atv.start = "zero"  # how the expansion begins: zero, uniform (as PyTorch's linear layers)
+    config.atv.dropout = 0.0  # of the generator
+
+    config.baselines = ConfigDict()
+    config.baselines.lora_rank = 0  # 0: as many trained numbers as ATV has
+    config.baselines.lora_sites = ("query", "value")  # of query, key, value, out, up, gate, down
+    config.baselines.prefix_length = 0  # 0: as many trained numbers as ATV has
+    config.baselines.elicit_vectors = "function_vector"  # what ELICIT's library holds: vector, function_vector
+    config.baselines.elicit_threshold = 0.0  # least cosine at which it uses one
+
+    config.vectors = ConfigDict()
+    config.vectors.demonstrations = 6  # k, also of k-shot prompts
+    config.vectors.prompts = 20  # prompts that a vector is the mean of
+    config.vectors.memory = 1.0  # GiB that a pass may take beside the parameters; batches are made to fit
+    config.vectors.heads = 10  # heads that a function vector sums
+    config.vectors.shuffled_prompts = 10  # prompts of a task on which each head's indirect effect is measured
+
+    config.rates = ConfigDict()  # peak learning rates
+    config.rates.atv = 1e-3
+    config.rates.static = 1e-2
+    config.rates.i2cl = 1e-2
+    config.rates.lora = 1e-3
+    config.rates.prefix = 1e-2
+
+    config.train = ConfigDict()
+    config.train.batch = 32  # examples a step
+    config.train.examples = 90  # most of a task
+    config.train.micro_batches = 1  # parts of a batch, one after another: less memory
+    config.train.shuffled = True  # each epoch in a new order; False: task by task
+    config.train.seeds = (0, 1, 2)  # members of one population
+    config.train.steps = 200
+    config.train.log_every = 20
+    config.train.evaluate_every = 40
+    config.train.checkpoint_every = 100
+    config.train.keep_checkpoints = 2
+    config.train.tensorboard = True
+    config.train.keep_best = "accuracy"  # use the parameters that were best by this on the dev split; "": the last
+
+    config.optimizer = ConfigDict()  # Adam, AdamW
+    config.optimizer.warmup_steps = 20
+    config.optimizer.decay = "cosine"  # cosine, constant
+    config.optimizer.final_fraction = 0.0
+    config.optimizer.weight_decay = 0.0  # AdamW's, of kernels
+    config.optimizer.l2 = 0.0  # Adam's: added to the gradient of every parameter
+    config.optimizer.clip_norm = 1.0
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.999
+
+    config.evaluation = ConfigDict()
+    config.evaluation.dev = 20  # most questions of a task, to choose the best checkpoint by
+    config.evaluation.test = 60  # most questions of a task
+    config.evaluation.batch = 128  # questions in one pass, at most
+    config.evaluation.metric = "answer"  # what must be right: answer, first_token
+
+    config.sensitivity = ConfigDict()  # ATV trained again, one seed of each
+    config.sensitivity.method = "atv_last"
+    config.sensitivity.scales = (0.01, 0.1, 10.0)  # lambda
+    config.sensitivity.layers = ((1,), (2,), (3,), (4,))  # subsets
+    config.sensitivity.examples = (1, 4, 16)  # most examples of a task
+
+    config.mesh = ConfigDict()  # devices along each axis
+    config.mesh.member = 1  # share the seeds
+    config.mesh.data = 1  # share the batch
+    config.mesh.tensor = 1  # share the heads and hidden channels of a generator that is trained
+    return config

@@ -1,0 +1,363 @@
+"""The ATV experiment on a small random target: its numbers are what they say, and a run is a function of its config."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tvjax
+from tests.conftest import changed
+from tvjax.errors import UserError
+from tvjax.experiments import atv
+from tvjax.experiments.atv_settings import METHODS, ATVSettings
+from tvjax.experiments.text_model import corpus
+from tvjax.nn.decoder import Decoder, DecoderConfig
+from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
+from tvjax.nn.pretrained.weights import save_folder
+from tvjax.report import summary_table, write_report
+from tvjax.tasks.suite import suite
+from tvjax.tasks.text import Template
+from tvjax.train.loop import WALL_CLOCK
+from tvjax.vectors import store
+
+SEEN, AMBIGUOUS, UNSEEN = ("next_letter", "opposite"), ("digits", "double"), ("capital",)
+CONFIG = {
+    "experiment": "atv",
+    "target": {},
+    "generator": {"demonstrations": 2, "draws": 2},
+    "training": {},
+    "data": {},
+    "tasks": {"seen": SEEN, "ambiguous": AMBIGUOUS, "unseen": UNSEEN},
+    "templates": (("", " ->", "\n"), ("say ", " =", "\n")),
+    "methods": ("zero_shot", "few_shot", "atv_last", "atv_all"),
+    "atv": {},
+    "baselines": {},
+    "vectors": {"demonstrations": 2, "prompts": 2, "heads": 2, "shuffled_prompts": 2},
+    "rates": {"atv": 3e-3, "static": 1e-2, "i2cl": 1e-2, "lora": 3e-3, "prefix": 1e-2},
+    "train": {
+        "batch": 8,
+        "examples": 6,
+        "seeds": (0, 1),
+        "steps": 40,
+        "log_every": 10,
+        "evaluate_every": 20,
+        "checkpoint_every": 10,
+        "tensorboard": False,
+        "keep_best": "accuracy",
+    },
+    "optimizer": {"decay": "constant"},
+    "evaluation": {"dev": 3, "test": 5, "batch": 32},
+    "sensitivity": {},
+    "mesh": {},
+}
+
+
+def model_folder(folder, width, layers, key):
+    """A random model of the form of Llama, with a tokenizer of the suite."""
+    tasks = {name: suite()[name] for name in (*SEEN, *AMBIGUOUS, *UNSEEN)}
+    texts = [text for row in CONFIG["templates"] for text in corpus(tasks, Template(*row))]
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text(train_tokenizer(texts, 500))
+    size = Tokenizer(folder).size
+    config = DecoderConfig(
+        num_layers=layers,
+        width=width,
+        num_heads=2,
+        num_outputs=size,
+        inputs="tokens",
+        vocab_size=size,
+        hidden_width=2 * width,
+        norm="rmsnorm",
+        positions="rotary",
+        mlp="gated_silu",
+        bias=False,
+        tied_readout=True,
+        unroll=1,
+    )
+    params = Decoder(config).init(jax.random.key(key), jnp.zeros((1, 2), jnp.int32))["params"]
+    params["front"]["embedding"] *= 25  # so that a state can say a word loudly
+    save_folder(folder, config, params)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return changed(
+        CONFIG,
+        target__path=model_folder(folder / "target", 32, 2, 0),
+        generator__path=model_folder(folder / "generator", 16, 1, 1),
+    )
+
+
+def run(config, folder, mode="train", say=lambda line: None):
+    return atv.run(config, folder, mode, say)
+
+
+@pytest.fixture(scope="module")
+def done(config, tmp_path_factory):
+    """The folder of a whole run and its summary."""
+    folder = tmp_path_factory.mktemp("runs") / "atv"
+    return folder, run(config, folder)
+
+
+def row(summary, name):
+    return next(m for m in summary["methods"] if m["name"] == name)
+
+
+class TestSummary:
+    def test_it_keeps_its_contract(self, done):
+        folder, summary = done
+        assert summary == json.loads((folder / "eval" / "summary.json").read_text())
+        assert summary["tasks"] == {"seen": list(SEEN), "ambiguous": list(AMBIGUOUS), "unseen": list(UNSEEN)}
+        assert [m["name"] for m in summary["methods"]] == list(CONFIG["methods"])
+        for m in summary["methods"]:
+            assert set(m["accuracy"]) == set(m["accuracy_ci"]) == {*SEEN, *AMBIGUOUS, *UNSEEN}
+            for group in ("seen", "ambiguous", "unseen"):
+                tasks = summary["tasks"][group]
+                np.testing.assert_allclose(m[f"{group}_mean"], np.mean([m["accuracy"][t] for t in tasks]))
+                low, high = m[f"{group}_mean_ci"]
+                assert low <= m[f"{group}_mean"] <= high
+
+    def test_atv_learns_and_costs_no_more_tokens_than_zero_shot(self, done):
+        _, summary = done
+        bare, last = row(summary, "zero_shot"), row(summary, "atv_last")
+        assert last["tokens_per_query"] == bare["tokens_per_query"]
+        assert row(summary, "few_shot")["tokens_per_query"] > 2 * bare["tokens_per_query"]
+        rows = [json.loads(line) for line in (done[0] / "metrics.jsonl").read_text().splitlines()]
+        first, final = ([r["risk"] for r in rows if r["step"] == step] for step in (10, 40))
+        assert max(final) < 0.8 * min(first)
+
+    def test_trained_numbers_are_those_of_generator_and_expansion(self, done, config):
+        generator = tvjax.load(config["generator"]["path"])
+        size = sum(leaf.size for leaf in jax.tree.leaves(generator.params))
+        assert row(done[1], "atv_last")["trainable_parameters"] == size + (16 + 1) * 2 * 32
+        assert row(done[1], "zero_shot")["trainable_parameters"] == 0
+
+    def test_differences_are_of_the_means(self, done):
+        _, summary = done
+        for ours, others in summary["differences"].items():
+            for other, entry in others.items():
+                for group in ("seen", "ambiguous", "unseen"):
+                    gap = row(summary, ours)[f"{group}_mean"] - row(summary, other)[f"{group}_mean"]
+                    np.testing.assert_allclose(entry[group], gap, atol=1e-12)
+
+    def test_chance_is_guessing_among_the_tasks_of_the_same_inputs(self, done):
+        """Two tasks share every input; only "zero" has one answer in both, and it is doubled to "zero", not 0."""
+        assert done[1]["chance"] == {"digits": 0.5, "double": 0.5}
+
+
+class TestVectors:
+    def test_the_saved_vectors_give_the_answers_that_are_reported(self, done, config):
+        """The first seed's, question by question, with the notebook's own functions."""
+        folder, _ = done
+        target = tvjax.load(config["target"]["path"])
+        tokenizer, template = target.source.tokenizer, Template(*CONFIG["templates"][0])
+        arena = atv.open_arena(config, folder, "eval", lambda line: None)
+        names, hyper = atv.population(arena, 1.0)
+        for method, positions in (("atv_last", "last"), ("atv_all", "all")):
+            found = store.load_vectors(folder / "vectors" / f"{method}.opposite.safetensors")[0]["vectors"]
+            experiment, params = atv.train(arena, method, atv.folder_of(folder, arena.settings, method), names, hyper)
+            asked = arena.examples["query"]["test"]
+            right = atv.ask(arena, experiment, params, hyper["scale"], asked)[np.asarray(asked.task_I) == 1, 0, 0]
+            for (x, y), vectors_ND, said in zip(suite()["opposite"].split("test")[:5], found, right, strict=True):
+                prompt, answer = tokenizer.encode([template.prompt([], x), template.prompt([], x) + template.answer(y)])
+                count = len(answer) - len(prompt)
+                edits = tvjax.add(vectors_ND[:, None], layers=[1, 2], positions=positions)
+                made = tvjax.generate(target, jnp.array([prompt]), max_new_tokens=count, edits=edits)
+                assert (list(np.asarray(made.ids_BN)[0]) == answer[len(prompt) :]) == bool(said), (method, x)
+
+    def test_a_notebook_gets_the_same_vectors(self, done, config):
+        folder, _ = done
+        target = tvjax.load(config["target"]["path"])
+        queries = [x for x, _ in suite()["opposite"].split("test")[:5]]
+        for method in ("atv_last", "atv_all"):
+            made = tvjax.atv(target, folder, queries, method=method)
+            saved = store.load_vectors(folder / "vectors" / f"{method}.opposite.safetensors")[0]["vectors"]
+            np.testing.assert_allclose(made.swapaxes(0, 1), saved, rtol=1e-5, atol=1e-6)
+        with pytest.raises(UserError, match="method: given 'zero_shot'"):
+            tvjax.atv(target, folder, queries, method="zero_shot")
+        with pytest.raises(UserError, match="accepted: the workdir"):
+            tvjax.atv(target, folder / "nothing", queries)
+
+
+class TestRun:
+    @pytest.mark.slow
+    def test_the_target_stays_as_it_is_bit_for_bit(self, done, config, tmp_path):
+        arena = atv.open_arena(config, done[0], "eval", lambda line: None)
+        before = store.fingerprint(arena.target.params)
+        arena.mode = "train"
+        names, hyper = atv.population(arena, 1e-2)
+        atv.train(arena, "lora", tmp_path, names, hyper)
+        assert store.fingerprint(arena.target.params) == before
+        assert before == store.fingerprint(tvjax.load(config["target"]["path"]).params)
+
+    def test_stopped_between_methods_it_ends_with_the_same_bits(self, done, config, tmp_path):
+        class Enough(Exception):
+            pass
+
+        def say(line):
+            if line == "training atv_all":
+                raise Enough
+
+        with pytest.raises(Enough):
+            run(config, tmp_path / "run", say=say)
+        assert not (tmp_path / "run" / "eval" / "summary.json").exists()
+        assert run(config, tmp_path / "run") == done[1]
+        for path in ("metrics.jsonl", "methods/atv_all/metrics.jsonl"):
+            whole, again = (
+                [
+                    {k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK}
+                    for line in (folder / path).read_text().splitlines()
+                ]
+                for folder in (done[0], tmp_path / "run")
+            )
+            assert whole == again
+
+    def test_asked_again_it_says_the_same(self, done, config):
+        folder, summary = done
+        assert run(config, folder, "eval") == summary
+
+    @pytest.mark.slow
+    def test_a_mesh_changes_nothing_but_rounding(self, done, config, tmp_path):
+        config = changed(config, mesh={"member": 2, "data": 4}, methods=("atv_last",))
+        run(config, tmp_path / "run")
+        whole, spread = (
+            [r for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if r["step"] == 20]
+            for folder in (done[0], tmp_path / "run")
+        )
+        for ours, theirs in zip(spread, whole, strict=True):
+            np.testing.assert_allclose(ours["risk"], theirs["risk"], rtol=1e-4)
+
+    def test_its_report_says_what_the_summary_says(self, done):
+        folder, summary = done
+        page = write_report(folder).read_text()
+        for name in ("methods", "tasks", "pca", "cosines"):
+            assert (folder / "report" / f"{name}.png").stat().st_size > 5000
+            assert f'src="{name}.png"' in page
+        text = summary_table(summary)
+        for m in summary["methods"]:
+            assert f"{m['seen_mean']:.2f} <small>" in page
+            assert f"{m['seen_mean']:.2f} [" in text
+
+
+@pytest.mark.slow
+def test_every_method_runs_and_trained_ones_are_of_one_size(config, tmp_path):
+    config = changed(
+        config,
+        methods=METHODS,
+        templates=CONFIG["templates"][:1],
+        train__steps=10,
+        train__evaluate_every=10,
+        train__seeds=(0,),
+        sensitivity={"scales": (0.1,), "layers": ((2,),), "examples": (1,)},
+    )
+    summary = run(config, tmp_path / "run")
+    sizes = {m["name"]: m["trainable_parameters"] for m in summary["methods"]}
+    unit = 2 * 2 * (32 + 32)  # LoRA: query and value of two layers; so much a rank, and the prefix the same a token
+    for name in ("lora", "prefix"):
+        assert abs(sizes[name] - sizes["atv_last"]) <= unit / 2
+    assert sizes["static"] == 4 * 2 * 32
+    assert sizes["i2cl"] == 4 * 2 * 2 * 2
+    assert 0 <= row(summary, "elicit")["retrieved_its_own_task"] <= 1
+    assert [e["kind"] for e in summary["sensitivity"]] == ["scale", "layers", "examples"]
+    assert write_report(tmp_path / "run").is_file()
+
+
+@pytest.mark.slow
+def test_each_member_has_its_own_lambda_and_layers(config, tmp_path):
+    """A member whose lambda is 0 is the frozen target, whatever it was trained to do."""
+    config = changed(
+        config,
+        methods=("zero_shot", "atv_last"),
+        train__seeds=(0,),
+        sensitivity={"scales": (0.0, 1.0), "layers": ((1, 2),)},
+    )
+    summary = run(config, tmp_path / "run")
+    nothing, one, both = summary["sensitivity"]
+    for group in ("seen", "ambiguous", "unseen"):
+        assert nothing[f"{group}_mean"] == row(summary, "zero_shot")[f"{group}_mean"]
+        assert one[f"{group}_mean"] == both[f"{group}_mean"] == row(summary, "atv_last")[f"{group}_mean"]
+
+
+WRONG = {
+    "unknown field": ({"atv__lambda": 1.0}, "config.atv.lambda", "scale"),
+    "unknown group": ({"adaptive": {}}, "config.adaptive", "fields are"),
+    "unknown method": ({"methods": ("zero_shot", "atv")}, "config.methods", "atv_last"),
+    "ELICIT without its vectors": ({"methods": ("elicit",)}, "config.methods", "function_vector"),
+    "no seen task": ({"tasks__seen": ()}, "config.tasks.seen", "at least one"),
+    "a task twice": ({"tasks__unseen": ("digits",)}, "config.tasks", "'digits'"),
+    "unknown task": ({"tasks__seen": ("chess",)}, "config.tasks.seen", "next_letter"),
+    "no template": ({"templates": ()}, "config.templates", "at least one"),
+    "half a template": ({"templates": (("a", "b"),)}, "config.templates", "tuple"),
+    "a layer too many": ({"atv__layers": (1, 3)}, "config.atv.layers", "1..2"),
+    "layer 0": ({"atv__layers": (0,)}, "config.atv.layers", "from 1"),
+    "lambdas for no layers": ({"atv__scale": (1.0, 2.0, 3.0)}, "config.atv.scale", "one for each"),
+    "dropout of everything": ({"atv__dropout": 1.0}, "config.atv.dropout", "0 up to"),
+    "negative rank": ({"atv__rank": -1}, "config.atv.rank", "0 or more"),
+    "odd micro-batches": ({"train__micro_batches": 3}, "config.train.micro_batches", "divisor"),
+    "no seed": ({"train__seeds": ()}, "config.train.seeds", "at least one"),
+    "a rate of zero": ({"rates__lora": 0.0}, "config.rates.lora", "more than 0"),
+    "unknown site": ({"baselines__lora_sites": ("heads",)}, "config.baselines.lora_sites", "query"),
+    "wrong metric": ({"evaluation__metric": "bleu"}, "config.evaluation.metric", "first_token"),
+    "more members than the mesh divides": ({"mesh__member": 3}, "config.mesh.member", "divisor"),
+    "no such target": ({"target__path": "/nowhere"}, "/nowhere/config.json", "a Hugging Face folder"),
+    "blocks that are not there": (
+        {"generator__kind": "target", "generator__below": 2},
+        "config.generator.below",
+        "1..1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_bad_input_is_one_line(name, config, tmp_path):
+    fields, *words = WRONG[name]
+    with pytest.raises(UserError) as error:
+        run(changed(config, **fields), tmp_path / "run")
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "variant"), [("atv_llama3_8b", "released_code"), ("atv_llama3_8b", "paper"), ("atv_mistral_7b", "paper")]
+)
+def test_the_published_setting_starts(file, variant, config, tmp_path):
+    """With made-up pairs for its 25 tasks, a shrunken target and generator, and two steps."""
+    pytest.importorskip("ml_collections")
+    from tests.experiments.test_configs import read
+
+    published = read(f"{file}.py:{variant}")
+    names = [name for group in published["tasks"].values() for name in group]
+    assert len(names) == 25
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    for name in names:
+        pairs = [{"input": f"{name} {i}", "output": "yes" if i % 2 else "no"} for i in range(40)]
+        (tasks / f"{name}.json").write_text(json.dumps(pairs))
+    published = changed(
+        published,
+        target__path=config["target"]["path"],
+        target__dtype="",
+        generator__path=config["generator"]["path"],
+        data__path=str(tasks),
+        evaluation__test=2,
+        evaluation__dev=1,
+        vectors__demonstrations=2,
+        vectors__heads=2,
+        train__seeds=(0,),
+        train__steps=2,
+        train__log_every=2,
+        train__evaluate_every=2,
+        train__checkpoint_every=2,
+        methods=published["methods"][-1:],
+    )
+    summary = run(published, tmp_path / "run")
+    assert len(summary["tasks"]["seen"]) == 20 and len(summary["tasks"]["unseen"]) == 5
+    settings = ATVSettings.from_config(published)
+    assert settings.optimizer.l2 == 1e-5 and settings.optimizer.clip_norm == 0 and settings.atv.scale == (0.001,)
+    assert not settings.examples.shuffled and settings.examples.batch == 1

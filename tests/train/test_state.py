@@ -1,0 +1,53 @@
+"""The parts of the step that only some experiments use: L2 in the gradient, and the best parameters."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from tvjax.train.state import OptimizerConfig, init_state, keep_best, make_step, optimizer, schedule
+
+
+class Line:
+    """One parameter, and a loss whose gradient is 3; evaluated as its own score."""
+
+    def init(self, key, data):
+        return {"kernel": data["start"]}
+
+    def loss(self, params, data, key, step, hyper):
+        return 3.0 * params["kernel"].sum(), {}
+
+
+def test_l2_is_added_to_the_gradient_before_the_moments():
+    """Against Adam's formula, by hand: AdamW would take it off the parameter instead."""
+    config = OptimizerConfig(decay="constant", l2=0.5)
+    tx, hyper = optimizer(config), {"seed": jnp.array([0]), "learning_rate": jnp.array([0.1])}
+    data = {"start": jnp.array([2.0, -4.0])}
+    state = init_state(Line(), tx, hyper, data)
+    step = make_step(Line(), tx, schedule(config, 10))
+    w, m, v = np.array([2.0, -4.0]), np.zeros(2), np.zeros(2)
+    for t in range(1, 4):
+        state, _ = step(state, data, hyper)
+        g = 3.0 + 0.5 * w
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        w = w - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        np.testing.assert_allclose(state.params["kernel"][0], w, rtol=1e-5)
+
+
+def test_the_best_of_each_member_is_kept_and_a_tie_keeps_the_earlier():
+    hyper = {"seed": jnp.arange(3), "learning_rate": jnp.ones(3)}
+    state = init_state(Line(), optimizer(OptimizerConfig()), hyper, {"start": jnp.zeros(2)}, best=True)
+    for step, score in ((5, [0.5, 0.2, 0.9]), (10, [0.6, 0.2, 0.1]), (15, [0.4, 0.3, 0.9])):
+        state = state.__class__(
+            jnp.asarray(step), {"kernel": jnp.full((3, 2), float(step))}, state.opt_state, state.best
+        )
+        state = keep_best(state, jnp.array(score))
+    np.testing.assert_array_equal(state.best.step, [10, 15, 5])
+    np.testing.assert_array_equal(state.chosen["kernel"][:, 0], [10.0, 15.0, 5.0])
+    np.testing.assert_array_equal(state.best.score, jnp.array([0.6, 0.3, 0.9]))
+    np.testing.assert_array_equal(state.params["kernel"][:, 0], [15.0] * 3)
+
+
+def test_without_the_best_the_last_are_used():
+    hyper = {"seed": jnp.arange(1), "learning_rate": jnp.ones(1)}
+    state = init_state(Line(), optimizer(OptimizerConfig()), hyper, {"start": jnp.ones(2)})
+    assert state.best is None
+    assert state.chosen is state.params

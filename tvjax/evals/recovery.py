@@ -1,0 +1,62 @@
+"""How much of one set of vectors another holds: explained variance, as it stands and through a linear map. [ours]
+
+P prompts; D and E are the widths of the two sets. A map is fitted on every second prompt and scored on the others, so
+that vectors of any width can be compared: what a map learns by heart does not count.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tvjax.evals.statistics import LEVEL, RESAMPLES
+
+RIDGE = 1e-6
+"""What is added to the second moments of a map's inputs, as a share of their mean over the D directions."""
+
+
+def explained(true_PE: np.ndarray, said_PE: np.ndarray, *, seed: int = 0) -> tuple[float, list[float]]:
+    """``1 - sum |true - said|^2 / sum |true - mean|^2``, and its percentile bootstrap interval over prompts.
+
+    1 is all of it, 0 is what the mean alone would get, and less than 0 is worse than that. The mean is that of all
+    prompts in every draw. Where `true` never varies there is nothing to explain: 0.
+    """
+    true, said = true_PE.astype(np.float64), said_PE.astype(np.float64)
+    missed_P = np.square(true - said).sum(1)
+    spread_P = np.square(true - true.mean(0, keepdims=True)).sum(1)
+    if not spread_P.any():
+        return 0.0, [0.0, 0.0]
+    count = len(true)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    resampled = 1 - (draws @ missed_P) / np.maximum(draws @ spread_P, np.finfo(float).tiny)
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(1 - missed_P.sum() / spread_P.sum()), [float(low), float(high)]
+
+
+def mapped(given_PD: np.ndarray, wanted_PE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is wanted of prompts 1, 3, .., and what the best linear map of prompts 0, 2, .. makes of what is given.
+
+    The map is affine, of least squares, in float64, with `RIDGE`. At least two prompts.
+    """
+    given, wanted = given_PD.astype(np.float64), wanted_PE.astype(np.float64)
+    middle_D, middle_E = given[::2].mean(0, keepdims=True), wanted[::2].mean(0, keepdims=True)
+    centred = given[::2] - middle_D
+    moments_DD = centred.T @ centred
+    ridge = max(RIDGE * np.trace(moments_DD) / len(moments_DD), np.finfo(float).tiny)
+    kernel_DE = np.linalg.solve(moments_DD + ridge * np.eye(len(moments_DD)), centred.T @ (wanted[::2] - middle_E))
+    return wanted[1::2], (given[1::2] - middle_D) @ kernel_DE + middle_E
+
+
+def readable(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Task parameters ``{name: [P, ...]}`` as a linear map can say them, ``{name: [P, E]}``.
+
+    Whole numbers are classes, one-hot; a phase is its cosine and its sine.
+    """
+    found = {}
+    for name, value in parameters.items():
+        flat = value.reshape(len(value), -1)
+        if flat.dtype.kind in "iub":
+            flat = (flat[:, :, None] == np.unique(flat)[None, None]).reshape(len(flat), -1).astype(np.float64)
+        elif "phase" in name:
+            flat = np.concatenate([np.cos(flat), np.sin(flat)], axis=1)
+        found[name] = flat
+    return found

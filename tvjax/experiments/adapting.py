@@ -1,0 +1,140 @@
+"""Training an adapter of a frozen decoder, and asking what has been trained: all that is trained in an ATV run."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tvjax.experiments.atv_data import Examples, epoch_rows
+from tvjax.experiments.atv_settings import ExampleConfig
+from tvjax.nn.answers import Questions, correct, from_last, risk
+from tvjax.nn.decoder import Decoder
+from tvjax.parallel.mesh import shard_batch
+from tvjax.train.state import ORDER, Hyper, member_key
+from tvjax.vectors.adapters import Adapter, Given, Queries
+
+
+def over_prompts(
+    adapter: Adapter,
+    decoder: Decoder,
+    score: Callable[..., jax.Array],
+    params: Any,
+    given: Given,
+    queries: Queries,
+    q_PB: Questions,
+    scale_N: jax.Array,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """`score` (`risk` or `correct`) of each prompt of each query, ``[P, B]``, with what the adapter makes of them.
+
+    What is read of a query is read once for all of its prompts; with a `key` as in training.
+    """
+    made = adapter.read(params, given, queries, scale_N, key)
+
+    def one(q: Questions) -> jax.Array:
+        """The scores of the prompts of one template."""
+        past = None
+        if adapter.from_last:
+            past, q = from_last(decoder, given["target"], q)
+        change = adapter.change(params, given, made, q)
+        return score(decoder, change.params, q, change.edits, past or change.past)
+
+    return jax.vmap(one)(q_PB)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AdapterExperiment:
+    """The mean risk of the answers to an example's prompts; the target's parameters are data, never differentiated.
+
+    first: whether the first token of an answer is all that counts as right. fewest: how many examples any member is
+    trained on. hyper: beside seed and learning_rate, `scale` ``[M, N]`` and `examples`, the most of a task, ``[M]``.
+    """
+
+    config: ExampleConfig
+    adapter: Adapter
+    decoder: Decoder
+    given: Given
+    train: Examples
+    dev: Examples
+    fewest: int
+    first: bool = False
+
+    def init(self, key: jax.Array, data: Any) -> Any:
+        """Fresh parameters of the adapter."""
+        return self.adapter.init(key, data["given"])
+
+    def data(self) -> dict[str, Any]:
+        """What stays on the device: all that is given, and all examples."""
+        return {"given": self.given, "train": self.train, "dev": self.dev}
+
+    def loss(
+        self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The mean over the batch's examples of the mean over their prompts.
+
+        Of several micro-batches each is computed again for its gradient: the activations of one are held at a time.
+        """
+        c, train = self.config, data["train"]
+        order = {"rank_I": train.rank_I, "most": hyper["examples"], "fewest": self.fewest, "shuffled": c.shuffled}
+        rows_B, epoch_B = epoch_rows(member_key(hyper, ORDER), step, c.batch, **order)
+        draws = train.readings.ids_BT.shape[1]
+
+        def part(drawn: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+            """The risks of one micro-batch, ``[P, b]``."""
+            rows_b, epoch_b, noise_key = drawn
+            queries, q_Pb = train.rows(rows_b, epoch_b % draws)
+            queries, q_Pb = shard_batch(queries), jax.vmap(shard_batch)(q_Pb)
+            return over_prompts(
+                self.adapter, self.decoder, risk, params, data["given"], queries, q_Pb, hyper["scale"], noise_key
+            )
+
+        if c.micro_batches == 1:
+            loss = part((rows_B, epoch_B, key)).mean()
+        else:
+            rows, epochs = (a.reshape(c.micro_batches, -1) for a in (rows_B, epoch_B))
+            keys = jax.random.split(key, c.micro_batches)
+            loss = jax.lax.map(jax.checkpoint(part), (rows, epochs, keys)).mean()
+        return loss, {"risk": loss}
+
+    def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
+        """Risk and accuracy on the dev split, each task counting as much as another."""
+        task_I = np.asarray(self.dev.task_I)
+        counts = np.bincount(task_I)
+        weight_I = jnp.asarray(1 / (counts[task_I] * (counts > 0).sum()))
+        queries, q_PI = data["dev"].rows(jnp.arange(len(task_I)))
+        found = {}
+        for name, score in (("accuracy", functools.partial(correct, first=self.first)), ("risk", risk)):
+            args = (params, data["given"], queries, q_PI, hyper["scale"])
+            found[name] = (over_prompts(self.adapter, self.decoder, score, *args).mean(0) * weight_I).sum()
+        return found
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def answers(
+    adapter: Adapter, decoder: Decoder, first: bool, params_M: Any, scale_MN: jax.Array, given: Given, asked: Examples
+) -> jax.Array:
+    """Whether each example's prompts are answered right by each member: ``[I, M, P]``."""
+    queries, q_PI = asked.rows(jnp.arange(asked.task_I.shape[0]))
+    score = functools.partial(correct, first=first)
+
+    def member(params: Any, scale_N: jax.Array) -> jax.Array:
+        """One member's answers, ``[I, P]``."""
+        return over_prompts(adapter, decoder, score, params, given, queries, q_PI, scale_N).T
+
+    return jax.vmap(member, out_axes=1)(params_M, scale_MN)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def written(adapter: Adapter, params: Any, scale_N: jax.Array, given: Given, asked: Examples) -> jax.Array:
+    """The vectors that one member of ATV writes for each example, lambda multiplied in: ``[I, N, D]``."""
+    queries, _ = asked.rows(jnp.arange(asked.task_I.shape[0]))
+    return adapter.read(params, given, queries, scale_N, None)
+
+
+def trainable(params: Any) -> int:
+    """How many numbers one member trains."""
+    return sum(leaf.size // leaf.shape[0] for leaf in jax.tree.leaves(params))

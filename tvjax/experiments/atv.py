@@ -1,0 +1,290 @@
+"""Adaptive task vectors on text tasks, beside every method that they are compared with, in one table.
+
+The target is frozen. What is trained trains on the seen and the ambiguous tasks, a population of seeds each, and is
+asked the test split of all tasks; so are prompts and vectors, which nothing is trained for (`atv_methods`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tvjax.errors import reject
+from tvjax.evals.statistics import bootstrap, macro
+from tvjax.experiments import rundir, text_model
+from tvjax.experiments.atv_data import Reader, asked_of, make_examples
+from tvjax.experiments.atv_methods import (
+    UNTRAINED,
+    Arena,
+    Outcome,
+    ask,
+    milliseconds,
+    population,
+    train,
+    trained,
+)
+from tvjax.experiments.atv_settings import TRAINED, ATVSettings, check_model
+from tvjax.experiments.bench import Bench
+from tvjax.experiments.text_data import keep_tasks
+from tvjax.files import write_json
+from tvjax.nn.model import Model
+from tvjax.nn.pretrained import load_model
+from tvjax.nn.tokens import pad
+from tvjax.parallel.batches import Batches
+from tvjax.tasks.text import Template, TextTask
+from tvjax.vectors import store
+from tvjax.vectors.adapters import Queries
+
+OURS = ("atv_last", "atv_all", "atv_shown")
+
+
+def folder_of(folder: Path, settings: ATVSettings, name: str) -> Path:
+    """Where a trained method keeps its checkpoints: the first ATV of the config in the run's own folder."""
+    main = next((method for method in settings.methods if method in OURS), None)
+    return folder if name == main else folder / "methods" / name
+
+
+def _models(
+    config: Mapping[str, Any], s: ATVSettings, say: Callable[[str], None], target: Model | None
+) -> tuple[Model, Model | None]:
+    """The target and, where it is a model of its own, the generator, in float32 and without its readout."""
+    found: list[Model] = []
+    for part, chosen, dtype in (("target", s.target, s.target.dtype), ("generator", s.generator, "float32")):
+        if part == "generator" and s.generator.kind == "target":
+            return found[0], None
+        if part == "target" and target is not None:
+            found.append(target)
+        elif chosen.path:
+            found.append(load_model(Path(chosen.path), dtype=dtype or None))
+        else:
+            found.append(text_model.small_model(config["training"][part], Path(chosen.trained), dtype, say))
+    if found[1].source.tokenizer is None:
+        raise reject("config.generator.path", s.generator.path, "a folder with a tokenizer.json")
+    params = {name: value for name, value in found[1].params.items() if name != "readout"}
+    config_ = dataclasses.replace(found[1].config, tied_readout=True, unroll=0)
+    return found[0], Model(params, config_, found[1].source)
+
+
+def _tasks(s: ATVSettings, folder: Path) -> dict[str, TextTask]:
+    """The tasks of the run, those that are trained on first; a task's place is its number."""
+    known = s.data.of_run(folder)
+    for group in ("seen", "ambiguous", "unseen"):
+        for name in getattr(s.tasks, group):
+            if name not in known:
+                raise reject(f"config.tasks.{group}", name, f"tasks of config.data: {', '.join(known)}")
+    return {name: known[name] for name in s.tasks.all}
+
+
+def open_arena(
+    config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None], target: Model | None = None
+) -> Arena:
+    """All that the methods share. Raises `UserError` for what does not fit."""
+    s = ATVSettings.from_config(config)
+    tasks = _tasks(s, folder)
+    target, generator = _models(config, s, say, target)
+    check_model(s, target.config)
+    e, v = s.examples, s.evaluation
+    batches = Batches(s.vectors.memory, v.batch)
+    settings = dataclasses.replace(s.vectors, questions=v.test, batch=v.batch)
+    benches = [
+        Bench(
+            target,
+            dataclasses.replace(settings, seed=seed),
+            template,
+            tasks,
+            first=v.metric == "first_token",
+            batches=batches,
+        )
+        for seed in e.seeds
+        for template in s.templates
+    ]
+    tokenizer = (generator or target).source.tokenizer
+    template = Template(*s.generator.template) if s.generator.template else s.templates[0]
+    readers = {"query": Reader(tokenizer, template)}
+    if "atv_shown" in s.methods:
+        readers["shown"] = Reader(tokenizer, template, s.generator.demonstrations, s.generator.draws)
+    known = {name: tasks[name] for name in s.tasks.trained}
+    splits = {"train": (known, e.examples), "dev": (known, v.dev), "test": (tasks, v.test)}
+    examples = {
+        kind: {
+            split: make_examples(some, asked_of(some, split, most), reader, target.source.tokenizer, s.templates, 0)
+            for split, (some, most) in splits.items()
+        }
+        for kind, reader in readers.items()
+    }
+    given = {"target": target.params} | ({} if generator is None else {"generator": generator.params})
+    return Arena(
+        s,
+        folder,
+        mode,
+        say,
+        target,
+        None if generator is None else generator.config,
+        given,
+        tasks,
+        readers,
+        examples,
+        benches,
+        batches,
+    )
+
+
+def _row(name: str, outcome: Outcome, s: ATVSettings) -> dict[str, Any]:
+    """A method's entry in the summary: a question counts by the mean over seeds and templates."""
+    per_question = {task: values.mean(1) for task, values in outcome.right.items()}
+    row: dict[str, Any] = {
+        "name": name,
+        "trainable_parameters": outcome.trainable,
+        "tokens_per_query": outcome.tokens,
+        "generator_tokens_per_query": outcome.generator_tokens,
+        "accuracy": {task: float(values.mean()) for task, values in per_question.items()},
+        "accuracy_ci": {task: bootstrap(values)[1].tolist() for task, values in per_question.items()},
+    }
+    for group in ("seen", "ambiguous", "unseen"):
+        names = getattr(s.tasks, group)
+        if names:
+            row[f"{group}_mean"], row[f"{group}_mean_ci"] = macro([per_question[task] for task in names])
+    runs = np.stack([outcome.right[task].mean(0) for task in s.tasks.seen]).mean(0)
+    row["seen_mean_by_run"] = runs.tolist()
+    return row | outcome.about
+
+
+def _differences(outcomes: Mapping[str, Outcome], s: ATVSettings) -> dict[str, Any]:
+    """Each ATV minus each other method, on the same questions: the macro averages with paired intervals."""
+    found: dict[str, Any] = {}
+    for ours in (name for name in outcomes if name in OURS):
+        found[ours] = {}
+        for other in (name for name in outcomes if name != ours):
+            entry: dict[str, Any] = {}
+            for group in ("seen", "ambiguous", "unseen"):
+                names = getattr(s.tasks, group)
+                gaps = [outcomes[ours].right[t].mean(1) - outcomes[other].right[t].mean(1) for t in names]
+                if gaps:
+                    entry[group], entry[f"{group}_ci"] = macro(gaps)
+            found[ours][other] = entry
+    return found
+
+
+def _sensitivity(arena: Arena) -> list[dict[str, Any]]:
+    """ATV trained again with other lambdas, subsets of layers and numbers of examples: one population of them all."""
+    s, c = arena.settings, arena.settings.sensitivity
+    every = np.array(arena.layers)
+    members: list[dict[str, Any]] = [{"scale": value, "kind": "scale"} for value in c.scales]
+    members += [{"layers": list(layers), "kind": "layers"} for layers in c.layers]
+    members += [{"examples": count, "kind": "examples"} for count in c.examples]
+    if not members:
+        return []
+    arena.say(f"training {c.method} again in {len(members)} other settings")
+    scales = [
+        np.full(len(every), one["scale"]) if "scale" in one else arena.scale * np.isin(every, one.get("layers", every))
+        for one in members
+    ]
+    names = tuple(f"{one['kind']}{i}" for i, one in enumerate(members))
+    hyper = {
+        "seed": jnp.full(len(members), s.examples.seeds[0]),
+        "learning_rate": jnp.full(len(members), s.rates.atv),
+        "scale": jnp.asarray(np.stack(scales), jnp.float32),
+        "examples": jnp.array([one.get("examples", s.examples.examples) for one in members]),
+    }
+    experiment, params = train(arena, c.method, arena.folder / "methods" / "sensitivity", names, hyper)
+    asked = arena.examples["shown" if c.method == "atv_shown" else "query"]["test"]
+    found, task_I = ask(arena, experiment, params, hyper["scale"], asked).mean(2), np.asarray(asked.task_I)
+    for m, one in enumerate(members):
+        for group in ("seen", "ambiguous", "unseen"):
+            numbers = [i for i, task in enumerate(arena.tasks) if task in getattr(s.tasks, group)]
+            if numbers:
+                one[f"{group}_mean"], one[f"{group}_mean_ci"] = macro([found[task_I == i, m] for i in numbers])
+    return members
+
+
+def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train (or with mode "eval" only load) what `config` asks for in `folder`, ask everything, return the summary.
+
+    Raises `UserError` for a config, a model, tasks or a folder that does not fit, `RunError` where it cannot go on.
+    """
+    s = ATVSettings.from_config(config)
+    tasks = _tasks(s, folder)
+    rundir.prepare(folder, config, new=mode == "train")
+    keep_tasks(tasks, folder, say)
+    arena = open_arena(config, folder, mode, say)
+    outcomes: dict[str, Outcome] = {}
+    timing: dict[str, Any] = {}
+    for name in s.methods:
+        say(f"{'training' if name in TRAINED and mode == 'train' else 'asking'} {name}")
+        if name in TRAINED:
+            outcomes[name] = trained(arena, name, folder_of(folder, s, name))
+        else:
+            outcomes[name] = UNTRAINED[name](arena)
+        o = outcomes[name]
+        timing[name] = {"query_ms": milliseconds(o.ask, o.asked), "train_example_ms": o.train_ms}
+        seen = np.mean([o.right[task].mean() for task in s.tasks.seen])
+        say(f"{name}: accuracy {seen:.2f} on seen tasks, {o.tokens:.0f} tokens a query")
+        for task, vectors in (o.vectors or {}).items():
+            about = {
+                "model": store.fingerprint(arena.target.params),
+                "address": "blocks/resid",
+                "layers": list(arena.layers),
+                "position": "all" if name == "atv_all" else "the last token of the prompt",
+                "made_by": f"{name}, seed {s.examples.seeds[0]}, of the test queries of {task}; to be added",
+            }
+            store.save_vectors(folder / "vectors" / f"{name}.{task}.safetensors", {"vectors": vectors}, about=about)
+    summary = {
+        "experiment": "atv",
+        "target": {
+            "path": str(arena.target.source.folder),
+            "model_type": arena.target.source.values["model_type"],
+            "num_layers": arena.target.config.num_layers,
+            "width": arena.target.config.width,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(arena.target.params)),
+        },
+        "tasks": {group: list(getattr(s.tasks, group)) for group in ("seen", "unseen", "ambiguous")},
+        "num_questions": {name: len(task.split("test")[: s.evaluation.test]) for name, task in tasks.items()},
+        "num_demonstrations": s.vectors.demonstrations,
+        "num_seeds": len(s.examples.seeds),
+        "layers": list(arena.layers),
+        "chance": _chance(arena),
+        "methods": [_row(name, outcome, s) for name, outcome in outcomes.items()],
+        "differences": _differences(outcomes, s),
+        "sensitivity": _sensitivity(arena),
+    }
+    write_json(folder / "eval" / "timing.json", timing)
+    write_json(folder / "eval" / "summary.json", summary)
+    return summary
+
+
+def _chance(arena: Arena) -> dict[str, float]:
+    """Of each ambiguous task, what one gets who knows all answers but guesses the task among those of its inputs."""
+    s, found = arena.settings, {}
+    answers = {name: dict(arena.tasks[name].pairs) for name in s.tasks.ambiguous}
+    for name in s.tasks.ambiguous:
+        shares = []
+        for x, y in arena.tasks[name].split("test")[: s.evaluation.test]:
+            said = [other[x] for other in answers.values() if x in other]
+            shares.append(said.count(y) / len(said))
+        found[name] = float(np.mean(shares))
+    return found
+
+
+def write_vectors(model: Model, folder: Path, config: Mapping[str, Any], queries: list[str], method: str) -> jax.Array:
+    """What the run in `folder` writes for `queries` with its first seed, lambda included: ``[N, B, D]``.
+
+    method: "atv_last" or "atv_all"; "" is the first that the run has. Raises `UserError` where it has none.
+    """
+    s = ATVSettings.from_config(config)
+    known = [name for name in s.methods if name in OURS[:2]]
+    method = method or next(iter(known), "")
+    if method not in known:
+        raise reject("method", method, ", ".join(known) or "those of a run that has atv_last or atv_all")
+    arena = open_arena(config, folder, "eval", lambda line: None, model)
+    names, hyper = population(arena, s.rates.atv)
+    experiment, params = train(arena, method, folder_of(folder, s, method), names, hyper)
+    reader = arena.readers["query"]
+    tokens = pad(reader.tokenizer.encode([reader.template.prompt([], text) for text in queries]), side="right")
+    read = Queries(tokens.ids_BT, tokens.positions_BT, tokens.last_B, jnp.zeros(len(queries), jnp.int32))
+    first = jax.tree.map(lambda p: p[0], params)
+    made_BND = experiment.adapter.read(first, experiment.given, read, hyper["scale"][0], None)
+    return jnp.asarray(made_BND).swapaxes(0, 1)

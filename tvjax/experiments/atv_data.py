@@ -1,0 +1,116 @@
+"""The examples of an ATV run as arrays: what the generator reads of each query, and the prompts that ask it.
+
+Everything is cut into tokens once and stays on the device; a batch is a few rows of it. An example has P prompts, one
+for each template, which share what is made of its query, and R readings of it: one, or with demonstrations, several
+choices of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from tvjax.nn.answers import Questions, questions
+from tvjax.nn.pretrained import Tokenizer
+from tvjax.nn.tokens import Tokens, pad
+from tvjax.tasks.text import Pair, Template, TextTask, shots
+from tvjax.vectors.adapters import Queries
+
+
+@struct.dataclass
+class Examples:
+    """I examples: `readings` of their queries ``[I, R, G]``, `prompts` with the leaves of `Questions` ``[I, P, ...]``.
+
+    task_I: the number of each example's task, rank_I: its place among those of its task.
+    """
+
+    readings: Tokens
+    prompts: Questions
+    task_I: jax.Array
+    rank_I: jax.Array
+
+    def rows(self, index_B: jax.Array, reading: Any = 0) -> tuple[Queries, Questions]:
+        """Some examples with one of their readings: queries, and prompts with the leaves ``[P, B, ...]``."""
+        tokens = jax.tree.map(lambda a: a[index_B, reading], self.readings)
+        queries = Queries(tokens.ids_BT, tokens.positions_BT, tokens.last_B, self.task_I[index_B])
+        return queries, jax.tree.map(lambda a: a[index_B].swapaxes(0, 1), self.prompts)
+
+
+class Reader:
+    """How a query is shown to the generator: by its own tokenizer and template, after `demonstrations` of its task."""
+
+    def __init__(self, tokenizer: Tokenizer, template: Template, demonstrations: int = 0, draws: int = 1) -> None:
+        self.tokenizer, self.template = tokenizer, template
+        self.demonstrations, self.draws = demonstrations, draws if demonstrations else 1
+
+    def read(self, task: TextTask, asked: Sequence[Pair], seed: int) -> list[list[list[int]]]:
+        """The token ids of each reading of each query, ``[I][R]``; demonstrations are of the train split."""
+        texts = []
+        for x, _ in asked:
+            for draw in range(self.draws):
+                random = np.random.default_rng([seed, draw, *f"{task.name}/{x}".encode()])
+                pairs = shots(random, task.split("train"), self.demonstrations, apart_from=x)
+                texts.append(self.template.prompt(pairs, x))
+        ids = self.tokenizer.encode(texts)
+        return [ids[i : i + self.draws] for i in range(0, len(ids), self.draws)]
+
+
+def asked_of(tasks: Mapping[str, TextTask], split: str, most: int) -> dict[str, tuple[Pair, ...]]:
+    """At most `most` pairs of a split of each task."""
+    return {name: task.split(split)[:most] for name, task in tasks.items()}
+
+
+def make_examples(
+    tasks: Mapping[str, TextTask],
+    asked: Mapping[str, Sequence[Pair]],
+    reader: Reader,
+    tokenizer: Tokenizer,
+    templates: Sequence[Template],
+    seed: int,
+) -> Examples:
+    """The pairs `asked` of each task as arrays, in the order of `tasks`, whose place there is a task's number.
+
+    Raises `UserError` for a template in which tokens cross from the query to the answer.
+    """
+    number = {name: i for i, name in enumerate(tasks)}
+    readings = [one for name, pairs in asked.items() for one in reader.read(tasks[name], pairs, seed)]
+    flat = pad([ids for one in readings for ids in one], side="right")
+    rows = [(name, rank, x, y) for name, pairs in asked.items() for rank, (x, y) in enumerate(pairs)]
+    prompts = [template.prompt([], x) for _, _, x, _ in rows for template in templates]
+    answers = [template.answer(y) for _, _, _, y in rows for template in templates]
+    shape, count = (len(rows), len(templates)), (len(rows), reader.draws)
+    return Examples(
+        jax.tree.map(lambda a: a.reshape(*count, *a.shape[1:]), flat),
+        jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), questions(tokenizer, prompts, answers)),
+        jnp.array([number[name] for name, *_ in rows]),
+        jnp.array([rank for _, rank, *_ in rows]),
+    )
+
+
+def epoch_rows(
+    key: jax.Array, step: jax.Array, batch: int, rank_I: jax.Array, most: jax.Array, *, fewest: int, shuffled: bool
+) -> tuple[jax.Array, jax.Array]:
+    """The rows of a step's batch, ``[B]``, and the epoch of each: every epoch has each example once.
+
+    An epoch is a permutation by `key` and its number, or the order of the examples; those of rank `most` and above are
+    left out (a number that may differ between members, for which `fewest` examples are left or more). Nothing is
+    carried from step to step.
+    """
+    kept_I = rank_I < most
+    count = kept_I.sum()
+    place_B = step * batch + jnp.arange(batch)
+    epoch_B, place_B = place_B // count, place_B % count
+
+    def order(epoch: jax.Array) -> jax.Array:
+        """The rows of one epoch in their order; what is left out comes last."""
+        luck_I = jax.random.uniform(jax.random.fold_in(key, epoch), rank_I.shape)
+        first_I = luck_I if shuffled else jnp.linspace(0.0, 0.5, rank_I.shape[0])
+        return jnp.argsort(jnp.where(kept_I, first_I, 2.0))
+
+    first = epoch_B[0]
+    epochs = 2 + (batch - 1) // fewest  # a batch touches two, or more where it is longer than they are
+    orders = jax.vmap(order)(first + jnp.arange(epochs))
+    return orders[jnp.minimum(epoch_B - first, epochs - 1), place_B], epoch_B

@@ -1,0 +1,340 @@
+"""The methods of an ATV run, each a function from what they all share to what the table says of it.
+
+A new method is a function here and its name in `METHODS`; one that is trained is an adapter (`vectors.adapters`) and
+a line in `adapter_of`.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tvjax.errors import UserError
+from tvjax.experiments.adapting import AdapterExperiment, answers, trainable, written
+from tvjax.experiments.atv_data import Examples, Reader
+from tvjax.experiments.atv_settings import ATVSettings
+from tvjax.experiments.bench import METHODS as VECTORS
+from tvjax.experiments.bench import Bench, Vectors, best_layer
+from tvjax.nn.decoder import Decoder, DecoderConfig
+from tvjax.nn.lora import per_rank
+from tvjax.nn.model import Model
+from tvjax.nn.prefix import per_token
+from tvjax.parallel.batches import Batches
+from tvjax.parallel.mesh import make_mesh
+from tvjax.tasks.retrieval import Retriever
+from tvjax.tasks.text import TextTask
+from tvjax.train.log import read_rows
+from tvjax.train.loop import Trainer
+from tvjax.train.state import Hyper
+from tvjax.vectors import adapters
+from tvjax.vectors.adapters import Adapter, Given
+from tvjax.vectors.elicit import nearest
+
+Right = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What is known of a method: whether each question of each task was answered right, ``[n, seeds * templates]``.
+
+    ask: asks some questions again, by programs that are compiled, to be timed; asked: how many those are.
+    """
+
+    right: Right
+    tokens: float
+    ask: Callable[[], Any]
+    asked: int
+    trainable: int = 0
+    generator_tokens: float = 0.0
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
+    vectors: Right | None = None
+    train_ms: float | None = None
+
+
+@dataclasses.dataclass
+class Arena:
+    """What all methods share. examples: of "query" and "shown" readings, by split; benches: one a template and seed."""
+
+    settings: ATVSettings
+    folder: Path
+    mode: str
+    say: Callable[[str], None]
+    target: Model
+    generator: DecoderConfig | None
+    given: Given
+    tasks: Mapping[str, TextTask]
+    readers: Mapping[str, Reader]
+    examples: Mapping[str, Mapping[str, Examples]]
+    benches: list[Bench]
+    batches: Batches
+    made: dict[str, list[tuple[Vectors, dict[str, int]]]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that are written to."""
+        return self.settings.atv.layers or tuple(range(1, self.target.config.num_layers + 1))
+
+    @property
+    def scale(self) -> np.ndarray:
+        """lambda, for each of them."""
+        return np.broadcast_to(np.array(self.settings.atv.scale, np.float32), len(self.layers))
+
+    @functools.cached_property
+    def atv_size(self) -> int:
+        """How many numbers ATV trains: what LoRA and the prefix are made as large as."""
+        adapter = adapter_of(self, "atv_last")
+        shapes = jax.eval_shape(adapter.init, jax.random.key(0), self.given)
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def _prompted(arena: Arena, prompts_of: Callable[[Bench, str], list[str]], benches: list[Bench], long: bool) -> Outcome:
+    """The outcome of asking with prompts alone."""
+    right: dict[str, list[np.ndarray]] = {name: [] for name in arena.tasks}
+    lengths: list[int] = []
+    some: list[tuple[str, str]] = []
+    for bench in benches:
+        for name in arena.tasks:
+            asked = bench.sample(name, "test")
+            prompts, outputs = prompts_of(bench, name), [y for _, y in asked]
+            right[name].append(bench.right(prompts, outputs, bench.long if long else bench.short))
+            lengths += map(len, bench.tokenizer.encode(prompts))
+            some += list(zip(prompts, outputs, strict=True)) if bench is benches[0] else []
+    bench, some = benches[0], some[:: max(1, len(some) // arena.settings.evaluation.batch)]
+    q = bench.ask([p for p, _ in some], [y for _, y in some], bench.long if long else bench.short)
+    return Outcome(
+        {name: np.stack(values, 1) for name, values in right.items()},
+        float(np.mean(lengths)),
+        lambda: bench.answered(q),
+        len(some),
+    )
+
+
+def zero_shot(arena: Arena) -> Outcome:
+    """The bare query."""
+    one_seed = arena.benches[: len(arena.settings.templates)]
+    return _prompted(arena, lambda bench, name: bench.zero_shot(bench.sample(name, "test")), one_seed, long=False)
+
+
+def few_shot(arena: Arena) -> Outcome:
+    """Demonstrations drawn from the train split."""
+    return _prompted(
+        arena, lambda bench, name: bench.few_shot(name, bench.sample(name, "test")), arena.benches, long=True
+    )
+
+
+def bm25_shot(arena: Arena) -> Outcome:
+    """Demonstrations of the train split that look like the query."""
+    encode = functools.partial(arena.benches[0].tokenizer.encode, special=False)
+    found = {}
+    for name, task in arena.tasks.items():
+        train = task.split("train")
+        found[name] = Retriever(train, encode([" " + x for x, _ in train]))
+
+    def prompts(bench: Bench, name: str) -> list[str]:
+        asked = bench.sample(name, "test")
+        k, ids = bench.config.demonstrations, encode([" " + x for x, _ in asked])
+        shown = [found[name].shots(x, one, k) for (x, _), one in zip(asked, ids, strict=True)]
+        return [bench.template.prompt(pairs, x) for pairs, (x, _) in zip(shown, asked, strict=True)]
+
+    return _prompted(arena, prompts, arena.benches[: len(arena.settings.templates)], long=True)
+
+
+def _vectors(arena: Arena, kind: str) -> Outcome:
+    """A vector of each task at the layer that is best on its dev split."""
+    method, layers = VECTORS[kind], dict[str, int]()
+    right: dict[str, list[np.ndarray]] = {name: [] for name in arena.tasks}
+    arena.made[kind] = []
+    for bench in arena.benches:
+        made, _ = method.make(bench)
+        best = {}
+        for name in arena.tasks:
+            best[name] = best_layer(bench.by_layer(name, "dev", kind, made[name]))
+            asked = bench.sample(name, "test")
+            vector, outputs = made[name][[best[name]]], [y for _, y in asked]
+            right[name].append(
+                bench.right_with(bench.zero_shot(asked), outputs, vector, [best[name]], bench.short, method.keep)[:, 0]
+            )
+        arena.made[kind].append((made, best))
+        layers = layers or best
+    bare = zero_shot(arena)
+    stacked = {name: np.stack(values, 1) for name, values in right.items()}
+    return Outcome(stacked, bare.tokens, bare.ask, bare.asked, about={"layer": layers})
+
+
+def elicit(arena: Arena) -> Outcome:
+    """The vector of the trained task whose queries are nearest in the target's own states; none, if none is near."""
+    s, names = arena.settings, arena.settings.tasks.trained
+    kind, middle = s.baselines.elicit_vectors, (arena.target.config.num_layers + 1) // 2
+    right: dict[str, list[np.ndarray]] = {name: [] for name in arena.tasks}
+    told: list[bool] = []
+    for bench, (made, best) in zip(arena.benches, arena.made[kind], strict=True):
+        known = [bench.states(bench.zero_shot(bench.sample(name, "train")))[:, middle] for name in names]
+        owner_N = np.repeat(np.arange(len(names)), [len(one) for one in known])
+        vectors_ND, layers = np.stack([made[name][best[name]] for name in names]), [best[name] for name in names]
+        for name in arena.tasks:
+            asked = bench.sample(name, "test")
+            prompts, outputs = bench.zero_shot(asked), [y for _, y in asked]
+            which_B, _ = nearest(
+                bench.states(prompts)[:, middle], np.concatenate(known), owner_N, s.baselines.elicit_threshold
+            )
+            keep = VECTORS[kind].keep
+            with_BN = bench.right_with(prompts, outputs, vectors_ND, layers, bench.short, keep)
+            without_B = bench.right(prompts, outputs, bench.short)
+            right[name].append(np.where(which_B < 0, without_B, with_BN[np.arange(len(asked)), which_B]))
+            told += [which == names.index(name) for which in which_B] if name in names else []
+    bare = zero_shot(arena)
+    stacked = {name: np.stack(values, 1) for name, values in right.items()}
+    about = {"retrieved_its_own_task": float(np.mean(told)), "state_layer": middle}
+    return Outcome(stacked, bare.tokens, bare.ask, bare.asked, about=about)
+
+
+def adapter_of(arena: Arena, name: str) -> Adapter:
+    """What is trained under the name of a method. LoRA and the prefix are as large as ATV, unless the config says."""
+    s, c = arena.settings, arena.target.config
+    if name == "static":
+        return adapters.StaticVectors(c, arena.layers, len(s.tasks.trained))
+    if name == "i2cl":
+        return adapters.I2CL(c, len(s.tasks.trained))
+    if name == "lora":
+        rank = s.baselines.lora_rank or max(1, round(arena.atv_size / per_rank(c, s.baselines.lora_sites)))
+        return adapters.LoRA(c, rank, s.baselines.lora_sites)
+    if name == "prefix":
+        return adapters.Prefix(c)
+    return adapters.ATV(
+        c,
+        arena.generator,
+        arena.layers,
+        positions="all" if name == "atv_all" else "last",
+        rank=s.atv.rank,
+        start=s.atv.start,
+        dropout=s.atv.dropout,
+        learned_scale=s.atv.learned_scale,
+        below=s.generator.below,
+    )
+
+
+def _given(arena: Arena, name: str) -> Given:
+    """The arrays that an adapter gets, made where it needs more than all have."""
+    given, c = dict(arena.given), arena.target.config
+    if name == "prefix":
+        length = arena.settings.baselines.prefix_length or max(1, round(arena.atv_size / per_token(c)))
+        bench = arena.benches[0]
+        text = "".join(
+            bench.template.prompt([pair], "")
+            for task in arena.settings.tasks.trained
+            for pair in bench.sample(task, "train")
+        )
+        ids = bench.tokenizer.encode([text])[0]
+        given["words"] = jnp.asarray((ids * (1 + length // len(ids)))[:length])
+    if name == "i2cl":
+        given["summaries"] = _summaries(arena)
+    return given
+
+
+def _summaries(arena: Arena) -> dict[str, jax.Array]:
+    """What attention and MLPs add at the last token of demonstrations, means over those of each task: ``[T, L, D]``."""
+    bench, found = arena.benches[0], []
+    for name in arena.tasks:
+        shown = bench.sample(name, "train")[: bench.config.demonstrations]
+        found.append(bench.summaries([bench.template.prompt([], x) + bench.template.answer(y) for x, y in shown]))
+    return {name: jnp.stack([one[name] for one in found]) for name in found[0]}
+
+
+def population(arena: Arena, rate: float) -> tuple[tuple[str, ...], Hyper]:
+    """The seeds of a method, by name, with their numbers."""
+    seeds, e = arena.settings.examples.seeds, arena.settings.examples
+    return tuple(f"seed{seed}" for seed in seeds), {
+        "seed": jnp.array(seeds),
+        "learning_rate": jnp.full(len(seeds), rate),
+        "scale": jnp.asarray(np.tile(arena.scale, (len(seeds), 1))),
+        "examples": jnp.full(len(seeds), e.examples),
+    }
+
+
+def train(arena: Arena, name: str, folder: Path, names: tuple[str, ...], hyper: Hyper) -> tuple[AdapterExperiment, Any]:
+    """Train a method's members in `folder`, or in mode "eval" read them there; the best of each by the dev split."""
+    s = arena.settings
+    examples = arena.examples["shown" if name == "atv_shown" else "query"]
+    ranks = np.asarray(examples["train"].rank_I)
+    experiment = AdapterExperiment(
+        s.examples,
+        adapter_of(arena, name),
+        Decoder(dataclasses.replace(arena.target.config, remat=s.target.remat)),
+        _given(arena, name),
+        examples["train"],
+        examples["dev"],
+        fewest=int(min((ranks < most).sum() for most in np.asarray(hyper["examples"]))),
+        first=s.evaluation.metric == "first_token",
+    )
+    mesh = make_mesh(**dataclasses.asdict(s.mesh))
+    trainer = Trainer(experiment, s.train, s.optimizer, mesh, names, hyper, jax.random.key(0))
+    state = trainer.run(folder, arena.say) if arena.mode == "train" else trainer.restore(folder, arena.say)[1]
+    if state is None:
+        raise UserError(f"{folder}: no checkpoint to evaluate; accepted: the workdir of a run (--mode=train)")
+    return experiment, state.chosen
+
+
+def ask(arena: Arena, experiment: AdapterExperiment, params: Any, scale_MN: jax.Array, asked: Examples) -> np.ndarray:
+    """Whether each member answers each question right: ``[I, M, P]``."""
+    static = (experiment.adapter, Decoder(arena.target.config), experiment.first)
+    return np.asarray(arena.batches(answers, static, (params, scale_MN, experiment.given), asked), float)
+
+
+def trained(arena: Arena, name: str, folder: Path) -> Outcome:
+    """A method that is trained, one member a seed."""
+    s = arena.settings
+    rate = getattr(s.rates, name.partition("_")[0])
+    names, hyper = population(arena, rate)
+    experiment, params = train(arena, name, folder, names, hyper)
+    shown = name == "atv_shown"
+    asked = arena.examples["shown" if shown else "query"]["test"]
+    found = ask(arena, experiment, params, hyper["scale"], asked)
+    found = found.reshape(len(found), -1)
+    task_I = np.asarray(asked.task_I)
+    right = {task: found[task_I == i] for i, task in enumerate(arena.tasks)}
+    some = jax.tree.map(lambda a: a[:: max(1, len(task_I) // s.evaluation.batch)], asked)
+    one = jax.tree.map(lambda p: p[:1], params)
+    outcome = Outcome(
+        right,
+        float(np.mean(np.asarray(asked.prompts.last_B) + 1)),
+        lambda: ask(arena, experiment, one, hyper["scale"][:1], some),
+        int(some.task_I.shape[0]),
+        trainable=trainable(params),
+    )
+    rows = read_rows(folder / "metrics.jsonl")
+    if rows:
+        outcome.train_ms = 1000 / (rows[-1]["steps_per_second"] * s.examples.batch * len(names))
+    if isinstance(experiment.adapter, adapters.ATV):
+        outcome.generator_tokens = float(np.mean(np.asarray(asked.readings.last_B) + 1))
+        first = jax.tree.map(lambda p: p[0], params)
+        static = (experiment.adapter,)
+        made = arena.batches(written, static, (first, hyper["scale"][0], experiment.given), asked)
+        outcome.vectors = {task: np.asarray(made, np.float32)[task_I == i] for i, task in enumerate(arena.tasks)}
+    return outcome
+
+
+UNTRAINED: dict[str, Callable[[Arena], Outcome]] = {
+    "zero_shot": zero_shot,
+    "few_shot": few_shot,
+    "bm25_shot": bm25_shot,
+    "vector": functools.partial(_vectors, kind="vector"),
+    "function_vector": functools.partial(_vectors, kind="function_vector"),
+    "elicit": elicit,
+}
+
+
+def milliseconds(ask: Callable[[], Any], count: int, rounds: int = 5) -> float:
+    """The median time that a question takes in a batch, its programs compiled."""
+    jax.block_until_ready(ask())
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        jax.block_until_ready(ask())
+        times.append(time.perf_counter() - start)
+    return 1000 * float(np.median(times)) / count

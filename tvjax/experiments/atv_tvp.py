@@ -1,0 +1,202 @@
+"""ATV on a TVP-trained model: does a writer that never sees theta find it again? [ours: neither paper has this]
+
+The target is a frozen member of a TVP run, whose true task is known. The writer reads the same prompt as the target, k
+demonstrations and a query, and writes the vector that stands in theta's place (`atv_tvp_writer`). It is trained on the
+risk of the answer to a fresh query alone; then its vectors are compared with theta, and with the task.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tvjax.errors import UserError, reject
+from tvjax.evals import recovery
+from tvjax.evals.measure import CHUNK
+from tvjax.evals.statistics import with_interval
+from tvjax.experiments import rundir, tvp
+from tvjax.experiments.atv_tvp_settings import ATVTVPSettings, target_config
+from tvjax.experiments.atv_tvp_writer import Target, WriterExperiment
+from tvjax.files import read_json, write_json
+from tvjax.parallel.mesh import make_mesh
+from tvjax.tasks import NO_SHIFT, draw, oracle_scores
+from tvjax.train.loop import Trainer
+from tvjax.vectors import store
+
+
+def open_target(s: ATVTVPSettings, config: Mapping[str, Any], say: Callable[[str], None]) -> Target:
+    """The frozen member, whose run is trained first, once, where there is none."""
+    values, settings = target_config(s.target, config), s.target_settings(config)
+    folder = Path(s.target.run or s.target.trained)
+    if not s.target.run:
+        if (folder / "eval" / "summary.json").is_file():
+            _check_trained(folder, values)
+        else:
+            say(f"training the target in {folder}: this is done once")
+            tvp.run(values, folder, "train", say)
+    place = s.member(settings)
+    name = settings.population.name[place]
+    model = tvp.load(folder, values, name)
+    # Off the mesh on which they were restored: they go where the writers are.
+    params = jax.tree.map(jnp.asarray, jax.device_get(model.params))
+    return Target(settings, params, name, settings.population.spread()["prescribed_layer"][place])
+
+
+def _check_trained(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise `UserError` where `folder` holds the run of another config."""
+    there, here = rundir.flatten(read_json(folder / "config.json", rundir.A_RUN)), rundir.flatten(config)
+    for name in sorted(there.keys() | here.keys()):
+        if name.split(".")[1] not in rundir.FREE and there.get(name) != here.get(name):
+            where = name.replace("config.", "config.training.", 1)
+            accepted = f"{there.get(name)!r}, as in {folder}/config.json, or another config.target.trained"
+            raise reject(where, here.get(name), accepted)
+
+
+def _keep_target(folder: Path, target: Target) -> str:
+    """The target's fingerprint, kept in the run. Raises `UserError` where its writers had another target."""
+    path, found = folder / "target.json", store.fingerprint(target.params)
+    if path.is_file():
+        before = read_json(path, rundir.A_RUN).get("fingerprint")
+        if before != found:
+            raise UserError(f"{path}: the writers' target was {before}; given {found}; accepted: the same one")
+    write_json(path, {"member": target.name, "fingerprint": found})
+    return found
+
+
+def measure(experiment: WriterExperiment, params_M: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What P fresh prompts show: the references and task parameters ``[P, ...]``, and `score`'s arrays.
+
+    The prompts are those of a TVP run's own evaluation with the same seed.
+    """
+    t, e = experiment.target.settings, experiment.settings.evaluation
+    key, chunks = jax.random.fold_in(jax.random.key(e.seed), 1), -(-e.prompts // CHUNK)
+    score = jax.jit(experiment.score)
+    oracle = jax.jit(lambda drawn: oracle_scores(NO_SHIFT, t.task, drawn))
+    tasks, found = [], []
+    for chunk in range(chunks):
+        size = -(-e.prompts // chunks)
+        drawn = draw(NO_SHIFT, t.task, t.layout, jax.random.fold_in(key, chunk), size, t.prompt.demonstrations)
+        tasks.append(jax.device_get({"oracle": oracle(drawn), "task": drawn.prompt.parameters}))
+        seen = jax.device_get(score(params_M, experiment.data(), drawn))
+        seen["members"] = jax.tree.map(lambda a: a.swapaxes(0, 1), seen["members"])
+        found.append(seen)
+    return tuple(jax.tree.map(lambda *parts: np.concatenate(parts)[: e.prompts], *trees) for trees in (tasks, found))
+
+
+def _told(name: str, estimate: tuple[float, list[float]]) -> dict[str, Any]:
+    return {name: estimate[0], f"{name}_ci": estimate[1]}
+
+
+def _decoded(name: str, vectors_PD: np.ndarray, task: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """R^2 of each parameter of the task, read off the vectors by a linear map, on the prompts that did not make it."""
+    found = {part: recovery.explained(*recovery.mapped(vectors_PD, value)) for part, value in task.items()}
+    return {name: {p: e[0] for p, e in found.items()}, f"{name}_ci": {p: e[1] for p, e in found.items()}}
+
+
+def _member(seed: int, m: int, found: dict[str, Any], task: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What the summary says of one writer."""
+    members, theta_PD, theta = found["members"], found["vectors"], found["theta"]
+    vectors_PD = members["vectors"][:, m]
+    entry: dict[str, Any] = {"name": f"seed_{seed}", "seed": seed}
+    for kind in ("written", "shuffled"):
+        for name, value in members[kind].items():
+            entry |= with_interval(f"{kind}_{name}", value[:, m])
+    entry |= with_interval("risk_minus_theta", members["written"]["risk"][:, m] - theta["risk"])
+    entry |= _told("explained_variance", recovery.explained(theta_PD, vectors_PD))
+    centred = (a - a.mean(0, keepdims=True) for a in (theta_PD, vectors_PD))
+    entry |= _told("centred_explained_variance", recovery.explained(*centred))
+    entry |= _told("linear_explained_variance", recovery.explained(*recovery.mapped(vectors_PD, theta_PD)))
+    return entry | _decoded("task_r2", vectors_PD, task)
+
+
+def summarize(experiment: WriterExperiment, tasks: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """`eval/summary.json` of what `measure` found."""
+    s, target = experiment.settings, experiment.target
+    t, task = target.settings, recovery.readable(tasks["task"])
+    summary: dict[str, Any] = {
+        "experiment": "atv_tvp",
+        "task": t.task_name,
+        "layout": t.prompt.layout,
+        "risk_unit": t.task.risk_unit,
+        "num_layers": t.decoder.num_layers,
+        "prescribed_layer": target.layer,
+        "num_demonstrations": t.prompt.demonstrations,
+        "num_prompts": s.evaluation.prompts,
+        "objective": s.writer.objective,
+        "trained_after": list(s.positions(t)),
+        "target": {
+            "run": s.target.run or s.target.trained,
+            "member": target.name,
+            "fingerprint": store.fingerprint(target.params),
+        },
+    }
+    for name, value in tasks["oracle"].items():
+        summary |= with_interval(f"oracle_{name}", value) | with_interval(f"prior_{name}", value[:, 0])
+    for name, value in found["zero_shot"].items():
+        summary |= with_interval(f"zero_shot_{name}", value[:, 0])
+    for name, value in found["theta"].items():
+        summary |= with_interval(f"theta_{name}", value)
+    summary |= _decoded("theta_task_r2", found["vectors"], task)
+    said = recovery.mapped(np.concatenate(list(task.values()), axis=1), found["vectors"])
+    summary |= _told("theta_explained_by_task", recovery.explained(*said))
+    return summary | {"members": [_member(seed, m, found, task) for m, seed in enumerate(s.seeds)]}
+
+
+def _write(
+    experiment: WriterExperiment, tasks: dict[str, Any], found: dict[str, Any], folder: Path, print_: str
+) -> None:
+    """vectors/*.safetensors: theta with the tasks behind it, and each writer's vectors, of the same prompts."""
+    target = experiment.target
+    count, task_name = target.settings.prompt.demonstrations, target.settings.task_name
+    about = {
+        "model": print_,
+        "address": "blocks/resid",
+        "layers": [target.layer],
+        "position": f"query {count} of layout {target.settings.prompt.layout}",
+    }
+    made = f"extraction after {count} demonstrations of task {task_name}"
+    parameters = {f"task.{name}": value for name, value in tasks["task"].items()}
+    files = {"theta": ({"theta": found["vectors"], **parameters}, made)}
+    for m, seed in enumerate(experiment.settings.seeds):
+        made = f"ATV trained for {experiment.settings.writer.objective}, seed {seed}, of the prompts of theta"
+        files[f"seed_{seed}"] = ({"written": found["members"]["vectors"][:, m]}, made)
+    for name, (arrays, made) in files.items():
+        store.save_vectors(folder / "vectors" / f"{name}.safetensors", arrays, about={**about, "made_by": made})
+
+
+def make_trainer(experiment: WriterExperiment) -> Trainer:
+    """The programs that train the writers, one a seed."""
+    s = experiment.settings
+    hyper = {"seed": jnp.array(s.seeds), "learning_rate": jnp.full(len(s.seeds), s.learning_rate)}
+    mesh = make_mesh(member=s.mesh.member, data=s.mesh.data, tensor=s.mesh.tensor)
+    names = tuple(f"seed_{seed}" for seed in s.seeds)
+    key = jax.random.fold_in(jax.random.key(s.evaluation.seed), 0)
+    return Trainer(experiment, s.train, s.optimizer, mesh, names, hyper, key)
+
+
+def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train writers (or with mode "eval" only load them) for the target, measure them, and return the summary.
+
+    Raises `UserError` for a config, a target or a folder that does not fit, `RunError` where it cannot go on.
+    """
+    s = ATVTVPSettings.from_config(config)
+    s.target_settings(config)  # before anything is written
+    rundir.prepare(folder, config, new=mode == "train")
+    target = open_target(s, config, say)
+    fingerprint = _keep_target(folder, target)
+    experiment = WriterExperiment(s, target)
+    trainer = make_trainer(experiment)
+    say(f"{mode}: {len(s.seeds)} writers for member {target.name} of {s.target.run or s.target.trained}")
+    state = trainer.run(folder, say) if mode == "train" else trainer.restore(folder, say)[1]
+    if state is None:
+        raise UserError(f"{folder}: no checkpoint to evaluate; accepted: the workdir of a run (--mode=train)")
+    say("evaluating")
+    with jax.set_mesh(trainer.mesh):
+        tasks, found = measure(experiment, state.params)
+    summary = summarize(experiment, tasks, found)
+    _write(experiment, tasks, found, folder, fingerprint)
+    write_json(folder / "eval" / "summary.json", summary)
+    return summary

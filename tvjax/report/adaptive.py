@@ -1,0 +1,373 @@
+"""The report of an ATV run: every method in one table, and figures of what the vectors are and what they depend on."""
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from tvjax.errors import UserError
+from tvjax.files import read_json
+from tvjax.report.gallery import Exhibit
+from tvjax.report.html import table
+from tvjax.report.pca import principal
+from tvjax.report.style import GRID, HUES, INK, MARKERS, PRIOR, QUIET, bottom_legend, open_figure, quiet
+
+LABELS = {
+    "zero_shot": "zero-shot",
+    "few_shot": "{k}-shot",
+    "bm25_shot": "{k}-shot, retrieved by BM25",
+    "vector": "state vector",
+    "function_vector": "function vector",
+    "elicit": "ELICIT",
+    "static": "learned vector of each task",
+    "i2cl": "I2CL",
+    "lora": "LoRA",
+    "prefix": "prefix tuning",
+    "atv_last": "ATV, last token",
+    "atv_all": "ATV, all tokens",
+    "atv_shown": "ATV that reads demonstrations",
+}
+KINDS = {
+    "prompts": ("zero_shot", "few_shot", "bm25_shot"),
+    "vectors, not trained": ("vector", "function_vector", "elicit"),
+    "trained baselines": ("static", "i2cl", "lora", "prefix"),
+    "ATV": ("atv_last", "atv_all", "atv_shown"),
+}
+GROUPS = {
+    "seen": "seen tasks: the query tells which",
+    "ambiguous": "seen tasks that share their inputs",
+    "unseen": "unseen tasks",
+}
+SOURCES = (
+    "ATV: Kang et al., Adaptive Task Vectors for Large Language Models (2025); adding at the last token is the paper's,"
+    " at all tokens the released code's. State vectors: Hendel et al. (2023). Function vectors: Todd et al. (2024)."
+    " ELICIT: Wang et al. (2025), here with nearest neighbours in the target's own states as its retriever. I2CL: Li et"
+    " al. (2025), without its noise. LoRA: Hu et al. (2021). Prefix tuning: Li and Liang (2021). BM25: Robertson and"
+    " Zaragoza (2009). ATV that reads demonstrations, the tasks, the splits, the learned vector of each task and the"
+    " choice of each layer on the dev split are how it is done here."
+)
+
+
+def names_of(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The methods of a run as readers know them, in the run's order."""
+    k = summary["num_demonstrations"]
+    return {m["name"]: LABELS.get(m["name"], m["name"]).format(k=k) for m in summary["methods"]}
+
+
+def groups_of(summary: Mapping[str, Any]) -> dict[str, str]:
+    """The groups of tasks that a run has, as readers know them."""
+    return {group: label for group, label in GROUPS.items() if summary["tasks"][group]}
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """The results as plain text for the terminal."""
+    names, groups = names_of(summary), groups_of(summary)
+    width = max(map(len, names.values())) + 1
+    lines = [
+        f"accuracy on the test split, macro average over tasks [90% bootstrap interval over questions],"
+        f" {summary['num_seeds']} seeds",
+        f"{'':<{width}}" + "".join(f"{group:<19}" for group in groups) + "trained numbers  tokens a query",
+    ]
+    for m in summary["methods"]:
+        cells = "".join(f"{_cell(m[f'{g}_mean'], m[f'{g}_mean_ci']):<19}" for g in groups)
+        tokens = f"{m['tokens_per_query']:.1f}"
+        if m["generator_tokens_per_query"]:
+            tokens += f" (generator {m['generator_tokens_per_query']:.1f})"
+        lines.append(f"{names[m['name']]:<{width}}{cells}{m['trainable_parameters'] or '-':<16} {tokens}")
+    if summary["chance"]:
+        chance = np.mean(list(summary["chance"].values()))
+        lines.append(f"ambiguous tasks: {chance:.2f} is what guessing among the tasks of the same inputs would give")
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, list[str]]:
+    """The figures, the heading and the other parts of the page of the run in `path`."""
+    timing = path / "eval" / "timing.json"
+    times = read_json(timing, "run --mode=eval first") if timing.is_file() else {}
+    exhibits = [_methods(summary), _tasks(summary)]
+    if summary["sensitivity"]:
+        exhibits.append(_sensitivity(summary))
+    vectors = _vectors(summary, path)
+    if vectors:
+        exhibits += [_pca(summary, vectors), _cosines(summary, vectors)]
+    target = summary["target"]
+    about = (
+        f"target: {target['path']} ({target['model_type']}), {target['num_layers']} layers, width {target['width']},"
+        f" {target['parameters']:,} parameters, frozen; k = {summary['num_demonstrations']} demonstrations;"
+        f" {summary['num_seeds']} seeds"
+    )
+    parts = [
+        f'<p class="quiet">{escape(about)}</p>',
+        "<h2>Results</h2>",
+        _table(summary, times),
+        _differences(summary),
+        f"<h2>What is whose</h2><p>{escape(SOURCES)}</p>",
+    ]
+    return exhibits, "adaptive task vectors", parts
+
+
+def _cell(value: float, interval: list[float]) -> str:
+    return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def _html(value: float, interval: list[float], sign: str = "") -> str:
+    return f"{value:{sign}.2f} <small>[{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]</small>"
+
+
+def _head(cells: list[str]) -> str:
+    return "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in cells) + "</tr>"
+
+
+def _table(summary: dict[str, Any], times: Mapping[str, Any]) -> str:
+    names, groups, rows = names_of(summary), groups_of(summary), []
+    for m in summary["methods"]:
+        cells = [_html(m[f"{g}_mean"], m[f"{g}_mean_ci"]) for g in groups]
+        time = times.get(m["name"], {})
+        trained = f"{time['train_example_ms']:.2f}" if time.get("train_example_ms") else ""
+        cells += [
+            f"{m['trainable_parameters']:,}" if m["trainable_parameters"] else "none",
+            f"{m['tokens_per_query']:.1f}",
+            f"{m['generator_tokens_per_query']:.1f}" if m["generator_tokens_per_query"] else "",
+            f"{time['query_ms']:.2f}" if time else "",
+            trained,
+        ]
+        body = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(f'<tr><th scope="row">{escape(names[m["name"]])}</th>{body}</tr>')
+    counts = sum(summary["num_questions"].values())
+    chance = "".join(f" {name} {value:.2f}," for name, value in summary["chance"].items()).rstrip(",")
+    caption = (
+        "Accuracy on the test split, the macro average over tasks, with 90% bootstrap intervals over questions"
+        f" ({counts} in all; a question counts by the mean over seeds and templates). Milliseconds: of a question in a"
+        " batch, with the generator; and of a trained example, with evaluation and checkpoints."
+    )
+    if chance:
+        caption += f" Guessing among the tasks of the same inputs would give:{escape(chance)}."
+    head = ["", *groups.values(), "trained numbers", "tokens a query", "and of the generator", "ms a query"]
+    return table(caption, _head([*head, "ms a trained example"]), rows)
+
+
+def _differences(summary: dict[str, Any]) -> str:
+    names, groups, parts = names_of(summary), groups_of(summary), []
+    for ours, others in summary["differences"].items():
+        rows = [
+            f'<tr><th scope="row">{escape(names[other])}</th>'
+            + "".join(f"<td>{_html(entry[g], entry[f'{g}_ci'], '+')}</td>" for g in groups)
+            + "</tr>"
+            for other, entry in others.items()
+        ]
+        caption = (
+            f"{escape(names[ours])} minus each other method, on the same questions: paired 90% bootstrap intervals. One"
+            " that holds 0 shows no difference."
+        )
+        parts.append(table(caption, _head(["minus", *groups.values()]), rows))
+    return "<h2>Differences</h2>" + "".join(parts) if parts else ""
+
+
+def _hue(name: str) -> int:
+    return next((place for place, kind in enumerate(KINDS.values()) if name in kind), 0)
+
+
+def _methods(summary: dict[str, Any]) -> Exhibit:
+    names, groups, methods = names_of(summary), groups_of(summary), summary["methods"]
+
+    def draw() -> Figure:
+        """Dots with intervals, a row a method, a panel a group of tasks."""
+        evidence = (
+            f"macro average of accuracy over tasks, {summary['num_seeds']} seeds; lines: 90% bootstrap interval over"
+            " questions"
+        )
+        drawn = open_figure(9.6, 0.7 + 0.27 * len(methods), "Every method, in one place", evidence)
+        axes = drawn.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+        height = np.arange(len(methods))[::-1]
+        for ax, (group, label) in zip(axes, groups.items(), strict=True):
+            for y, m in zip(height, methods, strict=True):
+                hue = HUES[_hue(m["name"])]
+                ax.hlines(y, *m[f"{group}_mean_ci"], color=hue, linewidth=1.4)
+                ax.plot(m[f"{group}_mean"], y, color=hue, marker=MARKERS[_hue(m["name"])], markersize=5)
+            if group == "ambiguous":
+                ax.axvline(np.mean(list(summary["chance"].values())), **PRIOR)
+            ax.set_xlim(-0.03, 1.03)
+            ax.set_yticks(height, [names[m["name"]] for m in methods])
+            quiet(ax, "accuracy", "", f"{label} ({len(summary['tasks'][group])})")
+            ax.title.set_fontsize(8.5)
+        used = {_hue(m["name"]) for m in methods}
+        handles = [
+            Line2D([], [], color=HUES[i], marker=MARKERS[i], linestyle="none", label=kind)
+            for i, kind in enumerate(KINDS)
+            if i in used
+        ]
+        if "ambiguous" in groups:
+            handles.append(Line2D([], [], label="guessing among the tasks of the same inputs", **PRIOR))
+        bottom_legend(drawn, handles, 5)
+        return drawn
+
+    return Exhibit(
+        "methods",
+        "By method",
+        "Mean accuracy of each method on seen, ambiguous and unseen tasks",
+        "On ambiguous tasks the query does not say what is asked for: what reads the query alone can only guess.",
+        draw,
+    )
+
+
+def _tasks(summary: dict[str, Any]) -> Exhibit:
+    names, groups, methods = names_of(summary), groups_of(summary), summary["methods"]
+    tasks = [task for group in groups for task in summary["tasks"][group]]
+
+    def draw() -> Figure:
+        """A cell a task and method, shaded by accuracy and with its number."""
+        evidence = "accuracy on the test split; the number behind a task: its questions"
+        drawn = open_figure(10, 0.8 + 0.27 * len(tasks) + 0.5, "Task by task", evidence)
+        ax = drawn.add_subplot()
+        values = np.array([[m["accuracy"][task] for m in methods] for task in tasks])
+        ax.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            ink = "white" if value > 0.6 else INK
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=ink)
+        edge = 0
+        for group in list(groups)[:-1]:
+            edge += len(summary["tasks"][group])
+            ax.axhline(edge - 0.5, color="white", linewidth=4)
+        questions = summary["num_questions"]
+        ax.set_yticks(range(len(tasks)), [f"{task} ({questions[task]})" for task in tasks])
+        ax.set_xticks(range(len(methods)), [names[m["name"]] for m in methods], rotation=30, ha="right")
+        quiet(ax, "", "")
+        ax.grid(False)
+        return drawn
+
+    return Exhibit(
+        "tasks",
+        "By task",
+        "Accuracy of each method on each task",
+        "From above: " + "; ".join(f"{label}" for label in groups.values()) + ".",
+        draw,
+    )
+
+
+def _sensitivity(summary: dict[str, Any]) -> Exhibit:
+    groups, found = groups_of(summary), summary["sensitivity"]
+    titles = {"scale": "factor lambda", "layers": "layers written to", "examples": "examples of a task, at most"}
+    shown = {kind: [e for e in found if e["kind"] == kind] for kind in titles}
+    shown = {kind: entries for kind, entries in shown.items() if entries}
+
+    def draw() -> Figure:
+        """A panel a kind of change, a line a group of tasks."""
+        evidence = (
+            "one seed of each setting, everything else as in the run; lines: 90% bootstrap interval over questions"
+        )
+        drawn = open_figure(9.6, 2.6, "What ATV depends on", evidence)
+        axes = drawn.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for ax, (kind, entries) in zip(axes, shown.items(), strict=True):
+            ticks = [_tick(e, kind) for e in entries]
+            for place, group in enumerate(groups):
+                x = np.arange(len(entries)) + 0.1 * (place - 1)
+                low, high = np.array([e[f"{group}_mean_ci"] for e in entries]).T
+                ax.vlines(x, low, high, color=HUES[place], linewidth=1.1)
+                ax.plot(
+                    x, [e[f"{group}_mean"] for e in entries], color=HUES[place], marker=MARKERS[place], markersize=4
+                )
+            ax.set_xticks(range(len(entries)), ticks)
+            ax.set_ylim(-0.03, 1.03)
+            quiet(ax, titles[kind], "accuracy" if ax is axes[0] else "")
+        handles = [
+            Line2D([], [], color=HUES[i], marker=MARKERS[i], label=label) for i, label in enumerate(groups.values())
+        ]
+        bottom_legend(drawn, handles, 3)
+        return drawn
+
+    return Exhibit(
+        "sensitivity",
+        "What it depends on",
+        "Accuracy of ATV with other factors, subsets of layers and numbers of examples",
+        "Each point is ATV trained anew.",
+        draw,
+    )
+
+
+def _tick(entry: Mapping[str, Any], kind: str) -> str:
+    return ",".join(map(str, entry["layers"])) if kind == "layers" else f"{entry[kind]:g}"
+
+
+def _vectors(summary: dict[str, Any], path: Path) -> dict[str, np.ndarray]:
+    """The vectors of the run's first ATV, if it has one, by task: ``[n, N * D]``, all layers in one row."""
+    ours = next((m["name"] for m in summary["methods"] if m["name"] in KINDS["ATV"]), None)
+    if ours is None:
+        return {}
+    found = {}
+    for task in (task for group in groups_of(summary) for task in summary["tasks"][group]):
+        file = path / "vectors" / f"{ours}.{task}.safetensors"
+        try:
+            arrays = load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file}: {error}; run --mode=eval again") from None
+        if "vectors" not in arrays or not np.isfinite(arrays["vectors"]).all():
+            raise UserError(f"{file}: no finite array 'vectors' in it; run --mode=eval again")
+        found[task] = arrays["vectors"].reshape(len(arrays["vectors"]), -1)
+    return found
+
+
+def _pca(summary: dict[str, Any], vectors: dict[str, np.ndarray]) -> Exhibit:
+    def draw() -> Figure:
+        """One point a query, one large mark a task."""
+        points, share = principal(np.concatenate(list(vectors.values())))
+        evidence = f"n = {len(points)} queries of the test split, first seed; large marks: the mean of a task"
+        drawn = open_figure(9, 4.2, "The vectors of queries, by task", evidence)
+        ax, start, handles = drawn.add_subplot(), 0, []
+        for place, (task, values) in enumerate(vectors.items()):
+            own = points[start : start + len(values)]
+            start += len(values)
+            look: dict[str, Any] = {
+                "color": HUES[place % len(HUES)],
+                "marker": MARKERS[(place // len(HUES)) % len(MARKERS)],
+            }
+            ax.plot(*own.T, linestyle="none", markersize=3, alpha=0.6, markeredgewidth=0, **look)
+            ax.plot(*own.mean(0), markersize=10, markeredgecolor=INK, **look)
+            handles.append(Line2D([], [], linestyle="none", label=task, **look))
+        quiet(ax, f"first component ({share[0]:.0%} of the variance)", f"second ({share[1]:.0%})")
+        bottom_legend(drawn, handles, 6)
+        return drawn
+
+    within = np.mean([((v - v.mean(0)) ** 2).sum(1).mean() for v in vectors.values()])
+    every = np.concatenate(list(vectors.values()))
+    share = within / max(float(((every - every.mean(0)) ** 2).sum(1).mean()), 1e-30)
+    return Exhibit(
+        "pca",
+        "The vectors",
+        "The first two principal components of the vectors of all queries, coloured by task",
+        f"Of the variance of the vectors {share:.0%} is within tasks: what adapts to the query beyond its task.",
+        draw,
+    )
+
+
+def _cosines(summary: dict[str, Any], vectors: dict[str, np.ndarray]) -> Exhibit:
+    def draw() -> Figure:
+        """A cell a pair of tasks."""
+        means = np.stack([v.mean(0) for v in vectors.values()])
+        means = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+        evidence = "cosine of the mean vectors over the queries of each task, all layers together; first seed"
+        drawn = open_figure(7.6, 0.6 + 0.3 * len(vectors), "Which tasks get like vectors", evidence)
+        ax = drawn.add_subplot()
+        shown = ax.imshow(means @ means.T, cmap="RdBu_r", vmin=-1, vmax=1)
+        ax.set_yticks(range(len(vectors)), list(vectors))
+        ax.set_xticks(range(len(vectors)), list(vectors), rotation=40, ha="right")
+        quiet(ax, "", "")
+        ax.grid(False)
+        bar = drawn.colorbar(shown, ax=ax)
+        bar.set_label("cosine", fontsize=8.5, color=INK)
+        bar.ax.tick_params(labelsize=8, colors=QUIET)
+        bar.outline.set_edgecolor(GRID)
+        return drawn
+
+    return Exhibit(
+        "cosines",
+        "Between tasks",
+        "Cosine similarities between the mean vectors of tasks",
+        "Tasks that share their inputs get like vectors: the generator reads the query, and nothing else.",
+        draw,
+    )

@@ -1,0 +1,232 @@
+"""The report of ATV on a TVP-trained model: does the written vector work, and is it theta?"""
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from tvjax.errors import UserError
+from tvjax.report.gallery import Exhibit
+from tvjax.report.html import table
+from tvjax.report.pca import colour_scale, coordinates, principal
+from tvjax.report.reader import Vectors
+from tvjax.report.style import (
+    HUES,
+    INK,
+    MARKERS,
+    ORACLE,
+    PRIOR,
+    QUIET,
+    bottom_legend,
+    log_axis,
+    log_limits,
+    open_figure,
+    quiet,
+)
+from tvjax.report.words import number
+
+EVIDENCE = "90% bootstrap interval over prompts"
+OBJECTIVES = {
+    "risk": "trained on the risk of the answers alone, without theta",
+    "theta": "trained on the distance from theta: the upper control",
+}
+SHARES = {
+    "explained_variance": "share of theta",
+    "centred_explained_variance": "without means",
+    "linear_explained_variance": "through a map",
+}
+OURS = (
+    "ATV is after Kang et al. (2025), task-vector prompting after Yang et al. (2025); to train the one on a model made"
+    " by the other is in neither paper. A vector that works need not be theta. The share of theta is that of its"
+    " variance which the written vector is, coordinate by coordinate (less than 0: further from theta than theta's mean"
+    " is); without means, the same with the mean of each set taken away; through a map, what the best linear map makes"
+    " of the written vector, fitted on every second prompt and scored on the"
+    " others. The task's R\N{SUPERSCRIPT TWO} is how much of its true parameter such a map reads off the vector."
+    " Shuffled: the vector that was written for another prompt."
+)
+
+
+def _cell(entry: Mapping[str, Any], name: str, index: Any = None, form: str = "") -> str:
+    value, interval = entry[name], entry[f"{name}_ci"]
+    if index is not None:
+        value, interval = value[index], interval[index]
+    said = [f"{v:{form}}" if form else number(v) for v in (value, *interval)]
+    return f"{said[0]} [{said[1]},{said[2]}]"
+
+
+def _rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Name, risk at K, risk at K less theta's, shuffled, the shares of theta, and the task's R^2."""
+    parts = list(summary["theta_task_r2"])
+    read = [_cell(summary, "theta_task_r2", part, ".2f") for part in parts]
+    rows = [["theta", _cell(summary, "theta_risk", -1), "", "", *("" for _ in SHARES), *read]]
+    for m in summary["members"]:
+        row = [f"written, seed {m['seed']}", _cell(m, "written_risk", -1), _cell(m, "risk_minus_theta", -1)]
+        row += [_cell(m, "shuffled_risk", -1)]
+        row += [_cell(m, name, form=".2f") for name in SHARES]
+        rows.append(row + [_cell(m, "task_r2", part, ".2f") for part in parts])
+    rows.append(["no vector", _cell(summary, "zero_shot_risk")])
+    rows.append(["prior", _cell(summary, "prior_risk")])
+    return [*rows, ["oracle", _cell(summary, "oracle_risk", -1)]]
+
+
+def _heads(summary: Mapping[str, Any]) -> list[str]:
+    read = [f"R\N{SUPERSCRIPT TWO} of {part}" for part in summary["theta_task_r2"]]
+    return ["", "TVP risk at K", "less theta's", "shuffled", *SHARES.values(), *read]
+
+
+def _setting(summary: Mapping[str, Any]) -> str:
+    return (
+        f"{summary['task']}, layout {summary['layout']}: vectors at layer {summary['prescribed_layer']} of"
+        f" {summary['num_layers']}, K = {summary['num_demonstrations']} demonstrations, n = {summary['num_prompts']}"
+        " prompts"
+    )
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """The results as plain text for the terminal."""
+    rows = [_heads(summary), *_rows(summary)]
+    widths = [max(len(row[i]) for row in rows if i < len(row)) + 2 for i in range(len(rows[0]))]
+    lines = [
+        _setting(summary),
+        f"writers {OBJECTIVES[summary['objective']]}",
+        "",
+        f"risk: {summary['risk_unit']} [{EVIDENCE}]",
+    ]
+    lines += ["".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=False)) for row in rows]
+    known = _cell(summary, "theta_explained_by_task", form=".2f")
+    lines.append(f"of theta's own variance, a linear map of the true task makes {known}")
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, list[str]]:
+    """The figures, the heading and the other parts of the page of the run in `path`."""
+    theta, parameters = _read(path / "vectors" / "theta.safetensors", "theta")
+    first = summary["members"][0]["name"]
+    written, _ = _read(path / "vectors" / f"{first}.safetensors", "written")
+    sets = {"theta": Vectors(theta, parameters), f"written, {first.replace('_', ' ')}": Vectors(written, parameters)}
+    target = summary["target"]
+    about = f"{_setting(summary)}; target: member {target['member']} of {target['run']}, frozen"
+    head = "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in _heads(summary)) + "</tr>"
+    body = [
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f"<td>{_small(text)}</td>" for text in row[1:] + [""] * (len(_heads(summary)) - len(row)))
+        + "</tr>"
+        for row in _rows(summary)
+    ]
+    caption = f"Risk: {summary['risk_unit']}. In brackets: {EVIDENCE}."
+    known = _cell(summary, "theta_explained_by_task", form=".2f")
+    parts = [
+        f'<p class="quiet">{escape(about)}</p>',
+        f"<p>The writers were {escape(OBJECTIVES[summary['objective']])}.</p>",
+        "<h2>Results</h2>",
+        table(escape(caption), head, body),
+        f"<p>Of theta's own variance, a linear map of the true task makes {known}: the rest is what theta holds of its"
+        " prompt beside the task, or holds of the task in a way that is not linear.</p>",
+        f"<h2>What is whose</h2><p>{escape(OURS)}</p>",
+    ]
+    return [_curve(summary), _pca(sets)], "ATV on a TVP-trained model", parts
+
+
+def _small(text: str) -> str:
+    value, _, interval = text.partition(" [")
+    return f"{value} <small>[{interval}</small>" if interval else value
+
+
+def _read(path: Path, name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The array `name` ``[P, D]`` of a file of vectors, and the tasks' parameters."""
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: {error}; run --mode=eval again") from None
+    if name not in arrays or arrays[name].ndim != 2 or not np.isfinite(arrays[name]).all():
+        raise UserError(f"{path}: no finite array {name!r} [P, D] in it; run --mode=eval again")
+    tasks = {key.removeprefix("task."): value for key, value in arrays.items() if key.startswith("task.")}
+    return arrays[name], tasks
+
+
+def _curve(summary: dict[str, Any]) -> Exhibit:
+    members, counts = summary["members"], np.arange(summary["num_demonstrations"] + 1)
+    shown = {"theta": (summary, "theta_risk", HUES[1], MARKERS[1], "-")}
+    for m in members:
+        shown[f"written, seed {m['seed']}"] = (m, "written_risk", HUES[0], MARKERS[0], "-")
+        shown[f"shuffled, seed {m['seed']}"] = (m, "shuffled_risk", HUES[2], MARKERS[2], ":")
+
+    def draw() -> Figure:
+        """A line each for theta and every seed, with bands."""
+        evidence = f"{_setting(summary)}\nbands: {EVIDENCE}"
+        drawn = open_figure(7.6, 3.9, "Does the written vector work as well as theta?", evidence)
+        ax = drawn.add_subplot()
+        values = [summary["prior_risk"]]
+        for entry, name, hue, marker, style in shown.values():
+            band = np.array(entry[f"{name}_ci"])
+            values += [*band[:, 0], *band[:, 1]]
+            ax.fill_between(counts, band[:, 0], band[:, 1], color=hue, alpha=0.12, linewidth=0)
+            ax.plot(counts, entry[name], color=hue, marker=marker, markersize=4, linestyle=style)
+        ax.axhline(summary["prior_risk"], **PRIOR)
+        log_axis(ax, "y", *log_limits([np.array(values)]))
+        ax.plot(counts, np.maximum(summary["oracle_risk"], ax.get_ylim()[0] / 3), **ORACLE)
+        quiet(ax, "demonstrations before the query", f"TVP risk\n{summary['risk_unit']}")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        looks: dict[str, tuple[str, str, Any]] = {
+            "theta": (HUES[1], MARKERS[1], "-"),
+            f"written, {len(members)} seeds": (HUES[0], MARKERS[0], "-"),
+        }
+        looks["shuffled: written for another prompt"] = (HUES[2], MARKERS[2], ":")
+        handles = [
+            Line2D([], [], color=hue, marker=marker, linestyle=style, label=label)
+            for label, (hue, marker, style) in looks.items()
+        ]
+        handles.append(Line2D([], [], label="prior (knows the family, not the task)", **PRIOR))
+        bottom_legend(drawn, [*handles, Line2D([], [], label="oracle (may leave the axis below)", **ORACLE)])
+        return drawn
+
+    return Exhibit(
+        "atv_by_demonstrations",
+        "By number of demonstrations",
+        "TVP risk with the written vector, with theta and with another prompt's vector, by number of demonstrations",
+        "Both read the same prompts and answer the same fresh queries. The writers were trained to write after"
+        f" {', '.join(map(str, summary['trained_after']))} demonstrations: what they write after other numbers of them"
+        " is left to chance.",
+        draw,
+    )
+
+
+def _pca(sets: dict[str, Vectors]) -> Exhibit:
+    def draw() -> Figure:
+        """A row a set of vectors, a panel a parameter of the task."""
+        panels = max(1, *(len(coordinates(vectors)) for vectors in sets.values()))
+        evidence = (
+            f"n = {len(next(iter(sets.values())).theta)} prompts, a point each; coloured by the task's true parameter"
+        )
+        drawn = open_figure(4.1 * panels, 2.9 * len(sets), "The first two principal components", evidence)
+        grid = drawn.subplots(len(sets), panels, squeeze=False)
+        for axes, (label, vectors) in zip(grid, sets.items(), strict=True):
+            points, share = principal(vectors.theta)
+            for ax in axes[len(coordinates(vectors)) :]:
+                ax.set_visible(False)
+            for place, (ax, (name, value)) in enumerate(zip(axes, coordinates(vectors).items(), strict=False)):
+                colours, norm, ticks = colour_scale(name, value)
+                dots = ax.scatter(*points.T, c=value, cmap=colours, norm=norm, s=9, linewidths=0, alpha=0.85)
+                bar = drawn.colorbar(dots, ax=ax, pad=0.02, aspect=22, ticks=ticks)
+                bar.ax.tick_params(labelsize=7.5, colors=QUIET, length=2)
+                bar.set_label(name, fontsize=8.5, color=INK)
+                quiet(ax, f"PC 1 ({share[0]:.0%} of variance)", f"PC 2 ({share[1]:.0%})", label if not place else " ")
+                ax.set_xticks([])
+                ax.set_yticks([])
+        return drawn
+
+    return Exhibit(
+        "atv_pca",
+        "The vectors",
+        "The first two principal components of theta and of the written vectors, coloured by the task's parameter",
+        "Where colours are sorted along a direction, the vectors' largest variation encodes that parameter. The"
+        " directions of the two rows are their own and do not compare.",
+        draw,
+    )
