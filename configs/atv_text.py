@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
 
     config.baselines = ConfigDict()
     config.baselines.lora_rank = 0  # 0: as many trained numbers as ATV has
-    config.baselines.lora_sites = ("query", "value")  # of query, key, value, out, up, gate, down
+    config.baselines.lora_sites = ("query", "key", "value", "out", "up", "gate", "down")
     config.baselines.prefix_length = 0  # 0: as many trained numbers as ATV has
     config.baselines.elicit_vectors = "function_vector"  # what ELICIT's library holds: vector, function_vector
     config.baselines.elicit_threshold = 0.0  # least cosine at which it uses one

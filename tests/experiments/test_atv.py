@@ -252,13 +252,15 @@ def test_every_method_runs_and_trained_ones_are_of_one_size(config, tmp_path):
         train__steps=10,
         train__evaluate_every=10,
         train__seeds=(0,),
+        baselines__lora_sites=("query", "key", "value", "out", "up", "gate", "down"),
         sensitivity={"scales": (0.1,), "layers": ((2,),), "examples": (1,)},
     )
     summary = run(config, tmp_path / "run")
     sizes = {m["name"]: m["trainable_parameters"] for m in summary["methods"]}
-    unit = 2 * 2 * (32 + 32)  # LoRA: query and value of two layers; so much a rank, and the prefix the same a token
-    for name in ("lora", "prefix"):
+    units = {"lora": 2 * (4 * (32 + 32) + 3 * (32 + 64)), "prefix": 2 * 2 * 32}  # a rank, and a token
+    for name, unit in units.items():
         assert abs(sizes[name] - sizes["atv_last"]) <= unit / 2
+    assert row(summary, "prefix")["tokens_per_query"] > sizes["prefix"] / units["prefix"]
     assert sizes["static"] == 4 * 2 * 32
     assert sizes["i2cl"] == 4 * 2 * 2 * 2
     assert 0 <= row(summary, "elicit")["retrieved_its_own_task"] <= 1
@@ -287,6 +289,19 @@ WRONG = {
     "unknown group": ({"adaptive": {}}, "config.adaptive", "fields are"),
     "unknown method": ({"methods": ("zero_shot", "atv")}, "config.methods", "atv_last"),
     "ELICIT without its vectors": ({"methods": ("elicit",)}, "config.methods", "function_vector"),
+    "ELICIT before its vectors": ({"methods": ("elicit", "function_vector")}, "config.methods", "before elicit"),
+    "a metric to keep the worst by": ({"train__keep_best": "risk"}, "config.train.keep_best", "accuracy"),
+    "negative L2": ({"optimizer__l2": -1.0}, "config.optimizer.l2", "0 or more"),
+    "layers that are not written to": (
+        {"atv__layers": (1,), "sensitivity__layers": ((2,),)},
+        "config.sensitivity.layers",
+        "(1,)",
+    ),
+    "a target that has not seen the tasks": (
+        {"target__path": "", "data__path": "/tasks", "training__target": {"data": {}}},
+        "config.data.path",
+        "config.target.path",
+    ),
     "no seen task": ({"tasks__seen": ()}, "config.tasks.seen", "at least one"),
     "a task twice": ({"tasks__unseen": ("digits",)}, "config.tasks", "'digits'"),
     "unknown task": ({"tasks__seen": ("chess",)}, "config.tasks.seen", "next_letter"),

@@ -46,6 +46,12 @@ def test_the_best_of_each_member_is_kept_and_a_tie_keeps_the_earlier():
     np.testing.assert_array_equal(state.params["kernel"][:, 0], [15.0] * 3)
 
 
+def test_before_any_evaluation_the_last_are_used():
+    hyper = {"seed": jnp.arange(2), "learning_rate": jnp.ones(2)}
+    state = init_state(Line(), optimizer(OptimizerConfig()), hyper, {"start": jnp.ones(2)}, best=True)
+    np.testing.assert_array_equal(state.chosen["kernel"], jnp.ones((2, 2)))
+
+
 def test_without_the_best_the_last_are_used():
     hyper = {"seed": jnp.arange(1), "learning_rate": jnp.ones(1)}
     state = init_state(Line(), optimizer(OptimizerConfig()), hyper, {"start": jnp.ones(2)})

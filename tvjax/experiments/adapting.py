@@ -51,7 +51,8 @@ class AdapterExperiment:
     """The mean risk of the answers to an example's prompts; the target's parameters are data, never differentiated.
 
     first: whether the first token of an answer is all that counts as right. fewest: how many examples any member is
-    trained on. hyper: beside seed and learning_rate, `scale` ``[M, N]`` and `examples`, the most of a task, ``[M]``.
+    trained on. chunk: dev examples in one pass. hyper: beside seed and learning_rate, `scale` ``[M, N]`` and
+    `examples`, the most of a task, ``[M]``.
     """
 
     config: ExampleConfig
@@ -62,6 +63,7 @@ class AdapterExperiment:
     dev: Examples
     fewest: int
     first: bool = False
+    chunk: int = 128
 
     def init(self, key: jax.Array, data: Any) -> Any:
         """Fresh parameters of the adapter."""
@@ -105,12 +107,21 @@ class AdapterExperiment:
         task_I = np.asarray(self.dev.task_I)
         counts = np.bincount(task_I)
         weight_I = jnp.asarray(1 / (counts[task_I] * (counts > 0).sum()))
-        queries, q_PI = data["dev"].rows(jnp.arange(len(task_I)))
-        found = {}
-        for name, score in (("accuracy", functools.partial(correct, first=self.first)), ("risk", risk)):
-            args = (params, data["given"], queries, q_PI, hyper["scale"])
-            found[name] = (over_prompts(self.adapter, self.decoder, score, *args).mean(0) * weight_I).sum()
-        return found
+        size = min(self.chunk, len(task_I))
+        rows_Nb = np.minimum(np.arange(-(-len(task_I) // size) * size), len(task_I) - 1).reshape(-1, size)
+
+        def both(*args: Any) -> jax.Array:
+            """Whether an answer is right, and its risk."""
+            return jnp.stack([correct(*args, first=self.first).astype(jnp.float32), risk(*args)], axis=-1)
+
+        def part(rows_b: jax.Array) -> jax.Array:
+            """The scores of some examples, means over their prompts: ``[b, 2]``."""
+            args = (params, data["given"], *data["dev"].rows(rows_b), hyper["scale"])
+            return over_prompts(self.adapter, self.decoder, both, *args).mean(0)
+
+        scores_I2 = jax.lax.map(part, jnp.asarray(rows_Nb)).reshape(-1, 2)[: len(task_I)]
+        accuracy, mean_risk = (scores_I2 * weight_I[:, None]).sum(0)
+        return {"accuracy": accuracy, "risk": mean_risk}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

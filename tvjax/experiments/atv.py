@@ -35,7 +35,7 @@ from tvjax.nn.model import Model
 from tvjax.nn.pretrained import load_model
 from tvjax.nn.tokens import pad
 from tvjax.parallel.batches import Batches
-from tvjax.tasks.text import Template, TextTask
+from tvjax.tasks.text import Template, TextTask, some
 from tvjax.vectors import store
 from tvjax.vectors.adapters import Queries
 
@@ -98,6 +98,7 @@ def open_arena(
             tasks,
             first=v.metric == "first_token",
             batches=batches,
+            heads_by=s.tasks.trained,
         )
         for seed in e.seeds
         for template in s.templates
@@ -111,11 +112,21 @@ def open_arena(
     splits = {"train": (known, e.examples), "dev": (known, v.dev), "test": (tasks, v.test)}
     examples = {
         kind: {
-            split: make_examples(some, asked_of(some, split, most), reader, target.source.tokenizer, s.templates, 0)
-            for split, (some, most) in splits.items()
+            split: make_examples(which, asked_of(which, split, most), reader, target.source.tokenizer, s.templates, 0)
+            for split, (which, most) in splits.items()
         }
         for kind, reader in readers.items()
     }
+    reads = (generator or target).config
+    for kind, splits_ in examples.items():
+        longest = max(one.readings.ids_BT.shape[-1] for one in splits_.values())
+        if reads.positions == "learned" and longest > reads.max_positions:
+            what = "demonstrations" if kind == "shown" else "template"
+            raise reject(
+                f"config.generator.{what}",
+                getattr(s.generator, what),
+                f"queries that its {reads.max_positions} positions hold; the longest has {longest} tokens",
+            )
     given = {"target": target.params} | ({} if generator is None else {"generator": generator.params})
     return Arena(
         s,
@@ -190,6 +201,8 @@ def _sensitivity(arena: Arena) -> list[dict[str, Any]]:
         "scale": jnp.asarray(np.stack(scales), jnp.float32),
         "examples": jnp.array([one.get("examples", s.examples.examples) for one in members]),
     }
+    alone = dataclasses.replace(s, mesh=dataclasses.replace(s.mesh, member=1))  # any number of members
+    arena = dataclasses.replace(arena, settings=alone)
     experiment, params = train(arena, c.method, arena.folder / "methods" / "sensitivity", names, hyper)
     asked = arena.examples["shown" if c.method == "atv_shown" else "query"]["test"]
     found, task_I = ask(arena, experiment, params, hyper["scale"], asked).mean(2), np.asarray(asked.task_I)
@@ -220,7 +233,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
         else:
             outcomes[name] = UNTRAINED[name](arena)
         o = outcomes[name]
-        timing[name] = {"query_ms": milliseconds(o.ask, o.asked), "train_example_ms": o.train_ms}
+        timing[name] = {"query_ms": milliseconds(o.ask, o.asked) if o.ask else None, "train_example_ms": o.train_ms}
         seen = np.mean([o.right[task].mean() for task in s.tasks.seen])
         say(f"{name}: accuracy {seen:.2f} on seen tasks, {o.tokens:.0f} tokens a query")
         for task, vectors in (o.vectors or {}).items():
@@ -262,7 +275,7 @@ def _chance(arena: Arena) -> dict[str, float]:
     answers = {name: dict(arena.tasks[name].pairs) for name in s.tasks.ambiguous}
     for name in s.tasks.ambiguous:
         shares = []
-        for x, y in arena.tasks[name].split("test")[: s.evaluation.test]:
+        for x, y in some(arena.tasks[name].split("test"), s.evaluation.test):
             said = [other[x] for other in answers.values() if x in other]
             shares.append(said.count(y) / len(said))
         found[name] = float(np.mean(shares))
@@ -279,6 +292,7 @@ def write_vectors(model: Model, folder: Path, config: Mapping[str, Any], queries
     method = method or next(iter(known), "")
     if method not in known:
         raise reject("method", method, ", ".join(known) or "those of a run that has atv_last or atv_all")
+    config = {**config, "mesh": {}}  # whatever the run was made on
     arena = open_arena(config, folder, "eval", lambda line: None, model)
     names, hyper = population(arena, s.rates.atv)
     experiment, params = train(arena, method, folder_of(folder, s, method), names, hyper)

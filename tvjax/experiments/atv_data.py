@@ -16,7 +16,7 @@ from flax import struct
 from tvjax.nn.answers import Questions, questions
 from tvjax.nn.pretrained import Tokenizer
 from tvjax.nn.tokens import Tokens, pad
-from tvjax.tasks.text import Pair, Template, TextTask, shots
+from tvjax.tasks.text import Pair, Template, TextTask, shots, some
 from tvjax.vectors.adapters import Queries
 
 
@@ -60,7 +60,7 @@ class Reader:
 
 def asked_of(tasks: Mapping[str, TextTask], split: str, most: int) -> dict[str, tuple[Pair, ...]]:
     """At most `most` pairs of a split of each task."""
-    return {name: task.split(split)[:most] for name, task in tasks.items()}
+    return {name: some(task.split(split), most) for name, task in tasks.items()}
 
 
 def make_examples(

@@ -6,6 +6,8 @@ a line in `adapter_of`.
 
 import dataclasses
 import functools
+import itertools
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +24,7 @@ from tvjax.experiments.atv_settings import ATVSettings
 from tvjax.experiments.bench import METHODS as VECTORS
 from tvjax.experiments.bench import Bench, Vectors, best_layer
 from tvjax.nn.decoder import Decoder, DecoderConfig
-from tvjax.nn.lora import per_rank
+from tvjax.nn.lora import per_rank, sites
 from tvjax.nn.model import Model
 from tvjax.nn.prefix import per_token
 from tvjax.parallel.batches import Batches
@@ -43,13 +45,13 @@ Right = dict[str, np.ndarray]
 class Outcome:
     """What is known of a method: whether each question of each task was answered right, ``[n, seeds * templates]``.
 
-    ask: asks some questions again, by programs that are compiled, to be timed; asked: how many those are.
+    ask: asks some questions again, by programs that are compiled, to be timed (None: it is not); asked: how many.
     """
 
     right: Right
     tokens: float
-    ask: Callable[[], Any]
-    asked: int
+    ask: Callable[[], Any] | None = None
+    asked: int = 0
     trainable: int = 0
     generator_tokens: float = 0.0
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -164,7 +166,7 @@ def _vectors(arena: Arena, kind: str) -> Outcome:
         layers = layers or best
     bare = zero_shot(arena)
     stacked = {name: np.stack(values, 1) for name, values in right.items()}
-    return Outcome(stacked, bare.tokens, bare.ask, bare.asked, about={"layer": layers})
+    return Outcome(stacked, bare.tokens, about={"layer": layers})
 
 
 def elicit(arena: Arena) -> Outcome:
@@ -191,7 +193,7 @@ def elicit(arena: Arena) -> Outcome:
     bare = zero_shot(arena)
     stacked = {name: np.stack(values, 1) for name, values in right.items()}
     about = {"retrieved_its_own_task": float(np.mean(told)), "state_layer": middle}
-    return Outcome(stacked, bare.tokens, bare.ask, bare.asked, about=about)
+    return Outcome(stacked, bare.tokens, about=about)
 
 
 def adapter_of(arena: Arena, name: str) -> Adapter:
@@ -202,7 +204,9 @@ def adapter_of(arena: Arena, name: str) -> Adapter:
     if name == "i2cl":
         return adapters.I2CL(c, len(s.tasks.trained))
     if name == "lora":
-        rank = s.baselines.lora_rank or max(1, round(arena.atv_size / per_rank(c, s.baselines.lora_sites)))
+        equal = max(1, round(arena.atv_size / per_rank(c, s.baselines.lora_sites)))
+        full = min(math.prod(shape) for site in s.baselines.lora_sites for shape in sites(c)[site])
+        rank = s.baselines.lora_rank or min(equal, full)
         return adapters.LoRA(c, rank, s.baselines.lora_sites)
     if name == "prefix":
         return adapters.Prefix(c)
@@ -225,11 +229,9 @@ def _given(arena: Arena, name: str) -> Given:
     if name == "prefix":
         length = arena.settings.baselines.prefix_length or max(1, round(arena.atv_size / per_token(c)))
         bench = arena.benches[0]
-        text = "".join(
-            bench.template.prompt([pair], "")
-            for task in arena.settings.tasks.trained
-            for pair in bench.sample(task, "train")
-        )
+        known = [bench.sample(task, "train") for task in arena.settings.tasks.trained]
+        pairs = [pair for row in itertools.zip_longest(*known) for pair in row if pair]  # all tasks, by turns
+        text = "".join(bench.template.prompt([pair], "") for pair in pairs)
         ids = bench.tokenizer.encode([text])[0]
         given["words"] = jnp.asarray((ids * (1 + length // len(ids)))[:length])
     if name == "i2cl":
@@ -271,6 +273,7 @@ def train(arena: Arena, name: str, folder: Path, names: tuple[str, ...], hyper: 
         examples["dev"],
         fewest=int(min((ranks < most).sum() for most in np.asarray(hyper["examples"]))),
         first=s.evaluation.metric == "first_token",
+        chunk=s.evaluation.batch,
     )
     mesh = make_mesh(**dataclasses.asdict(s.mesh))
     trainer = Trainer(experiment, s.train, s.optimizer, mesh, names, hyper, jax.random.key(0))
@@ -307,9 +310,11 @@ def trained(arena: Arena, name: str, folder: Path) -> Outcome:
         int(some.task_I.shape[0]),
         trainable=trainable(params),
     )
-    rows = read_rows(folder / "metrics.jsonl")
-    if rows:
-        outcome.train_ms = 1000 / (rows[-1]["steps_per_second"] * s.examples.batch * len(names))
+    outcome.train_ms = _train_ms(folder, s.examples.batch * len(names))
+    if name == "prefix":
+        outcome.tokens += int(experiment.given["words"].shape[0])
+    if isinstance(experiment.adapter, adapters.LoRA):
+        outcome.about = {"rank": experiment.adapter.rank}
     if isinstance(experiment.adapter, adapters.ATV):
         outcome.generator_tokens = float(np.mean(np.asarray(asked.readings.last_B) + 1))
         first = jax.tree.map(lambda p: p[0], params)
@@ -317,6 +322,14 @@ def trained(arena: Arena, name: str, folder: Path) -> Outcome:
         made = arena.batches(written, static, (first, hyper["scale"][0], experiment.given), asked)
         outcome.vectors = {task: np.asarray(made, np.float32)[task_I == i] for i, task in enumerate(arena.tasks)}
     return outcome
+
+
+def _train_ms(folder: Path, examples: int) -> float | None:
+    """Milliseconds of a trained example, of `examples` a step: evaluations counted, compilation and restarts not."""
+    clock = [(row["step"], row["seconds"]) for row in read_rows(folder / "metrics.jsonl")]
+    pairs = [(a, b) for a, b in itertools.pairwise(clock) if b[0] > a[0] > 0 and b[1] > a[1]]
+    steps = sum(b[0] - a[0] for a, b in pairs)
+    return 1000 * sum(b[1] - a[1] for a, b in pairs) / (steps * examples) if steps else None
 
 
 UNTRAINED: dict[str, Callable[[Arena], Outcome]] = {

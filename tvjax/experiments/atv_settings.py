@@ -30,7 +30,7 @@ class TargetConfig:
 
     path: str = ""
     dtype: str = ""
-    trained: str = "runs/atv_target"
+    trained: str = "runs/text_model"
     remat: bool = False
 
 
@@ -187,6 +187,13 @@ class ATVSettings:
         )
         for check in (_check_tasks, _check_method, _check_training):
             check(s)
+        if not s.target.path:
+            trained_on = group(config["training"].get("target"), "config.training.target").get("data", {})
+            for field in ("path", "tfds"):
+                given = getattr(s.data, field)
+                if given and trained_on.get(field) != config["data"][field]:
+                    accepted = f"that of config.training.target.data.{field} too, or a model in config.target.path"
+                    raise reject(f"config.data.{field}", given, accepted)
         for part in ("target", "generator"):
             needed = not getattr(s, part).path and (part == "target" or s.generator.kind == "model")
             if needed:
@@ -213,11 +220,11 @@ def _check_tasks(s: ATVSettings) -> None:
     for name in s.methods:
         if name not in METHODS:
             raise reject("config.methods", name, ", ".join(METHODS))
-    needs = {"elicit": (s.baselines.elicit_vectors,), "bm25_shot": (), "few_shot": ()}
-    for name in s.methods:
-        for other in needs.get(name, ()):
-            if other not in s.methods:
-                raise reject("config.methods", s.methods, f"also {other}, since {name} is made of it")
+    needed = s.baselines.elicit_vectors
+    if "elicit" in s.methods and needed not in s.methods[: s.methods.index("elicit")]:
+        raise reject("config.methods", s.methods, f"{needed} before elicit, which is made of it")
+    if s.sensitivity.scales + s.sensitivity.layers + s.sensitivity.examples and s.sensitivity.method not in s.methods:
+        raise reject("config.sensitivity.method", s.sensitivity.method, "one of config.methods")
 
 
 def _check_method(s: ATVSettings) -> None:
@@ -240,7 +247,7 @@ def _check_method(s: ATVSettings) -> None:
 
 def _check_training(s: ATVSettings) -> None:
     e, v = s.examples, s.evaluation
-    check_training(s.train, s.optimizer, e.batch)
+    check_training(s.train, s.optimizer, e.batch, ("accuracy",))
     at_least(1, "config.train", examples=e.examples, micro_batches=e.micro_batches)
     if e.batch % e.micro_batches:
         raise reject("config.train.micro_batches", e.micro_batches, f"a divisor of batch = {e.batch}")
@@ -263,6 +270,8 @@ def check_model(s: ATVSettings, c: DecoderConfig) -> None:
     for name, layers in (("atv.layers", s.atv.layers), *(("sensitivity.layers", one) for one in s.sensitivity.layers)):
         if any(not 1 <= layer <= c.num_layers for layer in layers):
             raise reject(f"config.{name}", layers, f"layers in 1..{c.num_layers}")
+        if s.atv.layers and not set(layers) <= set(s.atv.layers):
+            raise reject(f"config.{name}", layers, f"layers of config.atv.layers = {s.atv.layers}")
     if s.generator.kind == "target" and not s.generator.below < c.num_layers:
         raise reject("config.generator.below", s.generator.below, f"1..{c.num_layers - 1}, blocks of the target")
     for site in s.baselines.lora_sites:

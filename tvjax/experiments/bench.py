@@ -21,7 +21,7 @@ from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer
 from tvjax.nn.tokens import Tokens, pad
 from tvjax.parallel.batches import Batches
-from tvjax.tasks.text import Pair, Template, TextTask, shots
+from tvjax.tasks.text import Pair, Template, TextTask, shots, some
 from tvjax.vectors import learned
 from tvjax.vectors.from_prompts import ADDED, at_last, last_outputs, last_states
 from tvjax.vectors.function_vectors import function_vector, indirect_effects, last_heads, strongest
@@ -91,6 +91,8 @@ def _right_with(
 class Bench:
     """first: whether only the first token of an answer counts. batches: those of another bench, to share its programs.
 
+    heads_by: the tasks by which the heads of function vectors are chosen (empty: all).
+
     Raises `UserError` for a model or tasks that do not fit the settings.
     """
 
@@ -103,8 +105,10 @@ class Bench:
         *,
         first: bool = False,
         batches: Batches | None = None,
+        heads_by: Sequence[str] = (),
     ) -> None:
         self.model, self.config, self.template, self.tasks, self.first = model, config, template, tasks, first
+        self.heads_by = tuple(heads_by) or tuple(tasks)
         if model.source.tokenizer is None:
             raise UserError(f"{model.source.folder}: no tokenizer.json in it; text tasks need one")
         self.tokenizer: Tokenizer = model.source.tokenizer
@@ -139,7 +143,7 @@ class Bench:
 
     def sample(self, name: str, split: str) -> tuple[Pair, ...]:
         """At most `questions` pairs of a split."""
-        return self.tasks[name].split(split)[: self.config.questions]
+        return some(self.tasks[name].split(split), self.config.questions)
 
     def zero_shot(self, asked: Sequence[Pair]) -> list[str]:
         """The bare query of each pair."""
@@ -229,7 +233,8 @@ def head_vectors(bench: Bench) -> tuple[Vectors, dict[str, Any]]:
     """The summed output of the heads of the greatest indirect effect, averaged over tasks (Todd et al. 2024)."""
     means = {name: bench.read(name, _heads) for name in bench.tasks}
     effects = []
-    for name, mean_LHC in means.items():
+    for name in bench.heads_by:
+        mean_LHC = means[name]
         asked = bench.queries(name, bench.config.shuffled_prompts)
         q = bench.ask(bench.few_shot(name, asked, shuffled=True), [y for _, y in asked], bench.long)
         model = bench.model

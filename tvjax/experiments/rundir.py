@@ -40,7 +40,7 @@ def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:
     Raises `UserError` where it cannot be written, belongs to another config, or (unless `new`) holds no run.
     """
     if not new:
-        _check_same(folder, flatten(read_json(folder / "config.json", A_RUN)), flatten(config))
+        check_same(folder, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -48,7 +48,7 @@ def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise reject("--workdir", str(folder), "a folder that can be written")
     if (folder / "config.json").exists():
-        _check_same(folder, flatten(read_json(folder / "config.json", A_RUN)), flatten(config))
+        check_same(folder, config)
     elif any(folder.iterdir()):
         raise reject(
             "--workdir",
@@ -57,6 +57,11 @@ def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:
         )
     write_json(folder / "config.json", config)
     write_json(folder / "environment.json", environment())
+
+
+def check_same(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise `UserError` where the run in `folder` has another config than `config`."""
+    _check_same(folder, flatten(read_json(folder / "config.json", A_RUN)), flatten(config))
 
 
 def _check_same(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:

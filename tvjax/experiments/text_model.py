@@ -260,8 +260,13 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
 
 
 def small_model(config: Mapping[str, Any], folder: Path, dtype: str, say: Callable[[str], None]) -> Model:
-    """The model of the run in `folder`, which is trained first, once, where there is none."""
-    if not (folder / "eval" / "summary.json").is_file():
+    """The model of the run in `folder`, which is trained first, once, where there is none.
+
+    Raises `UserError` where the run there has another config.
+    """
+    if (folder / "eval" / "summary.json").is_file():
+        rundir.check_same(folder, config)
+    else:
         say(f"training a small language model in {folder}: this is done once")
         run(config, folder, "train", say)
     return load_model(folder / MODEL, dtype=dtype or None)

@@ -53,7 +53,8 @@ def cut(decoder: Decoder, params: Any, layer: int) -> tuple[tuple[Decoder, Any],
 
     def part(start: int, stop: int) -> tuple[Decoder, Any]:
         blocks = jax.tree.map(lambda p: p[start:stop], params["blocks"])
-        config = dataclasses.replace(whole, num_layers=stop - start, unroll=min(whole.unroll, stop - start))
+        unroll, windows = min(whole.unroll, stop - start), whole.windows[start:stop]
+        config = dataclasses.replace(whole, num_layers=stop - start, unroll=unroll, windows=windows)
         return Decoder(config), {**params, "blocks": blocks}
 
     return part(0, layer), part(layer, whole.num_layers)

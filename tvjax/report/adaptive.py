@@ -33,6 +33,12 @@ LABELS = {
     "atv_all": "ATV, all tokens",
     "atv_shown": "ATV that reads demonstrations",
 }
+TOLD = {
+    **dict.fromkeys(("zero_shot", "elicit", "lora", "prefix", "atv_last", "atv_all"), "query"),
+    **dict.fromkeys(("few_shot", "bm25_shot", "atv_shown"), "demonstrations"),
+    **dict.fromkeys(("vector", "function_vector", "static", "i2cl"), "task"),
+}
+"""What a method knows of what is asked: the query alone, demonstrations beside it, or which task it is."""
 KINDS = {
     "prompts": ("zero_shot", "few_shot", "bm25_shot"),
     "vectors, not trained": ("vector", "function_vector", "elicit"),
@@ -72,14 +78,17 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     lines = [
         f"accuracy on the test split, macro average over tasks [90% bootstrap interval over questions],"
         f" {summary['num_seeds']} seeds",
-        f"{'':<{width}}" + "".join(f"{group:<19}" for group in groups) + "trained numbers  tokens a query",
+        f"{'':<{width}}"
+        + "".join(f"{group:<19}" for group in groups)
+        + "knows           trained numbers  tokens a query",
     ]
     for m in summary["methods"]:
         cells = "".join(f"{_cell(m[f'{g}_mean'], m[f'{g}_mean_ci']):<19}" for g in groups)
         tokens = f"{m['tokens_per_query']:.1f}"
         if m["generator_tokens_per_query"]:
             tokens += f" (generator {m['generator_tokens_per_query']:.1f})"
-        lines.append(f"{names[m['name']]:<{width}}{cells}{m['trainable_parameters'] or '-':<16} {tokens}")
+        knows = TOLD.get(m["name"], "")
+        lines.append(f"{names[m['name']]:<{width}}{cells}{knows:<15} {m['trainable_parameters'] or '-':<16} {tokens}")
     if summary["chance"]:
         chance = np.mean(list(summary["chance"].values()))
         lines.append(f"ambiguous tasks: {chance:.2f} is what guessing among the tasks of the same inputs would give")
@@ -131,10 +140,11 @@ def _table(summary: dict[str, Any], times: Mapping[str, Any]) -> str:
         time = times.get(m["name"], {})
         trained = f"{time['train_example_ms']:.2f}" if time.get("train_example_ms") else ""
         cells += [
+            escape(TOLD.get(m["name"], "")),
             f"{m['trainable_parameters']:,}" if m["trainable_parameters"] else "none",
             f"{m['tokens_per_query']:.1f}",
             f"{m['generator_tokens_per_query']:.1f}" if m["generator_tokens_per_query"] else "",
-            f"{time['query_ms']:.2f}" if time else "",
+            f"{time['query_ms']:.2f}" if time.get("query_ms") else "",
             trained,
         ]
         body = "".join(f"<td>{cell}</td>" for cell in cells)
@@ -144,11 +154,13 @@ def _table(summary: dict[str, Any], times: Mapping[str, Any]) -> str:
     caption = (
         "Accuracy on the test split, the macro average over tasks, with 90% bootstrap intervals over questions"
         f" ({counts} in all; a question counts by the mean over seeds and templates). Milliseconds: of a question in a"
-        " batch, with the generator; and of a trained example, with evaluation and checkpoints."
+        " batch, with the generator; and of a trained example, with evaluation and checkpoints, without compilation."
+        " Knows: the query alone, demonstrations beside it, or which task is meant; vectors that are read, and I2CL,"
+        " have also seen demonstrations of unseen tasks. Tokens a query: with those of a prefix."
     )
     if chance:
         caption += f" Guessing among the tasks of the same inputs would give:{escape(chance)}."
-    head = ["", *groups.values(), "trained numbers", "tokens a query", "and of the generator", "ms a query"]
+    head = ["", *groups.values(), "knows", "trained numbers", "tokens a query", "and of the generator", "ms a query"]
     return table(caption, _head([*head, "ms a trained example"]), rows)
 
 
@@ -163,7 +175,7 @@ def _differences(summary: dict[str, Any]) -> str:
         ]
         caption = (
             f"{escape(names[ours])} minus each other method, on the same questions: paired 90% bootstrap intervals. One"
-            " that holds 0 shows no difference."
+            " that holds 0 shows no difference on these questions, for these seeds."
         )
         parts.append(table(caption, _head(["minus", *groups.values()]), rows))
     return "<h2>Differences</h2>" + "".join(parts) if parts else ""
@@ -368,6 +380,6 @@ def _cosines(summary: dict[str, Any], vectors: dict[str, np.ndarray]) -> Exhibit
         "cosines",
         "Between tasks",
         "Cosine similarities between the mean vectors of tasks",
-        "Tasks that share their inputs get like vectors: the generator reads the query, and nothing else.",
+        "Where the generator reads the query alone, tasks that share their inputs get like vectors.",
         draw,
     )

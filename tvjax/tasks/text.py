@@ -38,6 +38,13 @@ class TextTask:
         return tuple(pair for pair in self.pairs if split_of(pair[0]) == name)
 
 
+def some(pairs: Sequence[Pair], most: int) -> tuple[Pair, ...]:
+    """`most` of some pairs, chosen by a hash of the input, in their order: a file may be sorted by its answers."""
+    chosen = sorted(pairs, key=lambda pair: hashlib.sha256(f"some {pair[0]}".encode()).digest())[:most]
+    kept = set(chosen)
+    return tuple(pair for pair in pairs if pair in kept)
+
+
 @dataclasses.dataclass(frozen=True)
 class Template:
     """How a prompt shows pairs: ``before + input + between + answer + after``, one after another.

@@ -72,8 +72,15 @@ class TrainState:
 
     @property
     def chosen(self) -> Any:
-        """The parameters to use: the best, where they are kept, or else the last."""
-        return self.params if self.best is None else self.best.params
+        """The parameters to use: the best, where they are kept and a member has been evaluated, or else the last."""
+        if self.best is None:
+            return self.params
+        known_M = self.best.score > -jnp.inf
+
+        def choose(best: jax.Array, last: jax.Array) -> jax.Array:
+            return jnp.where(known_M.reshape(-1, *[1] * (best.ndim - 1)), best, last)
+
+        return jax.tree.map(choose, self.best.params, self.params)
 
 
 def keep_best(state: TrainState, score_M: jax.Array) -> TrainState:
@@ -102,9 +109,11 @@ def schedule(c: OptimizerConfig, steps: int) -> optax.Schedule:
 
 def optimizer(c: OptimizerConfig) -> optax.GradientTransformation:
     """AdamW's direction for a learning rate of one, gradients clipped to a global norm of `clip_norm` (0: never)."""
+    gradient = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
+    if c.l2:
+        gradient = optax.chain(gradient, optax.add_decayed_weights(c.l2))
     return optax.chain(
-        optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity(),
-        optax.add_decayed_weights(c.l2) if c.l2 else optax.identity(),
+        gradient,
         optax.scale_by_adam(b1=c.b1, b2=c.b2),
         optax.add_decayed_weights(c.weight_decay, mask=_matrices) if c.weight_decay else optax.identity(),
     )
