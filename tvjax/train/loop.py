@@ -185,7 +185,7 @@ class _Recorder:
             if not math.isfinite(rows[-1].get("loss", 0.0)):
                 raise RunError(
                     f"member {name}: the loss is not finite at step {step}; earlier checkpoints are kept; "
-                    "try a smaller learning rate in a new --workdir"
+                    "try a smaller learning_rate in a new --workdir"
                 )
         self.log.write(rows)
         if metrics:
