@@ -36,12 +36,7 @@ def get_config() -> ConfigDict:
     config.training.generator.model.hidden_width = 192
     config.training.generator.train.steps = 1000
 
-    config.data = ConfigDict()
-    config.data.path = ""  # a folder of NAME.json lists of {"input", "output"}; "": the built-in suite
-    config.data.tasks = ()  # names of tasks; (): all
-    config.data.tfds = ()  # or data sets: (name, input, output), e.g. (("glue/sst2", "{sentence}", "{label}"),)
-    config.data.tfds_dir = ""  # where they are prepared, as array_record; "": where tensorflow-datasets has them
-    config.data.most = 0  # pairs that are taken of a data set; 0: all
+    config.data = _TRAINING["get_config"]().data  # which tasks: the fields of configs/text_model.py, commented there
 
     config.tasks = ConfigDict()
     # Trained on and asked. No two of them share inputs: their queries tell them apart.

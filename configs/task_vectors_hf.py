@@ -21,12 +21,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = ""  # float32, bfloat16, float16; "": that of the folder's tensors
     config.model.trained = "runs/text_model"  # where the small model is, or is trained once; used if path is ""
 
-    config.data = ConfigDict()
-    config.data.path = ""  # a folder of NAME.json lists of {"input", "output"}; "": the built-in suite
-    config.data.tasks = ()  # names of tasks; (): all
-    config.data.tfds = ()  # or data sets: (name, input, output), e.g. (("glue/sst2", "{sentence}", "{label}"),)
-    config.data.tfds_dir = ""  # where they are prepared, as array_record; "": where tensorflow-datasets has them
-    config.data.most = 0  # pairs that are taken of a data set; 0: all
+    config.data = _TRAINING["get_config"]().data  # which tasks: the fields of configs/text_model.py, commented there
 
     config.training = _TRAINING["get_config"]()  # of the small model; used if model.path is "" and it is not there yet
     config.template = ConfigDict()  # a pair is shown as before + input + between + " " + output + after

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tvjax.evals.statistics import LEVEL, RESAMPLES
+from tvjax.evals.statistics import draws, interval
 
 RIDGE = 1e-6
 """What is added to the second moments of a map's inputs, as a share of their mean over the D directions."""
@@ -25,10 +25,8 @@ def explained(true_PE: np.ndarray, said_PE: np.ndarray, *, seed: int = 0) -> tup
     spread_P = np.square(true - true.mean(0, keepdims=True)).sum(1)
     if not spread_P.any():
         return 0.0, [0.0, 0.0]
-    count = len(true)
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    resampled = 1 - (draws @ missed_P) / np.maximum(draws @ spread_P, np.finfo(float).tiny)
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    drawn = draws(np.random.default_rng(seed), len(true))
+    low, high = interval(1 - (drawn @ missed_P) / np.maximum(drawn @ spread_P, np.finfo(float).tiny))
     return float(1 - missed_P.sum() / spread_P.sum()), [float(low), float(high)]
 
 

@@ -8,27 +8,35 @@ LEVEL = 0.9
 RESAMPLES = 1000
 
 
+def draws(random: np.random.Generator, count: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """How often each of `count` entries is drawn, with replacement (Efron 1979): ``[resamples, count]``."""
+    return random.multinomial(count, np.full(count, 1 / count), size=resamples)
+
+
+def interval(resampled: np.ndarray, level: float = LEVEL) -> np.ndarray:
+    """The percentile interval of resampled statistics ``[resamples, ...]``: ``[2, ...]``."""
+    return np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
 def bootstrap(
     losses_P: np.ndarray, *, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mean over prompts of ``[P, ...]`` and its percentile bootstrap interval ``[..., 2]``.
 
-    Whole prompts are drawn with replacement (Efron 1979), the same draws for every entry of a curve, so that curves
+    Whole prompts are drawn, the same draws for every entry of a curve, so that curves
     and members that were scored on the same prompts stay paired.
     """
     count = losses_P.shape[0]
     flat = losses_P.reshape(count, -1).astype(np.float64)
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    means = draws @ flat / count
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = interval(draws(np.random.default_rng(seed), count, resamples) @ flat / count, level)
     shape = losses_P.shape[1:]
     return flat.mean(0).reshape(shape), np.stack([low, high], axis=-1).reshape(*shape, 2)
 
 
 def with_interval(name: str, losses_P: np.ndarray) -> dict[str, object]:
     """``{name: mean, name_ci: [low, high]}`` as plain numbers and lists, for a summary."""
-    mean, interval = bootstrap(losses_P)
-    return {name: mean.tolist(), f"{name}_ci": interval.tolist()}
+    mean, limits = bootstrap(losses_P)
+    return {name: mean.tolist(), f"{name}_ci": limits.tolist()}
 
 
 def macro(groups: Sequence[np.ndarray], *, seed: int = 0) -> tuple[float, list[float]]:
@@ -41,8 +49,7 @@ def macro(groups: Sequence[np.ndarray], *, seed: int = 0) -> tuple[float, list[f
     means, resampled = [], []
     for values in groups:
         count = len(values)
-        draws = random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
         means.append(values.mean())
-        resampled.append(draws @ np.asarray(values, np.float64) / count)
-    low, high = np.quantile(np.mean(resampled, 0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        resampled.append(draws(random, count) @ np.asarray(values, np.float64) / count)
+    low, high = interval(np.mean(resampled, 0))
     return float(np.mean(means)), [float(low), float(high)]

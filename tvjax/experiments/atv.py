@@ -16,7 +16,7 @@ import numpy as np
 from tvjax.errors import reject
 from tvjax.evals.statistics import bootstrap, macro
 from tvjax.experiments import rundir, text_model
-from tvjax.experiments.atv_data import Reader, asked_of, make_examples
+from tvjax.experiments.atv_data import Examples, Reader, asked_of, make_examples
 from tvjax.experiments.atv_methods import (
     UNTRAINED,
     Arena,
@@ -31,8 +31,9 @@ from tvjax.experiments.atv_settings import TRAINED, ATVSettings, check_model
 from tvjax.experiments.bench import Bench
 from tvjax.experiments.text_data import keep_tasks
 from tvjax.files import write_json
+from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.model import Model
-from tvjax.nn.pretrained import load_model
+from tvjax.nn.pretrained import Tokenizer, load_model
 from tvjax.nn.tokens import pad
 from tvjax.parallel.batches import Batches
 from tvjax.tasks.text import Template, TextTask, some
@@ -61,7 +62,8 @@ def _models(
         elif chosen.path:
             found.append(load_model(Path(chosen.path), dtype=dtype or None))
         else:
-            found.append(text_model.small_model(config["training"][part], Path(chosen.trained), dtype, say))
+            where = {"place": f"config.training.{part}", "names": f"config.{part}.trained"}
+            found.append(text_model.small_model(config["training"][part], Path(chosen.trained), dtype, say, **where))
     if found[1].source.tokenizer is None:
         raise reject("config.generator.path", s.generator.path, "a folder with a tokenizer.json")
     params = {name: value for name, value in found[1].params.items() if name != "readout"}
@@ -72,8 +74,8 @@ def _models(
 def _tasks(s: ATVSettings, folder: Path) -> dict[str, TextTask]:
     """The tasks of the run, those that are trained on first; a task's place is its number."""
     known = s.data.of_run(folder)
-    for group in ("seen", "ambiguous", "unseen"):
-        for name in getattr(s.tasks, group):
+    for group, names in s.tasks.groups.items():
+        for name in names:
             if name not in known:
                 raise reject(f"config.tasks.{group}", name, f"tasks of config.data: {', '.join(known)}")
     return {name: known[name] for name in s.tasks.all}
@@ -84,10 +86,20 @@ def open_arena(
 ) -> Arena:
     """All that the methods share. Raises `UserError` for what does not fit."""
     s = ATVSettings.from_config(config)
-    tasks = _tasks(s, folder)
-    target, generator = _models(config, s, say, target)
+    return _arena(s, _tasks(s, folder), _models(config, s, say, target), folder, mode, say)
+
+
+def _arena(
+    s: ATVSettings,
+    tasks: Mapping[str, TextTask],
+    models: tuple[Model, Model | None],
+    folder: Path,
+    mode: str,
+    say: Callable[[str], None],
+) -> Arena:
+    target, generator = models
     check_model(s, target.config)
-    e, v = s.examples, s.evaluation
+    v = s.evaluation
     batches = Batches(s.vectors.memory, v.batch)
     settings = dataclasses.replace(s.vectors, questions=v.test, batch=v.batch)
     benches = [
@@ -100,34 +112,13 @@ def open_arena(
             batches=batches,
             heads_by=s.tasks.trained,
         )
-        for seed in e.seeds
+        for seed in s.examples.seeds
         for template in s.templates
     ]
-    tokenizer = (generator or target).source.tokenizer
-    template = Template(*s.generator.template) if s.generator.template else s.templates[0]
-    readers = {"query": Reader(tokenizer, template)}
-    if "atv_shown" in s.methods:
-        readers["shown"] = Reader(tokenizer, template, s.generator.demonstrations, s.generator.draws)
-    known = {name: tasks[name] for name in s.tasks.trained}
-    splits = {"train": (known, e.examples), "dev": (known, v.dev), "test": (tasks, v.test)}
-    examples = {
-        kind: {
-            split: make_examples(which, asked_of(which, split, most), reader, target.source.tokenizer, s.templates, 0)
-            for split, (which, most) in splits.items()
-        }
-        for kind, reader in readers.items()
-    }
-    reads = (generator or target).config
-    for kind, splits_ in examples.items():
-        longest = max(one.readings.ids_BT.shape[-1] for one in splits_.values())
-        if reads.positions == "learned" and longest > reads.max_positions:
-            what = "demonstrations" if kind == "shown" else "template"
-            raise reject(
-                f"config.generator.{what}",
-                getattr(s.generator, what),
-                f"queries that its {reads.max_positions} positions hold; the longest has {longest} tokens",
-            )
     given = {"target": target.params} | ({} if generator is None else {"generator": generator.params})
+    readers = _readers(s, (generator or target).source.tokenizer)
+    examples = _examples(s, tasks, readers, target.source.tokenizer)
+    _check_lengths(s, (generator or target).config, examples)
     return Arena(
         s,
         folder,
@@ -144,6 +135,51 @@ def open_arena(
     )
 
 
+def _readers(s: ATVSettings, tokenizer: Tokenizer) -> dict[str, Reader]:
+    """How the generator is shown a query, alone and, where a method needs it, behind demonstrations."""
+    template = Template(*s.generator.template) if s.generator.template else s.templates[0]
+    readers = {"query": Reader(tokenizer, template)}
+    if "atv_shown" in s.methods:
+        readers["shown"] = Reader(tokenizer, template, s.generator.demonstrations, s.generator.draws)
+    return readers
+
+
+def _examples(
+    s: ATVSettings, tasks: Mapping[str, TextTask], readers: Mapping[str, Reader], tokenizer: Tokenizer
+) -> dict[str, dict[str, Examples]]:
+    """The examples of each kind of reading, by split; only the test split has the unseen tasks."""
+    v = s.evaluation
+    known = {name: tasks[name] for name in s.tasks.trained}
+    splits = {"train": (known, s.examples.examples), "dev": (known, v.dev), "test": (tasks, v.test)}
+    return {
+        kind: {
+            split: make_examples(which, asked_of(which, split, most), reader, tokenizer, s.templates, 0)
+            for split, (which, most) in splits.items()
+        }
+        for kind, reader in readers.items()
+    }
+
+
+def _check_lengths(s: ATVSettings, reads: DecoderConfig, examples: Mapping[str, Mapping[str, Examples]]) -> None:
+    for kind, splits in examples.items():
+        longest = max(one.readings.ids_BT.shape[-1] for one in splits.values())
+        if reads.positions == "learned" and longest > reads.max_positions:
+            what = "demonstrations" if kind == "shown" else "template"
+            raise reject(
+                f"config.generator.{what}",
+                getattr(s.generator, what),
+                f"queries that its {reads.max_positions} positions hold; the longest has {longest} tokens",
+            )
+
+
+def _by_group(s: ATVSettings, per_task: Mapping[str, np.ndarray], suffix: str) -> dict[str, Any]:
+    """The macro average over the tasks of each group, ``{GROUP + suffix: mean, ..._ci: interval}``."""
+    found: dict[str, Any] = {}
+    for group, names in s.tasks.groups.items():
+        found[f"{group}{suffix}"], found[f"{group}{suffix}_ci"] = macro([per_task[task] for task in names])
+    return found
+
+
 def _row(name: str, outcome: Outcome, s: ATVSettings) -> dict[str, Any]:
     """A method's entry in the summary: a question counts by the mean over seeds and templates."""
     per_question = {task: values.mean(1) for task, values in outcome.right.items()}
@@ -155,10 +191,7 @@ def _row(name: str, outcome: Outcome, s: ATVSettings) -> dict[str, Any]:
         "accuracy": {task: float(values.mean()) for task, values in per_question.items()},
         "accuracy_ci": {task: bootstrap(values)[1].tolist() for task, values in per_question.items()},
     }
-    for group in ("seen", "ambiguous", "unseen"):
-        names = getattr(s.tasks, group)
-        if names:
-            row[f"{group}_mean"], row[f"{group}_mean_ci"] = macro([per_question[task] for task in names])
+    row |= _by_group(s, per_question, "_mean")
     runs = np.stack([outcome.right[task].mean(0) for task in s.tasks.seen]).mean(0)
     row["seen_mean_by_run"] = runs.tolist()
     return row | outcome.about
@@ -170,13 +203,9 @@ def _differences(outcomes: Mapping[str, Outcome], s: ATVSettings) -> dict[str, A
     for ours in (name for name in outcomes if name in OURS):
         found[ours] = {}
         for other in (name for name in outcomes if name != ours):
-            entry: dict[str, Any] = {}
-            for group in ("seen", "ambiguous", "unseen"):
-                names = getattr(s.tasks, group)
-                gaps = [outcomes[ours].right[t].mean(1) - outcomes[other].right[t].mean(1) for t in names]
-                if gaps:
-                    entry[group], entry[f"{group}_ci"] = macro(gaps)
-            found[ours][other] = entry
+            first, second = outcomes[ours].right, outcomes[other].right
+            gaps = {task: first[task].mean(1) - second[task].mean(1) for task in s.tasks.all}
+            found[ours][other] = _by_group(s, gaps, "")
     return found
 
 
@@ -205,13 +234,11 @@ def _sensitivity(arena: Arena) -> list[dict[str, Any]]:
     arena = dataclasses.replace(arena, settings=alone)
     experiment, params = train(arena, c.method, arena.folder / "methods" / "sensitivity", names, hyper)
     asked = arena.examples["shown" if c.method == "atv_shown" else "query"]["test"]
-    found, task_I = ask(arena, experiment, params, hyper["scale"], asked).mean(2), np.asarray(asked.task_I)
-    for m, one in enumerate(members):
-        for group in ("seen", "ambiguous", "unseen"):
-            numbers = [i for i, task in enumerate(arena.tasks) if task in getattr(s.tasks, group)]
-            if numbers:
-                one[f"{group}_mean"], one[f"{group}_mean_ci"] = macro([found[task_I == i, m] for i in numbers])
-    return members
+    found = arena.by_task(ask(arena, experiment, params, hyper["scale"], asked).mean(2), asked)
+    return [
+        one | _by_group(s, {task: values[:, m] for task, values in found.items()}, "_mean")
+        for m, one in enumerate(members)
+    ]
 
 
 def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -223,7 +250,8 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     tasks = _tasks(s, folder)
     rundir.prepare(folder, config, new=mode == "train")
     keep_tasks(tasks, folder, say)
-    arena = open_arena(config, folder, mode, say)
+    arena = _arena(s, tasks, _models(config, s, say, None), folder, mode, say)
+    fingerprint = store.fingerprint(arena.target.params)
     outcomes: dict[str, Outcome] = {}
     timing: dict[str, Any] = {}
     for name in s.methods:
@@ -238,7 +266,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
         say(f"{name}: accuracy {seen:.2f} on seen tasks, {o.tokens:.0f} tokens a query")
         for task, vectors in (o.vectors or {}).items():
             about = {
-                "model": store.fingerprint(arena.target.params),
+                "model": fingerprint,
                 "address": "blocks/resid",
                 "layers": list(arena.layers),
                 "position": "all" if name == "atv_all" else "the last token of the prompt",

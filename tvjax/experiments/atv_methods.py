@@ -1,7 +1,7 @@
 """The methods of an ATV run, each a function from what they all share to what the table says of it.
 
-A new method is a function here and its name in `METHODS`; one that is trained is an adapter (`vectors.adapters`) and
-a line in `adapter_of`.
+A new method is a function here, in `UNTRAINED`, and its name in `atv_settings`; one that is trained is an adapter
+(`vectors.adapters`), a line in `adapter_of`, and its name.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvjax.errors import UserError
+from tvjax.experiments import rundir
 from tvjax.experiments.adapting import AdapterExperiment, answers, trainable, written
 from tvjax.experiments.atv_data import Examples, Reader
 from tvjax.experiments.atv_settings import ATVSettings
@@ -87,12 +87,27 @@ class Arena:
         """lambda, for each of them."""
         return np.broadcast_to(np.array(self.settings.atv.scale, np.float32), len(self.layers))
 
+    @property
+    def bare_tokens(self) -> float:
+        """How many tokens the bare query takes, over questions and templates."""
+        return float(np.mean(np.asarray(self.examples["query"]["test"].prompts.last_B) + 1))
+
+    def by_task(self, values: np.ndarray, asked: Examples) -> Right:
+        """The rows ``[I, ...]`` that belong to each task, of what was found for the examples `asked`."""
+        task_I = np.asarray(asked.task_I)
+        return {task: values[task_I == i] for i, task in enumerate(self.tasks)}
+
     @functools.cached_property
     def atv_size(self) -> int:
         """How many numbers ATV trains: what LoRA and the prefix are made as large as."""
         adapter = adapter_of(self, "atv_last")
         shapes = jax.eval_shape(adapter.init, jax.random.key(0), self.given)
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def _side_by_side(right: Mapping[str, list[np.ndarray]]) -> Right:
+    """The answers of each bench, ``[n]``, as columns."""
+    return {name: np.stack(values, 1) for name, values in right.items()}
 
 
 def _prompted(arena: Arena, prompts_of: Callable[[Bench, str], list[str]], benches: list[Bench], long: bool) -> Outcome:
@@ -110,7 +125,7 @@ def _prompted(arena: Arena, prompts_of: Callable[[Bench, str], list[str]], bench
     bench, some = benches[0], some[:: max(1, len(some) // arena.settings.evaluation.batch)]
     q = bench.ask([p for p, _ in some], [y for _, y in some], bench.long if long else bench.short)
     return Outcome(
-        {name: np.stack(values, 1) for name, values in right.items()},
+        _side_by_side(right),
         float(np.mean(lengths)),
         lambda: bench.answered(q),
         len(some),
@@ -164,9 +179,7 @@ def _vectors(arena: Arena, kind: str) -> Outcome:
             )
         arena.made[kind].append((made, best))
         layers = layers or best
-    bare = zero_shot(arena)
-    stacked = {name: np.stack(values, 1) for name, values in right.items()}
-    return Outcome(stacked, bare.tokens, about={"layer": layers})
+    return Outcome(_side_by_side(right), arena.bare_tokens, about={"layer": layers})
 
 
 def elicit(arena: Arena) -> Outcome:
@@ -190,10 +203,8 @@ def elicit(arena: Arena) -> Outcome:
             without_B = bench.right(prompts, outputs, bench.short)
             right[name].append(np.where(which_B < 0, without_B, with_BN[np.arange(len(asked)), which_B]))
             told += [which == names.index(name) for which in which_B] if name in names else []
-    bare = zero_shot(arena)
-    stacked = {name: np.stack(values, 1) for name, values in right.items()}
     about = {"retrieved_its_own_task": float(np.mean(told)), "state_layer": middle}
-    return Outcome(stacked, bare.tokens, about=about)
+    return Outcome(_side_by_side(right), arena.bare_tokens, about=about)
 
 
 def adapter_of(arena: Arena, name: str) -> Adapter:
@@ -277,9 +288,7 @@ def train(arena: Arena, name: str, folder: Path, names: tuple[str, ...], hyper: 
     )
     mesh = make_mesh(**dataclasses.asdict(s.mesh))
     trainer = Trainer(experiment, s.train, s.optimizer, mesh, names, hyper, jax.random.key(0))
-    state = trainer.run(folder, arena.say) if arena.mode == "train" else trainer.restore(folder, arena.say)[1]
-    if state is None:
-        raise UserError(f"{folder}: no checkpoint to evaluate; accepted: the workdir of a run (--mode=train)")
+    state = rundir.trained_state(trainer, folder, arena.mode, arena.say)
     return experiment, state.chosen
 
 
@@ -298,14 +307,11 @@ def trained(arena: Arena, name: str, folder: Path) -> Outcome:
     shown = name == "atv_shown"
     asked = arena.examples["shown" if shown else "query"]["test"]
     found = ask(arena, experiment, params, hyper["scale"], asked)
-    found = found.reshape(len(found), -1)
-    task_I = np.asarray(asked.task_I)
-    right = {task: found[task_I == i] for i, task in enumerate(arena.tasks)}
-    some = jax.tree.map(lambda a: a[:: max(1, len(task_I) // s.evaluation.batch)], asked)
+    some = jax.tree.map(lambda a: a[:: max(1, len(found) // s.evaluation.batch)], asked)
     one = jax.tree.map(lambda p: p[:1], params)
     outcome = Outcome(
-        right,
-        float(np.mean(np.asarray(asked.prompts.last_B) + 1)),
+        arena.by_task(found.reshape(len(found), -1), asked),
+        arena.bare_tokens,
         lambda: ask(arena, experiment, one, hyper["scale"][:1], some),
         int(some.task_I.shape[0]),
         trainable=trainable(params),
@@ -318,9 +324,9 @@ def trained(arena: Arena, name: str, folder: Path) -> Outcome:
     if isinstance(experiment.adapter, adapters.ATV):
         outcome.generator_tokens = float(np.mean(np.asarray(asked.readings.last_B) + 1))
         first = jax.tree.map(lambda p: p[0], params)
-        static = (experiment.adapter,)
-        made = arena.batches(written, static, (first, hyper["scale"][0], experiment.given), asked)
-        outcome.vectors = {task: np.asarray(made, np.float32)[task_I == i] for i, task in enumerate(arena.tasks)}
+        fixed = (first, hyper["scale"][0], experiment.given)
+        made = arena.batches(written, (experiment.adapter,), fixed, asked)
+        outcome.vectors = arena.by_task(np.asarray(made, np.float32), asked)
     return outcome
 
 

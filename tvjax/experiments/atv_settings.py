@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tvjax.errors import reject
 from tvjax.experiments.bench import VectorConfig, check_vectors
-from tvjax.experiments.settings import at_least, build, check_seed, check_training, coerce, group, groups
+from tvjax.experiments.settings import at_least, build, check_mesh, check_seeds, check_training, coerce, group, groups
 from tvjax.experiments.text_data import DataConfig
 from tvjax.experiments.text_model import TextModelSettings
 from tvjax.experiments.tvp_settings import MeshConfig
@@ -61,6 +61,12 @@ class TaskNames:
     seen: tuple[str, ...]
     ambiguous: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """The groups that have tasks, by name."""
+        found = {"seen": self.seen, "ambiguous": self.ambiguous, "unseen": self.unseen}
+        return {group: names for group, names in found.items() if names}
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -251,18 +257,12 @@ def _check_training(s: ATVSettings) -> None:
     at_least(1, "config.train", examples=e.examples, micro_batches=e.micro_batches)
     if e.batch % e.micro_batches:
         raise reject("config.train.micro_batches", e.micro_batches, f"a divisor of batch = {e.batch}")
-    if not e.seeds or len(set(e.seeds)) < len(e.seeds):
-        raise reject("config.train.seeds", e.seeds, "different seeds, at least one")
-    for seed in e.seeds:
-        check_seed("config.train.seeds", seed)
+    check_seeds("config.train.seeds", e.seeds)
     at_least(1, "config.evaluation", dev=v.dev, test=v.test, batch=v.batch)
     for name, rate in dataclasses.asdict(s.rates).items():
         if rate <= 0:
             raise reject(f"config.rates.{name}", rate, "more than 0")
-    for axis, size, what in (("member", len(e.seeds), "seeds"), ("data", e.batch, "examples a batch")):
-        share = getattr(s.mesh, axis)
-        if share < 1 or size % share:
-            raise reject(f"config.mesh.{axis}", share, f"a divisor of the {size} {what}")
+    check_mesh(s.mesh, ("member", len(e.seeds), "seeds"), ("data", e.batch, "examples a batch"))
 
 
 def check_model(s: ATVSettings, c: DecoderConfig) -> None:

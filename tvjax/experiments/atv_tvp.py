@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvjax.errors import UserError, reject
+from tvjax.errors import UserError
 from tvjax.evals import recovery
 from tvjax.evals.measure import CHUNK
 from tvjax.evals.statistics import with_interval
@@ -32,27 +32,14 @@ def open_target(s: ATVTVPSettings, config: Mapping[str, Any], say: Callable[[str
     values, settings = target_config(s.target, config), s.target_settings(config)
     folder = Path(s.target.run or s.target.trained)
     if not s.target.run:
-        if (folder / "eval" / "summary.json").is_file():
-            _check_trained(folder, values)
-        else:
-            say(f"training the target in {folder}: this is done once")
-            tvp.run(values, folder, "train", say)
+        where = {"place": "config.training", "names": "config.target.trained"}
+        rundir.run_once(tvp.run, values, folder, say, what="the target", **where)
     place = s.member(settings)
     name = settings.population.name[place]
     model = tvp.load(folder, values, name)
     # Off the mesh on which they were restored: they go where the writers are.
     params = jax.tree.map(jnp.asarray, jax.device_get(model.params))
     return Target(settings, params, name, settings.population.spread()["prescribed_layer"][place])
-
-
-def _check_trained(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise `UserError` where `folder` holds the run of another config."""
-    there, here = rundir.flatten(read_json(folder / "config.json", rundir.A_RUN)), rundir.flatten(config)
-    for name in sorted(there.keys() | here.keys()):
-        if name.split(".")[1] not in rundir.FREE and there.get(name) != here.get(name):
-            where = name.replace("config.", "config.training.", 1)
-            accepted = f"{there.get(name)!r}, as in {folder}/config.json, or another config.target.trained"
-            raise reject(where, here.get(name), accepted)
 
 
 def _keep_target(folder: Path, target: Target) -> str:
@@ -190,9 +177,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     experiment = WriterExperiment(s, target)
     trainer = make_trainer(experiment)
     say(f"{mode}: {len(s.seeds)} writers for member {target.name} of {s.target.run or s.target.trained}")
-    state = trainer.run(folder, say) if mode == "train" else trainer.restore(folder, say)[1]
-    if state is None:
-        raise UserError(f"{folder}: no checkpoint to evaluate; accepted: the workdir of a run (--mode=train)")
+    state = rundir.trained_state(trainer, folder, mode, say)
     say("evaluating")
     with jax.set_mesh(trainer.mesh):
         tasks, found = measure(experiment, state.params)

@@ -7,7 +7,17 @@ from typing import Any, Literal
 
 from tvjax.errors import UserError, reject
 from tvjax.experiments.rundir import A_RUN
-from tvjax.experiments.settings import at_least, build, check_seed, check_training, coerce, group, groups
+from tvjax.experiments.settings import (
+    at_least,
+    build,
+    check_mesh,
+    check_seed,
+    check_seeds,
+    check_training,
+    coerce,
+    group,
+    groups,
+)
 from tvjax.experiments.tvp_settings import MeshConfig, TVPSettings
 from tvjax.files import read_json
 from tvjax.nn.decoder import DecoderConfig
@@ -134,19 +144,13 @@ def _check_writer(w: WriterConfig) -> None:
 
 def _check_training(s: ATVTVPSettings) -> None:
     check_training(s.train, s.optimizer, s.batch)
-    if not s.seeds or len(set(s.seeds)) < len(s.seeds):
-        raise reject("config.train.seeds", s.seeds, "different seeds, at least one")
-    for seed in s.seeds:
-        check_seed("config.train.seeds", seed)
+    check_seeds("config.train.seeds", s.seeds)
     if s.learning_rate <= 0:
         raise reject("config.train.learning_rate", s.learning_rate, "more than 0")
     at_least(2, "config.evaluation", training_prompts=s.evaluation.training_prompts)
     at_least(4, "config.evaluation", prompts=s.evaluation.prompts)
     check_seed("config.evaluation.seed", s.evaluation.seed)
-    for axis, size, what in (("member", len(s.seeds), "seeds"), ("data", s.batch, "prompts a batch")):
-        share = getattr(s.mesh, axis)
-        if share < 1 or size % share:
-            raise reject(f"config.mesh.{axis}", share, f"a divisor of the {size} {what}")
+    check_mesh(s.mesh, ("member", len(s.seeds), "seeds"), ("data", s.batch, "prompts a batch"))
 
 
 def _check_target(s: ATVTVPSettings, target: TVPSettings) -> None:

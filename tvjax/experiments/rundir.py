@@ -1,18 +1,21 @@
-"""The run directory: which config it belongs to, and what it was made with."""
+"""The run directory: which config it belongs to, what it was made with, and how its training is begun or found."""
 
 import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from tvjax.errors import reject
+from tvjax.errors import UserError, reject
 from tvjax.files import read_json, write_json
+from tvjax.train.loop import Trainer
+from tvjax.train.state import TrainState
 
+Run = Callable[..., Any]
 A_RUN = "accepted: the workdir of a run"
 FREE = ("mesh",)
 """Groups of the config that may change when a run goes on: they do not change what is computed."""
@@ -59,18 +62,40 @@ def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:
     write_json(folder / "environment.json", environment())
 
 
-def check_same(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise `UserError` where the run in `folder` has another config than `config`."""
-    _check_same(folder, flatten(read_json(folder / "config.json", A_RUN)), flatten(config))
+def check_same(folder: Path, config: Mapping[str, Any], place: str = "config", names: str = "--workdir") -> None:
+    """Raise `UserError` where the run in `folder` has another config than `config`.
 
-
-def _check_same(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    place: where that stands in what the user gave; names: what names the folder there.
+    """
+    there, here = flatten(read_json(folder / "config.json", A_RUN)), flatten(config)
     for name in sorted(there.keys() | here.keys()):
         if name.split(".")[1] in FREE:
             continue
         if there.get(name) != here.get(name):
-            accepted = f"{there.get(name)!r}, as in {folder}/config.json, or another --workdir"
-            raise reject(name, here.get(name), accepted)
+            accepted = f"{there.get(name)!r}, as in {folder}/config.json, or another {names}"
+            raise reject(name.replace("config", place, 1), here.get(name), accepted)
+
+
+def run_once(
+    run: Run, config: Mapping[str, Any], folder: Path, say: Callable[[str], None], *, what: str, place: str, names: str
+) -> None:
+    """Train `what` another run needs in `folder`, unless it is there. place, names: those of `check_same`.
+
+    Raises `UserError` where the run there has another config.
+    """
+    if (folder / "eval" / "summary.json").is_file():
+        check_same(folder, config, place, names)
+    else:
+        say(f"training {what} in {folder}: this is done once")
+        run(config, folder, "train", say)
+
+
+def trained_state(trainer: Trainer, folder: Path, mode: str, say: Callable[[str], None]) -> TrainState:
+    """The state at the end of training, or with mode "eval" the newest that is kept. Raises `UserError` for none."""
+    state = trainer.run(folder, say) if mode == "train" else trainer.restore(folder, say)[1]
+    if state is None:
+        raise UserError(f"{folder}: no checkpoint to evaluate; accepted: the workdir of a run (--mode=train)")
+    return state
 
 
 def environment() -> dict[str, Any]:

@@ -109,6 +109,22 @@ def check_training(train: TrainConfig, optimizer: OptimizerConfig, batch: int, s
             raise reject(f"{path}.{name}", getattr(o, name), "0 up to, not including, 1")
 
 
+def check_seeds(path: str, seeds: Collection[int]) -> None:
+    """Raise `UserError` for no seeds, for one that is there twice, and for what no random key can be made of."""
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise reject(path, seeds, "different seeds, at least one")
+    for seed in seeds:
+        check_seed(path, seed)
+
+
+def check_mesh(mesh: Any, *shared: tuple[str, int, str]) -> None:
+    """Raise `UserError` for an axis of `mesh` that does not divide what it shares: rows of (axis, size, what)."""
+    for axis, size, what in shared:
+        share = getattr(mesh, axis)
+        if share < 1 or size % share:
+            raise reject(f"config.mesh.{axis}", share, f"a divisor of the {size} {what}")
+
+
 def check_seed(path: str, seed: int) -> None:
     """Raise `UserError` for what no random key can be made of."""
     if not 0 <= seed < 2**31:

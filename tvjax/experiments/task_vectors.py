@@ -111,7 +111,8 @@ def _model(config: Mapping[str, Any], s: TaskVectorSettings, say: Callable[[str]
     """The model that the settings name; a small one is trained first, once, where they name none."""
     if s.model.path:
         return load_model(Path(s.model.path), dtype=s.model.dtype or None)
-    return text_model.small_model(config["training"], Path(s.model.trained), s.model.dtype, say)
+    where = {"place": "config.training", "names": "config.model.trained"}
+    return text_model.small_model(config["training"], Path(s.model.trained), s.model.dtype, say, **where)
 
 
 def _save(path: Path, bench: Bench, name: str, entry: Mapping[str, Any], made: Mapping[str, Vectors]) -> None:

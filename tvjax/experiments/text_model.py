@@ -238,9 +238,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     hyper = {"seed": jnp.array([s.seed]), "learning_rate": jnp.array([s.learning_rate])}
     evaluation_key = jax.random.key(s.seed + 1)
     trainer = Trainer(experiment, s.train, s.optimizer, make_mesh(), ("model",), hyper, evaluation_key)
-    state = trainer.run(folder, say) if mode == "train" else trainer.restore(folder, say)[1]
-    if state is None:
-        raise UserError(f"{folder}: no checkpoint to evaluate; accepted: the workdir of a run (--mode=train)")
+    state = rundir.trained_state(trainer, folder, mode, say)
     params = jax.tree.map(lambda p: p[0], state.params)
     save_folder(folder / MODEL, experiment.config, params)
     prompts = experiment.draw(experiment.data(), jax.random.fold_in(evaluation_key, 1), s.evaluation_prompts)
@@ -259,14 +257,9 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     return summary
 
 
-def small_model(config: Mapping[str, Any], folder: Path, dtype: str, say: Callable[[str], None]) -> Model:
-    """The model of the run in `folder`, which is trained first, once, where there is none.
-
-    Raises `UserError` where the run there has another config.
-    """
-    if (folder / "eval" / "summary.json").is_file():
-        rundir.check_same(folder, config)
-    else:
-        say(f"training a small language model in {folder}: this is done once")
-        run(config, folder, "train", say)
+def small_model(
+    config: Mapping[str, Any], folder: Path, dtype: str, say: Callable[[str], None], *, place: str, names: str
+) -> Model:
+    """The model of the run in `folder`, which is trained first, once, where there is none; as `rundir.run_once`."""
+    rundir.run_once(run, config, folder, say, what="a small language model", place=place, names=names)
     return load_model(folder / MODEL, dtype=dtype or None)

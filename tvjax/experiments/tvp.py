@@ -182,9 +182,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     settings = TVPSettings.from_config(config)
     trainer = make_trainer(settings)
     rundir.prepare(folder, config, new=mode == "train")
-    state = trainer.run(folder, say) if mode == "train" else trainer.restore(folder, say)[1]
-    if state is None:
-        raise UserError(f"{folder}: no checkpoint to evaluate; accepted: the workdir of a run (--mode=train)")
+    state = rundir.trained_state(trainer, folder, mode, say)
     say("evaluating")
     with jax.set_mesh(trainer.mesh):
         return write(settings, state.params, folder)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.errors import reject
-from tvjax.experiments.settings import at_least, build, check_seed, check_training, coerce, group, groups
+from tvjax.experiments.settings import at_least, build, check_mesh, check_seed, check_training, coerce, group, groups
 from tvjax.nn.decoder import FAMILY_FIELDS, DecoderConfig
 from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Task
 from tvjax.train.loop import TrainConfig
@@ -233,15 +233,13 @@ def _check_population(s: TVPSettings) -> None:
                 raise reject(f"{path}.{name}", value, "0 or more")
             if name == "seed":
                 check_seed(f"{path}.{name}", value)
-    for axis, size, what in (
+    check_mesh(
+        s.mesh,
         ("member", len(names), "members"),
         ("data", s.batch, "prompts a batch"),
         ("tensor", s.decoder.kv_heads, "key/value heads"),
         ("tensor", s.decoder.hidden, "hidden channels"),
-    ):
-        share = getattr(s.mesh, axis)
-        if share < 1 or size % share:
-            raise reject(f"config.mesh.{axis}", share, f"a divisor of the {size} {what}")
+    )
 
 
 def _check_measures(s: TVPSettings) -> None:
