@@ -18,7 +18,7 @@ from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
 from tvjax.report import summary_table, write_report
 from tvjax.tasks.suite import suite
-from tvjax.tasks.text import Template
+from tvjax.tasks.text import Template, some
 from tvjax.train.loop import WALL_CLOCK
 from tvjax.vectors import store
 
@@ -162,7 +162,7 @@ class TestVectors:
             experiment, params = atv.train(arena, method, atv.folder_of(folder, arena.settings, method), names, hyper)
             asked = arena.examples["query"]["test"]
             right = atv.ask(arena, experiment, params, hyper["scale"], asked)[np.asarray(asked.task_I) == 1, 0, 0]
-            for (x, y), vectors_ND, said in zip(suite()["opposite"].split("test")[:5], found, right, strict=True):
+            for (x, y), vectors_ND, said in zip(some(suite()["opposite"].split("test"), 5), found, right, strict=True):
                 prompt, answer = tokenizer.encode([template.prompt([], x), template.prompt([], x) + template.answer(y)])
                 count = len(answer) - len(prompt)
                 edits = tvjax.add(vectors_ND[:, None], layers=[1, 2], positions=positions)
@@ -172,7 +172,7 @@ class TestVectors:
     def test_a_notebook_gets_the_same_vectors(self, done, config):
         folder, _ = done
         target = tvjax.load(config["target"]["path"])
-        queries = [x for x, _ in suite()["opposite"].split("test")[:5]]
+        queries = [x for x, _ in some(suite()["opposite"].split("test"), 5)]
         for method in ("atv_last", "atv_all"):
             made = tvjax.atv(target, folder, queries, method=method)
             saved = store.load_vectors(folder / "vectors" / f"{method}.opposite.safetensors")[0]["vectors"]
