@@ -1,7 +1,8 @@
-"""How fast are ATV's training and injection? python benchmarks/atv_step.py [--rounds=5] [--batch=32] [--steps=1]
+"""How fast are ATV's training and injection? python benchmarks/atv_step.py [--rounds=5] [--batch=32] [--steps=4]
 
-A random Llama-like target, frozen, and a random GPT-2-like generator, float32, the same weights on all sides. Examples
-have queries of 10..60 tokens, 3 templates around each, answers of 1..3 tokens. Generator and expansion are trained with
+A random Llama-like target, frozen, and a random GPT-2-like generator, float32, the same weights on all sides; by
+default of the sizes of configs/atv_text.py, larger with --layers=6 --width=256 --query=10,60. Examples have queries of
+2..12 tokens, 3 templates around each, answers of 1..3 tokens. Generator and expansion are trained with
 Adam (L2 in the gradient), vectors are added at all tokens after every block, dropout is off.
   tvjax         the training step of a run: a batch of examples with all their prompts, padded to the longest of all
   torch         as the released code trains: one example a step, its prompts one by one, forward hooks on the blocks
@@ -15,7 +16,6 @@ extra (pip install -e '.[parity]') and are left out where it is not installed.
 """
 
 import argparse
-import contextlib
 import functools
 import importlib.util
 import json
@@ -25,14 +25,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import turns
 
-QUERY, ANSWER, READING = (10, 60), (1, 3), (3, 3)
+ANSWER, READING = (1, 3), (3, 3)
 TEMPLATES = ((2, 2), (4, 3), (1, 6))  # tokens before and after a query
 BATCHES = 4  # different ones
 SCALE, LEARNING_RATE, L2 = 1.0, 5e-4, 1e-5  # lambda is large, that the losses depend on the vectors
@@ -47,7 +47,7 @@ def examples(o: argparse.Namespace) -> list[Example]:
     frames = [(ids(before, before), ids(after, after)) for before, after in (READING, *TEMPLATES)]
     made = []
     for _ in range(BATCHES * o.batch):
-        query, answer = ids(*QUERY), ids(*ANSWER)
+        query, answer = ids(*o.query), ids(*ANSWER)
         reading, *prompts = (before + query + after for before, after in frames)
         made.append((reading, [(prompt, answer) for prompt in prompts]))
     return made
@@ -63,14 +63,14 @@ def make_models(folder: Path, o: argparse.Namespace) -> None:
     from tvjax.train.state import INIT, member_key
 
     shared = {"num_outputs": o.vocab, "inputs": "tokens", "vocab_size": o.vocab}
-    heads = max(2, o.width // 64)
+    heads = max(2, o.width // 32)
     target = DecoderConfig(
         **shared,
         num_layers=o.layers,
         width=o.width,
         num_heads=heads,
         num_kv_heads=heads // 2,
-        hidden_width=7 * o.width // 2,
+        hidden_width=3 * o.width,
         norm="rmsnorm",
         positions="rotary",
         mlp="gated_silu",
@@ -80,7 +80,7 @@ def make_models(folder: Path, o: argparse.Namespace) -> None:
         **shared,
         num_layers=o.generator_layers,
         width=o.generator_width,
-        num_heads=max(2, o.generator_width // 64),
+        num_heads=max(2, o.generator_width // 32),
         max_positions=128,
         tied_readout=True,
         unbiased=("readout",),
@@ -177,104 +177,13 @@ def tvjax_side(folder: Path, o: argparse.Namespace) -> tuple[Callable[[], None],
     return run, lambda: np.asarray(of_first(jax.tree.map(lambda p: p[0], state.params)))
 
 
-def torch_side(folder: Path, o: argparse.Namespace) -> tuple[Callable[[], None], Callable[[], np.ndarray]]:
+def released_side(o: argparse.Namespace) -> tuple[Callable[[], None], Callable[[], np.ndarray]]:
     """As `tvjax_side`."""
-    import torch
-    from transformers import AutoModel, AutoModelForCausalLM, logging
+    from atv_released import Released
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    torch.set_num_threads(o.threads or len(os.sched_getaffinity(0)))
-    target = AutoModelForCausalLM.from_pretrained(folder / "target").to(o.device).eval().requires_grad_(False)
-    generator = AutoModel.from_pretrained(folder / "generator").to(o.device).eval()
-    blocks, width = target.model.layers, target.config.hidden_size
-    expansion = torch.nn.Linear(generator.config.hidden_size, len(blocks) * width).to(o.device)
-    with np.load(folder / "expansion.npz") as start, torch.no_grad():
-        expansion.weight.copy_(torch.tensor(start["kernel"].T))
-        expansion.bias.copy_(torch.tensor(start["bias"]))
-    parameters = [*generator.parameters(), *expansion.parameters()]
-    adam = torch.optim.Adam(parameters, lr=LEARNING_RATE, weight_decay=L2)
-    cross_entropy = torch.nn.functional.cross_entropy
-    data = examples(o)
-
-    @contextlib.contextmanager
-    def adding(v_LBD: torch.Tensor) -> Iterator[None]:
-        """While this lasts, a vector is added to each block's output at all tokens."""
-
-        def hook(v_B1D: torch.Tensor) -> Callable:
-            return lambda m, args, out: (out[0] + v_B1D, *out[1:]) if isinstance(out, tuple) else out + v_B1D
-
-        hooks = [block.register_forward_hook(hook(v[:, None])) for block, v in zip(blocks, v_LBD, strict=True)]
-        yield
-        for handle in hooks:
-            handle.remove()
-
-    def vectors(u_BS: torch.Tensor) -> torch.Tensor:
-        return SCALE * expansion(u_BS).view(len(u_BS), len(blocks), width).transpose(0, 1)
-
-    def on_device(rows: list[list[int]]) -> torch.Tensor:
-        """Rows padded on the right."""
-        longest = max(map(len, rows))
-        return torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=o.device)
-
-    ready = [(on_device([r]), [(on_device([p + a]), on_device([a])[0]) for p, a in prompts]) for r, prompts in data]
-
-    def one(i: int) -> torch.Tensor:
-        """The loss of one example, its prompts one by one."""
-        reading, prompts = ready[i]
-        losses = []
-        with adding(vectors(generator(reading, use_cache=False).last_hidden_state[:, -1])):
-            for ids, answer in prompts:
-                logits = target(ids, use_cache=False).logits[0, -len(answer) - 1 : -1]
-                losses.append(cross_entropy(logits, answer))
-        return torch.stack(losses).mean()
-
-    def padded(rows: list[int]) -> torch.Tensor:
-        """The losses of several examples, all prompts at once: causal attention never sees what stands behind."""
-        readings = [data[i][0] for i in rows]
-        prompts = [data[i][1][p] for p in range(len(TEMPLATES)) for i in rows]
-        states = generator(on_device(readings), use_cache=False).last_hidden_state
-        u_BS = states[torch.arange(len(rows)), torch.tensor([len(r) - 1 for r in readings])]
-        asked = [(n, len(p) - 1 + j, token) for n, (p, a) in enumerate(prompts) for j, token in enumerate(a)]
-        n, at, token = torch.tensor(asked, device=o.device).T
-        with adding(vectors(u_BS).repeat(1, len(TEMPLATES), 1)):
-            h_BTD = target.model(on_device([p + a for p, a in prompts]), use_cache=False).last_hidden_state
-        each = cross_entropy(target.lm_head(h_BTD[n, at]), token, reduction="none")
-        counts = torch.bincount(n)
-        return (each.new_zeros(len(prompts)).index_add(0, n, each) / counts).view(len(TEMPLATES), -1).mean(0)
-
-    done = 0
-
-    def run() -> None:
-        nonlocal done
-        for _ in range(o.steps):
-            rows = [(done + i) % len(data) for i in range(o.batch)]
-            done += o.batch
-            if o.side == "torch":
-                for i in rows:
-                    adam.zero_grad()
-                    one(i).backward()
-                    adam.step()
-                continue
-            adam.zero_grad()
-            if o.side == "torch-padded":
-                padded(rows).mean().backward()
-            else:
-                for i in rows:
-                    (one(i) / o.batch).backward()
-            adam.step()
-        if o.device != "cpu":
-            torch.cuda.synchronize()
-
-    @torch.no_grad()
-    def first() -> np.ndarray:
-        rows = list(range(o.batch))
-        torch.set_float32_matmul_precision("highest")
-        losses = padded(rows) if o.side == "torch-padded" else torch.stack([one(i) for i in rows])
-        torch.set_float32_matmul_precision("high")  # as jax multiplies on an accelerator
-        return losses.cpu().numpy()
-
-    return run, first
+    fixed = {"scale": SCALE, "learning_rate": LEARNING_RATE, "l2": L2}
+    released = Released(o.folder, examples(o), argparse.Namespace(**vars(o), **fixed))
+    return released.run, released.losses
 
 
 def inject_side(folder: Path, o: argparse.Namespace) -> None:
@@ -325,13 +234,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=32, help="examples in a batch, and queries in a pass")
-    parser.add_argument("--steps", type=int, default=1, help="batches of examples in a round")
+    parser.add_argument("--steps", type=int, default=4, help="batches of examples in a round")
     parser.add_argument("--passes", type=int, default=12, help="of each kind, in a round of `inject`")
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--generator-layers", type=int, default=4)
-    parser.add_argument("--generator-width", type=int, default=128)
-    parser.add_argument("--vocab", type=int, default=2000)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--generator-layers", type=int, default=2)
+    parser.add_argument("--generator-width", type=int, default=64)
+    parser.add_argument("--vocab", type=int, default=3000)
+    parser.add_argument("--query", type=turns.pair, default=(2, 12), help="fewest and most tokens of a query")
     parser.add_argument("--sides", default="tvjax,torch,torch-sum,torch-padded,inject")
     parser.add_argument("--device", default="cpu", help="of the torch sides: cpu or cuda; jax takes what it finds")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0: as many as there are cores")
@@ -343,7 +253,7 @@ def main() -> None:
     elif o.side == "inject":
         inject_side(o.folder, o)
     elif o.side:
-        run, losses = (tvjax_side if o.side == "tvjax" else torch_side)(o.folder, o)
+        run, losses = tvjax_side(o.folder, o) if o.side == "tvjax" else released_side(o)
         before = losses()
         run()
         np.save(o.folder / f"{o.side}.npy", np.stack([before, losses()]))
@@ -362,7 +272,11 @@ def compare(o: argparse.Namespace) -> None:
     training = [name for name in names if name != "inject"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, f"--folder={folder}"]
-        command += [f"--{k.replace('_', '-')}={v}" for k, v in vars(o).items() if k not in ("sides", "side", "folder")]
+        command += [
+            f"--{k.replace('_', '-')}={turns.said(v)}"
+            for k, v in vars(o).items()
+            if k not in ("sides", "side", "folder")
+        ]
         subprocess.run([*command, "--side=make"], env={**os.environ, "JAX_PLATFORMS": "cpu"}, check=True)
         if training:
             seconds = turns.measure(command, training, o.rounds)

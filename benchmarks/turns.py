@@ -50,3 +50,14 @@ def ratio(title: str, seconds: dict[str, list[float]], top: str, bottom: str) ->
     """Print how much longer `top` took than `bottom`, round by round; nothing where one of them did not run."""
     if top in seconds and bottom in seconds:
         print(f"{title}: {spread([a / b for a, b in zip(seconds[top], seconds[bottom], strict=True)], 2)}")
+
+
+def pair(text: str) -> tuple[int, int]:
+    """The two numbers of an argument such as 2,12."""
+    low, high = map(int, text.split(","))
+    return low, high
+
+
+def said(value: object) -> str:
+    """An argument's value as it is written on a command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,21 +1,25 @@
 """Every test runs on eight CPU devices, and with implicit broadcasting between ranks refused."""
 
+import copy
+import importlib.metadata
 import os
 import tempfile
-
-# Most of the time goes to compiling: once for all tests and the processes that they start, and as LLVM does it fastest.
-# What trains, `Trainer.compile`, is compiled as users have it.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="tvjax-tests-"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
-
-import copy
 from typing import Any
 
 import pytest
+
+# Most of the time goes to compiling: once for all tests and the processes that they start, and as XLA does it fastest
+# (the emitters of fused loops, which later versions cannot leave out, double the time). What trains,
+# `Trainer.compile`, keeps the level that users have.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="tvjax-tests-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+FASTEST = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    FASTEST += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", FASTEST)
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
 SMALL: dict[str, Any] = {
     "experiment": "tvp",

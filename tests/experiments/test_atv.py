@@ -1,14 +1,18 @@
 """The ATV experiment on a small random target: its numbers are what they say, and a run is a function of its config."""
 
 import json
+import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 import tvjax
 from tests.conftest import changed
+from tests.runs import Runs, logged, past, saving
 from tvjax.errors import UserError
 from tvjax.experiments import atv
 from tvjax.experiments.atv_settings import METHODS, ATVSettings
@@ -19,7 +23,6 @@ from tvjax.nn.pretrained.weights import save_folder
 from tvjax.report import summary_table, write_report
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import Template, some
-from tvjax.train.loop import WALL_CLOCK
 from tvjax.vectors import store
 
 SEEN, AMBIGUOUS, UNSEEN = ("next_letter", "opposite"), ("digits", "double"), ("capital",)
@@ -44,6 +47,7 @@ CONFIG = {
         "log_every": 10,
         "evaluate_every": 20,
         "checkpoint_every": 10,
+        "keep_checkpoints": 4,
         "tensorboard": False,
         "keep_best": "accuracy",
     },
@@ -206,15 +210,31 @@ class TestRun:
             run(config, tmp_path / "run", say=say)
         assert not (tmp_path / "run" / "eval" / "summary.json").exists()
         assert run(config, tmp_path / "run") == done[1]
-        for path in ("metrics.jsonl", "methods/atv_all/metrics.jsonl"):
-            whole, again = (
-                [
-                    {k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK}
-                    for line in (folder / path).read_text().splitlines()
-                ]
-                for folder in (done[0], tmp_path / "run")
-            )
-            assert whole == again
+        for path in ("", "methods/atv_all"):
+            assert logged(done[0] / path) == logged(tmp_path / "run" / path)
+
+    @pytest.mark.slow
+    def test_killed_and_stopped_at_any_moment_it_ends_with_the_same_bits(self, config, tmp_path):
+        runs = Runs("atv", config, tmp_path)
+        assert runs.finish(runs.whole) == (0, "")
+        folder, second = tmp_path / "killed", Path("methods/atv_all")
+        for when, number, code in (
+            (past(10), signal.SIGKILL, -signal.SIGKILL),
+            (saving(after=10), signal.SIGKILL, -signal.SIGKILL),
+            (lambda f: past(20)(f / second), signal.SIGTERM, 143),
+            (lambda f: saving(after=20)(f / second), signal.SIGKILL, -signal.SIGKILL),
+            (lambda f: (f / "vectors" / "atv_all.double.safetensors").exists(), signal.SIGKILL, -signal.SIGKILL),
+        ):
+            assert runs.stop(folder, when, number)[0] == code
+            assert not (folder / "eval" / "summary.json").exists()
+        assert runs.finish(folder) == (0, "")
+        assert (folder / "eval" / "summary.json").read_bytes() == (runs.whole / "eval" / "summary.json").read_bytes()
+        for path in ("", second):
+            assert logged(folder / path) == logged(runs.whole / path)
+        for file in (runs.whole / "vectors").iterdir():
+            (again, about), (whole, about_whole) = map(store.load_vectors, (folder / "vectors" / file.name, file))
+            assert about == about_whole
+            np.testing.assert_array_equal(again["vectors"], whole["vectors"])
 
     def test_asked_again_it_says_the_same(self, done, config):
         folder, summary = done
@@ -222,14 +242,18 @@ class TestRun:
 
     @pytest.mark.slow
     def test_a_mesh_changes_nothing_but_rounding(self, done, config, tmp_path):
-        config = changed(config, mesh={"member": 2, "data": 4}, methods=("atv_last",))
-        run(config, tmp_path / "run")
-        whole, spread = (
-            [r for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if r["step"] == 20]
-            for folder in (done[0], tmp_path / "run")
-        )
-        for ours, theirs in zip(spread, whole, strict=True):
+        """After 20 steps losses and parameters agree, at the end accuracies do within their intervals."""
+        summary = run(changed(config, mesh={"member": 2, "data": 4}, methods=("atv_last",)), tmp_path / "run")
+        folders = (tmp_path / "run", done[0])
+        for ours, theirs in zip(*([r for r in logged(f) if r["step"] == 20] for f in folders), strict=True):
             np.testing.assert_allclose(ours["risk"], theirs["risk"], rtol=1e-4)
+        spread, one = (ocp.PyTreeCheckpointer().restore(f / "checkpoints" / "20" / "state")["params"] for f in folders)
+        for ours, theirs in zip(jax.tree.leaves(spread), jax.tree.leaves(one), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+        ours, theirs = row(summary, "atv_last"), row(done[1], "atv_last")
+        for group in ("seen", "ambiguous", "unseen"):
+            low, high = theirs[f"{group}_mean_ci"]
+            assert low <= ours[f"{group}_mean"] <= high
 
     def test_its_report_says_what_the_summary_says(self, done):
         folder, summary = done

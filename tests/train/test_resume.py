@@ -1,13 +1,9 @@
 """A run is a function of its config: killed, stopped, or with a broken checkpoint, it ends with the same bits."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +13,13 @@ import numpy as np
 import pytest
 
 from tests.conftest import TINY, changed
+from tests.runs import Runs, logged, past, saving
 from tvjax.errors import RunError
 from tvjax.experiments import tvp
 from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.train.checkpoint import Checkpoints
-from tvjax.train.loop import WALL_CLOCK
 from tvjax.train.state import TrainState
 from tvjax.train.stop import Stop, Stopped
-
-REPOSITORY = Path(__file__).parents[2]
 
 CONFIG = changed(
     TINY,
@@ -33,86 +27,14 @@ CONFIG = changed(
     evaluation={"training_prompts": 8, "prompts": 8, "shifts": False},
 )
 
-DRIVER = """
-import json, sys
-from pathlib import Path
-from tvjax.cli import exit_cleanly
-from tvjax.experiments import tvp
-config, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
-sys.exit(exit_cleanly(lambda argv: tvp.run(config, folder, "train"), []))
-"""
-
-
-class Runs:
-    """Starts the same run in processes of their own, which share what they compiled."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.whole = folder / "whole"
-
-    def start(self, folder: Path, config: dict[str, Any] = CONFIG, wrap: tuple[str, ...] = ()) -> Any:
-        environment = os.environ | {
-            "PYTHONPATH": str(REPOSITORY),
-            "JAX_NUM_CPU_DEVICES": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-        command = [*wrap, sys.executable, "-c", DRIVER, json.dumps(config), str(folder)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-    def finish(self, *given: Any, wrap: tuple[str, ...] = ()) -> tuple[int, str]:
-        """Exit code and stderr of a run that is left alone."""
-        process = self.start(*given, wrap=wrap)
-        _, stderr = process.communicate(timeout=300)
-        return process.returncode, stderr
-
-    def stop(self, folder: Path, when: Callable[[Path], bool], number: int) -> tuple[int, float]:
-        """Send signal `number` as soon as `when(folder)`: the exit code, and the seconds until the end."""
-        process = self.start(folder)
-        while not when(folder):
-            assert process.poll() is None, "the run ended before its moment came: " + process.stderr.read()
-            time.sleep(0.0005)
-        process.send_signal(number)
-        begun = time.monotonic()
-        process.communicate(timeout=120)
-        return process.returncode, time.monotonic() - begun
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Runs:
     """What starts runs; `whole` is the folder of one that nothing interrupted."""
-    runs = Runs(tmp_path_factory.mktemp("resume"))
+    runs = Runs("tvp", CONFIG, tmp_path_factory.mktemp("resume"))
     code, stderr = runs.finish(runs.whole)
     assert code == 0, stderr
     return runs
-
-
-def logged(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK} for line in lines]
-
-
-def past(step: int) -> Callable[[Path], bool]:
-    """Whether a step from `step` on is logged."""
-
-    def when(folder: Path) -> bool:
-        path = folder / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return any(f'"step": {s},' in line for line in lines[-4:] for s in range(step, 121, 5))
-
-    return when
-
-
-def saving(after: int) -> Callable[[Path], bool]:
-    """Whether a checkpoint later than step `after` is half written: its folder still has its temporary name."""
-
-    def when(folder: Path) -> bool:
-        names = os.listdir(folder / "checkpoints") if (folder / "checkpoints").exists() else []
-        return any(not n.isdigit() and n.split(".")[0].isdigit() and int(n.split(".")[0]) > after for n in names)
-
-    return when
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +167,7 @@ def test_a_file_that_may_not_grow_ends_with_code_3(runs, tmp_path):
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_with_code_3(runs, tmp_path):
     config = changed(CONFIG, population__learning_rate=(2e-3, 1e30))
-    code, stderr = runs.finish(tmp_path / "run", config)
+    code, stderr = Runs("tvp", config, runs.folder).finish(tmp_path / "run")
     assert code == 3, stderr
     assert stderr.count("\n") == 1, stderr
     assert all(words in stderr for words in ("member tvp", "not finite at step", "learning_rate", "--workdir")), stderr
