@@ -7,7 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tvjax.tasks import FAMILIES, LAYOUTS, Linear, Sinusoid, TokenOffset
+from tvjax.tasks import (
+    FAMILIES,
+    LAYOUTS,
+    DecisionTree,
+    Linear,
+    LinearClassification,
+    Quadratic,
+    ReLUNetwork,
+    Sinusoid,
+    TokenOffset,
+)
 
 LAYOUT = LAYOUTS["xzy"]
 SETTINGS = [
@@ -17,6 +27,14 @@ SETTINGS = [
     Sinusoid(input_width=3, noise=0.1),
     TokenOffset(),
     TokenOffset(noise=0.2, held_out_pairs=0),
+    Quadratic(),
+    Quadratic(input_width=3, noise=0.1),
+    ReLUNetwork(),
+    ReLUNetwork(input_width=2, hidden_width=5, noise=0.1),
+    DecisionTree(),
+    DecisionTree(input_width=3, depth=1, noise=0.1),
+    LinearClassification(),
+    LinearClassification(input_width=2, noise=0.1),
 ]
 
 

@@ -5,22 +5,49 @@ tasks of a finite pool.
 """
 
 from tvjax.tasks.base import Parameters, RealTask, Task, TokenTask
+from tvjax.tasks.decision_tree import DecisionTree
+from tvjax.tasks.gaussian import GaussianTask
 from tvjax.tasks.linear import Linear
+from tvjax.tasks.linear_classification import LinearClassification
 from tvjax.tasks.prompt import LAYOUTS, Layout, Prompt
-from tvjax.tasks.shifts import NO_SHIFT, Shift, ShiftedPrompts, draw, oracle_knows, oracle_scores, shifts_for
+from tvjax.tasks.quadratic import Quadratic
+from tvjax.tasks.relu_network import ReLUNetwork
+from tvjax.tasks.shifts import (
+    NO_SHIFT,
+    Shift,
+    ShiftedPrompts,
+    draw,
+    oracle_knows,
+    oracle_scores,
+    reference_scores,
+    shifts_for,
+)
 from tvjax.tasks.sinusoid import Sinusoid
 from tvjax.tasks.token_offset import TokenOffset
 
-FAMILIES: dict[str, type[Task]] = {"linear": Linear, "sinusoid": Sinusoid, "token_offset": TokenOffset}
+FAMILIES: dict[str, type[Task]] = {
+    "linear": Linear,
+    "sinusoid": Sinusoid,
+    "token_offset": TokenOffset,
+    "quadratic": Quadratic,
+    "relu_network": ReLUNetwork,
+    "decision_tree": DecisionTree,
+    "linear_classification": LinearClassification,
+}
 
 __all__ = [
     "FAMILIES",
     "LAYOUTS",
     "NO_SHIFT",
+    "DecisionTree",
+    "GaussianTask",
     "Layout",
     "Linear",
+    "LinearClassification",
     "Parameters",
     "Prompt",
+    "Quadratic",
+    "ReLUNetwork",
     "RealTask",
     "Shift",
     "ShiftedPrompts",
@@ -31,5 +58,6 @@ __all__ = [
     "draw",
     "oracle_knows",
     "oracle_scores",
+    "reference_scores",
     "shifts_for",
 ]
