@@ -15,6 +15,7 @@ from tvjax.experiments import atv_tvp, tvp
 from tvjax.experiments.atv_tvp_settings import ATVTVPSettings
 from tvjax.experiments.atv_tvp_writer import Target, WriterExperiment
 from tvjax.nn.decoder import Decoder
+from tvjax.report import atv_tvp as atv_tvp_report
 from tvjax.report import summary_table, write_report
 from tvjax.tasks import NO_SHIFT, draw
 from tvjax.vectors.adapters import Queries
@@ -306,6 +307,12 @@ class TestReport:
         share = f"{summary['members'][1]['explained_variance']:.2f}"
         assert share in text and share in page
         assert "written, seed 1" in text and "oracle" in text
+
+    def test_a_task_without_an_oracle_has_no_row_and_no_line_of_it(self, ran):
+        summary = {name: value for name, value in ran[1].items() if not name.startswith("oracle")}
+        assert "oracle" not in summary_table(summary) and "prior" in summary_table(summary)
+        curve = atv_tvp_report.contents(summary, ran[0])[0][0].draw()
+        assert not any("oracle" in text.get_text() for text in curve.legends[0].get_texts())
 
     def test_a_broken_file_of_vectors_is_named(self, ran):
         path = ran[0] / "vectors" / "seed_0.safetensors"

@@ -23,7 +23,7 @@ def test_a_whole_run_of_decision_trees(tmp_path):
     summary = parse_summary(said)
     assert "oracle_risk" not in said
     assert tuple(summary.base.risk.baselines) == TVPSettings.from_config(config).task.baselines
-    np.testing.assert_allclose([row.value[0] for row in summary.base.risk.baselines.values()], said["prior_risk"])
+    np.testing.assert_allclose([row.icl.value[0] for row in summary.base.risk.baselines.values()], said["prior_risk"])
     assert "prior" in summary_table(said) and "oracle  " not in summary_table(said).split("shifts")[0]
     page = write_report(tmp_path).read_text()
     assert "3 nearest neighbours" in page and "greedy decision tree of the signs" in page

@@ -19,6 +19,7 @@ from tvjax.report.reader import Vectors, read_run
 from tvjax.report.shifts import CEILING, shifts_figure
 from tvjax.report.style import looks
 
+LASSO = "lasso, penalty 0.1 (n = 128)"
 PLAIN, TRAINED = "ICL loss only", "ICL + 1 × TVP-loss at layer 2"  # noqa: RUF001
 
 
@@ -80,10 +81,10 @@ class TestEvaluation:
     def test_baselines_have_labelled_lines_where_they_were_tried(self, regression_dir: Path) -> None:
         figure = icl_figure(read_run(regression_dir).summary)
         (ax,) = figure.axes
-        np.testing.assert_array_equal(line(ax, "lasso, penalty 0.1")[:, 0], np.arange(0, 17, 2))
-        np.testing.assert_allclose(line(ax, "lasso, penalty 0.1")[:, 1], np.exp(-np.arange(0, 17, 2) / 3))
+        np.testing.assert_array_equal(line(ax, LASSO)[:, 0], np.arange(0, 17, 2))
+        np.testing.assert_allclose(line(ax, LASSO)[:, 1], np.exp(-np.arange(0, 17, 2) / 3))
         np.testing.assert_allclose(line(ax, "averaging (mean of y x)")[1:3], [[1, 5], [2, 2.5]])
-        assert {"lasso, penalty 0.1", "averaging (mean of y x)"} <= set(legend(figure))
+        assert {LASSO, "averaging (mean of y x)"} <= set(legend(figure))
         looked = {(str(e.get_color()), str(e.get_linestyle())) for e in ax.lines if e.get_label() in legend(figure)}
         assert len(looked) >= 4
         assert ax.get_ylim()[1] > 5

@@ -122,6 +122,7 @@ class TestRefusals:
             (lambda tree: tree.update(num_layers="4"), "num_layers: '4' is not of the right type"),
             (lambda tree: tree.update(prior_risk=["x"]), "prior_risk: not numbers"),
             (lambda tree: tree["baselines"]["averaging"].pop("risk_ci"), "baselines.averaging.risk_ci: missing"),
+            (lambda tree: tree["baselines"]["averaging"].pop("num_prompts"), "averaging.num_prompts: missing"),
             (lambda tree: tree.update(baselines=[]), "baselines: [] is not of the right type"),
         ],
     )

@@ -18,7 +18,7 @@ from tvjax.tasks import Task
 NEIGHBOURS = 3
 MOST_COUNTS = 24
 """Numbers of demonstrations that are tried; of more, so many are taken evenly, the first and the last among them."""
-CLOSED_FORMS, FITS = 2**15, 3 * 2**10
+CLOSED_FORMS, FITS = 2**15, 5 * 2**10
 """Pairs (prompt, number of demonstrations) that are tried: of what is one formula, and of what scikit-learn fits."""
 
 Estimator = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -28,10 +28,10 @@ Estimator = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 def predict(names: Iterable[str], x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     """Predictions ``{name: [P, N, 1]}`` of y ``[P, N, 1]`` at x ``[P, N, X]``; entry i has seen the pairs before i.
 
-    Not all are made, so that an evaluation stays within seconds: of more than `MOST_COUNTS` pairs so many i, spread
-    evenly, and only the first prompts, as many as make `CLOSED_FORMS` predictions, or `FITS` where each is a fit of
-    scikit-learn (a millisecond or two). Those left out are not-a-number. Raises KeyError for a name that is not in
-    `BASELINES`.
+    Not all are made, so that those of a family take at most some 20 s on two cores: of more than `MOST_COUNTS` pairs so
+    many i, spread evenly, and only the first prompts, as many as make `CLOSED_FORMS` predictions, or `FITS` where each
+    is a fit of scikit-learn (a millisecond or two). Those left out are not-a-number. Raises KeyError for a name that is
+    not in `BASELINES`.
     """
     x, y = x.astype(np.float64), y[..., 0].astype(np.float64)
     prompts, pairs = y.shape

@@ -1,6 +1,6 @@
 """The figures of the final evaluation: by number of demonstrations, and by layer. One function a figure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from tvjax.report.style import (
 from tvjax.report.summary import Estimate, Measure, Summary
 from tvjax.report.words import number
 
-BASELINE_SPAN = 8.0
+BASELINE_SPAN = (0.01, 8.0)
 RING: dict[str, Any] = {
     "linestyle": "none",
     "marker": "o",
@@ -55,9 +55,9 @@ def icl_figure(summary: Summary) -> Figure:
     for ax, word, measure in panels:
         rows = [scores.icl for scores in measure.scores]
         _bands(ax, counts, rows, looks(summary))
-        baselines = _baselines(ax, counts, measure)
+        baselines = _baselines(ax, counts, measure, baseline_looks(summary))
         ax.axhline(float(measure.prior.value), **PRIOR)
-        _scale(ax, word, measure, rows, measure.baselines.values())
+        _scale(ax, word, measure, rows, [baseline.icl for baseline in measure.baselines.values()])
         entries = [_oracle(ax, counts, measure.oracle)] if measure.oracle else []
         handles += [*entries, *baselines] if word == "risk" else []
         quiet(ax, "demonstrations before the query", axis_label(summary, "ICL", word))
@@ -112,11 +112,12 @@ def _bands(ax: Axes, x: np.ndarray, rows: Sequence[Estimate], styles: Sequence[L
         ax.plot(x, row.value, color=look.color, marker=look.marker, markersize=4, linewidth=1.7, label=look.label)
 
 
-def _baselines(ax: Axes, counts: np.ndarray, measure: Measure) -> list[Line2D]:
+def _baselines(ax: Axes, counts: np.ndarray, measure: Measure, styles: Mapping[str, dict[str, Any]]) -> list[Line2D]:
     """Draw the baselines, each through the numbers of demonstrations that were tried; their entries of the legend."""
-    styles = baseline_looks(measure.baselines)
-    for name, row in measure.baselines.items():
-        tried = np.isfinite(row.value)
+    for name, baseline in measure.baselines.items():
+        row, tried = baseline.icl, np.isfinite(baseline.icl.value)
+        band = {"color": styles[name]["color"], "alpha": 0.07, "linewidth": 0}
+        ax.fill_between(counts[tried], row.low[tried], row.high[tried], **band)
         ax.plot(counts[tried], row.value[tried], **styles[name])
     return [Line2D([], [], **style) for style in styles.values()]
 
@@ -124,13 +125,13 @@ def _baselines(ax: Axes, counts: np.ndarray, measure: Measure) -> list[Line2D]:
 def _scale(ax: Axes, word: str, measure: Measure, rows: Sequence[Estimate], baselines: Iterable[Estimate] = ()) -> None:
     """Accuracies run from 0 to 1; risks on a log axis over what members, prior and baselines span.
 
-    An oracle of 0 leaves it, and so do baselines beyond `BASELINE_SPAN` times the prior, either way.
+    An oracle of 0 leaves it, and so do baselines that are not within `BASELINE_SPAN` times the prior.
     """
     if word == "accuracy":
         ax.set_ylim(-0.03, 1.03)
         return
     prior = measure.prior.value
-    near = [np.clip(row.value, prior / BASELINE_SPAN, prior * BASELINE_SPAN) for row in baselines]
+    near = [np.clip(row.value, *(prior * end for end in BASELINE_SPAN)) for row in baselines]
     log_axis(ax, "y", *log_limits([*(row.low for row in rows), *(row.high for row in rows), prior, *near]))
 
 

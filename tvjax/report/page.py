@@ -100,7 +100,7 @@ def _results(summary: Summary, measure: Measure, word: str, unit: str) -> str:
         )
         identity = f"{escape(name)} <small>{escape(member.name)}, seed {member.seed}</small>"
         rows.append(f'<tr><th scope="row">{identity}</th>{"".join(cells)}</tr>')
-    baselines = [(baseline_label(name), entry[last]) for name, entry in measure.baselines.items()]
+    baselines = [(baseline_label(summary, name), entry.icl[last]) for name, entry in measure.baselines.items()]
     for name, entry in (("prior", measure.prior), ("oracle", measure.oracle and measure.oracle[last]), *baselines):
         if entry:
             rows.append(f'<tr class="reference"><th scope="row">{name}</th>{_cell(entry)}{"<td></td>" * 3}</tr>')

@@ -3,7 +3,7 @@
 Figures are made without pyplot: nothing global is touched, so reports can be made in threads and beside notebooks.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,16 +141,16 @@ def member_lines(styles: Sequence[Look], markers: bool = False) -> list[Line2D]:
     ]
 
 
-def baseline_looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def baseline_looks(summary: Summary) -> dict[str, dict[str, Any]]:
     """How the line of each baseline is drawn, with its label: thin, and none of the members' colours."""
     return {
         name: {
-            "label": baseline_label(name),
+            "label": baseline_label(summary, name),
             "color": BASELINE_HUES[place % len(BASELINE_HUES)],
             "linestyle": BASELINE_DASHES[place % len(BASELINE_DASHES)],
             "linewidth": 1.2,
         }
-        for place, name in enumerate(names)
+        for place, name in enumerate(summary.base.risk.baselines)
     }
 
 

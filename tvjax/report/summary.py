@@ -39,17 +39,27 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """An estimator that sees the demonstrations alone: by their number [K+1], not-a-number where one was not tried.
+
+    num_prompts: how many prompts it was tried on, the first of those of the evaluation.
+    """
+
+    icl: Estimate
+    num_prompts: int
+
+
+@dataclass(frozen=True)
 class Measure:
     """Risk, or accuracy, under one condition: of the prior, the oracle [K+1] (None: the task has none), each member.
 
-    baselines: by name, [K+1], not-a-number where a number of demonstrations was not tried; only the prompts of training
-    have them.
+    baselines: by name; only the prompts of training have them.
     """
 
     prior: Estimate
     oracle: Estimate | None
     scores: tuple[Scores, ...]
-    baselines: Mapping[str, Estimate]
+    baselines: Mapping[str, Baseline]
 
 
 @dataclass(frozen=True)
@@ -179,12 +189,12 @@ def _measure(
     return Measure(_estimate(tree, f"prior_{word}"), oracle, tuple(scores), _baselines(tree, word, demonstrations))
 
 
-def _baselines(tree: Mapping[str, Any], word: str, demonstrations: int) -> dict[str, Estimate]:
+def _baselines(tree: Mapping[str, Any], word: str, demonstrations: int) -> dict[str, Baseline]:
     """Those of the condition; runs of before they were measured, and shifts, have none."""
     found = {}
     for name, entry in _get({"baselines": {}} | dict(tree), "baselines", dict).items():
         try:
-            found[name] = _estimate(entry, word, demonstrations + 1)
+            found[name] = Baseline(_estimate(entry, word, demonstrations + 1), _get(entry, "num_prompts", int))
         except (_Broken, TypeError) as broken:
             raise _Broken(f"baselines.{name}.{broken}") from None
     return found

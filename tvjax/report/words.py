@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tvjax.report.summary import Estimate, Member
+from tvjax.report.summary import Estimate, Member, Summary
 
 
 def number(value: float | np.ndarray) -> str:
@@ -58,11 +58,13 @@ BASELINES = {
 }
 
 
-def baseline_label(name: str) -> str:
-    """``3 nearest neighbours``; ``lasso, penalty 0.1``; a name that is not known here as it stands."""
+def baseline_label(summary: Summary, name: str) -> str:
+    """``3 nearest neighbours``; ``lasso, penalty 0.1 (n = 128)`` of one that was not tried on all prompts."""
+    label = BASELINES.get(name, name.replace("_", " "))
     if name.startswith("lasso_"):
-        return f"lasso, penalty {name.removeprefix('lasso_')}"
-    return BASELINES.get(name, name.replace("_", " "))
+        label = f"lasso, penalty {name.removeprefix('lasso_')}"
+    tried = summary.base.risk.baselines[name].num_prompts
+    return f"{label} (n = {tried})" if tried < summary.num_prompts else label
 
 
 def arms(members: Sequence[Member]) -> dict[str, list[int]]:
