@@ -4,17 +4,26 @@ Dimensions, here as in the whole package: B prompts, N pairs, T positions, X inp
 tasks of a finite pool.
 """
 
-from tvjax.tasks.base import Parameters, RealTask, Task, TokenTask
+from tvjax.tasks.base import Parameters, RealTask, StringTask, Task, TokenTask
+from tvjax.tasks.ginc import GINC
 from tvjax.tasks.linear import Linear
 from tvjax.tasks.prompt import LAYOUTS, Layout, Prompt
+from tvjax.tasks.regbench import RegBench
 from tvjax.tasks.shifts import NO_SHIFT, Shift, ShiftedPrompts, draw, oracle_knows, oracle_scores, shifts_for
 from tvjax.tasks.sinusoid import Sinusoid
 from tvjax.tasks.token_offset import TokenOffset
 
-FAMILIES: dict[str, type[Task]] = {"linear": Linear, "sinusoid": Sinusoid, "token_offset": TokenOffset}
+FAMILIES: dict[str, type[Task]] = {
+    "linear": Linear,
+    "sinusoid": Sinusoid,
+    "token_offset": TokenOffset,
+    "ginc": GINC,
+    "regbench": RegBench,
+}
 
 __all__ = [
     "FAMILIES",
+    "GINC",
     "LAYOUTS",
     "NO_SHIFT",
     "Layout",
@@ -22,9 +31,11 @@ __all__ = [
     "Parameters",
     "Prompt",
     "RealTask",
+    "RegBench",
     "Shift",
     "ShiftedPrompts",
     "Sinusoid",
+    "StringTask",
     "Task",
     "TokenOffset",
     "TokenTask",
