@@ -118,9 +118,9 @@ class TVPSettings:
     @property
     def shifts(self) -> tuple[Shift, ...]:
         """The shifts that are evaluated: those for which there are positions."""
-        limit = self.decoder.max_positions if self.decoder.positions == "learned" else None
-        fits = lambda pairs: self.layout.length(pairs) <= limit
-        pairs = None if limit is None else next(filter(fits, range(limit + 1, 0, -1)))
+        pairs, places = None, self.decoder.max_positions
+        if self.decoder.positions == "learned":
+            pairs = next(n for n in range(places + 1, 0, -1) if self.layout.length(n) <= places)
         return shifts_for(self.task, self.prompt.demonstrations, pairs) if self.evaluation.shifts else ()
 
     @property
