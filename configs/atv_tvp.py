@@ -1,6 +1,6 @@
 """ATV on a TVP-trained model: a writer that never sees theta, for a target whose true task is known. [ours]
 
-The argument chooses the target's task, as in tvp_synthetic.py: linear (default), sinusoid, token_offset.
+The argument chooses the target's task, as in tvp_synthetic.py: linear (default), sinusoid and the others.
 """
 
 import runpy

@@ -1,11 +1,12 @@
-"""Linear regression at the size of Garg et al. 2022 ("What Can Transformers Learn In-Context?"), for accelerators.
+"""The tasks of Garg et al. 2022 ("What Can Transformers Learn In-Context?") at their size, for accelerators.
 
-Only what differs from configs/tvp_synthetic.py stands here. "Garg": read in their paper or in their released
-configuration; "ours": our choice. What runs through it all and is ours:
+The argument chooses one: linear (default), quadratic, relu_network, decision_tree, linear_classification. Only what
+differs from configs/tvp_synthetic.py stands here. "Garg": read in their paper or in their released configuration;
+"ours": our choice. What runs through it all and is ours:
 - the layout x, z, y with a placeholder z where answers are read; Garg alternate x and y and read at x;
 - x and y each have channels of their own in the front end; Garg's y takes the first of x's, through the same map;
-- w ~ N(0, I_d) / sqrt(d), so that an answer has unit variance and a risk of 1 is chance; Garg do not divide, and their
-  squared errors are d times ours;
+- an answer has unit variance, by w ~ N(0, I_d) / sqrt(d) and its like, and a risk of 1 is chance; Garg do not divide,
+  and their squared errors are d times ours (but for decision trees and classification);
 - two members, with and without the TVP-loss; Garg train one model on the ICL loss alone.
 """
 
@@ -14,12 +15,46 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from tvjax.errors import reject
+
 # By path: neither the working directory nor how this file is loaded makes a difference.
 _BASE = runpy.run_path(str(Path(__file__).with_name("tvp_synthetic.py")))
 
 
-def get_config() -> ConfigDict:
-    config = _BASE["get_config"]("linear")
+def _as_linear(config: ConfigDict) -> None:
+    """Linear; and quadratic and linear classification, for which ours is the choice of linear's curriculum."""
+
+
+def _longer(config: ConfigDict) -> None:
+    config.prompt.demonstrations = 100  # Garg: 101 pairs
+    config.curriculum.pairs.start = 26  # Garg
+    config.curriculum.pairs.increment = 5  # Garg: all 101 pairs from step 30,000 on
+    config.model.max_positions = 640  # ours: 201 pairs, twice the demonstrations, take 602
+
+
+def _relu_network(config: ConfigDict) -> None:
+    config.task.hidden_width = 100  # Garg
+    _longer(config)
+
+
+def _decision_tree(config: ConfigDict) -> None:
+    config.task.depth = 4  # Garg
+    _longer(config)
+
+
+TASKS = {
+    "linear": _as_linear,
+    "quadratic": _as_linear,
+    "relu_network": _relu_network,
+    "decision_tree": _decision_tree,
+    "linear_classification": _as_linear,
+}
+
+
+def get_config(task: str = "linear") -> ConfigDict:
+    if task not in TASKS:
+        raise reject("--config argument", task, ", ".join(TASKS))
+    config = _BASE["get_config"](task)
     config.task.input_width = 20  # Garg: d
 
     config.prompt.layout = "xzy"  # ours
@@ -65,4 +100,5 @@ def get_config() -> ConfigDict:
 
     config.evaluation.training_prompts = 256  # ours
     config.evaluation.prompts = 1_280  # Garg
+    TASKS[task](config)
     return config

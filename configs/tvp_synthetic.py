@@ -1,6 +1,7 @@
 """Task vectors in a small model trained from scratch: ICL loss alone, beside ICL loss + TVP-loss.
 
-The argument chooses the task: linear (default), sinusoid, token_offset. Sizes are for two CPU cores and a few minutes.
+The argument chooses the task: linear (default), sinusoid, token_offset, quadratic, relu_network, decision_tree or
+linear_classification. Sizes are for two CPU cores and a few minutes.
 """
 
 from ml_collections import ConfigDict
@@ -45,7 +46,44 @@ def _token_offset(config: ConfigDict) -> None:
     config.population.learning_rate = (2e-3,)
 
 
-TASKS = {"linear": _linear, "sinusoid": _sinusoid, "token_offset": _token_offset}
+def _quadratic(config: ConfigDict) -> None:
+    config.task.name = "quadratic"  # y = sum_j w_j x_j^2
+    config.task.input_width = 2  # d, the dimensions of x; w has as many
+    config.task.noise = 0.0  # standard deviation of the label noise
+
+
+def _relu_network(config: ConfigDict) -> None:
+    config.task.name = "relu_network"  # y = sum_f a_f max(0, w_f.x)
+    config.task.input_width = 2  # d, the dimensions of x
+    config.task.hidden_width = 100  # F, hidden units
+    config.task.noise = 0.0  # standard deviation of the label noise
+
+
+def _decision_tree(config: ConfigDict) -> None:
+    config.task.name = "decision_tree"  # y is the leaf to which the signs of x lead
+    config.task.input_width = 3  # d, the dimensions of x
+    config.task.depth = 2  # nodes that are passed on the way to a leaf
+    config.task.noise = 0.0  # standard deviation of the label noise
+    config.prompt.demonstrations = 16
+    config.model.max_positions = 128
+    config.train.steps = 2500
+
+
+def _linear_classification(config: ConfigDict) -> None:
+    config.task.name = "linear_classification"  # y = sign(w.x), -1 or 1
+    config.task.input_width = 2  # d, the dimensions of x; w has as many
+    config.task.noise = 0.0  # probability that a label is replaced by a uniform one
+
+
+TASKS = {
+    "linear": _linear,
+    "sinusoid": _sinusoid,
+    "token_offset": _token_offset,
+    "quadratic": _quadratic,
+    "relu_network": _relu_network,
+    "decision_tree": _decision_tree,
+    "linear_classification": _linear_classification,
+}
 
 
 def get_config(task: str = "linear") -> ConfigDict:

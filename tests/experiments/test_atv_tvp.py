@@ -251,7 +251,8 @@ class TestTheta:
             "zero_shot": {"risk": scores["risk"][:, :1]},
             "vectors": np.asarray(theta[:, -1]),
         }
-        tasks = {"oracle": {"risk": scores["risk"]}, "task": drawn.prompt.parameters}
+        references = {"oracle_risk": scores["risk"], "prior_risk": scores["risk"][:, 0]}
+        tasks = {"references": references, "task": drawn.prompt.parameters}
         summary = atv_tvp.summarize(experiment, jax.device_get(tasks), jax.device_get(found))
         entry = summary["members"][0]
         assert entry["explained_variance"] == pytest.approx(1)

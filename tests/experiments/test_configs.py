@@ -94,19 +94,36 @@ def test_the_prompts_of_every_shift_fit_its_positions(config):
         assert drawn.prompt.inputs.shape[1] <= settings.decoder.max_positions, shift.name
 
 
-def test_the_size_and_the_curriculum_of_garg():
-    settings = TVPSettings.from_config(read("tvp_garg.py"))
+SHORT = {0: 11, 1_999: 11, 2_000: 13, 29_999: 39, 30_000: 41, 499_999: 41}
+LONG = {0: 26, 1_999: 26, 2_000: 31, 29_999: 96, 30_000: 101, 499_999: 101}
+
+
+@pytest.mark.parametrize(
+    ("task", "pairs"),
+    [
+        ("linear", SHORT),
+        ("quadratic", SHORT),
+        ("linear_classification", SHORT),
+        ("relu_network", LONG),
+        ("decision_tree", LONG),
+    ],
+)
+def test_the_size_and_the_curriculum_of_garg(task, pairs):
+    settings = TVPSettings.from_config(read(f"tvp_garg.py:{task}"))
+    assert settings.task_name == task and settings.active_inputs(jax.numpy.array(2_000)).sum() == 6
     trainer = make_trainer(settings)
     kernels = jax.tree_util.tree_leaves_with_path(trainer.abstract.params["blocks"])
     size = sum(math.prod(leaf.shape[1:]) for keys, leaf in kernels if keys[-1].key == "kernel")
     assert size == 12 * 12 * 256**2
     for ramp, whole, seen in (
         (settings.curriculum.dimensions, 20, {0: 5, 1_999: 5, 2_000: 6, 29_999: 19, 30_000: 20, 499_999: 20}),
-        (settings.curriculum.pairs, 41, {0: 11, 1_999: 11, 2_000: 13, 29_999: 39, 30_000: 41, 499_999: 41}),
+        (settings.curriculum.pairs, settings.prompt.demonstrations + 1, pairs),
     ):
         assert {step: int(ramp.mask(whole, step).sum()) for step in seen} == seen
 
 
 def test_an_argument_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match=r"cubic.*linear, sinusoid, token_offset"):
+    with pytest.raises(UserError, match=r"cubic.*linear, sinusoid, token_offset, quadratic"):
         read("tvp_synthetic.py:cubic")
+    with pytest.raises(UserError, match=r"sinusoid.*linear, quadratic"):
+        read("tvp_garg.py:sinusoid")

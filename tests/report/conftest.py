@@ -69,6 +69,16 @@ def condition(members: list[dict[str, Any]], demonstrations: int, factor: float,
     return tree
 
 
+def baselines() -> dict[str, Any]:
+    """Two baselines, of which one was tried after every second demonstration alone."""
+    counts = np.arange(DEMONSTRATIONS + 1)
+    found = {"averaging": {"num_prompts": PROMPTS} | twins("risk", 5 / np.maximum(counts, 1))}
+    found["lasso_0.1"] = {"num_prompts": 128} | twins("risk", np.exp(-counts / 3))
+    for field, nothing in (("risk", None), ("risk_ci", [None, None])):
+        found["lasso_0.1"][field][1::2] = [nothing] * (DEMONSTRATIONS // 2)
+    return found
+
+
 def summary_tree(members: list[tuple[str, int, float, int]], tokens: bool) -> dict[str, Any]:
     """A whole ``eval/summary.json`` for members (name, seed, weight, layer)."""
     entries = [
@@ -85,6 +95,7 @@ def summary_tree(members: list[tuple[str, int, float, int]], tokens: bool) -> di
         "risk_unit": "cross-entropy (nats)" if tokens else "mean squared error per output",
         "notes": ["x' is drawn fresh & independent of the prompt <by design>."],
     }
+    tree["baselines"] = {} if tokens else baselines()
     tree["shifts"] = {
         name: {"summary": text}
         | condition(entries, DEMONSTRATIONS * (2 if "more" in name else 1), 1 + 2.5 * place**1.6, tokens)

@@ -77,6 +77,27 @@ class TestEvaluation:
         assert "oracle: below the axis from 4 demonstrations on, down to 0" in legend(figure)
         assert "n = 1024 prompts; bands: 90% bootstrap" in words(figure)
 
+    def test_baselines_have_labelled_lines_where_they_were_tried(self, regression_dir: Path) -> None:
+        figure = icl_figure(read_run(regression_dir).summary)
+        (ax,) = figure.axes
+        np.testing.assert_array_equal(line(ax, "lasso, penalty 0.1")[:, 0], np.arange(0, 17, 2))
+        np.testing.assert_allclose(line(ax, "lasso, penalty 0.1")[:, 1], np.exp(-np.arange(0, 17, 2) / 3))
+        np.testing.assert_allclose(line(ax, "averaging (mean of y x)")[1:3], [[1, 5], [2, 2.5]])
+        assert {"lasso, penalty 0.1", "averaging (mean of y x)"} <= set(legend(figure))
+        looked = {(str(e.get_color()), str(e.get_linestyle())) for e in ax.lines if e.get_label() in legend(figure)}
+        assert len(looked) >= 4
+        assert ax.get_ylim()[1] > 5
+
+    def test_a_baseline_that_goes_astray_leaves_the_axis(self, pair_dir: Path, edit: Callable) -> None:
+        edit(pair_dir, lambda tree: tree["baselines"]["averaging"]["risk"].__setitem__(3, 1e6))
+        (ax,) = icl_figure(read_run(pair_dir).summary).axes
+        assert 5 < ax.get_ylim()[1] < 20
+
+    def test_without_an_oracle_or_baselines_there_are_no_lines_of_them(self, pair_dir: Path, edit: Callable) -> None:
+        edit(pair_dir, lambda tree: tree.update(oracle_risk=None, baselines={}))
+        text = " ".join(legend(icl_figure(read_run(pair_dir).summary)))
+        assert "oracle" not in text and "lasso" not in text and PLAIN in text
+
     def test_bands_are_the_intervals(self, regression_dir: Path) -> None:
         summary = read_run(regression_dir).summary
         (ax,) = tvp_figure(summary).axes

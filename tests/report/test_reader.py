@@ -121,6 +121,8 @@ class TestRefusals:
             (lambda tree: tree["shifts"]["label_noise"]["members"].pop(), "shifts.label_noise.members: not those"),
             (lambda tree: tree.update(num_layers="4"), "num_layers: '4' is not of the right type"),
             (lambda tree: tree.update(prior_risk=["x"]), "prior_risk: not numbers"),
+            (lambda tree: tree["baselines"]["averaging"].pop("risk_ci"), "baselines.averaging.risk_ci: missing"),
+            (lambda tree: tree.update(baselines=[]), "baselines: [] is not of the right type"),
         ],
     )
     def test_a_wrong_field_of_the_summary_is_named(

@@ -7,7 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tvjax.tasks import FAMILIES, GINC, LAYOUTS, Linear, RegBench, Sinusoid, TokenOffset
+from tvjax.tasks import (
+    FAMILIES,
+    GINC,
+    LAYOUTS,
+    DecisionTree,
+    Linear,
+    LinearClassification,
+    Quadratic,
+    RegBench,
+    ReLUNetwork,
+    Sinusoid,
+    TokenOffset,
+)
 
 LAYOUT = LAYOUTS["xzy"]
 SETTINGS = [
@@ -19,6 +31,14 @@ SETTINGS = [
     TokenOffset(noise=0.2, held_out_pairs=0),
     GINC(),
     RegBench(automata=20, held_out_automata=5, word=3),
+    Quadratic(),
+    Quadratic(input_width=3, noise=0.1),
+    ReLUNetwork(),
+    ReLUNetwork(input_width=2, hidden_width=5, noise=0.1),
+    DecisionTree(),
+    DecisionTree(input_width=3, depth=1, noise=0.1),
+    LinearClassification(),
+    LinearClassification(input_width=2, noise=0.1),
 ]
 
 

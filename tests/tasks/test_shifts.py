@@ -6,7 +6,21 @@ import jax
 import numpy as np
 import pytest
 
-from tvjax.tasks import LAYOUTS, NO_SHIFT, Linear, Sinusoid, TokenOffset, draw, oracle_scores, shifts_for
+from tvjax.tasks import (
+    LAYOUTS,
+    NO_SHIFT,
+    DecisionTree,
+    Linear,
+    LinearClassification,
+    Quadratic,
+    ReLUNetwork,
+    Sinusoid,
+    TokenOffset,
+    draw,
+    oracle_scores,
+    reference_scores,
+    shifts_for,
+)
 
 LAYOUT = LAYOUTS["xzy"]
 LINEAR, POOLED = Linear(input_width=4), Linear(input_width=5, pool=6, noise=0.1)
@@ -82,6 +96,14 @@ class TestWhichApply:
         assert names == ["repeated_query", "label_noise", "more_demonstrations", "held_out_tasks", "held_out_pairs"]
         assert "held_out_pairs" not in {shift.name for shift in shifts_for(TokenOffset(held_out_pairs=0), 6)}
         assert "held_out_tasks" not in {shift.name for shift in shifts_for(TokenOffset(held_out_offsets=()), 6)}
+
+    @pytest.mark.parametrize("task", [Quadratic(), ReLUNetwork(), DecisionTree()], ids=str)
+    def test_other_regressions_have_those_of_linear(self, task):
+        assert shifts_for(task, 6) == shifts_for(LINEAR, 6)
+
+    def test_labels_have_no_scale(self):
+        names = [shift.name for shift in shifts_for(LinearClassification(), 6)]
+        assert names == [shift.name for shift in shifts_for(LINEAR, 6) if "output_scale" not in shift.name]
 
     @pytest.mark.parametrize(("max_pairs", "fits"), [(None, True), (13, True), (12, False)])
     def test_more_demonstrations_only_where_the_decoder_has_positions(self, max_pairs, fits):
@@ -279,3 +301,40 @@ class TestOracleScores:
         assert oracle_risk("held_out_pairs", "tokens")[1:].max() < 1e-5
         assert oracle_risk("held_out_tasks", "pooled")[4:].max() < 0.6
         assert oracle_risk("held_out_tasks", "sinusoid")[6] < 0.1
+
+
+class TestWithoutAnOracle:
+    """A family that has none is measured against its prior alone."""
+
+    def shifted(self, task, name):
+        shift = {shift.name: shift for shift in (NO_SHIFT, *shifts_for(task, 4))}[name]
+        return shift, draw(shift, task, LAYOUT, jax.random.key(0), 2000, 4)
+
+    def test_the_prior_answers_the_mean(self):
+        task = DecisionTree(input_width=3, depth=2)
+        shift, shifted = self.shifted(task, "output_scale_2")
+        references = reference_scores(shift, task, shifted)
+        assert set(references) == {"prior_risk"} and references["prior_risk"].shape == (2000,)
+        np.testing.assert_allclose(references["prior_risk"], np.square(shifted.answers[:, 0, 0]), rtol=1e-6)
+        np.testing.assert_allclose(references["prior_risk"].mean(), 4, rtol=0.1)
+
+    def test_it_guesses_labels_half_right(self):
+        task = LinearClassification(input_width=3)
+        references = reference_scores(NO_SHIFT, task, self.shifted(task, "in_distribution")[1])
+        assert {name: set(np.unique(value)) for name, value in references.items()} == {
+            "prior_risk": {1.0},
+            "prior_accuracy": {0.5},
+        }
+
+    def test_with_an_oracle_the_prior_is_the_one_that_has_seen_nothing(self):
+        task = Quadratic(input_width=3)
+        shift, shifted = self.shifted(task, "quadrants")
+        references = reference_scores(shift, task, shifted)
+        np.testing.assert_array_equal(references["oracle_risk"], oracle_scores(shift, task, shifted)["risk"])
+        np.testing.assert_array_equal(references["prior_risk"], references["oracle_risk"][:, 0])
+        assert references["oracle_risk"][:, 3:].mean() < 1e-3
+
+    def test_label_noise_replaces_labels(self):
+        shifted = self.shifted(LinearClassification(), "label_noise")[1]
+        assert set(np.unique(shifted.shown)) == {-1.0, 1.0}
+        np.testing.assert_allclose((shifted.shown != shifted.prompt.targets).mean(), 0.1, atol=0.01)

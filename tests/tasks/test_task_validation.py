@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tvjax.errors import UserError
-from tvjax.tasks import Linear, Sinusoid, TokenOffset
+from tvjax.tasks import DecisionTree, Linear, LinearClassification, Quadratic, ReLUNetwork, Sinusoid, TokenOffset
 
 REFUSED = [
     (Linear, "input_width", {"input_width": 0}),
@@ -37,6 +37,15 @@ REFUSED = [
     (TokenOffset, "held_out_pairs", {"held_out_pairs": -1}),
     (TokenOffset, "pair_seed", {"pair_seed": -1}),
     (TokenOffset, "noise", {"noise": 1.5}),
+    (Quadratic, "input_width", {"input_width": 0}),
+    (Quadratic, "noise", {"noise": -0.1}),
+    (ReLUNetwork, "input_width", {"input_width": 0}),
+    (ReLUNetwork, "hidden_width", {"hidden_width": 0}),
+    (DecisionTree, "noise", {"noise": math.inf}),
+    (DecisionTree, "depth", {"depth": 0}),
+    (DecisionTree, "depth", {"depth": 13}),
+    (LinearClassification, "input_width", {"input_width": -1}),
+    (LinearClassification, "noise", {"noise": 1.5}),
 ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tvjax.evals import prompting
 from tvjax.evals.statistics import with_interval
 from tvjax.nn.decoder import Decoder
-from tvjax.tasks import Layout, Shift, ShiftedPrompts, Task, draw, oracle_knows
+from tvjax.tasks import Layout, Shift, ShiftedPrompts, Task, draw, oracle_knows, reference_scores
 
 CHUNK = 256
 """Prompts that are evaluated at once: what bounds the memory of an evaluation."""
@@ -49,13 +49,16 @@ class Measure:
         self._score = jax.jit(score)
 
     def __call__(self, shift: Shift) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The entry of a summary for `shift`, and what was seen: theta ``[M, P, L+1, D]``, parameters ``[P, ...]``."""
+        """The entry of a summary for `shift`, and what was seen.
+
+        theta ``[M, P, L+1, D]``, parameters ``[P, ...]``, x ``[P, N, X]`` or ``[P, N]`` and the answers shown with it.
+        """
         seen = [self._chunk(shift, chunk) for chunk in range(self._chunks)]
         tasks = jax.tree.map(lambda *parts: np.concatenate(parts)[: self._prompts], *(s[0] for s in seen))
         members = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, : self._prompts], *(s[1] for s in seen))
         entry: dict[str, Any] = {
             "summary": shift.summary,
-            "num_demonstrations": tasks["references"]["oracle_risk"].shape[1] - 1,
+            "num_demonstrations": tasks["x"].shape[1] - 1,
         }
         for name, value in tasks["references"].items():
             entry |= with_interval(name, value)
@@ -65,24 +68,25 @@ class Measure:
             {k: v for name, value in scores.items() for k, v in with_interval(name, value[m]).items()}
             for m in range(count)
         ]
-        return entry, {"theta": theta, "parameters": tasks["parameters"]}
+        return entry, {"theta": theta, **{name: tasks[name] for name in ("parameters", "x", "shown")}}
 
     def _chunk(self, shift: Shift, chunk: int) -> tuple[Any, Any]:
         size = -(-self._prompts // self._chunks)
         key = jax.random.fold_in(self._key, chunk)
         # Not under jit: sixteen shifts would be sixteen slow compilations; one by one, their operations are shared.
         drawn = draw(shift, self._task, self._layout, key, size, self._demonstrations)
-        tasks = {"parameters": drawn.prompt.parameters, "references": self._references(shift, drawn)}
+        tasks = {
+            "parameters": drawn.prompt.parameters,
+            "x": drawn.prompt.x,
+            "shown": drawn.shown,
+            "references": self._references(shift, drawn),
+        }
         return jax.device_get((tasks, self._score(self._params, drawn)))
 
     def _references(self, shift: Shift, drawn: ShiftedPrompts) -> dict[str, jax.Array]:
-        """Scores ``[B, N]`` of the oracle, and ``[B]`` of the prior: the oracle that has seen no demonstration."""
+        """Scores ``[B, N]`` of the oracle, if there is one, and ``[B]`` of the prior."""
         task, knows = self._task, oracle_knows(shift, self._task)
         name = tuple(sorted(knows.items()))
         if name not in self._oracles:
             self._oracles[name] = jax.jit(functools.partial(task.oracle, **knows))
-        predict = self._oracles[name]
-        oracle = predict(drawn.prompt.x, drawn.shown, drawn.queries)
-        scores = task.scores(oracle, drawn.answers)
-        found = {f"oracle_{name}": value for name, value in scores.items()}
-        return found | {f"prior_{name}": value[:, 0] for name, value in scores.items()}
+        return reference_scores(shift, task, drawn, self._oracles[name])

@@ -22,7 +22,7 @@ from tvjax.experiments.atv_tvp_settings import ATVTVPSettings, target_config
 from tvjax.experiments.atv_tvp_writer import Target, WriterExperiment
 from tvjax.files import read_json, write_json
 from tvjax.parallel.mesh import make_mesh
-from tvjax.tasks import NO_SHIFT, draw, oracle_scores
+from tvjax.tasks import NO_SHIFT, draw, reference_scores
 from tvjax.train.loop import Trainer
 from tvjax.vectors import store
 
@@ -61,12 +61,12 @@ def measure(experiment: WriterExperiment, params_M: Any) -> tuple[dict[str, np.n
     t, e = experiment.target.settings, experiment.settings.evaluation
     key, chunks = jax.random.fold_in(jax.random.key(e.seed), 1), -(-e.prompts // CHUNK)
     score = jax.jit(experiment.score)
-    oracle = jax.jit(lambda drawn: oracle_scores(NO_SHIFT, t.task, drawn))
+    references = jax.jit(lambda drawn: reference_scores(NO_SHIFT, t.task, drawn))
     tasks, found = [], []
     for chunk in range(chunks):
         size = -(-e.prompts // chunks)
         drawn = draw(NO_SHIFT, t.task, t.layout, jax.random.fold_in(key, chunk), size, t.prompt.demonstrations)
-        tasks.append(jax.device_get({"oracle": oracle(drawn), "task": drawn.prompt.parameters}))
+        tasks.append(jax.device_get({"references": references(drawn), "task": drawn.prompt.parameters}))
         seen = jax.device_get(score(params_M, experiment.data(), drawn))
         seen["members"] = jax.tree.map(lambda a: a.swapaxes(0, 1), seen["members"])
         found.append(seen)
@@ -120,8 +120,8 @@ def summarize(experiment: WriterExperiment, tasks: dict[str, Any], found: dict[s
             "fingerprint": store.fingerprint(target.params),
         },
     }
-    for name, value in tasks["oracle"].items():
-        summary |= with_interval(f"oracle_{name}", value) | with_interval(f"prior_{name}", value[:, 0])
+    for name, value in tasks["references"].items():
+        summary |= with_interval(name, value)
     for name, value in found["zero_shot"].items():
         summary |= with_interval(f"zero_shot_{name}", value[:, 0])
     for name, value in found["theta"].items():

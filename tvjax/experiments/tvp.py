@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.errors import UserError, reject
-from tvjax.evals import prompting
+from tvjax.evals import baselines, prompting
 from tvjax.evals.measure import Measure
 from tvjax.experiments import rundir
 from tvjax.experiments.tvp_settings import MeshConfig, TVPSettings
@@ -121,6 +121,7 @@ def measure(settings: TVPSettings, params: Any) -> tuple[dict[str, Any], dict[st
         "num_prompts": s.evaluation.prompts,
         "risk_unit": s.task.risk_unit,
         **_named(entry, s),
+        "baselines": baselines.summary(s.task, seen["x"], seen["shown"]),
         "shifts": {shift.name: _named(measured(shift)[0], s) for shift in s.shifts},
         "notes": _notes(s),
     }

@@ -143,7 +143,7 @@ class TVPSettings:
         if family not in FAMILIES:
             raise reject("config.task.name", family, f"one of {', '.join(FAMILIES)}")
         task = build(FAMILIES[family], values, "config.task")
-        if not task.has_oracle:
+        if not (task.has_oracle or task.centred):
             raise reject("config.task", values, f"settings of {family} for which it has an oracle: see its docstring")
         train = dict(group(config["train"], "config.train"))
         batch = coerce(train.pop("batch", None), int, "config.train.batch")

@@ -73,7 +73,7 @@ def _rows(summary: Mapping[str, Any]) -> list[list[str]]:
         rows.append(row + [_cell(m, "task_r2", part, ".2f") for part in parts])
     rows.append(["no vector", _cell(summary, "zero_shot_risk")])
     rows.append(["prior", _cell(summary, "prior_risk")])
-    return [*rows, ["oracle", _cell(summary, "oracle_risk", -1)]]
+    return [*rows, ["oracle", _cell(summary, "oracle_risk", -1)]] if "oracle_risk" in summary else rows
 
 
 def _heads(summary: Mapping[str, Any]) -> list[str]:
@@ -171,7 +171,8 @@ def _curve(summary: dict[str, Any]) -> Exhibit:
             ax.plot(counts, entry[name], color=hue, marker=marker, markersize=4, linestyle=style)
         ax.axhline(summary["prior_risk"], **PRIOR)
         log_axis(ax, "y", *log_limits([np.array(values)]))
-        ax.plot(counts, np.maximum(summary["oracle_risk"], ax.get_ylim()[0] / 3), **ORACLE)
+        if "oracle_risk" in summary:
+            ax.plot(counts, np.maximum(summary["oracle_risk"], ax.get_ylim()[0] / 3), **ORACLE)
         quiet(ax, "demonstrations before the query", f"TVP risk\n{summary['risk_unit']}")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         looks: dict[str, tuple[str, str, Any]] = {
@@ -184,7 +185,9 @@ def _curve(summary: dict[str, Any]) -> Exhibit:
             for label, (hue, marker, style) in looks.items()
         ]
         handles.append(Line2D([], [], label="prior (knows the family, not the task)", **PRIOR))
-        bottom_legend(drawn, [*handles, Line2D([], [], label="oracle (may leave the axis below)", **ORACLE)])
+        if "oracle_risk" in summary:
+            handles.append(Line2D([], [], label="oracle (may leave the axis below)", **ORACLE))
+        bottom_legend(drawn, handles)
         return drawn
 
     return Exhibit(

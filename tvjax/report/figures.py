@@ -1,6 +1,6 @@
 """The figures of the final evaluation: by number of demonstrations, and by layer. One function a figure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from tvjax.report.style import (
     QUIET,
     Look,
     axis_label,
+    baseline_looks,
     bottom_legend,
     evidence,
     log_axis,
@@ -31,6 +32,7 @@ from tvjax.report.style import (
 from tvjax.report.summary import Estimate, Measure, Summary
 from tvjax.report.words import number
 
+BASELINE_SPAN = 8.0
 RING: dict[str, Any] = {
     "linestyle": "none",
     "marker": "o",
@@ -41,7 +43,7 @@ RING: dict[str, Any] = {
 
 
 def icl_figure(summary: Summary) -> Figure:
-    """ICL risk (and accuracy) by number of demonstrations, with bands, beside the oracle and the prior."""
+    """ICL risk (and accuracy) by number of demonstrations, with bands, beside oracle, prior and baselines."""
     demonstrations = summary.base.num_demonstrations
     figure, panels = _panels(
         summary,
@@ -53,11 +55,11 @@ def icl_figure(summary: Summary) -> Figure:
     for ax, word, measure in panels:
         rows = [scores.icl for scores in measure.scores]
         _bands(ax, counts, rows, looks(summary))
+        baselines = _baselines(ax, counts, measure)
         ax.axhline(float(measure.prior.value), **PRIOR)
-        _scale(ax, word, measure, rows)
-        if measure.oracle:
-            entry = _oracle(ax, counts, measure.oracle)
-            handles += [entry] if word == "risk" else []
+        _scale(ax, word, measure, rows, measure.baselines.values())
+        entries = [_oracle(ax, counts, measure.oracle)] if measure.oracle else []
+        handles += [*entries, *baselines] if word == "risk" else []
         quiet(ax, "demonstrations before the query", axis_label(summary, "ICL", word))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlim(-0.02 * len(counts), demonstrations + 0.02 * len(counts))
@@ -110,12 +112,26 @@ def _bands(ax: Axes, x: np.ndarray, rows: Sequence[Estimate], styles: Sequence[L
         ax.plot(x, row.value, color=look.color, marker=look.marker, markersize=4, linewidth=1.7, label=look.label)
 
 
-def _scale(ax: Axes, word: str, measure: Measure, rows: Sequence[Estimate]) -> None:
-    """Accuracies run from 0 to 1; risks on a log axis over what members and prior span (an oracle of 0 leaves it)."""
+def _baselines(ax: Axes, counts: np.ndarray, measure: Measure) -> list[Line2D]:
+    """Draw the baselines, each through the numbers of demonstrations that were tried; their entries of the legend."""
+    styles = baseline_looks(measure.baselines)
+    for name, row in measure.baselines.items():
+        tried = np.isfinite(row.value)
+        ax.plot(counts[tried], row.value[tried], **styles[name])
+    return [Line2D([], [], **style) for style in styles.values()]
+
+
+def _scale(ax: Axes, word: str, measure: Measure, rows: Sequence[Estimate], baselines: Iterable[Estimate] = ()) -> None:
+    """Accuracies run from 0 to 1; risks on a log axis over what members, prior and baselines span.
+
+    An oracle of 0 leaves it, and so do baselines beyond `BASELINE_SPAN` times the prior, either way.
+    """
     if word == "accuracy":
         ax.set_ylim(-0.03, 1.03)
-    else:
-        log_axis(ax, "y", *log_limits([*(row.low for row in rows), *(row.high for row in rows), measure.prior.value]))
+        return
+    prior = measure.prior.value
+    near = [np.clip(row.value, prior / BASELINE_SPAN, prior * BASELINE_SPAN) for row in baselines]
+    log_axis(ax, "y", *log_limits([*(row.low for row in rows), *(row.high for row in rows), prior, *near]))
 
 
 def _oracle(ax: Axes, counts: np.ndarray, oracle: Estimate) -> Line2D:

@@ -56,11 +56,27 @@ def _icl(run: Run) -> Exhibit:
     return Exhibit(
         "icl_by_demonstrations",
         "In-context learning",
-        f"ICL risk by number of demonstrations, beside the oracle and the prior. At K = {last}: {reached}.",
-        "The closer a curve is to the oracle's, the more a model makes of the demonstrations; the oracle knows the"
-        f" family of tasks but not the task. At K = {last} the risk is, for {reached}.",
+        f"ICL risk by number of demonstrations, beside {' and '.join([*_beside(run), 'the prior'])}."
+        f" At K = {last}: {reached}.",
+        f"{''.join(_beside(run).values())}At K = {last} the risk is, for {reached}.",
         lambda: icl_figure(run.summary),
     )
+
+
+def _beside(run: Run) -> dict[str, str]:
+    """What stands beside the members' curves, and what each is there for."""
+    told = {}
+    if run.summary.base.risk.oracle:
+        told["the oracle"] = (
+            "The closer a curve is to the oracle's, the more a model makes of the demonstrations; the oracle knows the"
+            " family of tasks but not the task. "
+        )
+    if run.summary.base.risk.baselines:
+        told["baselines"] = (
+            "Dashed and dotted, methods that are fitted to each prompt's demonstrations alone and know nothing of the"
+            " family. "
+        )
+    return told
 
 
 def _tvp(run: Run) -> Exhibit:

@@ -10,7 +10,7 @@ from tvjax.report.html import details, document, figure, table, write_figure
 from tvjax.report.reader import Run, read_run
 from tvjax.report.shifts import icl_ratio, oracle_ratio, tvp_ratio
 from tvjax.report.summary import Condition, Estimate, Measure, Summary
-from tvjax.report.words import labels, number
+from tvjax.report.words import baseline_label, labels, number
 
 PROVENANCE = (
     "Task vectors in models trained from scratch, and the TVP-loss, are the work of Yang, Lin, Lee, Papailiopoulos and"
@@ -70,13 +70,21 @@ def _subtitle(summary: Summary) -> str:
 def _method(summary: Summary) -> str:
     return (
         "ICL risk is that of the prompt's own query after K demonstrations. TVP risk is that of a fresh query, answered"
-        " zero-shot with the vector in place of the layer's own state. The prior answers without any demonstration, the"
-        " oracle as well as the demonstrations allow. Layer 0 is the embedding, layer l the residual stream after block"
+        " zero-shot with the vector in place of the layer's own state. The prior answers without any demonstration,"
+        f" {_references(summary.base.risk)}. Layer 0 is the embedding, layer l the residual stream after block"
         f" l. Brackets are 90% bootstrap intervals over {summary.num_prompts} prompts; they hold the trained model"
         f" fixed. A vector is called usable when its TVP risk is, with its whole interval, at most {USABLE:g} of the"
         " prior's, and weak when it is below the prior's. The best layer is chosen on the same prompts that it is"
         " measured on, which flatters it a little."
     )
+
+
+def _references(measure: Measure) -> str:
+    """What the references beside the prior do, as the end of its sentence."""
+    oracle = "the oracle as well as the demonstrations allow" if measure.oracle else "and this family has no oracle"
+    if not measure.baselines:
+        return oracle
+    return f"{oracle}; baselines are fitted to each prompt's demonstrations and know nothing of the family"
 
 
 def _results(summary: Summary, measure: Measure, word: str, unit: str) -> str:
@@ -92,7 +100,8 @@ def _results(summary: Summary, measure: Measure, word: str, unit: str) -> str:
         )
         identity = f"{escape(name)} <small>{escape(member.name)}, seed {member.seed}</small>"
         rows.append(f'<tr><th scope="row">{identity}</th>{"".join(cells)}</tr>')
-    for name, entry in (("prior", measure.prior), ("oracle", measure.oracle and measure.oracle[last])):
+    baselines = [(baseline_label(name), entry[last]) for name, entry in measure.baselines.items()]
+    for name, entry in (("prior", measure.prior), ("oracle", measure.oracle and measure.oracle[last]), *baselines):
         if entry:
             rows.append(f'<tr class="reference"><th scope="row">{name}</th>{_cell(entry)}{"<td></td>" * 3}</tr>')
     caption = escape(f"{word.capitalize()}: {unit}, with 90% bootstrap intervals")

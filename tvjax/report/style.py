@@ -3,7 +3,7 @@
 Figures are made without pyplot: nothing global is touched, so reports can be made in threads and beside notebooks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tvjax.report.summary import Summary
-from tvjax.report.words import arms, labels, number
+from tvjax.report.words import arms, baseline_label, labels, number
 
 DPI = 150
 INK, QUIET, GRID = "#1a1a1a", "#5c5c5c", "#e4e4e4"
 PRIOR: dict[str, Any] = {"color": "#6b6b6b", "linestyle": (0, (4, 3)), "linewidth": 1.3}
 ORACLE: dict[str, Any] = {"color": INK, "linestyle": "-", "linewidth": 1.6}
 HUES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#e69f00", "#56b4e9", "#882255", "#7f7f00")
+BASELINE_HUES = ("#8c6d31", "#5254a3", "#843c39", "#637939", "#7b4173")
+BASELINE_DASHES: tuple[Any, ...] = ((0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (7, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 
 
@@ -137,6 +139,19 @@ def member_lines(styles: Sequence[Look], markers: bool = False) -> list[Line2D]:
         Line2D([], [], color=look.color, linewidth=2, marker=look.marker if markers else None, label=look.label)
         for look in styles
     ]
+
+
+def baseline_looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """How the line of each baseline is drawn, with its label: thin, and none of the members' colours."""
+    return {
+        name: {
+            "label": baseline_label(name),
+            "color": BASELINE_HUES[place % len(BASELINE_HUES)],
+            "linestyle": BASELINE_DASHES[place % len(BASELINE_DASHES)],
+            "linewidth": 1.2,
+        }
+        for place, name in enumerate(names)
+    }
 
 
 def prior_line() -> Line2D:

@@ -40,11 +40,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class Measure:
-    """Risk, or accuracy, under one condition: of the prior, the oracle [K+1] (None: the task has none), each member."""
+    """Risk, or accuracy, under one condition: of the prior, the oracle [K+1] (None: the task has none), each member.
+
+    baselines: by name, [K+1], not-a-number where a number of demonstrations was not tried; only the prompts of training
+    have them.
+    """
 
     prior: Estimate
     oracle: Estimate | None
     scores: tuple[Scores, ...]
+    baselines: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,18 @@ def _measure(
             )
         except _Broken as broken:
             raise _Broken(f"members.{member['name']}.{broken}") from None
-    return Measure(_estimate(tree, f"prior_{word}"), oracle, tuple(scores))
+    return Measure(_estimate(tree, f"prior_{word}"), oracle, tuple(scores), _baselines(tree, word, demonstrations))
+
+
+def _baselines(tree: Mapping[str, Any], word: str, demonstrations: int) -> dict[str, Estimate]:
+    """Those of the condition; runs of before they were measured, and shifts, have none."""
+    found = {}
+    for name, entry in _get({"baselines": {}} | dict(tree), "baselines", dict).items():
+        try:
+            found[name] = _estimate(entry, word, demonstrations + 1)
+        except (_Broken, TypeError) as broken:
+            raise _Broken(f"baselines.{name}.{broken}") from None
+    return found
 
 
 def _estimate(tree: Mapping[str, Any], field: str, length: int | None = None) -> Estimate:

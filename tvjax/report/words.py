@@ -49,6 +49,22 @@ def labels(members: Sequence[Member]) -> list[str]:
     ]
 
 
+BASELINES = {
+    "least_squares": "least squares in x",
+    "nearest_neighbours": "3 nearest neighbours",
+    "averaging": "averaging (mean of y x)",
+    "greedy_tree": "greedy decision tree",
+    "greedy_tree_of_signs": "greedy decision tree of the signs",
+}
+
+
+def baseline_label(name: str) -> str:
+    """``3 nearest neighbours``; ``lasso, penalty 0.1``; a name that is not known here as it stands."""
+    if name.startswith("lasso_"):
+        return f"lasso, penalty {name.removeprefix('lasso_')}"
+    return BASELINES.get(name, name.replace("_", " "))
+
+
 def arms(members: Sequence[Member]) -> dict[str, list[int]]:
     """The settings in order of first appearance, each with the indices of its members (its seeds)."""
     groups: dict[str, list[int]] = {}

@@ -5,11 +5,25 @@ tasks of a finite pool.
 """
 
 from tvjax.tasks.base import Parameters, RealTask, StringTask, Task, TokenTask
+from tvjax.tasks.decision_tree import DecisionTree
+from tvjax.tasks.gaussian import GaussianTask
 from tvjax.tasks.ginc import GINC
 from tvjax.tasks.linear import Linear
+from tvjax.tasks.linear_classification import LinearClassification
 from tvjax.tasks.prompt import LAYOUTS, Layout, Prompt
+from tvjax.tasks.quadratic import Quadratic
 from tvjax.tasks.regbench import RegBench
-from tvjax.tasks.shifts import NO_SHIFT, Shift, ShiftedPrompts, draw, oracle_knows, oracle_scores, shifts_for
+from tvjax.tasks.relu_network import ReLUNetwork
+from tvjax.tasks.shifts import (
+    NO_SHIFT,
+    Shift,
+    ShiftedPrompts,
+    draw,
+    oracle_knows,
+    oracle_scores,
+    reference_scores,
+    shifts_for,
+)
 from tvjax.tasks.sinusoid import Sinusoid
 from tvjax.tasks.token_offset import TokenOffset
 
@@ -19,6 +33,10 @@ FAMILIES: dict[str, type[Task]] = {
     "token_offset": TokenOffset,
     "ginc": GINC,
     "regbench": RegBench,
+    "quadratic": Quadratic,
+    "relu_network": ReLUNetwork,
+    "decision_tree": DecisionTree,
+    "linear_classification": LinearClassification,
 }
 
 __all__ = [
@@ -26,10 +44,15 @@ __all__ = [
     "GINC",
     "LAYOUTS",
     "NO_SHIFT",
+    "DecisionTree",
+    "GaussianTask",
     "Layout",
     "Linear",
+    "LinearClassification",
     "Parameters",
     "Prompt",
+    "Quadratic",
+    "ReLUNetwork",
     "RealTask",
     "RegBench",
     "Shift",
@@ -42,5 +65,6 @@ __all__ = [
     "draw",
     "oracle_knows",
     "oracle_scores",
+    "reference_scores",
     "shifts_for",
 ]

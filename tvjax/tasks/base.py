@@ -1,7 +1,8 @@
 """What a task family is: pure samplers on the device, a split of tasks, and an oracle.
 
 A family is a frozen dataclass whose fields are its settings. To add one, subclass `RealTask` or `TokenTask` in a file
-of its own, write the four methods marked below, and name it in `tasks.FAMILIES`.
+of its own (or `GaussianTask`, in `gaussian.py`, if x is Gaussian), write the three methods marked below and, where the
+best prediction can be computed, `oracle`, and name it in `tasks.FAMILIES`.
 """
 
 import abc
@@ -41,14 +42,15 @@ class Task(abc.ABC):
     def answers(self, key: jax.Array, parameters: Parameters, x: jax.Array) -> jax.Array:
         """f(x) as it is observed: with the family's label noise, if it has any."""
 
-    @abc.abstractmethod
     def oracle(
         self, x: jax.Array, y: jax.Array, queries: jax.Array, *, noise: float = 0.0, held_out: bool = False
     ) -> jax.Array:
         """The best prediction for query i from the demonstrations before it, ``[B, N, num_outputs]``.
 
-        It knows the family, its split and the label noise (`noise` is added to the family's own), not the task.
+        It knows the family, its split and the label noise (`noise` is added to the family's own), not the task. Raises
+        UserError for a family whose best prediction has no closed form: `has_oracle` is False for it.
         """
+        raise reject("config.task.name", type(self).__name__, "a family that has an oracle")
 
     @abc.abstractmethod
     def encode(self, layout: Layout, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -60,7 +62,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def scores(self, predictions: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-        """``{'risk': [B, N], ...}``: the loss of each prediction, and for tokens its accuracy."""
+        """``{'risk': [B, N], ...}``: the loss of each prediction, and for tokens and signs its accuracy."""
 
     @abc.abstractmethod
     def decoder_inputs(self) -> dict[str, Any]:
@@ -68,7 +70,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def corrupt(self, key: jax.Array, y: jax.Array, noise: float) -> jax.Array:
-        """Answers `y` with label noise: of standard deviation `noise`, or for tokens with that probability."""
+        """Answers `y` with label noise: of standard deviation `noise`, or for labels with that probability."""
 
     @property
     @abc.abstractmethod
@@ -82,8 +84,18 @@ class Task(abc.ABC):
 
     @property
     def has_oracle(self) -> bool:
-        """Whether `oracle` can answer for these settings."""
-        return True
+        """Whether `oracle` can answer for these settings: wherever the family has one, if it says nothing else."""
+        return type(self).oracle is not Task.oracle
+
+    @property
+    def centred(self) -> bool:
+        """Whether f(x) has mean 0 over the tasks, at every x: then 0 is the prior's answer, and no oracle is needed."""
+        return False
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The estimators that models of this family are usually compared with: names in `evals.baselines`."""
+        return ()
 
     @property
     def has_held_out(self) -> bool:

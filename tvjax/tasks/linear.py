@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.tasks import oracles
-from tvjax.tasks.base import Parameters, RealTask, require
+from tvjax.tasks.base import Parameters, require
+from tvjax.tasks.gaussian import LASSO, GaussianTask, weighted
 
 _POOL_PRNG = "threefry2x32"
 """A pool is the same whichever generator the run draws with."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Linear(RealTask):
+class Linear(GaussianTask):
     """x ~ N(0, I_d), w ~ N(0, I_d) / sqrt(d), y = w.x + noise (Garg et al. 2022, w scaled to unit output variance).
 
     input_width: d. noise: standard deviation added to every answer. nonzero: how many weights are not 0, drawn
@@ -25,15 +26,12 @@ class Linear(RealTask):
     too: every task is unseen anyway, and there is nothing to hold out.
     """
 
-    input_width: int = 4
-    noise: float = 0.0
     nonzero: int = 0
     pool: int = 0
     pool_seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self.input_width >= 1, "input_width", self.input_width, "1 or more")
-        require(0 <= self.noise < math.inf, "noise", self.noise, "a finite standard deviation, 0 or more")
+        super().__post_init__()
         accepted = f"0 (dense) to input_width = {self.input_width}"
         require(0 <= self.nonzero <= self.input_width, "nonzero", self.nonzero, accepted)
         require(self.pool >= 0, "pool", self.pool, "0 (infinite) or the number of training tasks")
@@ -42,6 +40,12 @@ class Linear(RealTask):
     @property
     def has_held_out(self) -> bool:
         return self.pool > 0
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """Those of Garg et al.; least squares only where the oracle is another estimator."""
+        other_oracle = ("least_squares",) if self.noise or self.pool else ()
+        return (*other_oracle, "nearest_neighbours", "averaging", *(LASSO if self.nonzero else ()))
 
     def pool_weights(self) -> jax.Array:
         """The finite pool's tasks, ``[pool, X]``: the same on every call, and the first of any larger pool."""
@@ -52,13 +56,8 @@ class Linear(RealTask):
             return {"w": jax.vmap(self._weights)(jax.random.split(key, batch))}
         return {"w": self._pool_weights(jax.random.randint(key, (batch,), 0, self.pool))}
 
-    def inputs(self, key: jax.Array, parameters: Parameters, pairs: int) -> jax.Array:
-        return jax.random.normal(key, (parameters["w"].shape[0], pairs, self.input_width))
-
-    def answers(self, key: jax.Array, parameters: Parameters, x: jax.Array) -> jax.Array:
-        # A sum, not a matrix product: accelerators round those, and the noiseless oracle would see it.
-        y_BN1 = (x * parameters["w"][:, None]).sum(-1, keepdims=True)
-        return self.corrupt(key, y_BN1, self.noise)
+    def function(self, parameters: Parameters, x: jax.Array) -> jax.Array:
+        return weighted(parameters["w"], x)
 
     def oracle(
         self, x: jax.Array, y: jax.Array, queries: jax.Array, *, noise: float = 0.0, held_out: bool = False

@@ -79,6 +79,10 @@ class RegBench(StringTask):
         return self.held_out_automata > 0
 
     @property
+    def baselines(self) -> tuple[str, ...]:
+        return ("trigram",)
+
+    @property
     def next_MQA(self) -> np.ndarray:
         """The state behind each edge, `NO_EDGE` where there is none: M automata (those of training first), Q states."""
         alphabet = Alphabet(self.symbols, self.min_states, self.max_states, self.min_symbols, self.max_edges)

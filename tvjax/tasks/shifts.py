@@ -6,21 +6,25 @@ distribution through the same door.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from tvjax.tasks import geometries
-from tvjax.tasks.base import RealTask, Task
+from tvjax.tasks.base import RealTask, Task, TokenTask
 from tvjax.tasks.geometries import Geometry
+from tvjax.tasks.linear_classification import LinearClassification
 from tvjax.tasks.prompt import Layout, Prompt
 from tvjax.tasks.token_offset import TokenOffset
 
 REAL_LABEL_NOISE = 0.5
 """Standard deviation of the label-noise shift, in units of the family's `answer_rms`."""
 TOKEN_LABEL_NOISE = 0.2
-"""Share of labels that the label-noise shift replaces by a uniform token."""
+"""Share of labels that the label-noise shift replaces by a uniform token, or sign."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +47,12 @@ class Shift:
     held_out: bool = False
 
     def added_noise(self, task: Task) -> float:
-        """Noise of the labels shown beyond the family's own: a standard deviation, or a probability for tokens."""
+        """Noise of the labels shown beyond the family's own: a standard deviation, or a probability for labels."""
         if not self.noisy:
             return 0.0
-        return REAL_LABEL_NOISE * task.answer_rms if isinstance(task, RealTask) else TOKEN_LABEL_NOISE
+        if isinstance(task, RealTask) and not _has_labels(task):
+            return REAL_LABEL_NOISE * task.answer_rms
+        return TOKEN_LABEL_NOISE
 
 
 @struct.dataclass
@@ -77,18 +83,11 @@ class ShiftedPrompts:
 
 NO_SHIFT = Shift("in_distribution", "as in training")
 
-_ANY_WIDTH = (
-    *(
-        Shift(f"input_scale_{name}", f"x times {name}", input_scale=scale)
-        for name, scale in (("0.33", 1 / 3), ("0.5", 0.5), ("2", 2.0), ("3", 3.0))
-    ),
-    *(
-        Shift(f"output_scale_{name}", f"y times {name}", output_scale=scale)
-        for name, scale in (("0.33", 1 / 3), ("0.5", 0.5), ("2", 2.0), ("3", 3.0))
-    ),
-    Shift(
-        "quadrants", "demonstrations in one orthant, queries in the opposite one", geometries.quadrants, separate=True
-    ),
+_SCALES = (("0.33", 1 / 3), ("0.5", 0.5), ("2", 2.0), ("3", 3.0))
+_INPUT_SCALES = tuple(Shift(f"input_scale_{name}", f"x times {name}", input_scale=scale) for name, scale in _SCALES)
+_OUTPUT_SCALES = tuple(Shift(f"output_scale_{name}", f"y times {name}", output_scale=scale) for name, scale in _SCALES)
+_QUADRANTS = Shift(
+    "quadrants", "demonstrations in one orthant, queries in the opposite one", geometries.quadrants, separate=True
 )
 _WIDE = (
     Shift("skewed_covariance", "covariance of x with eigenvalues in proportion to 1/i", geometries.skewed),
@@ -110,12 +109,13 @@ def shifts_for(task: Task, demonstrations: int, max_pairs: int | None = None) ->
     """The shifts that apply to a family trained on `demonstrations`, `NO_SHIFT` not among them.
 
     max_pairs: the most pairs (demonstrations and the last query) that the decoder has positions for; None is no limit.
-    Those of x's geometry need real inputs, and a subspace two dimensions of them; those of one query or one label need
-    a family whose answer depends on one x (regression, token offset); held-out ones need a split.
+    Those of x's geometry need real inputs, and a subspace two dimensions of them; scaled answers must not be labels;
+    those of one query or one label need a family whose answer depends on one x (regression, token offset); held-out
+    ones need a split.
     """
     shifts: list[Shift] = []
     if isinstance(task, RealTask):
-        shifts += _ANY_WIDTH
+        shifts += (*_INPUT_SCALES, *(() if _has_labels(task) else _OUTPUT_SCALES), _QUADRANTS)
         shifts += _WIDE if task.input_width >= 2 else ()
     if isinstance(task, RealTask | TokenOffset) and demonstrations:
         shifts += _SINGLE_INPUT
@@ -168,10 +168,36 @@ def oracle_knows(shift: Shift, task: Task) -> dict[str, Any]:
     return {"noise": shift.added_noise(task), "held_out": shift.held_out, **told}
 
 
-def oracle_scores(shift: Shift, task: Task, shifted: ShiftedPrompts) -> dict[str, jax.Array]:
-    """Scores of the family's oracle on every query, ``{'risk': [B, N], ...}``; raises UserError if it has none."""
-    predictions = task.oracle(shifted.prompt.x, shifted.shown, shifted.queries, **oracle_knows(shift, task))
-    return task.scores(predictions, shifted.answers)
+def oracle_scores(
+    shift: Shift, task: Task, shifted: ShiftedPrompts, oracle: Callable[..., jax.Array] | None = None
+) -> dict[str, jax.Array]:
+    """Scores of the family's oracle on every query, ``{'risk': [B, N], ...}``; raises UserError if it has none.
+
+    oracle: `task.oracle` compiled, which has been told what `oracle_knows` says.
+    """
+    oracle = oracle or functools.partial(task.oracle, **oracle_knows(shift, task))
+    return task.scores(oracle(shifted.prompt.x, shifted.shown, shifted.queries), shifted.answers)
+
+
+def reference_scores(
+    shift: Shift, task: Task, shifted: ShiftedPrompts, oracle: Callable[..., jax.Array] | None = None
+) -> dict[str, jax.Array]:
+    """What models are measured against: ``{'oracle_risk': [B, N], 'prior_risk': [B], ...}``.
+
+    The prior is the oracle that has seen no demonstration. A family without an oracle has no scores of one, and its
+    prior answers 0, the mean (`Task.centred`). For `oracle` see `oracle_scores`.
+    """
+    if task.has_oracle:
+        scores = oracle_scores(shift, task, shifted, oracle)
+        found = {f"oracle_{name}": value for name, value in scores.items()}
+    else:
+        scores, found = task.scores(jnp.zeros_like(shifted.answers), shifted.answers), {}
+    return found | {f"prior_{name}": value[:, 0] for name, value in scores.items()}
+
+
+def _has_labels(task: Task) -> bool:
+    """Whether answers are labels, which noise replaces and which have no scale."""
+    return isinstance(task, TokenTask | LinearClassification)
 
 
 def _scale(values: jax.Array, factor: float) -> jax.Array:

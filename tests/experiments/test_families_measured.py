@@ -1,0 +1,67 @@
+"""A run on a family without an oracle is measured, reported and tabled; baselines stand where the oracle cannot."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.conftest import TINY, changed
+from tvjax.evals.measure import Measure
+from tvjax.experiments import tvp
+from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.report import summary_table, write_report
+from tvjax.report.summary import parse_summary
+from tvjax.tasks import shifts_for
+
+TREE = {"name": "decision_tree", "input_width": 2, "depth": 1}
+RUN = {"steps": 5, "log_every": 5, "evaluate_every": 5, "checkpoint_every": 5}
+
+
+@pytest.mark.slow
+def test_a_whole_run_of_decision_trees(tmp_path):
+    config = changed(TINY, task=TREE, train=TINY["train"] | RUN)
+    said = tvp.run(config, tmp_path, "train", lambda line: None)
+    summary = parse_summary(said)
+    assert "oracle_risk" not in said
+    assert tuple(summary.base.risk.baselines) == TVPSettings.from_config(config).task.baselines
+    np.testing.assert_allclose([row.value[0] for row in summary.base.risk.baselines.values()], said["prior_risk"])
+    assert "prior" in summary_table(said) and "oracle  " not in summary_table(said).split("shifts")[0]
+    page = write_report(tmp_path).read_text()
+    assert "3 nearest neighbours" in page and "greedy decision tree of the signs" in page
+    assert "this family has no oracle" in page and "closer a curve is to the oracle" not in page
+
+
+@pytest.mark.parametrize("name", ["linear", "linear_classification"])
+def test_baselines_are_asked_what_the_model_is(name):
+    settings = TVPSettings.from_config(changed(TINY, task={"name": name, "input_width": 2}))
+    params = jax.eval_shape(tvp.TVPExperiment(settings).init, jax.random.key(0), {})
+    params = jax.tree.map(lambda p: jax.numpy.zeros((2, *p.shape), p.dtype), params)
+    summary, seen = tvp.measure(settings, params)
+    again = tvp.measure(settings, params)[0]
+    assert summary == again
+    entry = summary["baselines"]["averaging"]
+    x, y = np.asarray(seen["x"], float), np.asarray(seen["shown"], float)
+    assert x.shape == (32, 3, 2) and y.shape == (32, 3, 1)
+    first = (x[:, 1] * y[:, 0] * x[:, 0]).sum(-1) - y[:, 1, 0]
+    np.testing.assert_allclose(entry["risk"][1], np.square(first).mean(), rtol=1e-4)
+    assert entry["num_prompts"] == 32
+    if name == "linear":
+        w = np.asarray(seen["parameters"]["w"], float)
+        np.testing.assert_allclose(y[..., 0], np.einsum("pnx,px->pn", x, w), rtol=1e-4, atol=1e-5)
+        assert "oracle_risk" in summary and "accuracy" not in entry
+    else:
+        assert summary["prior_accuracy"] == 0.5 == entry["accuracy"][0]
+        assert summary["members"][0]["icl_accuracy"] == [0.5] * 3
+
+
+def test_a_shift_without_an_oracle_has_its_prior():
+    """And what is seen is what the model is shown, here noisy labels."""
+    settings = TVPSettings.from_config(changed(TINY, task=TREE))
+    params = jax.eval_shape(tvp.TVPExperiment(settings).init, jax.random.key(0), {})
+    params = jax.tree.map(lambda p: jax.numpy.zeros((2, *p.shape), p.dtype), params)
+    decoder = tvp.TVPExperiment(settings).decoder
+    measured = Measure(decoder, params, settings.task, settings.layout, 2, edit="replace", prompts=300, seed=0)
+    (shift,) = (shift for shift in shifts_for(settings.task, 2) if shift.name == "label_noise")
+    entry, seen = measured(shift)
+    assert entry["prior_risk"] == pytest.approx(entry["members"][0]["icl_risk"][0]) == pytest.approx(1, abs=0.3)
+    assert "oracle_risk" not in entry
+    assert np.square(seen["shown"]).mean() == pytest.approx(1.25, abs=0.2) and seen["x"].shape == (300, 3, 2)
