@@ -9,11 +9,13 @@ import pytest
 
 from tvjax.tasks import (
     FAMILIES,
+    GINC,
     LAYOUTS,
     DecisionTree,
     Linear,
     LinearClassification,
     Quadratic,
+    RegBench,
     ReLUNetwork,
     Sinusoid,
     TokenOffset,
@@ -27,6 +29,8 @@ SETTINGS = [
     Sinusoid(input_width=3, noise=0.1),
     TokenOffset(),
     TokenOffset(noise=0.2, held_out_pairs=0),
+    GINC(),
+    RegBench(automata=20, held_out_automata=5, word=3),
     Quadratic(),
     Quadratic(input_width=3, noise=0.1),
     ReLUNetwork(),
@@ -40,7 +44,7 @@ SETTINGS = [
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))
 def sample(task, key, batch, demonstrations):
-    return task.sample(key, batch, demonstrations, LAYOUT)
+    return task.sample(key, batch, demonstrations, LAYOUT.wide(task.x_tokens))
 
 
 @pytest.mark.parametrize("task", SETTINGS, ids=str)
@@ -52,11 +56,14 @@ class TestEveryFamily:
 
     @pytest.mark.slow
     def test_eager_draws_what_jit_draws(self, task):
-        eager, jitted = task.sample(jax.random.key(0), 4, 3, LAYOUT), sample(task, jax.random.key(0), 4, 3)
+        eager, jitted = (
+            task.sample(jax.random.key(0), 4, 3, LAYOUT.wide(task.x_tokens)),
+            sample(task, jax.random.key(0), 4, 3),
+        )
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), eager, jitted)
 
     def test_oracle_and_scores_have_the_declared_shapes(self, task):
-        prompt = jax.eval_shape(lambda: task.sample(jax.random.key(0), 4, 3, LAYOUT))
+        prompt = jax.eval_shape(lambda: task.sample(jax.random.key(0), 4, 3, LAYOUT.wide(task.x_tokens)))
         predictions = jax.ShapeDtypeStruct((4, 4, task.decoder_inputs()["num_outputs"]), jnp.float32)
         scores = jax.eval_shape(task.scores, predictions, prompt.targets)
         assert all(score.shape == (4, 4) for score in scores.values())

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvjax.evals.statistics import with_interval
-from tvjax.tasks import Task
+from tvjax.tasks import Task, TokenTask
 
 NEIGHBOURS = 3
 MOST_COUNTS = 24
@@ -21,28 +21,40 @@ MOST_COUNTS = 24
 CLOSED_FORMS, FITS = 2**15, 5 * 2**10
 """Pairs (prompt, number of demonstrations) that are tried: of what is one formula, and of what scikit-learn fits."""
 
-Estimator = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""From i pairs of each prompt, x ``[P, i, X]`` and y ``[P, i]`` with i > 0, and a query ``[P, X]``, to ``[P]``."""
+SMOOTHING = 0.1
+"""What is added to each count of a trigram."""
+
+Estimator = Callable[..., np.ndarray]
+"""From i pairs of each prompt, x ``[P, i, X]`` and y ``[P, i]`` with i > 0, and a query ``[P, X]``, to ``[P]``.
+
+One of tokens is also told how many there are, and answers with their probabilities, ``[P, tokens]``.
+"""
 
 
-def predict(names: Iterable[str], x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+def predict(names: Iterable[str], x: np.ndarray, y: np.ndarray, tokens: int = 0) -> dict[str, np.ndarray]:
     """Predictions ``{name: [P, N, 1]}`` of y ``[P, N, 1]`` at x ``[P, N, X]``; entry i has seen the pairs before i.
 
     Not all are made, so that those of a family take at most some 20 s on two cores: of more than `MOST_COUNTS` pairs so
     many i, spread evenly, and only the first prompts, as many as make `CLOSED_FORMS` predictions, or `FITS` where each
     is a fit of scikit-learn (a millisecond or two). Those left out are not-a-number. Raises KeyError for a name that is
-    not in `BASELINES`.
+    not in `BASELINES`. Of tokens, `tokens` many, y begins with the one that was observed and predictions are
+    log-probabilities ``[P, N, tokens]``.
     """
-    x, y = x.astype(np.float64), y[..., 0].astype(np.float64)
+    outputs = tokens or 1
+    x, y = (x, y[..., 0]) if tokens else (x.astype(np.float64), y[..., 0].astype(np.float64))
     prompts, pairs = y.shape
     chosen = np.unique(np.linspace(0, pairs - 1, min(pairs, MOST_COUNTS)).round().astype(int))
     found = {}
     for name in names:
         estimate, most = BASELINES[name]
         size = min(prompts, max(1, most // len(chosen)))
-        found[name] = np.full((prompts, pairs, 1), np.nan)
+        found[name] = np.full((prompts, pairs, outputs), np.nan)
         for i in chosen:
-            found[name][:size, i, 0] = estimate(x[:size, :i], y[:size, :i], x[:size, i]) if i else 0.0
+            shown = (x[:size, :i], y[:size, :i], x[:size, i])
+            if tokens:
+                found[name][:size, i] = np.log(estimate(*shown, tokens)) if i else 0.0
+            else:
+                found[name][:size, i, 0] = estimate(*shown) if i else 0.0
     return found
 
 
@@ -55,7 +67,8 @@ def summary(task: Task, x: np.ndarray, y: np.ndarray) -> dict[str, dict[str, Any
     found: dict[str, dict[str, Any]] = {}
     if not task.baselines:
         return found
-    for name, predictions in predict(task.baselines, x, y).items():
+    tokens = task.vocab_size if isinstance(task, TokenTask) else 0
+    for name, predictions in predict(task.baselines, x, y, tokens).items():
         tried_P, tried_N = (~np.isnan(predictions[..., 0]).all(axis) for axis in (1, 0))
         scores = task.scores(jnp.asarray(predictions[tried_P][:, tried_N]), jnp.asarray(y[tried_P][:, tried_N]))
         found[name] = {"num_prompts": int(tried_P.sum())}
@@ -117,6 +130,25 @@ def greedy_tree_of_signs(x: np.ndarray, y: np.ndarray, query: np.ndarray) -> np.
     return greedy_tree(np.sign(x), y, np.sign(query))
 
 
+def trigram(x: np.ndarray, y: np.ndarray, query: np.ndarray, tokens: int) -> np.ndarray:
+    """The next token by how often each followed the last two, in the strings x y; `SMOOTHING` is added to each count.
+
+    Where these two never stood together it is the last one that counts, and where that never stood, none. The last
+    token of the vocabulary is the blank, which stands before a string. [ours]
+    """
+    strings, asked = np.concatenate([x, y[..., None]], -1), query
+    blank = lambda a: np.full_like(a[..., :1], tokens - 1)  # noqa: E731
+    strings, asked = (np.concatenate([blank(a), a], -1) for a in (strings, asked))
+    first, second, third = (strings[..., t : strings.shape[-1] - 2 + t].reshape(len(x), -1) for t in range(3))
+    follows = third[..., None] == np.arange(tokens)
+    after_last = second == asked[:, -1:]
+    counts = np.ones((len(x), tokens))
+    for which in (second < tokens - 1, after_last, after_last & (first == asked[:, -2:-1])):
+        found = (follows & which[..., None]).sum(1)
+        counts = np.where(found.any(1, keepdims=True), found + SMOOTHING, counts)
+    return counts / counts.sum(1, keepdims=True)
+
+
 def _lasso(alpha: float) -> Estimator:
     return lambda x, y, query: lasso(x, y, query, alpha)
 
@@ -131,6 +163,7 @@ BASELINES: dict[str, tuple[Estimator, int]] = {
     "averaging": (averaging, CLOSED_FORMS),
     **{f"lasso_{alpha:g}": (_lasso(alpha), FITS) for alpha in (0.1, 0.01, 0.001)},
     "greedy_tree": (greedy_tree, FITS),
+    "trigram": (trigram, CLOSED_FORMS),
     "greedy_tree_of_signs": (greedy_tree_of_signs, FITS),
 }
 """Each family names its own (`Task.baselines`); with each, how many predictions are made at most."""

@@ -17,7 +17,7 @@ from tvjax.files import write_json
 from tvjax.nn.decoder import Decoder
 from tvjax.nn.model import Model
 from tvjax.parallel.mesh import make_mesh, shard_batch
-from tvjax.tasks import NO_SHIFT, Prompt, draw, shifts_for
+from tvjax.tasks import NO_SHIFT, Prompt, draw
 from tvjax.train.loop import Trainer
 from tvjax.train.state import Hyper
 from tvjax.vectors import store, tvp
@@ -113,10 +113,7 @@ def measure(settings: TVPSettings, params: Any) -> tuple[dict[str, Any], dict[st
         prompts=s.evaluation.prompts,
         seed=s.evaluation.seed,
     )
-    limit = s.decoder.max_positions if s.decoder.positions == "learned" else None
-    pairs = None if limit is None else next(n for n in range(limit + 1, 0, -1) if s.layout.length(n) <= limit)
     entry, seen = measured(NO_SHIFT)
-    shifts = shifts_for(s.task, s.prompt.demonstrations, pairs) if s.evaluation.shifts else ()
     summary = {
         "task": s.task_name,
         "layout": s.prompt.layout,
@@ -125,7 +122,7 @@ def measure(settings: TVPSettings, params: Any) -> tuple[dict[str, Any], dict[st
         "risk_unit": s.task.risk_unit,
         **_named(entry, s),
         "baselines": baselines.summary(s.task, seen["x"], seen["shown"]),
-        "shifts": {shift.name: _named(measured(shift)[0], s) for shift in shifts},
+        "shifts": {shift.name: _named(measured(shift)[0], s) for shift in s.shifts},
         "notes": _notes(s),
     }
     return summary, seen

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from tvjax.errors import reject
 from tvjax.experiments.settings import at_least, build, check_mesh, check_seed, check_training, coerce, group, groups
 from tvjax.nn.decoder import FAMILY_FIELDS, DecoderConfig
-from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Task
+from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Shift, Task, shifts_for
 from tvjax.train.loop import TrainConfig
 from tvjax.train.state import Hyper, OptimizerConfig
 from tvjax.vectors import tvp
@@ -113,7 +113,15 @@ class TVPSettings:
 
     @property
     def layout(self) -> Layout:
-        return LAYOUTS[self.prompt.layout]
+        return LAYOUTS[self.prompt.layout].wide(self.task.x_tokens)
+
+    @property
+    def shifts(self) -> tuple[Shift, ...]:
+        """The shifts that are evaluated: those for which there are positions."""
+        pairs, places = None, self.decoder.max_positions
+        if self.decoder.positions == "learned":
+            pairs = next(n for n in range(places + 1, 0, -1) if self.layout.length(n) <= places)
+        return shifts_for(self.task, self.prompt.demonstrations, pairs) if self.evaluation.shifts else ()
 
     @property
     def hyper(self) -> Hyper:

@@ -4,13 +4,15 @@ Dimensions, here as in the whole package: B prompts, N pairs, T positions, X inp
 tasks of a finite pool.
 """
 
-from tvjax.tasks.base import Parameters, RealTask, Task, TokenTask
+from tvjax.tasks.base import Parameters, RealTask, StringTask, Task, TokenTask
 from tvjax.tasks.decision_tree import DecisionTree
 from tvjax.tasks.gaussian import GaussianTask
+from tvjax.tasks.ginc import GINC
 from tvjax.tasks.linear import Linear
 from tvjax.tasks.linear_classification import LinearClassification
 from tvjax.tasks.prompt import LAYOUTS, Layout, Prompt
 from tvjax.tasks.quadratic import Quadratic
+from tvjax.tasks.regbench import RegBench
 from tvjax.tasks.relu_network import ReLUNetwork
 from tvjax.tasks.shifts import (
     NO_SHIFT,
@@ -29,6 +31,8 @@ FAMILIES: dict[str, type[Task]] = {
     "linear": Linear,
     "sinusoid": Sinusoid,
     "token_offset": TokenOffset,
+    "ginc": GINC,
+    "regbench": RegBench,
     "quadratic": Quadratic,
     "relu_network": ReLUNetwork,
     "decision_tree": DecisionTree,
@@ -37,6 +41,7 @@ FAMILIES: dict[str, type[Task]] = {
 
 __all__ = [
     "FAMILIES",
+    "GINC",
     "LAYOUTS",
     "NO_SHIFT",
     "DecisionTree",
@@ -49,9 +54,11 @@ __all__ = [
     "Quadratic",
     "ReLUNetwork",
     "RealTask",
+    "RegBench",
     "Shift",
     "ShiftedPrompts",
     "Sinusoid",
+    "StringTask",
     "Task",
     "TokenOffset",
     "TokenTask",

@@ -78,6 +78,11 @@ class Task(abc.ABC):
         """The unit of a risk, for reports."""
 
     @property
+    def x_tokens(self) -> int:
+        """How many positions an x takes."""
+        return 1
+
+    @property
     def has_oracle(self) -> bool:
         """Whether `oracle` can answer for these settings: wherever the family has one, if it says nothing else."""
         return type(self).oracle is not Task.oracle
@@ -206,3 +211,23 @@ class TokenTask(Task):
     def decoder_inputs(self) -> dict[str, Any]:
         shape = {"vocab_size": self.vocab_size + 1, "num_outputs": self.vocab_size}
         return {"inputs": "tokens", "unbiased": ("readout",), **shape}
+
+
+class StringTask(TokenTask):
+    """An x of several tokens, ``[B, N, W]``. An answer is ``[B, N, Y]``: the token that is observed comes first.
+
+    What follows it is what a family's `scores` compare with beyond the token; a decoder is never shown it.
+    """
+
+    answer_width: int
+
+    @property
+    @abc.abstractmethod
+    def x_tokens(self) -> int:
+        """W, the tokens of an x."""
+
+    def encode(self, layout: Layout, x: jax.Array, y: jax.Array) -> jax.Array:
+        return super().encode(layout, x, y[..., 0])
+
+    def blank(self, x: jax.Array) -> jax.Array:
+        return jnp.zeros((*x.shape[:2], self.answer_width), jnp.int32)

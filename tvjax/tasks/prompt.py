@@ -25,8 +25,13 @@ class Layout:
 
     @property
     def offset(self) -> int:
-        """Where in a demonstration the answer is read."""
-        return self.parts.index(self.reads)
+        """Where in a demonstration the answer is read: at the last of what is read."""
+        return len(self.parts) - 1 - self.parts[::-1].index(self.reads)
+
+    def wide(self, tokens: int) -> "Layout":
+        """The same order for an x of several tokens."""
+        parts = (part for kind in self.parts for part in (kind,) * (tokens if kind == X else 1))
+        return Layout(self.name, tuple(parts), self.reads)
 
     def length(self, pairs: int) -> int:
         """T for `pairs` pairs. The sequence ends where the last query is read: its answer is not shown."""
@@ -45,7 +50,8 @@ class Prompt:
     """N pairs a prompt, as every task gives them.
 
     inputs: ``[B, T, I]`` real features or ``[B, T]`` token ids, for the decoder's front end. kinds: ``[T]``, what each
-    position is (X, Y, Z, PAD). x: ``[B, N, X]`` or ``[B, N]`` and targets: ``[B, N, Y]`` or ``[B, N]``, pair by pair.
+    position is (X, Y, Z, PAD). x: ``[B, N, X]`` or ``[B, N]`` and targets: ``[B, N, Y]`` or ``[B, N]``, pair by
+    pair (an x of several tokens is ``[B, N, W]``).
     weights: ``[N]``, how much each query counts in a training loss (0 where a curriculum leaves it out).
     parameters: the task's own, each ``[B, ...]``.
     """
@@ -84,8 +90,10 @@ def encode_real(layout: Layout, x_BNX: jax.Array, y_BNY: jax.Array) -> jax.Array
     return jnp.stack(parts, axis=2).reshape(batch, -1, width + y_BNY.shape[-1] + NUM_KINDS)[:, : layout.length(pairs)]
 
 
-def encode_tokens(layout: Layout, x_BN: jax.Array, y_BN: jax.Array, placeholder: int) -> jax.Array:
-    """Token ids ``[B, T]``; z is the id `placeholder`."""
-    values: dict[int, Any] = {X: x_BN, Y: y_BN, Z: jnp.full_like(x_BN, placeholder)}
-    ids = jnp.stack([values[part] for part in layout.parts], axis=2)
-    return ids.reshape(x_BN.shape[0], -1)[:, : layout.length(x_BN.shape[1])]
+def encode_tokens(layout: Layout, x: jax.Array, y_BN: jax.Array, placeholder: int) -> jax.Array:
+    """Token ids ``[B, T]`` of x ``[B, N]``, or ``[B, N, W]`` in a wide layout; z is the id `placeholder`."""
+    batch, pairs = y_BN.shape
+    y_BN1 = y_BN[..., None]
+    values: dict[int, Any] = {X: x.reshape(batch, pairs, -1), Y: y_BN1, Z: jnp.full_like(y_BN1, placeholder)}
+    ids = jnp.concatenate([values[part] for part in dict.fromkeys(layout.parts)], axis=2)
+    return ids.reshape(batch, -1)[:, : layout.length(pairs)]

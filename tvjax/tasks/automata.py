@@ -1,0 +1,88 @@
+"""Random deterministic automata, minimized, no two alike (Akyurek et al. 2024); drawn on the host, kept as arrays."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+NO_EDGE = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Alphabet:
+    """What automata are drawn from: how many symbols there are, and the bounds on states, symbols and edges."""
+
+    symbols: int = 18
+    min_states: int = 4
+    max_states: int = 12
+    min_symbols: int = 4
+    max_edges: int = 3
+
+
+def draw_automaton(random: np.random.RandomState, a: Alphabet) -> tuple[np.ndarray, np.ndarray]:
+    """An automaton as it is drawn, the state behind each edge or `NO_EDGE`, ``[states, symbols]``; it begins in 0.
+
+    Each state has 1..max_edges edges, uniform, to other states, on letters, a subset of the symbols, all distinct.
+    Returns the letters too: an edge need not use each.
+    """
+    states = random.randint(a.min_states, a.max_states + 1)
+    letters = random.permutation(a.symbols)[: random.randint(a.min_symbols, a.symbols + 1)]
+    next_QA = np.full((states, a.symbols), NO_EDGE)
+    for state in range(states):
+        edges = random.randint(1, a.max_edges + 1)
+        others = random.permutation(states - 1)[:edges]
+        next_QA[state, random.permutation(letters)[:edges]] = others + (others >= state)
+    return next_QA, letters
+
+
+def minimize(next_QA: np.ndarray) -> np.ndarray:
+    """The least automaton of the same words: states that cannot be reached are left out, those alike are one.
+
+    Every state accepts, so two states are alike where the same words can follow (Moore's refinement). States are
+    numbered in the order in which they are first reached, so equal languages give equal arrays.
+    """
+    class_Q = np.zeros(len(next_QA), int)
+    while True:
+        follows_QA = np.where(next_QA == NO_EDGE, NO_EDGE, class_Q[next_QA])
+        _, finer_Q = np.unique(follows_QA, axis=0, return_inverse=True)
+        if finer_Q.max() == class_Q.max():
+            break
+        class_Q = finer_Q.reshape(-1)
+    order, number = [0], {class_Q[0]: 0}
+    rows = []
+    for state in order:
+        row = np.full(next_QA.shape[1], NO_EDGE)
+        for symbol in np.flatnonzero(next_QA[state] != NO_EDGE):
+            after = next_QA[state, symbol]
+            if class_Q[after] not in number:
+                number[class_Q[after]] = len(order)
+                order.append(after)
+            row[symbol] = number[class_Q[after]]
+        rows.append(row)
+    return np.stack(rows)
+
+
+def has_form(next_QA: np.ndarray, a: Alphabet) -> bool:
+    """Whether a minimized automaton still has enough states, and no edge from a state to itself."""
+    loops = (next_QA == np.arange(len(next_QA))[:, None]).any()
+    return len(next_QA) >= a.min_states and not loops
+
+
+@functools.cache
+def distinct_automata(a: Alphabet, count: int, seed: int) -> np.ndarray:
+    """`count` automata of different languages, ``[count, max_states, symbols]``, from NumPy's frozen generator.
+
+    One that is not of the form any more when it is minimized is drawn again [ours].
+    """
+    random, known = np.random.RandomState(seed), set()
+    found: list[np.ndarray] = []
+    while len(found) < count:
+        automaton = minimize(draw_automaton(random, a)[0])
+        name = automaton.tobytes()
+        if name not in known and has_form(automaton, a):
+            known.add(name)
+            found.append(automaton)
+    padded = np.full((count, a.max_states, a.symbols), NO_EDGE, np.int32)
+    for place, automaton in enumerate(found):
+        padded[place, : len(automaton)] = automaton
+    return padded
