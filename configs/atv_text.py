@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     config.training.generator.model.num_layers = 2
     config.training.generator.model.width = 64
     config.training.generator.model.hidden_width = 192
-    config.training.generator.train.steps = 1000
+    config.training.generator.train.steps = 800
 
     config.data = _TRAINING["get_config"]().data  # which tasks: the fields of configs/text_model.py, commented there
 

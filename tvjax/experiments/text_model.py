@@ -262,4 +262,4 @@ def small_model(
 ) -> Model:
     """The model of the run in `folder`, which is trained first, once, where there is none; as `rundir.run_once`."""
     rundir.run_once(run, config, folder, say, what="a small language model", place=place, names=names)
-    return load_model(folder / MODEL, dtype=dtype or None)
+    return load_model(folder / MODEL, dtype=dtype or None, unroll=1)  # asked by many programs: what counts is compiling

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.errors import reject
+from tvjax.parallel.mesh import compiler_options
 
 GIB = 2**30
 
@@ -46,7 +47,7 @@ class Batches:
         size = most
         while True:
             batch = jax.tree.map(lambda a, n=size: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), arrays)
-            compiled = program.lower(*static, *fixed, batch).compile()
+            compiled = program.lower(*static, *fixed, batch).compile(compiler_options())
             memory = compiled.memory_analysis()
             used = (memory.temp_size_in_bytes + memory.output_size_in_bytes) / GIB
             if used <= self.memory:

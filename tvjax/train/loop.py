@@ -122,17 +122,14 @@ class Trainer:
             recorder.close()
 
     def compile(self) -> list[Callable[..., Any]]:
-        """`init`, `dispatch` and `evaluate`, compiled side by side: most of what a run waits for before its first step.
-
-        On a CPU at LLVM's first level: a third less time to compile, and steps as fast as at its last one.
-        """
+        """`init`, `dispatch` and `evaluate`, compiled side by side: most of what a run waits for before its first."""
         programs = [
             self.init.lower(self.hyper, self._data),
             self.dispatch.lower(self.abstract, self._data, self.hyper),
             self.evaluate.lower(self.abstract.params, self._data, self._eval_key, self.hyper),
         ]
         with ThreadPoolExecutor(len(programs)) as pool:
-            options = {"xla_backend_optimization_level": 1} if parallel.on_cpu() else {}
+            options = parallel.compiler_options()
             return list(pool.map(lambda program: program.compile(compiler_options=options), programs))
 
     def _train(self, state: TrainState | None, checkpoints: Checkpoints, record: "_Recorder", stop: Stop) -> TrainState:
