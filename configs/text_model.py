@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.train.batch = 32  # prompts a step
     config.train.seed = 0
     config.train.learning_rate = 2e-3  # peak
-    config.train.steps = 1200
+    config.train.steps = 1600
     config.train.log_every = 50
     config.train.evaluate_every = 400
     config.train.checkpoint_every = 400

@@ -201,7 +201,8 @@ class TextModelExperiment:
         real_BNA, ids_BNA = (a[:, asked_T].reshape(batch, pairs, -1) for a in (real_BT, ids_BT))
         out = out.reshape(*ids_BNA.shape, -1)
         risk_BNA = optax.softmax_cross_entropy_with_integer_labels(out, ids_BNA) * real_BNA
-        right_BNA = (out.argmax(-1) == ids_BNA) | ~real_BNA
+        said_BNA = jnp.take_along_axis(out, ids_BNA[..., None], axis=-1)[..., 0]
+        right_BNA = (said_BNA >= out.max(-1)) | ~real_BNA  # the place of the maximum would take XLA ten times as long
         return {
             "risk": risk_BNA.sum(-1) / real_BNA.sum(-1),
             "accuracy": right_BNA.all(-1).astype(jnp.float32),
