@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 
 import turns
+from programs import training
 
 LAYERS, WIDTH, HEADS, INPUTS, POINTS, BATCH = 6, 128, 4, 20, 41, 64
 
@@ -55,49 +56,9 @@ def torch_side(device: str) -> Callable[[int], None]:
 
 def tvjax_side(weight: float, layout: str, steps: int) -> Callable[[int], None]:
     """A function that takes n training steps, a multiple of `steps`, of the tvjax trainer."""
-    import jax
-
-    from tvjax.experiments.tvp import make_trainer
-    from tvjax.experiments.tvp_settings import TVPSettings
-
-    config = {
-        "experiment": "tvp",
-        "task": {"name": "linear", "input_width": INPUTS},
-        "prompt": {"layout": layout, "demonstrations": POINTS - 1},
-        "curriculum": {"dimensions": {}, "pairs": {}},
-        "model": {"num_layers": LAYERS, "width": WIDTH, "num_heads": HEADS, "max_positions": 3 * POINTS},
-        "tvp": {},
-        "population": {
-            "name": ("one",),
-            "seed": (0,),
-            "tvp_weight": (weight,),
-            "prescribed_layer": (LAYERS // 2,),
-            "learning_rate": (1e-4,),
-        },
-        "train": {
-            "batch": BATCH,
-            "steps": steps,
-            "log_every": steps,
-            "evaluate_every": steps,
-            "checkpoint_every": steps,
-        },
-        "optimizer": {"decay": "constant"},
-        "evaluation": {"training_prompts": 1, "prompts": 1},
-        "mesh": {},
-    }
-    trainer = make_trainer(TVPSettings.from_config(config))
-    with jax.set_mesh(trainer.mesh):
-        init, dispatch, _ = trainer.compile()
-        state = init(trainer.hyper)
-
-    def run(count: int) -> None:
-        nonlocal state
-        with jax.set_mesh(trainer.mesh):
-            for _ in range(count // steps):
-                state, metrics = dispatch(state, {}, trainer.hyper)
-            jax.block_until_ready(metrics)
-
-    return run
+    sizes = {"num_layers": LAYERS, "width": WIDTH, "num_heads": HEADS}
+    work = {"batch": BATCH, "inputs": INPUTS, "pairs": POINTS, "layout": layout}
+    return training(steps=steps, members=1, weight=weight, **work, **sizes)
 
 
 def main() -> None:

@@ -133,6 +133,7 @@ def get_config(task: str = "linear") -> ConfigDict:
     config.tvp.edit = "replace"  # theta replaces the state at z, or is added to it (add)
     config.tvp.gradient = True  # whether the gradient flows through theta into its prompt
     config.tvp.start_step = 0  # the TVP-loss is off before this step
+    config.tvp.answered_from = "vector"  # or, as a control, the same x' from their prompt's demonstrations
 
     config.population = ConfigDict()  # members trained side by side: one entry a member, or one for all
     config.population.name = ("icl", "tvp")

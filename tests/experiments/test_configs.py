@@ -14,6 +14,7 @@ from tvjax.cli import read_flags
 from tvjax.errors import UserError
 from tvjax.experiments.atv_settings import ATVSettings
 from tvjax.experiments.atv_tvp_settings import ATVTVPSettings
+from tvjax.experiments.emergence_settings import EmergenceSettings
 from tvjax.experiments.task_vectors import TaskVectorSettings
 from tvjax.experiments.text_model import TextModelSettings
 from tvjax.experiments.tvp import make_trainer
@@ -50,13 +51,14 @@ def config(request, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("source", [source for source, name in EXPERIMENT.items() if name != "tvp"])
-def test_a_config_of_text_parses(source):
+def test_another_config_parses(source):
     config = read(source)
     kinds = {
         "text_model": TextModelSettings,
         "task_vectors": TaskVectorSettings,
         "atv": ATVSettings,
         "atv_tvp": ATVTVPSettings,
+        "emergence": EmergenceSettings,
     }
     kinds[config["experiment"]].from_config(config)
     if config["experiment"] == "task_vectors":

@@ -229,3 +229,25 @@ class TestEdits:
             mask[..., None], 0.5 * before["blocks/resid"][1] + vectors[1][:, None], before["blocks/resid"][1]
         )
         np.testing.assert_allclose(found["blocks/resid"][1], expected, rtol=1e-4, atol=1e-4)
+
+
+class TestControl:
+    """The extra queries of the TVP-loss, answered from the demonstrations in place of the vector."""
+
+    @pytest.mark.parametrize("layout", ["xzy", "xy"])
+    @pytest.mark.parametrize("chosen", [(), (0, 2)])
+    def test_each_query_is_asked_as_if_alone(self, setting, layout, chosen):
+        decoder, params, task, prompts = setting
+        prompt, key, config = prompts[layout], jax.random.key(3), tvp.TVPConfig(demonstrations=chosen)
+        out, scores = tvp.run_with_queries(decoder, params, task, prompt, key, config)
+        counts = chosen or range(1, K + 1)
+        x, y = task.draw_pairs(key, prompt.parameters, len(counts))
+        for place, count in enumerate(counts):
+            pairs = (
+                jnp.concatenate([a[:, :count], b[:, place : place + 1]], 1)
+                for a, b in ((prompt.x, x), (prompt.targets, y))
+            )
+            alone, _ = tvp.run_prompt(decoder, params, task.prompt(prompt.layout, prompt.parameters, *pairs))
+            risk = task.scores(alone[:, -1:], y[:, place : place + 1])["risk"][:, 0]
+            np.testing.assert_allclose(scores["risk"][:, place], risk, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(out, tvp.run_prompt(decoder, params, prompt)[0], rtol=1e-4, atol=1e-5)

@@ -4,12 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tvjax.nn.decoder import Decoder
-from tvjax.nn.model import forward
-from tvjax.tasks import Layout, ShiftedPrompts, Task
+from tvjax.tasks import ShiftedPrompts, Task
 from tvjax.vectors import tvp
+from tvjax.vectors.packed import answers_at, run_packed
 
 Scores = dict[str, jax.Array]
 
@@ -27,43 +26,19 @@ def layer_sweep(
     return {name: value[:, :, 0] for name, value in sweep.items()}
 
 
-def packed_mask(layout: Layout, pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions ``[1, T]`` and mask ``[1, T, T]`` of a packed prompt: N-1 demonstrations, then N queries side by side.
-
-    Query i takes the positions that it would have after i demonstrations and sees those and itself, nothing else. So
-    one pass asks N queries of their own, each as if alone at the end of its prompt.
-    """
-    period, parts = len(layout.parts), layout.offset + 1
-    shown, asked = period * (pairs - 1), parts * pairs
-    query = np.arange(asked) // parts
-    positions = np.concatenate([np.arange(shown), period * query + np.arange(asked) % parts])
-    owner = np.concatenate([np.full(shown, -1), query])
-    is_shown = owner == -1
-    causal = positions[None, :] <= positions[:, None]
-    sees_demonstration = (
-        is_shown[None, :] & causal & (is_shown[:, None] | (positions[None, :] < period * owner[:, None]))
-    )
-    mask = sees_demonstration | (~is_shown[None, :] & (owner[None, :] == owner[:, None]) & causal)
-    return positions[None], mask[None]
-
-
 def predict(decoder: Decoder, params: Any, task: Task, drawn: ShiftedPrompts) -> tuple[jax.Array, jax.Array]:
     """Predictions ``[B, N, O]`` for query i after i demonstrations, and theta ``[L+1, B, D]`` at the last query."""
     prompt, layout = drawn.prompt, drawn.prompt.layout
     if not drawn.separate:
         out, theta_LBND = tvp.run_prompt(decoder, params, prompt)
         return out, theta_LBND[:, :, -1]
-    batch, pairs = drawn.queries.shape[:2]
-    period, parts = len(layout.parts), layout.offset + 1
-    shown = task.encode(layout, prompt.x, drawn.shown)[:, : period * (pairs - 1)]
-    asked = task.zero_shot(layout, drawn.queries.reshape(-1, *drawn.queries.shape[2:]))
-    inputs = jnp.concatenate([shown, asked.reshape(batch, -1, *asked.shape[2:])], axis=1)
-    positions, mask = (jnp.asarray(a) for a in packed_mask(layout, pairs))
-    reads = slice(period * (pairs - 1) + layout.offset, None, parts)
-    out, activations = forward(
-        decoder, params, inputs, addresses=tvp.STREAM, at=reads, positions_BT=positions, mask_BTT=mask
+    pairs = prompt.x.shape[1]
+    shown = task.encode(layout, prompt.x, drawn.shown)[:, : len(layout.parts) * (pairs - 1)]
+    out, activations = run_packed(
+        decoder, params, task, layout, shown, drawn.queries, range(pairs), addresses=tvp.STREAM
     )
-    return out, tvp.stream_at(activations, reads)[:, :, -1]
+    reads = answers_at(layout, shown.shape[1])
+    return out[:, reads], tvp.stream_at(activations, reads)[:, :, -1]
 
 
 def score(decoder: Decoder, params: Any, task: Task, drawn: ShiftedPrompts, edit: str) -> tuple[Scores, jax.Array]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import stdtrit
 
 LEVEL = 0.9
 RESAMPLES = 1000
@@ -53,3 +54,15 @@ def macro(groups: Sequence[np.ndarray], *, seed: int = 0) -> tuple[float, list[f
         resampled.append(draws(random, count) @ np.asarray(values, np.float64) / count)
     low, high = interval(np.mean(resampled, 0))
     return float(np.mean(means)), [float(low), float(high)]
+
+
+def over_seeds(values: Sequence[float], *, level: float = LEVEL) -> tuple[float, list[float] | None]:
+    """The geometric mean of positive numbers, one a seed, and its interval: Student's t on their logarithms.
+
+    It says what another seed would give, which an interval over prompts does not. None for a single seed.
+    """
+    logs = np.log(np.asarray(values, np.float64))
+    if len(logs) < 2:
+        return float(np.exp(logs.mean())), None
+    half = stdtrit(len(logs) - 1, (1 + level) / 2) * logs.std(ddof=1) / len(logs) ** 0.5
+    return float(np.exp(logs.mean())), [float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))]

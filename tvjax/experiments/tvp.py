@@ -55,18 +55,24 @@ class TVPExperiment:
         active_X = s.active_inputs(step)
         prompt = _sharded(s.task.sample(prompt_key, s.batch, s.prompt.demonstrations, s.layout, active_X=active_X))
         weights_N = s.curriculum.pairs.mask(s.prompt.demonstrations + 1, step)
-        out, theta = tvp.run_prompt(self.decoder, params, prompt)
+        extra = any(s.population.tvp_weight)
+        if extra and s.tvp.answered_from == "demonstrations":
+            out, more = tvp.run_with_queries(self.decoder, params, s.task, prompt, query_key, s.tvp, active_X)
+        else:
+            out, theta = tvp.run_prompt(self.decoder, params, prompt)
         metrics = _weighted("icl", s.task.scores(out, prompt.targets), weights_N)
-        if not any(s.population.tvp_weight):
+        if not extra:
             return metrics["icl_risk"], metrics
+        if s.tvp.answered_from == "vector":
+            layer, lowest = hyper["prescribed_layer"], min(s.population.prescribed_layer)
+            more = tvp.tvp_scores(
+                self.decoder, params, s.task, prompt, theta, layer, query_key, s.tvp, active_X, lowest=lowest
+            )
+        name = "tvp" if s.tvp.answered_from == "vector" else "query"
         chosen = tvp.positions(s.tvp, s.prompt.demonstrations + 1)
-        layer, lowest = hyper["prescribed_layer"], min(s.population.prescribed_layer)
-        moved = tvp.tvp_scores(
-            self.decoder, params, s.task, prompt, theta, layer, query_key, s.tvp, active_X, lowest=lowest
-        )
-        metrics |= _weighted("tvp", moved, weights_N[jnp.array(chosen)])
+        metrics |= _weighted(name, more, weights_N[jnp.array(chosen)])
         weight = hyper["tvp_weight"] * (step >= s.tvp.start_step)
-        return metrics["icl_risk"] + weight * metrics["tvp_risk"], metrics
+        return metrics["icl_risk"] + weight * metrics[f"{name}_risk"], metrics
 
     def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """The ICL curve and TVP at every layer on fresh prompts of the training tasks, while training goes on."""
@@ -134,6 +140,7 @@ def _named(entry: dict[str, Any], s: TVPSettings) -> dict[str, Any]:
     members = []
     for m, scores in enumerate(entry["members"]):
         about = {name: spread[name][m] for name in ("name", "seed", "tvp_weight", "prescribed_layer")}
+        about["answered_from"] = s.tvp.answered_from
         inner = scores["tvp_risk_by_layer"][1:-1]
         members.append({**about, "best_layer": 1 + inner.index(min(inner)), **scores})
     return {**entry, "members": members}

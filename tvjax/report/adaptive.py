@@ -264,14 +264,16 @@ def _tasks(summary: dict[str, Any]) -> Exhibit:
 
 def _sensitivity(summary: dict[str, Any]) -> Exhibit:
     groups, found = groups_of(summary), summary["sensitivity"]
-    titles = {"scale": "factor lambda", "layers": "layers written to", "examples": "examples of a task, at most"}
+    titles = {"scale": "factor lambda", "layers": "the layers written to", "examples": "examples of a task, at most"}
     shown = {kind: [e for e in found if e["kind"] == kind] for kind in titles}
     shown = {kind: entries for kind, entries in shown.items() if entries}
+    own = next(m for m in summary["methods"] if m["name"] in KINDS["ATV"])
 
     def draw() -> Figure:
-        """A panel a kind of change, a line a group of tasks."""
+        """A panel a kind of change, a line a group of tasks; the run's own setting stands apart, at the right."""
         evidence = (
-            "one seed of each setting, everything else as in the run; lines: 90% bootstrap interval over questions"
+            f"one seed of each setting; run: as in the run, {summary['num_seeds']} seeds;"
+            " lines: 90% bootstrap interval over questions"
         )
         drawn = open_figure(9.6, 2.6, "What ATV depends on", evidence)
         axes = drawn.subplots(1, len(shown), sharey=True, squeeze=False)[0]
@@ -279,12 +281,13 @@ def _sensitivity(summary: dict[str, Any]) -> Exhibit:
             ticks = [_tick(e, kind) for e in entries]
             for place, group in enumerate(groups):
                 x = np.arange(len(entries)) + 0.1 * (place - 1)
-                low, high = np.array([e[f"{group}_mean_ci"] for e in entries]).T
-                ax.vlines(x, low, high, color=HUES[place], linewidth=1.1)
-                ax.plot(
-                    x, [e[f"{group}_mean"] for e in entries], color=HUES[place], marker=MARKERS[place], markersize=4
-                )
-            ax.set_xticks(range(len(entries)), ticks)
+                x_own = [len(entries) + 0.1 * (place - 1)]
+                low, high = np.array([e[f"{group}_mean_ci"] for e in [*entries, own]]).T
+                ax.vlines([*x, *x_own], low, high, color=HUES[place], linewidth=1.1)
+                look = {"color": HUES[place], "marker": MARKERS[place], "markersize": 4}
+                ax.plot(x, [e[f"{group}_mean"] for e in entries], **look)
+                ax.plot(x_own, [own[f"{group}_mean"]], markerfacecolor="white", **look)
+            ax.set_xticks(range(len(entries) + 1), [*ticks, "run"])
             ax.set_ylim(-0.03, 1.03)
             quiet(ax, titles[kind], "accuracy" if ax is axes[0] else "")
         handles = [

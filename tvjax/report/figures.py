@@ -80,7 +80,7 @@ def tvp_figure(summary: Summary) -> Figure:
         rows = [scores.tvp for scores in measure.scores]
         _bands(ax, layers, rows, looks(summary))
         for member, look, row in zip(summary.members, looks(summary), rows, strict=True):
-            if member.tvp_weight:
+            if member.prescribes:
                 layer = member.prescribed_layer
                 ax.plot([layer], [row[layer].value], markeredgecolor=look.color, label="prescribed layer", **RING)
         ax.axhline(float(measure.prior.value), **PRIOR)
@@ -154,7 +154,7 @@ def _oracle(ax: Axes, counts: np.ndarray, oracle: Estimate) -> Line2D:
 
 def _layer_marks(summary: Summary) -> list[Artist]:
     marks: list[Artist] = []
-    if any(member.tvp_weight for member in summary.members):
+    if any(member.prescribes for member in summary.members):
         marks.append(Line2D([], [], markeredgecolor=QUIET, label="ring: the layer TVP-loss prescribes", **RING))
     if summary.layout == "xzy":
         marks.append(Patch(facecolor="#ececec", label=f"l = 0 holds no task; l = {summary.num_layers} sees no query"))

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tvjax.evals.study import USABLE
 from tvjax.report.shifts import icl_ratio, tvp_ratio
 from tvjax.report.summary import Estimate, Summary
 from tvjax.report.words import arms, number
-
-USABLE = 0.5
 
 
 def verdict(ratio: Estimate) -> str:

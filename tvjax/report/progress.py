@@ -108,7 +108,7 @@ def heatmap_figure(run: Run) -> Figure:
             mesh = ax.pcolormesh(_edges(steps), layers, np.clip(values.T, 1 / reach, reach), norm=norm, cmap="RdBu_r")
             mesh.set_rasterized(True)
         ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
-        if member.tvp_weight:
+        if member.prescribes:
             ax.axhspan(member.prescribed_layer - 0.5, member.prescribed_layer + 0.5, fill=False, edgecolor=INK, lw=1.4)
     _colour_bar(figure, grid, norm, reach)
     return figure

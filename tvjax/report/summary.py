@@ -75,13 +75,22 @@ class Condition:
 
 @dataclass(frozen=True)
 class Member:
-    """One of the models trained side by side. Layers: 0 is the embedding, l the residual stream after block l."""
+    """One of the models trained side by side. Layers: 0 is the embedding, l the residual stream after block l.
+
+    control: its extra queries were answered from demonstrations, not from a vector.
+    """
 
     name: str
     seed: int
     tvp_weight: float
     prescribed_layer: int
     best_layer: int
+    control: bool = False
+
+    @property
+    def prescribes(self) -> bool:
+        """Whether TVP-loss trained a vector at its prescribed layer."""
+        return bool(self.tvp_weight) and not self.control
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,7 @@ def _member(tree: Mapping[str, Any], layers: int) -> Member:
         tvp_weight=float(_get(tree, "tvp_weight", (int, float))),
         prescribed_layer=_get(tree, "prescribed_layer", int),
         best_layer=_get(tree, "best_layer", int),
+        control=tree.get("answered_from") == "demonstrations",
     )
     for field in ("prescribed_layer", "best_layer"):
         if not 0 <= getattr(member, field) <= layers:

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tvjax.errors import UserError
 from tvjax.files import write_whole
-from tvjax.report import adaptive, atv_tvp
+from tvjax.report import adaptive, atv_tvp, emergence
 from tvjax.report.gallery import Exhibit
 from tvjax.report.html import details, document, figure, table, write_figure
 from tvjax.report.reader import read_plain
@@ -63,6 +63,8 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         return adaptive.summary_table(summary)
     if summary["experiment"] == "atv_tvp":
         return atv_tvp.summary_table(summary)
+    if summary["experiment"] == "emergence":
+        return emergence.summary_table(summary)
     if summary["experiment"] == "text_model":
         counts = range(summary["num_demonstrations"] + 1)
         lines = [
@@ -98,6 +100,8 @@ def _contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, 
         return adaptive.contents(summary, path)
     if summary["experiment"] == "atv_tvp":
         return atv_tvp.contents(summary, path)
+    if summary["experiment"] == "emergence":
+        return emergence.contents(summary)
     if summary["experiment"] == "text_model":
         return [_curve(summary)], "a small language model", [f"<pre>{escape(summary_table(summary))}</pre>"]
     return [_methods(summary), _layers(summary), _heads(summary)], "task vectors on text", _tables(summary)

@@ -33,6 +33,8 @@ def setting(member: Member) -> str:
     """What a member was trained on: ``ICL loss only``, or ``ICL + 1 x TVP-loss at layer 2``."""
     if member.tvp_weight == 0:
         return "ICL loss only"
+    if member.control:
+        return f"ICL + {member.tvp_weight:g} \N{MULTIPLICATION SIGN} extra queries, no vector (control)"
     return f"ICL + {member.tvp_weight:g} \N{MULTIPLICATION SIGN} TVP-loss at layer {member.prescribed_layer}"
 
 

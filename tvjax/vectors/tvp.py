@@ -17,6 +17,7 @@ from tvjax.nn.taps import Edit
 from tvjax.tasks.base import Task
 from tvjax.tasks.prompt import Layout, Prompt
 from tvjax.vectors import edits
+from tvjax.vectors.packed import answers_at, run_packed
 
 STREAM = ("embed", "blocks/resid")
 
@@ -27,7 +28,8 @@ class TVPConfig:
 
     demonstrations: S, by number of demonstrations before the query; empty = all with at least one. query: "fresh"
     draws an x' for each position in S, "shared" one for each prompt. edit: "replace" or "add" theta. gradient: whether
-    it flows through theta into the prompt that made it. start_step: the loss is off before this step.
+    it flows through theta into the prompt that made it. start_step: the loss is off before this step. answered_from:
+    "vector" is the TVP-loss; "demonstrations" is a control for what it costs, the same x' asked in the prompt itself.
     """
 
     demonstrations: tuple[int, ...] = ()
@@ -35,6 +37,7 @@ class TVPConfig:
     edit: Literal["replace", "add"] = "replace"
     gradient: bool = True
     start_step: int = 0
+    answered_from: Literal["vector", "demonstrations"] = "vector"
 
 
 def stream_at(activations: dict[str, jax.Array], positions: slice) -> jax.Array:
@@ -120,10 +123,38 @@ def tvp_scores(
     if not config.gradient:
         theta_BSD = jax.lax.stop_gradient(theta_BSD)
 
-    count = len(chosen)
-    x, y = task.draw_pairs(key, prompt.parameters, count if config.query == "fresh" else 1, active_X)
-    if config.query == "shared":
-        x, y = jnp.repeat(x, count, axis=1), jnp.repeat(y, count, axis=1)
+    x, y = _queries(task, prompt, key, config, active_X)
     flat_theta, flat_x = (a.reshape(-1, *a.shape[2:]) for a in (theta_BSD, x))
     out = prompt_with(decoder, params, task, prompt.layout, flat_theta, layer, flat_x, config.edit, lowest)
     return task.scores(out.reshape(*x.shape[:2], -1), y)
+
+
+def run_with_queries(
+    decoder: Decoder,
+    params: Any,
+    task: Task,
+    prompt: Prompt,
+    key: jax.Array,
+    config: TVPConfig,
+    active_X: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The control: predictions ``[B, N, O]`` at the prompt's queries, and scores ``[B, |S|]`` of those of the TVP-loss.
+
+    The x' are those that `tvp_scores` draws with this key, and each is answered after the demonstrations that its theta
+    would have been made of: as many tokens and as many answers, and no vector. [ours]
+    """
+    x, y = _queries(task, prompt, key, config, active_X)
+    chosen = positions(config, prompt.x.shape[1])
+    out, _ = run_packed(decoder, params, task, prompt.layout, prompt.inputs, x, chosen)
+    return out[:, prompt.queries], task.scores(out[:, answers_at(prompt.layout, prompt.inputs.shape[1])], y)
+
+
+def _queries(
+    task: Task, prompt: Prompt, key: jax.Array, config: TVPConfig, active_X: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """An x' for each position in S, and its answer."""
+    count = len(positions(config, prompt.x.shape[1]))
+    x, y = task.draw_pairs(key, prompt.parameters, count if config.query == "fresh" else 1, active_X)
+    if config.query == "shared":
+        x, y = jnp.repeat(x, count, axis=1), jnp.repeat(y, count, axis=1)
+    return x, y

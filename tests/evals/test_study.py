@@ -1,0 +1,143 @@
+"""What an emergence study says of numbers that are made up, so that what it must say is known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tvjax.evals import study
+from tvjax.evals.statistics import over_seeds
+
+L, PRIOR = 3, 2.0
+STEPS = [0, 100, 200]
+
+
+def member(seed, icl, by_layer, weight=0.0, layer=1, falls=(1.0, 1.0, 1.0)):
+    """A member of prior `PRIOR`; `falls`: its risks during training, over those at the end of each layer."""
+    return {
+        "name": f"m{weight}{layer}{seed}",
+        "seed": seed,
+        "tvp_weight": weight,
+        "prescribed_layer": layer,
+        "icl_risk": icl * PRIOR,
+        "tvp_risk": by_layer[layer] * PRIOR,
+        "tvp_risk_by_layer": [PRIOR * risk for risk in by_layer],
+        "history": {
+            "step": STEPS,
+            "icl_risk": [PRIOR * icl * fall for fall in falls],
+            "tvp_risk_by_layer": [[PRIOR * risk * fall for risk in by_layer] for fall in falls],
+        },
+    }
+
+
+def population(arm, members, differs_in=None, shifted=None, seconds=1.0):
+    """shifted: of each member, its ICL risk under the one shift."""
+    shift = {"prior_risk": 3.0, "members": [{"name": "m", "icl_risk": s, "tvp_risk": 1.0} for s in shifted or ()]}
+    return {
+        "name": arm,
+        "differs_in": differs_in or {},
+        "arm": arm,
+        "prior_risk": PRIOR,
+        "seconds_per_step": seconds,
+        "members": members,
+        "shifts": {"far": shift} if shifted else {},
+    }
+
+
+NONE, AT_2 = [1.0, 0.9, 0.95, 1.5], [1.0, 0.9, 0.1, 1.5]
+
+
+def made_up(shifted=(0.5, 0.55, 0.45), control=(1.0, 1.1, 0.9), made=AT_2):
+    """The base learns ICL and no vector, rotary positions learn one at layer 2; TVP-loss makes one at layer 2."""
+    seeds = range(3)
+    return {
+        "populations": [
+            population("icl", [member(s, 0.1, NONE, falls=(9, 6, 1)) for s in seeds], shifted=[1.0, 1.1, 0.9]),
+            population("tvp", [member(s, 0.2, made, 1.0, 2, falls=(9, 4, 1)) for s in seeds], shifted=list(shifted))
+            | {"seconds_per_step": 1.5},
+            population("control", [member(s, 0.1, NONE, 1.0, 1) for s in seeds], shifted=list(control)),
+            population("icl", [member(s, 0.1, AT_2) for s in seeds], {"positions": "rotary"}),
+            population("icl", [member(s, 0.9, NONE) for s in seeds], {"width": 8}),
+        ]
+    }
+
+
+def test_the_interval_over_seeds_is_students_t():
+    """Three logarithms 0, 1, 2: mean 1, standard error 1 / sqrt(3), and t of 2 degrees of freedom at 95% is 2.92."""
+    mean, (low, high) = over_seeds([1.0, math.e, math.e**2])
+    half = 2.919986 / 3**0.5
+    np.testing.assert_allclose([mean, low, high], np.exp([1, 1 - half, 1 + half]), rtol=1e-6)
+    assert over_seeds([4.0]) == (pytest.approx(4.0), None)
+
+
+def test_nine_in_ten_intervals_over_seeds_hold_the_mean():
+    random = np.random.default_rng(0)
+    found = [over_seeds(np.exp(random.normal(0.3, 0.5, 4)))[1] for _ in range(4000)]
+    assert abs(np.mean([low <= np.exp(0.3) <= high for low, high in found]) - 0.9) < 0.015
+
+
+def test_what_the_icl_loss_alone_leads_to():
+    base, rotary, narrow = study.answers(made_up())["emergence"]
+    assert base["differs_in"] == {} and rotary["differs_in"] == {"positions": "rotary"}
+    assert base["icl"]["values"] == pytest.approx([0.1] * 3) and base["tvp_best"]["mean"] == pytest.approx(0.9)
+    assert base["best_layers"] == [1, 1, 1] and rotary["best_layers"] == [2, 2, 2]
+    assert (base["usable"], rotary["usable"], narrow["usable"]) == (0, 3, 0)
+    assert [entry["mean"] for entry in rotary["tvp_by_layer"]] == pytest.approx(AT_2)
+    assert base["learned_from"] == [200] * 3 and base["usable_from"] == [None] * 3 and rotary["usable_from"] == [0] * 3
+
+
+def test_arms_are_compared_seed_by_seed():
+    tvp, control = study.answers(made_up())["trained"]
+    assert (tvp["arm"], tvp["prescribed_layer"], control["arm"]) == ("tvp", 2, "control")
+    assert tvp["icl_over_plain"]["values"] == pytest.approx([2.0] * 3)
+    assert tvp["shifts_over_plain"]["far"]["values"] == pytest.approx([0.5, 0.5, 0.5])
+    assert tvp["at_best_layer"] == 3 and tvp["usable_from"] == [100] * 3  # 0.1 * 4 is below a half, 0.1 * 9 is not
+
+
+def test_seeds_are_matched_by_their_number_not_their_place():
+    tree = made_up(shifted=(0.5, 0.55, 0.45))
+    tvp = tree["populations"][1]
+    tvp["members"].reverse()
+    tvp["shifts"]["far"]["members"].reverse()
+    assert study.answers(tree)["trained"][0]["shifts_over_plain"]["far"]["values"] == pytest.approx([0.5] * 3)
+
+
+def test_cost_is_that_of_a_step_over_the_icl_loss():
+    rows = {(str(row["differs_in"]), row["arm"]): row for row in study.answers(made_up())["cost"]}
+    assert rows["{}", "tvp"]["over_icl"] == pytest.approx(1.5) and rows["{}", "icl"]["over_icl"] == pytest.approx(1)
+
+
+def test_supported_claims():
+    claims = study.answers(made_up())["claims"]
+    assert all(claim["supported"] for claim in claims.values()), claims
+    assert claims["emerges_alone"]["where"] == [{"positions": "rotary"}]
+    assert claims["not_everywhere"]["where"] == [{}], "width 8 has not learned ICL: it says nothing"
+    assert claims["deeper_helps_shifts"]["layer"] == 2
+    assert claims["more_than_its_compute"]["ratio"]["mean"] == pytest.approx(0.5, rel=0.01)
+
+
+def test_claims_that_the_numbers_do_not_support():
+    def claims(**changes):
+        return {name: claim["supported"] for name, claim in study.answers(made_up(**changes))["claims"].items()}
+
+    assert not claims(shifted=(0.5, 1.8, 1.2))["deeper_helps_shifts"], "its interval holds 1"
+    assert not claims(shifted=(2.0, 2.2, 1.8))["deeper_helps_shifts"], "it hurts"
+    worse = claims(control=(0.3, 0.33, 0.27))
+    assert worse["deeper_helps_shifts"] and not worse["more_than_its_compute"]
+    none = claims(made=NONE)
+    assert not (none["made_where_prescribed"] or none["no_search"] or none["deeper_helps_shifts"])
+    assert not claims(made=[1.0, 0.05, 0.1, 1.5])["no_search"], "layer 1 is better than the prescribed one"
+
+
+def test_one_seed_supports_nothing():
+    tree = made_up()
+    for entry in tree["populations"]:
+        del entry["members"][1:]
+    assert not any(claim["supported"] for claim in study.answers(tree)["claims"].values())
+
+
+def test_a_study_without_shifts_control_or_tvp_loss():
+    tree = made_up()
+    tree["populations"] = [tree["populations"][0] | {"shifts": {}}]
+    found = study.answers(tree)
+    assert found["trained"] == [] and not found["claims"]["deeper_helps_shifts"]["supported"]

@@ -1,0 +1,288 @@
+"""The report of an emergence study: its questions, each with a figure and numbers, and which claims they support."""
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from tvjax.evals.study import USABLE, surely_above, surely_below
+from tvjax.report import emergence_figures as figures
+from tvjax.report.gallery import Exhibit
+from tvjax.report.html import table
+from tvjax.report.words import number
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+Tree = Mapping[str, Any]
+METHOD = (
+    "A risk is relative to that of the prior, which answers without any demonstration. ICL risk is that after all K"
+    " demonstrations; TVP risk that of a fresh query, answered zero-shot with the vector in place of the layer's own"
+    f" state. A vector is usable where its TVP risk is at most {USABLE:g} of the prior's, and ICL is learned where ICL"
+    " risk is. Means over seeds are geometric; brackets are 90% intervals of Student's t on their logarithms:"
+    " what another seed would give. A ratio of two arms is taken seed by seed, on the same prompts. A claim counts"
+    " as supported only where such an interval lies, whole, on its side. The best layer is chosen on the prompts that it"
+    " is measured on, which flatters it a little."
+)
+PROVENANCE = (
+    "That task vectors form under some conditions, are often weak, that the TVP-loss makes a strong one at a prescribed"
+    " layer without a search, and that strong vectors in deeper layers improve ICL on prompts out of distribution, are"
+    " claims of Yang, Lin, Lee, Papailiopoulos and Nowak (arXiv 2501.09240, COLM 2025). Their settings are not public:"
+    " the grid, the sizes, the control, the thresholds and the statistics are ours, and a claim that is not supported"
+    " here is not refuted at their sizes."
+)
+
+
+def said(entry: Tree) -> str:
+    """``0.038 [0.030, 0.047]``, or without an interval where there is one seed."""
+    low_high = f" [{', '.join(map(number, entry['ci']))}]" if entry["ci"] else ""
+    return number(entry["mean"]) + low_high
+
+
+def claims(answers: Tree) -> list[tuple[str, bool, str]]:
+    """Each claim, whether the study supports it, and the numbers that decide: one row a claim."""
+    found, rows = answers["claims"], answers["emergence"]
+    alone, unsure, made = found["emerges_alone"], found["not_everywhere"], found["made_where_prescribed"]
+    best = min(rows, key=lambda row: row["tvp_best"]["mean"])
+    where = "; ".join(figures.label(c) for c in alone["where"]) or "no condition"
+    without = "; ".join(figures.label(c) for c in unsure["where"]) or "no condition"
+    deeper, search, more = found["deeper_helps_shifts"], found["no_search"], found["more_than_its_compute"]
+    layers = ", ".join(map(str, made["layers"])) or "none"
+    return [
+        (
+            "With the ICL loss alone, a usable vector emerges under some conditions.",
+            alone["supported"],
+            f"surely usable under: {where}; best: {figures.label(best['differs_in'])},"
+            f" TVP risk {said(best['tvp_best'])} {TIMES} the prior's",
+        ),
+        (
+            "ICL can be learned without a usable vector.",
+            unsure["supported"],
+            f"ICL learned, no sure vector, under: {without}",
+        ),
+        (
+            "TVP-loss makes a usable vector at the layer that is prescribed.",
+            made["supported"],
+            f"surely usable at layers {layers} of {', '.join(map(str, made['of'])) or 'none'}",
+        ),
+        (
+            "No search is needed: the best layer is the prescribed one.",
+            search["supported"],
+            f"{search['members']} of {search['of']} members with a usable vector",
+        ),
+        (
+            "A strong vector in a deep layer improves ICL on shifted prompts.",
+            deeper["supported"],
+            _ratio_of_shifts(deeper),
+        ),
+        (
+            "It does so beyond what the same extra queries do without a vector.",
+            more["supported"],
+            f"ICL risk under shifts over the control's: {said(more['ratio'])}" if more["ratio"] else "no control",
+        ),
+    ]
+
+
+def _ratio_of_shifts(deeper: Tree) -> str:
+    if deeper["ratio"] is None:
+        return "no usable vector, or no shifts"
+    return (
+        f"at layer {deeper['layer']}, the deepest that is usable, ICL risk under shifts is {said(deeper['ratio'])}"
+        f" {TIMES} that of the ICL loss alone (geometric mean over shifts)"
+    )
+
+
+def _setting(summary: Tree) -> str:
+    sizes = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary["base"].items())
+    count = sum(len(population["members"]) for population in summary["populations"])
+    return (
+        f"{summary['task']}; base: {sizes}; {count} models, {len(summary['seeds'])} seeds, n = {summary['num_prompts']}"
+        " prompts each"
+    )
+
+
+def summary_table(summary: Tree) -> str:
+    """The results as plain text for the terminal."""
+    answers = summary["answers"]
+    rows = [("condition", "ICL / prior", "TVP / prior, best layer", "layers", "usable"), *_conditions(answers)]
+    lines = [_setting(summary), "risk / prior's risk [90% interval over seeds]", "", "ICL loss alone", *_columns(rows)]
+    trained = [("", "TVP / prior at l*", "ICL / ICL alone", "under shifts"), *_trained(answers)]
+    lines += ["", "with a second loss", *_columns(trained), "", "claims"]
+    for claim, holds, numbers in claims(answers):
+        lines.append(f"{'supported' if holds else 'NOT SUPPORTED':<14} {claim} {numbers}")
+    return "\n".join(lines) + "\n"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(rows[0]))]
+    return ["".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _conditions(answers: Tree) -> list[tuple[str, ...]]:
+    """Condition, ICL, TVP at the best layer, which layers, in how many seeds it is usable."""
+    return [
+        (
+            figures.label(row["differs_in"]),
+            said(row["icl"]),
+            said(row["tvp_best"]),
+            ", ".join(map(str, sorted(set(row["best_layers"])))),
+            f"{row['usable']} of {len(row['best_layers'])}",
+        )
+        for row in answers["emergence"]
+    ]
+
+
+def _trained(answers: Tree) -> list[tuple[str, ...]]:
+    """Second loss, TVP at its layer, ICL and ICL under shifts over the ICL loss alone."""
+    return [
+        (
+            figures.second_loss(row),
+            said(row["tvp"]) if row["arm"] == "tvp" else "",
+            said(row["icl_over_plain"]),
+            said(row["all_shifts_over_plain"]) if "all_shifts_over_plain" in row else "",
+        )
+        for row in answers["trained"]
+    ]
+
+
+def contents(summary: Tree) -> tuple[list[Exhibit], str, list[str]]:
+    """The figures, the heading and the other parts of the page."""
+    answers = summary["answers"]
+    heads = ("Condition", "ICL / prior", "TVP / prior, best layer", "Best layers", "Usable in seeds")
+    second = ("Second loss", "TVP / prior at its layer", "ICL risk / ICL loss alone", "Under shifts / ICL loss alone")
+    parts = [
+        f'<p class="quiet">{escape(_setting(summary))}</p>',
+        "<h2>Claims</h2>",
+        _table("Each claim, and what decides it.", ("Claim", "Here", "Numbers"), _claim_rows(answers)),
+        "<h2>Numbers</h2>",
+        _table("The ICL loss alone, by condition.", heads, _conditions(answers)),
+        _table("A second loss beside it.", second, _trained(answers)) if answers["trained"] else "",
+        _table("What a step costs.", ("Condition", "Loss", "ms a step and member", "over ICL alone"), _cost(answers)),
+        f'<p class="quiet">{escape(METHOD)}</p>',
+        f"<h2>What is the paper's, what is ours</h2><p>{escape(PROVENANCE)}</p>",
+    ]
+    return _exhibits(summary), "where task vectors emerge", parts
+
+
+def _claim_rows(answers: Tree) -> list[tuple[str, ...]]:
+    return [(claim, "supported" if holds else "not supported", numbers) for claim, holds, numbers in claims(answers)]
+
+
+def _cost(answers: Tree) -> list[tuple[str, ...]]:
+    return [
+        (
+            figures.label(row["differs_in"]),
+            figures.ARMS[row["arm"]],
+            f"{1000 * row['seconds_per_step']:.1f}",
+            f"{row['over_icl']:.2f}" if row["over_icl"] else "",
+        )
+        for row in answers["cost"]
+    ]
+
+
+def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in heads) + "</tr>"
+    body = [
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f'<td class="wrap">{escape(t)}</td>' for t in row[1:])
+        + "</tr>"
+        for row in rows
+    ]
+    return table(escape(caption), head, body)
+
+
+def _exhibits(summary: Tree) -> list[Exhibit]:
+    answers = summary["answers"]
+    trained = [row for row in answers["trained"] if not row["differs_in"]]
+    exhibits = [
+        _exhibit(
+            "conditions",
+            "Which conditions let a vector emerge?",
+            "ICL risk and the best layer's TVP risk by condition, over the prior's, a mark a seed",
+            _usable_sentence(answers["emergence"]),
+            lambda: figures.conditions(summary),
+        ),
+        _exhibit(
+            "layers",
+            "At which layer?",
+            "TVP risk by layer, over the prior's, for every condition and every layer that TVP-loss prescribes",
+            "Blue is a vector that works. Layer 0 holds no task, and the last layer sees no query. "
+            + _layers_sentence(answers["emergence"]),
+            lambda: figures.layers(summary),
+        ),
+        _exhibit(
+            "training",
+            "How early in training?",
+            "ICL and TVP risk against the training step at the base condition",
+            _early_sentence(answers),
+            lambda: figures.training(summary),
+        ),
+    ]
+    if trained:
+        exhibits.append(
+            _exhibit(
+                "prescribed",
+                "What does TVP-loss change at each prescribed layer?",
+                "TVP risk at the prescribed layer, and ICL risk over that of the ICL loss alone",
+                _price_sentence(trained),
+                lambda: figures.prescribed(summary),
+            )
+        )
+    if any(row["shifts_over_plain"] for row in trained):
+        exhibits.append(
+            _exhibit(
+                "shifts",
+                "And out of distribution?",
+                "ICL risk under each shift over that of the ICL loss alone, by prescribed layer",
+                "Below 1 (blue) TVP-loss helped, above 1 (red) it hurt; a star marks an interval over seeds that leaves"
+                " 1 out.",
+                lambda: figures.shifts(summary),
+            )
+        )
+    return exhibits
+
+
+def _exhibit(stem: str, heading: str, alt: str, caption: str, draw: Callable[[], Any]) -> Exhibit:
+    return Exhibit(stem, heading, alt, caption, draw)
+
+
+def _usable_sentence(rows: Sequence[Tree]) -> str:
+    usable = [figures.label(row["differs_in"]) for row in rows if row["usable"] == len(row["best_layers"])]
+    learned = sum(max(row["icl"]["values"]) <= USABLE for row in rows)
+    return (
+        f"Of {len(rows)} conditions, ICL was learned in every seed under {learned}, and a usable vector emerged in"
+        f" every seed under {len(usable)}{': ' + '; '.join(usable) if usable else ''}."
+    )
+
+
+def _layers_sentence(rows: Sequence[Tree]) -> str:
+    found = [row for row in rows if row["usable"]]
+    if not found:
+        return "With the ICL loss alone no layer held a usable vector in any seed."
+    parts = [
+        f"{figures.label(row['differs_in'])}: {', '.join(map(str, sorted(set(row['best_layers']))))}" for row in found
+    ]
+    return f"Best layers where one emerged with the ICL loss alone: {'; '.join(parts)}."
+
+
+def _early_sentence(answers: Tree) -> str:
+    base = next(row for row in answers["emergence"] if not row["differs_in"])
+    parts = [
+        f"ICL loss alone: ICL learned by step {_steps(base['learned_from'])}, vector {_steps(base['usable_from'])}"
+    ]
+    parts += [
+        f"{figures.second_loss(row)}: vector {_steps(row['usable_from'])}"
+        for row in answers["trained"]
+        if row["arm"] == "tvp" and not row["differs_in"]
+    ]
+    return "First evaluation at which the risk is below the threshold, seed by seed. " + "; ".join(parts) + "."
+
+
+def _steps(steps: Sequence[int | None]) -> str:
+    return ", ".join("never" if step is None else f"{step:,}" for step in steps)
+
+
+def _price_sentence(rows: Sequence[Tree]) -> str:
+    parts = []
+    for row in rows:
+        entry = row["icl_over_plain"]
+        side = "worse" if surely_above(entry, 1) else "better" if surely_below(entry, 1) else "no clear difference"
+        parts.append(f"{figures.second_loss(row)}: {said(entry)} ({side})")
+    return "ICL risk after all demonstrations, over that of the ICL loss alone. " + "; ".join(parts) + "."
