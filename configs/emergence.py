@@ -21,19 +21,22 @@ def _small(config: ConfigDict, task: str = "linear") -> None:
     base.model.num_layers = 4
     base.model.width = 32
     base.model.max_positions = 128
-    base.train.evaluate_every = 250
+    base.train.steps = 2000
+    base.train.evaluate_every = 100
     base.train.checkpoint_every = 1000
     base.train.tensorboard = False
+    base.population.learning_rate = (2e-3,)
     base.evaluation.prompts = 512
     config.grid.layout = ("xy",)
     config.grid.positions = ("rotary", "none")
     config.grid.num_layers = (2, 6)
-    config.grid.width = (64,)
+    config.grid.width = (16,)
     config.grid.demonstrations = (4, 16)
 
 
 def _token_offset(config: ConfigDict) -> None:
     _small(config, "token_offset")
+    config.base.train.steps = 1000
 
 
 def _full(config: ConfigDict) -> None:
