@@ -141,3 +141,18 @@ def test_a_study_without_shifts_control_or_tvp_loss():
     tree["populations"] = [tree["populations"][0] | {"shifts": {}}]
     found = study.answers(tree)
     assert found["trained"] == [] and not found["claims"]["deeper_helps_shifts"]["supported"]
+
+
+def test_the_first_and_last_layers_hold_no_vector():
+    tree = {"populations": [population("icl", [member(s, 0.1, [0.1, 0.9, 0.95, 0.1]) for s in range(3)])]}
+    (row,) = study.answers(tree)["emergence"]
+    assert row["usable"] == 0 and row["usable_from"] == [None] * 3 and row["best_layers"] == [1] * 3
+
+
+def test_the_deepest_usable_layer_decides():
+    """TVP-loss at layer 1 hurts under shifts and at layer 2 helps: both make a vector."""
+    tree = made_up()
+    at_1 = [member(s, 0.2, [1.0, 0.1, 0.9, 1.5], 1.0, 1) for s in range(3)]
+    tree["populations"].insert(1, population("tvp", at_1, shifted=[2.0, 2.2, 1.8]))
+    deeper = study.answers(tree)["claims"]["deeper_helps_shifts"]
+    assert deeper["layer"] == 2 and deeper["ratio"]["mean"] == pytest.approx(0.5)
