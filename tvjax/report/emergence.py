@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from tvjax.evals.study import USABLE, surely_above, surely_below
@@ -13,13 +14,13 @@ from tvjax.report.words import number
 TIMES = "\N{MULTIPLICATION SIGN}"
 Tree = Mapping[str, Any]
 METHOD = (
-    "A risk is relative to that of the prior, which answers without any demonstration. ICL risk is that after all K"
-    " demonstrations; TVP risk that of a fresh query, answered zero-shot with the vector in place of the layer's own"
-    f" state. A vector is usable where its TVP risk is at most {USABLE:g} of the prior's, and ICL is learned where ICL"
-    " risk is. Means over seeds are geometric; brackets are 90% intervals of Student's t on their logarithms:"
-    " what another seed would give. A ratio of two arms is taken seed by seed, on the same prompts. A claim counts"
-    " as supported only where such an interval lies, whole, on its side. The best layer is chosen on the prompts that it"
-    " is measured on, which flatters it a little."
+    "A risk is relative to that of the prior, which answers without any demonstration. ICL risk is that after all "
+    "K demonstrations; TVP risk that of a fresh query, answered zero-shot with the vector in place of the layer's "
+    f"own state. A vector is usable where its TVP risk is at most {USABLE:g} of the prior's, and ICL is learned "
+    "where ICL risk is. Means over seeds are geometric; brackets are 90% intervals of Student's t on their "
+    "logarithms: what another seed would give. A ratio of two arms is taken seed by seed, on the same prompts. A "
+    "claim is supported only where such an interval lies, whole, on its side. The best layer is chosen on the "
+    "prompts that it is measured on, which flatters it a little."
 )
 PROVENANCE = (
     "That task vectors form under some conditions, are often weak, that the TVP-loss makes a strong one at a prescribed"
@@ -142,8 +143,8 @@ def _trained(answers: Tree) -> list[tuple[str, ...]]:
     ]
 
 
-def contents(summary: Tree) -> tuple[list[Exhibit], str, list[str]]:
-    """The figures, the heading and the other parts of the page."""
+def contents(summary: Tree, path: Path) -> tuple[list[Exhibit], str, list[str]]:
+    """The figures, the heading and the other parts of the page of the run in `path`: all is in its summary."""
     answers = summary["answers"]
     heads = ("Condition", "ICL / prior", "TVP / prior, best layer", "Best layers", "Usable in seeds")
     second = ("Second loss", "TVP / prior at its layer", "ICL risk / ICL loss alone", "Under shifts / ICL loss alone")

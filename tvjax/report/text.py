@@ -1,4 +1,4 @@
-"""Reports of the runs on text: a small model's curves by demonstrations, and the task vectors of a model."""
+"""Reports of all runs but TVP's: the page around them, and what is on it for runs on text."""
 
 from collections.abc import Mapping
 from html import escape
@@ -18,6 +18,8 @@ from tvjax.report.html import details, document, figure, table, write_figure
 from tvjax.report.reader import read_plain
 from tvjax.report.style import GRID, HUES, INK, MARKERS, ORACLE, PRIOR, QUIET, bottom_legend, open_figure, quiet
 
+PAGES: Mapping[str, Any] = {"atv": adaptive, "atv_tvp": atv_tvp, "emergence": emergence}
+"""Experiments whose page is a module of its own, with `summary_table(summary)` and `contents(summary, path)`."""
 SHOTS = {"zero_shot": "zero-shot", "few_shot": "{k}-shot", "shuffled_shot": "{k}-shot, labels shuffled"}
 VECTORS = {"vector": "state vector", "function_vector": "function vector", "learned_vector": "learned vector"}
 CONTROL = {"shuffled_vector": "state vector of shuffled labels"}
@@ -59,12 +61,8 @@ def write_report(run_dir: str | Path) -> Path:
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """The results as plain text for the terminal."""
-    if summary["experiment"] == "atv":
-        return adaptive.summary_table(summary)
-    if summary["experiment"] == "atv_tvp":
-        return atv_tvp.summary_table(summary)
-    if summary["experiment"] == "emergence":
-        return emergence.summary_table(summary)
+    if summary["experiment"] in PAGES:
+        return PAGES[summary["experiment"]].summary_table(summary)
     if summary["experiment"] == "text_model":
         counts = range(summary["num_demonstrations"] + 1)
         lines = [
@@ -96,12 +94,8 @@ def _cell(entry: Mapping[str, Any], name: str, index: int | None = None) -> str:
 
 
 def _contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, list[str]]:
-    if summary["experiment"] == "atv":
-        return adaptive.contents(summary, path)
-    if summary["experiment"] == "atv_tvp":
-        return atv_tvp.contents(summary, path)
-    if summary["experiment"] == "emergence":
-        return emergence.contents(summary)
+    if summary["experiment"] in PAGES:
+        return PAGES[summary["experiment"]].contents(summary, path)
     if summary["experiment"] == "text_model":
         return [_curve(summary)], "a small language model", [f"<pre>{escape(summary_table(summary))}</pre>"]
     return [_methods(summary), _layers(summary), _heads(summary)], "task vectors on text", _tables(summary)
