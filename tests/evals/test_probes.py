@@ -284,6 +284,8 @@ class TestRank:
             true = (s.sum(1) ** 2 / (s**2).sum(1)).mean()
             assert entry["true_participation"] == pytest.approx(true)
             assert entry["participation"] == pytest.approx((0.0, 1.0, true)[kept])
+            shares = (s**2 * (np.arange(2) < kept)).sum() / (s**2).sum()
+            assert entry["power"] == pytest.approx(shares)
 
     def test_shares_of_a_direction_are_weighed_by_its_strength(self):
         """Two prompts: one direction carried whole with s = 3, and not at all with s = 1."""
@@ -420,6 +422,25 @@ class TestMembers:
         here = probes.run(decoder, params, task, drawn, asks, layers, "replace")
         there = probes.run(decoder, params, task, *moved, layers, "replace")
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a[order], b, rtol=1e-3, atol=1e-4), here, there)
+
+
+def test_every_chunk_of_prompts_is_new_and_no_more_are_kept_than_asked_for(random_members, monkeypatch):
+    task, decoder, params = random_members
+    monkeypatch.setattr(probes, "CHUNK", 4)
+    drawn, kept = [], []
+    draws, entries = probes.draw, probes.entry
+    monkeypatch.setattr(probes, "draw", lambda *a: drawn.append(draws(*a)) or drawn[-1])
+    monkeypatch.setattr(probes, "entry", lambda *a: kept.append(a) or entries(*a))
+    measure(decoder, params, task, (1, 2), demonstrations=3, prompts=10)
+    w = np.concatenate([d.prompt.parameters["w"] for d in drawn])
+    assert [len(d.fresh_x) for d in drawn] == [4] * 3 and len(np.unique(w[:, 0, 0])) == 12
+    for arrays, tasks in kept:
+        np.testing.assert_array_equal(tasks["w"], w[:10])
+        assert {len(leaf) for leaf in jax.tree.leaves(arrays)} == {10}
+    member = jax.tree.map(lambda p: p[1], params)
+    _, theta_LBND = tvp.run_prompt(decoder, member, drawn[2].prompt)
+    theta = np.moveaxis(np.asarray(theta_LBND[:, :2, -1]), 0, 1)
+    np.testing.assert_allclose(kept[1][0]["theta"][8:, 0], theta, rtol=1e-3, atol=1e-4)
 
 
 def test_an_added_vector_is_added_in_every_probe():

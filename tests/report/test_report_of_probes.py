@@ -54,6 +54,7 @@ def add_probes(tree: dict[str, Any], rank: bool = False) -> None:
             probes["superposition"] |= twins("mixture_risk", np.full(5, 0.3))
         if rank:
             one = twins("captured", [0.98, 0.4]) | twins("participation", 1.3) | twins("true_participation", 1.6)
+            one |= twins("power", 0.75)
             probes["rank"] = {"prescribed": one, "best": one | twins("participation", 1.4)}
 
 
@@ -139,6 +140,7 @@ class TestFigure:
         np.testing.assert_allclose(drawn(left, color), [[0.98, 0.4]] * 2)
         assert [value.tolist() for value in drawn(right, color)] == [[1.3], [1.4]]
         assert "(W: 1.60)" in rank_said(run.summary) and "1.30" in rank_said(run.summary)
+        assert "share of W's power: ICL loss only: 0.750" in rank_said(run.summary)
         assert "Dong et al. 2025" in next(e for e in gallery(run) if e.stem == "rank").caption
 
 

@@ -93,12 +93,15 @@ def rank(map_PYX: np.ndarray, w_PYX: np.ndarray) -> dict[str, Any]:
     captured: ``[R]``, ``u_r' What v_r / s_r``: 1 where direction r is carried exactly, 0 where not at all. Over prompts
     it is the mean with weights s_r^2, ``sum s_r u_r' What v_r / sum s_r^2``, for 1 / s_r has no mean.
     participation, true_participation: ``(sum s)^2 / sum s^2`` of the singular values of What and of W, the number of
-    directions where they are equal; of a single vector rank one is predicted (Dong et al. 2025).
+    directions where they are equal; of a single vector rank one is predicted (Dong et al. 2025). power:
+    ``sum |What|^2 / sum |W|^2``; where it is near 0 the participation is that of noise.
     """
     u_PYR, s_PR, v_PRX = np.linalg.svd(w_PYX.astype(np.float64), full_matrices=False)
     along_PR = np.einsum("pyr,pyx,prx->pr", u_PYR, map_PYX, v_PRX)
     captured, captured_ci = ratio(along_PR * s_PR, np.square(s_PR))
+    power, power_ci = ratio(np.square(map_PYX).sum((1, 2)), np.square(s_PR).sum(1))
     entry: dict[str, Any] = {"captured": captured.tolist(), "captured_ci": captured_ci.tolist()}
+    entry |= {"power": power.tolist(), "power_ci": power_ci.tolist()}
     for name, singular_PR in (
         ("participation", np.linalg.svd(map_PYX, compute_uv=False)),
         ("true_participation", s_PR),

@@ -247,7 +247,7 @@ def probes_said(summary: Summary) -> str:
         by_setting(summary, [found.averaging[word].value[end, layer] for layer, found in at]) for end in (0, -1)
     )
     told = [
-        f"At the prescribed layer l*, where all members are looked at, a linear map reads this share of the task: {read}.",
+        f"At the prescribed layer l* (of all members), a linear map reads this share of the task: {read}.",
         f"The dummy query varies theta so many times as much as the task does: {dummy}.",
         f"TVP {word} with one dummy query: {first}; with the mean over {probes[0].counts[-1]}: {last}.",
     ]
@@ -287,8 +287,10 @@ def rank_said(summary: Summary) -> str:
     """How many directions the vectors carry at the prescribed layer, beside W's."""
     rank = [found.rank["prescribed"] for found in probes_of(summary)]
     carried = by_setting(summary, [row["participation"].value for row in rank])
+    power = by_setting(summary, [row["power"].value for row in rank])
     weakest = by_setting(summary, [row["captured"].value[-1] for row in rank])
     return (
         f"At the prescribed layer, number of directions (W: {number(rank[0]['true_participation'].value)}): {carried};"
-        f" of W's weakest direction this share is carried: {weakest}."
+        f" of W's weakest direction this share is carried: {weakest}. The map has this share of W's power: {power};"
+        " near 0 its number of directions is that of noise."
     )

@@ -83,7 +83,7 @@ class Probes:
     read: by reader (linear, neighbours) the task's variance that it reads, [L+1], of all parameters together.
     entanglement [L+1]. averaging: *, [A, L+1], by `counts` of dummy queries. swap: vector_* and prompt_* [L+1] and
     unedited_*; superposition: first_*, second_*, mixture_risk, each by `shares`. rank: by layer (prescribed, best)
-    captured [R], participation and true_participation.
+    captured [R], participation, true_participation and power.
     """
 
     num_prompts: int
@@ -224,7 +224,7 @@ def _whole(parts: Any) -> Mapping[str, Any]:
 
 def _rank(tree: Mapping[str, Any]) -> Estimates:
     directions = len(_get(tree, "captured", list))
-    one = {name: _estimate(tree, name) for name in ("participation", "true_participation")}
+    one = {name: _estimate(tree, name) for name in ("participation", "true_participation", "power")}
     return {"captured": _estimate(tree, "captured", directions), **one}
 
 
