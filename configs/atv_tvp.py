@@ -24,10 +24,11 @@ def get_config(task: str = "linear") -> ConfigDict:
     config.target.trained += "" if task == "linear" else f"_{task}"
     config.target.member = ""  # which of its population; "": the last
 
-    config.training = training  # of the target; used if there is no run: the main job's, one member, no shifts
+    config.training = training  # of the target; used if there is no run: the main job's, one member, nothing measured
     config.training.population.name = ("tvp",)
     config.training.population.tvp_weight = (1.0,)
     config.training.evaluation.shifts = False
+    config.training.evaluation.probes = False
 
     config.writer = ConfigDict()  # ATV: a generator, from scratch, and one linear map to the prescribed layer
     config.writer.num_layers = 2  # of the generator: as many as theta is made by

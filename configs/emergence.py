@@ -86,4 +86,5 @@ def get_config(study: str = "token_offset") -> ConfigDict:
     config.study.most_members = 12  # members that train at once: what bounds the memory
 
     VARIANTS[study](config)  # config.base: a run of configs/tvp_synthetic.py; its population is the study's to set
+    config.base.evaluation.probes = False  # no answer of a study is made of them
     return config

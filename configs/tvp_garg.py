@@ -100,5 +100,6 @@ def get_config(task: str = "linear") -> ConfigDict:
 
     config.evaluation.training_prompts = 256  # ours
     config.evaluation.prompts = 1_280  # Garg
+    config.evaluation.probes = True  # ours
     TASKS[task](config)
     return config

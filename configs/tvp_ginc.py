@@ -68,5 +68,8 @@ def get_config(size: str = "small") -> ConfigDict:
     config.task.slots = 10  # GINC
     config.task.values = 10  # GINC
     config.task.seed = 0  # of the models
+    # ours: concept and slot are read from theta, and its dummy queries are compared. Swaps and mixes are left out: few
+    # strings of one concept are strings of another.
+    config.evaluation.probes = True
     VARIANTS[size](config)
     return config

@@ -1,7 +1,7 @@
 """Task vectors in a small model trained from scratch: ICL loss alone, beside ICL loss + TVP-loss.
 
-The argument chooses the task: linear (default), sinusoid, token_offset, quadratic, relu_network, decision_tree or
-linear_classification. Sizes are for two CPU cores and a few minutes.
+The argument chooses the task: linear (default), linear_map, sinusoid, token_offset, quadratic, relu_network,
+decision_tree or linear_classification. Sizes are for two CPU cores and a few minutes.
 """
 
 from ml_collections import ConfigDict
@@ -16,6 +16,12 @@ def _linear(config: ConfigDict) -> None:
     config.task.nonzero = 0  # nonzero weights in w; 0: all
     config.task.pool = 0  # size of a finite pool of training tasks (Raventos et al.); 0: infinite
     config.task.pool_seed = 0  # which pool
+    config.task.outputs = 1  # Y, the answers to an x; with more than one y = W x, and there is no pool
+
+
+def _linear_map(config: ConfigDict) -> None:
+    _linear(config)
+    config.task.outputs = 2
 
 
 def _sinusoid(config: ConfigDict) -> None:
@@ -77,6 +83,7 @@ def _linear_classification(config: ConfigDict) -> None:
 
 TASKS = {
     "linear": _linear,
+    "linear_map": _linear_map,
     "sinusoid": _sinusoid,
     "token_offset": _token_offset,
     "quadratic": _quadratic,
@@ -165,6 +172,8 @@ def get_config(task: str = "linear") -> ConfigDict:
     config.evaluation.prompts = 1024  # prompts of the final evaluation and of each shift
     config.evaluation.seed = 1000  # of the evaluation prompts
     config.evaluation.shifts = True  # whether to evaluate out of distribution
+    config.evaluation.probes = True  # whether to probe theta: decodability, dummy queries, swaps, mixes, rank
+    config.evaluation.probe_prompts = 256  # prompts of the probes that run the model
 
     config.mesh = ConfigDict()  # devices along each axis; the product may be at most the number of devices
     config.mesh.member = 1  # share the members

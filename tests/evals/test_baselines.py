@@ -128,6 +128,22 @@ class TestSummary:
         limits = np.array(entry["risk_ci"][::2])
         assert (limits[:, 0] <= entry["risk"][::2]).all() and (limits[:, 1] >= entry["risk"][::2]).all()
 
+    def test_each_output_is_predicted_by_itself(self, pairs, monkeypatch):
+        x, two = pairs[0], np.concatenate([pairs[1], 2 * pairs[1][::-1]], axis=-1)
+        for name in ("least_squares", "nearest_neighbours", "averaging"):
+            both = one(name, x, two)
+            assert both.shape == (P, N, 2)
+            for output in range(2):
+                np.testing.assert_array_equal(
+                    both[..., output : output + 1], one(name, x, two[..., output : output + 1])
+                )
+        monkeypatch.setitem(baselines.BASELINES, "averaging", (baselines.averaging, 4 * N))
+        assert (~np.isnan(one("averaging", x, two))).all((1, 2)).tolist() == [True, True, False, False, False, False]
+        found = baselines.summary(
+            Linear(input_width=X, outputs=2), *self.sample(Linear(input_width=X, outputs=2), 400, 5)
+        )
+        assert found["nearest_neighbours"]["risk"][0] == pytest.approx(1, abs=0.2)
+
     def test_labels_have_accuracies(self):
         found = baselines.summary(LinearClassification(), *self.sample(LinearClassification(), 200, 5))
         assert set(found) == {"nearest_neighbours", "averaging"}

@@ -125,7 +125,7 @@ def test_the_size_and_the_curriculum_of_garg(task, pairs):
 
 
 def test_an_argument_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match=r"cubic.*linear, sinusoid, token_offset, quadratic"):
+    with pytest.raises(UserError, match=r"cubic.*linear, linear_map, sinusoid, token_offset, quadratic"):
         read("tvp_synthetic.py:cubic")
     with pytest.raises(UserError, match=r"sinusoid.*linear, quadratic"):
         read("tvp_garg.py:sinusoid")

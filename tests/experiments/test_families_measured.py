@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 
 from tests.conftest import TINY, changed
+from tvjax.evals import geometry
 from tvjax.evals.measure import Measure
 from tvjax.experiments import tvp
 from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.report import summary_table, write_report
 from tvjax.report.summary import parse_summary
 from tvjax.tasks import shifts_for
+from tvjax.vectors.store import load_vectors
 
 TREE = {"name": "decision_tree", "input_width": 2, "depth": 1}
 RUN = {"steps": 5, "log_every": 5, "evaluate_every": 5, "checkpoint_every": 5}
@@ -51,6 +53,46 @@ def test_baselines_are_asked_what_the_model_is(name):
     else:
         assert summary["prior_accuracy"] == 0.5 == entry["accuracy"][0]
         assert summary["members"][0]["icl_accuracy"] == [0.5] * 3
+
+
+@pytest.mark.slow
+def test_a_whole_run_of_maps_with_probes(tmp_path):
+    """y = W x: every part takes several outputs, and the probes look at the rank of what a vector carries."""
+    task = {"name": "linear", "input_width": 3, "outputs": 2}
+    config = changed(TINY, task=task, train=TINY["train"] | RUN, evaluation__probes=True, evaluation__probe_prompts=20)
+    config = changed(config, evaluation__shifts=True, prompt__demonstrations=2, model__max_positions=16)
+    said = tvp.run(config, tmp_path, "train", lambda line: None)
+    summary = parse_summary(said)
+    assert summary.base.risk.prior.value == pytest.approx(1, abs=0.5) and summary.shifts
+    for member in summary.members:
+        assert member.probes.num_prompts == 20 and set(member.probes.rank) == {"prescribed", "best"}
+        assert member.probes.rank["best"]["captured"].value.shape == (2,)
+        assert member.probes.read["linear"].value.shape == (3,)
+    page = write_report(tmp_path).read_text()
+    assert (
+        "Probing the vectors" in page
+        and "The map that a vector carries" in page
+        and "probes at l*" in summary_table(said)
+    )
+    vectors = load_vectors(tmp_path / "vectors" / "tvp.safetensors")[0]
+    assert vectors["task.w"].shape == (32, 2, 3)
+    # Measured again they are the same, and decodability is of the vectors that the run left behind.
+    again = tvp.run(config, tmp_path, "eval", lambda line: None)
+    assert again["members"] == said["members"]
+    found = geometry.decodability(vectors["theta"].swapaxes(0, 1), {"w": vectors["task.w"]})
+    np.testing.assert_allclose(
+        found["linear"]["w"]["explained"],
+        said["members"][1]["probes"]["decodability"]["linear"]["w"]["explained"],
+        atol=1e-6,
+    )
+
+
+def test_probes_are_made_only_where_asked_for():
+    settings = TVPSettings.from_config(changed(TINY, task={"name": "linear", "input_width": 2}))
+    assert not settings.evaluation.probes
+    params = jax.eval_shape(tvp.TVPExperiment(settings).init, jax.random.key(0), {})
+    params = jax.tree.map(lambda p: jax.numpy.zeros((2, *p.shape), p.dtype), params)
+    assert "probes" not in tvp.measure(settings, params)[0]["members"][0]
 
 
 def test_a_shift_without_an_oracle_has_its_prior():

@@ -27,7 +27,9 @@ def test_the_first_steps_at_published_scale(source, tokens):
     settings = TVPSettings.from_config(read_flags(["main", f"--config={CONFIGS / source}", *flags])[0])
     assert settings.decoder.num_layers == 12 and settings.decoder.dtype == "bfloat16"
     # bfloat16 is emulated on a CPU, where it takes many minutes more.
-    trainer = make_trainer(dataclasses.replace(settings, decoder=dataclasses.replace(settings.decoder, dtype="float32")))
+    trainer = make_trainer(
+        dataclasses.replace(settings, decoder=dataclasses.replace(settings.decoder, dtype="float32"))
+    )
     with jax.set_mesh(trainer.mesh):
         before = trainer.init(trainer.hyper, {})
         kernels = jax.device_get(before.params["blocks"])

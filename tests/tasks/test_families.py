@@ -25,6 +25,7 @@ LAYOUT = LAYOUTS["xzy"]
 SETTINGS = [
     Linear(),
     Linear(noise=0.3, nonzero=2, pool=5),
+    Linear(noise=0.3, nonzero=2, outputs=3),
     Sinusoid(),
     Sinusoid(input_width=3, noise=0.1),
     TokenOffset(),
@@ -83,6 +84,19 @@ class TestLinear:
         count = np.asarray((prompt.parameters["w"] != 0).sum(-1))
         assert (count == (nonzero or 5)).all()
         np.testing.assert_allclose((prompt.parameters["w"] != 0).mean(0), (nonzero or 5) / 5, atol=0.02)
+
+    @pytest.mark.parametrize("nonzero", [0, 2])
+    def test_several_outputs_are_unrelated_and_each_of_unit_variance(self, nonzero):
+        prompt = sample(Linear(input_width=3, outputs=2, nonzero=nonzero), jax.random.key(0), 20_000, 3)
+        w = np.asarray(prompt.parameters["w"])
+        assert w.shape == (20_000, 2, 3) and prompt.targets.shape == (20_000, 4, 2)
+        np.testing.assert_allclose(prompt.targets, np.einsum("byx,bnx->bny", w, prompt.x), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(np.cov(w.reshape(len(w), -1).T), np.eye(6) / 3, atol=0.02)
+        assert ((w != 0).sum(-1) == (nonzero or 3)).all()
+
+    def test_one_output_is_a_row(self):
+        assert Linear(input_width=3).parameters(jax.random.key(0), 4)["w"].shape == (4, 3)
+        assert Linear(input_width=3, outputs=1) == Linear(input_width=3)
 
     def test_noise_is_that_of_the_answers(self):
         prompt = sample(Linear(noise=0.5), jax.random.key(0), 5000, 3)

@@ -55,6 +55,21 @@ class TestClosedForms:
         assert risk[4] < 1e-4
         assert risk[5:].max() < 1e-8
 
+    def test_each_of_several_outputs_is_as_well_known_as_one(self):
+        task = Linear(input_width=4, outputs=3)
+        prompt = sample(task, jax.random.key(0), 10_000, 6)
+        predictions = oracle(task, prompt.x, prompt.targets, prompt.x)
+        for output in range(3):
+            risk = risks(predictions[..., output : output + 1], prompt.targets[..., output : output + 1])
+            np.testing.assert_allclose(risk[:4], 1 - np.arange(4) / 4, rtol=0.05)
+            assert risk[4] < 1e-4 and risk[5:].max() < 1e-8
+        np.testing.assert_allclose(
+            task.scores(predictions, prompt.targets)["risk"].mean(0),
+            risks(predictions, prompt.targets),
+            rtol=1e-4,
+            atol=1e-9,
+        )
+
     def test_averaging_risk(self, noiseless):
         """Over 20,000 draws of demonstrations, in the mean over w and the query: with y = x all unit tasks are asked
         at once, at each unit query. Drawn ones would leave the first risks, of the heaviest tails, known to 2%."""
@@ -154,6 +169,17 @@ class TestLinearOracle:
         assert risks(oracle(task, unseen.x, unseen.targets, unseen.x), unseen.targets)[1:4].min() > 0.3
         told = oracle(task, unseen.x, unseen.targets, unseen.x, held_out=True)
         np.testing.assert_array_equal(told, oracles.least_squares(unseen.x, unseen.targets, unseen.x))
+
+    def test_several_noisy_outputs_are_scikit_learns_ridge(self):
+        linear_model = pytest.importorskip("sklearn.linear_model")
+        task = Linear(input_width=3, outputs=2, noise=0.4)
+        prompt = sample(task, jax.random.key(2), 5, 6)
+        x, y = np.asarray(prompt.x), np.asarray(prompt.targets)
+        ours = np.asarray(oracle(task, prompt.x, prompt.targets, prompt.x))
+        for b, i in itertools.product(range(5), range(1, 7)):
+            fit = linear_model.Ridge(alpha=3 * 0.4**2, fit_intercept=False).fit(x[b, :i], y[b, :i])
+            np.testing.assert_allclose(ours[b, i], fit.predict(x[b, i : i + 1])[0], atol=1e-5)
+        assert not ours[:, 0].any()
 
     def test_added_noise_joins_the_familys_own(self):
         x, y, queries = arrays(4, 6, 4)

@@ -24,7 +24,8 @@ from tvjax.tasks import (
 LAYOUT = LAYOUTS["xzy"]
 LINEAR, POOLED = Linear(input_width=4), Linear(input_width=5, pool=6, noise=0.1)
 SINUSOID, TOKENS = Sinusoid(grid=(4, 12, 16)), TokenOffset()
-TASKS = {"linear": LINEAR, "pooled": POOLED, "sinusoid": SINUSOID, "tokens": TOKENS}
+MAP = Linear(input_width=4, outputs=2)
+TASKS = {"linear": LINEAR, "pooled": POOLED, "map": MAP, "sinusoid": SINUSOID, "tokens": TOKENS}
 BATCH, DEMONSTRATIONS = 1024, 6
 SCALES = [f"{part}_scale_{scale}" for part in ("input", "output") for scale in ("0.33", "0.5", "2", "3")]
 SHIFTS = {
@@ -32,6 +33,7 @@ SHIFTS = {
     for family, task in TASKS.items()
 }
 SHIFTS["pooled"] = {name: SHIFTS["pooled"][name] for name in ("half_subspace", "orthogonal_query", "held_out_tasks")}
+SHIFTS["map"] = {name: SHIFTS["map"][name] for name in ("half_subspace", "output_scale_2", "label_noise")}
 
 
 @functools.cache
@@ -70,7 +72,7 @@ def clean(family, shifted, x):
         return (x + p["c"][:, None]) % TOKENS.vocab_size
     if family == "sinusoid":
         return p["amplitude"][:, None, None] * np.sin(x * p["frequency"][:, None] + p["phase"][:, None, None])
-    return np.einsum("bnx,bx->bn", x, p["w"])[..., None]
+    return np.einsum("bnx,byx->bny", x, p["w"].reshape(BATCH, -1, x.shape[-1]))
 
 
 class TestWhichApply:
@@ -122,7 +124,7 @@ class TestEveryShift:
         shifted, task = drawn(name, family), TASKS[family]
         pairs = (2 if name == "more_demonstrations" else 1) * DEMONSTRATIONS + 1
         x_shape = (BATCH, pairs) if family == "tokens" else (BATCH, pairs, task.input_width)
-        y_shape = (BATCH, pairs) if family == "tokens" else (BATCH, pairs, 1)
+        y_shape = (BATCH, pairs) if family == "tokens" else (BATCH, pairs, task.num_outputs)
         assert shifted.prompt.x.shape == shifted.queries.shape == x_shape
         assert shifted.prompt.targets.shape == shifted.answers.shape == shifted.shown.shape == y_shape
         assert shifted.fresh_x.shape == (BATCH, *x_shape[2:])
@@ -248,7 +250,7 @@ class TestInputs:
 
 
 class TestLabelsAndTasks:
-    @pytest.mark.parametrize("family", ["linear", "sinusoid"])
+    @pytest.mark.parametrize("family", ["linear", "map", "sinusoid"])
     def test_label_noise_is_half_of_the_prior_and_answers_are_clean(self, family):
         shifted = drawn("label_noise", family)
         error = np.asarray(shifted.shown - shifted.prompt.targets)
@@ -283,6 +285,10 @@ class TestOracleScores:
     def test_half_subspace_leaves_half_of_the_risk(self):
         risk = oracle_risk("half_subspace")
         np.testing.assert_allclose(risk, [1, 0.75, 0.5, 0.5, 0.5, 0.5, 0.5], rtol=0.2)
+
+    def test_several_outputs_have_the_risks_of_one(self):
+        np.testing.assert_allclose(oracle_risk("half_subspace", "map"), [1, 0.75, *[0.5] * 5], rtol=0.2)
+        np.testing.assert_allclose(oracle_risk("output_scale_2", "map")[:4], [4, 3, 2, 1], rtol=0.2)
 
     def test_a_repeated_query_is_known(self):
         assert oracle_risk("repeated_query")[1:].max() < 1e-6

@@ -16,6 +16,7 @@ REFUSED = [
     (Linear, "nonzero", {"nonzero": -1}),
     (Linear, "pool", {"pool": -1}),
     (Linear, "pool_seed", {"pool_seed": -1}),
+    (Linear, "outputs", {"outputs": 0}),
     (Sinusoid, "input_width", {"input_width": 0}),
     (Sinusoid, "noise", {"noise": -1.0}),
     (Sinusoid, "amplitude", {"amplitude": (2.0, 1.0)}),
@@ -80,3 +81,10 @@ def test_accepted(family, given):
 def test_lists_from_a_json_file_become_tuples():
     assert hash(TokenOffset(offsets=[1, 2])) == hash(TokenOffset(offsets=(1, 2)))
     assert Sinusoid(phase=[0.0, 1.0], grid=[2, 2, 2]) == Sinusoid(phase=(0.0, 1.0), grid=(2, 2, 2))
+
+
+def test_a_finite_pool_has_one_output():
+    with pytest.raises(
+        UserError, match=r"config\.task\.outputs: given 2; accepted: 1, where the tasks come from a finite"
+    ):
+        Linear(pool=4, outputs=2)

@@ -5,6 +5,7 @@ pairs, X inputs. Everything is float64 on the host, and a trained tree's ties ar
 give the same numbers.
 """
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -32,29 +33,28 @@ One of tokens is also told how many there are, and answers with their probabilit
 
 
 def predict(names: Iterable[str], x: np.ndarray, y: np.ndarray, tokens: int = 0) -> dict[str, np.ndarray]:
-    """Predictions ``{name: [P, N, 1]}`` of y ``[P, N, 1]`` at x ``[P, N, X]``; entry i has seen the pairs before i.
+    """Predictions ``{name: [P, N, Y]}`` of y ``[P, N, Y]`` at x ``[P, N, X]``; entry i has seen the pairs before i.
 
     Not all are made, so that those of a family take at most some 20 s on two cores: of more than `MOST_COUNTS` pairs so
     many i, spread evenly, and only the first prompts, as many as make `CLOSED_FORMS` predictions, or `FITS` where each
-    is a fit of scikit-learn (a millisecond or two). Those left out are not-a-number. Raises KeyError for a name that is
-    not in `BASELINES`. Of tokens, `tokens` many, y begins with the one that was observed and predictions are
-    log-probabilities ``[P, N, tokens]``.
+    is a fit of scikit-learn (a millisecond or two). Each output is predicted by itself. Those left out are
+    not-a-number. Raises KeyError for a name that is not in `BASELINES`. Of tokens, `tokens` many, y begins with the one
+    that was observed and predictions are log-probabilities ``[P, N, tokens]``.
     """
-    outputs = tokens or 1
-    x, y = (x, y[..., 0]) if tokens else (x.astype(np.float64), y[..., 0].astype(np.float64))
-    prompts, pairs = y.shape
+    x, y = (x, y[..., :1]) if tokens else (x.astype(np.float64), y.astype(np.float64))
+    prompts, pairs, outputs = y.shape
     chosen = np.unique(np.linspace(0, pairs - 1, min(pairs, MOST_COUNTS)).round().astype(int))
     found = {}
     for name in names:
         estimate, most = BASELINES[name]
-        size = min(prompts, max(1, most // len(chosen)))
-        found[name] = np.full((prompts, pairs, outputs), np.nan)
-        for i in chosen:
-            shown = (x[:size, :i], y[:size, :i], x[:size, i])
+        size = min(prompts, max(1, most // (len(chosen) * outputs)))
+        found[name] = np.full((prompts, pairs, tokens or outputs), np.nan)
+        for i, output in itertools.product(chosen, range(outputs)):
+            shown = (x[:size, :i], y[:size, :i, output], x[:size, i])
             if tokens:
                 found[name][:size, i] = np.log(estimate(*shown, tokens)) if i else 0.0
             else:
-                found[name][:size, i, 0] = estimate(*shown) if i else 0.0
+                found[name][:size, i, output] = estimate(*shown) if i else 0.0
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tvjax.evals.statistics import draws, interval
+from tvjax.evals.statistics import ratio
 
 RIDGE = 1e-6
 """What is added to the second moments of a map's inputs, as a share of their mean over the D directions."""
@@ -21,13 +21,11 @@ def explained(true_PE: np.ndarray, said_PE: np.ndarray, *, seed: int = 0) -> tup
     prompts in every draw. Where `true` never varies there is nothing to explain: 0.
     """
     true, said = true_PE.astype(np.float64), said_PE.astype(np.float64)
-    missed_P = np.square(true - said).sum(1)
     spread_P = np.square(true - true.mean(0, keepdims=True)).sum(1)
     if not spread_P.any():
         return 0.0, [0.0, 0.0]
-    drawn = draws(np.random.default_rng(seed), len(true))
-    low, high = interval(1 - (drawn @ missed_P) / np.maximum(drawn @ spread_P, np.finfo(float).tiny))
-    return float(1 - missed_P.sum() / spread_P.sum()), [float(low), float(high)]
+    missed, (low, high) = ratio(np.square(true - said).sum(1), spread_P, seed=seed)
+    return float(1 - missed), [float(1 - high), float(1 - low)]
 
 
 def mapped(given_PD: np.ndarray, wanted_PE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -42,6 +40,20 @@ def mapped(given_PD: np.ndarray, wanted_PE: np.ndarray) -> tuple[np.ndarray, np.
     ridge = max(RIDGE * np.trace(moments_DD) / len(moments_DD), np.finfo(float).tiny)
     kernel_DE = np.linalg.solve(moments_DD + ridge * np.eye(len(moments_DD)), centred.T @ (wanted[::2] - middle_E))
     return wanted[1::2], (given[1::2] - middle_D) @ kernel_DE + middle_E
+
+
+def neighbours(given_PD: np.ndarray, wanted_PE: np.ndarray, count: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """What is wanted of prompts 1, 3, .., and its mean over the nearest of prompts 0, 2, .. by what is given.
+
+    `count` neighbours by Euclidean distance (all, where there are fewer), and those as near as the last of them, so
+    that what never varies says the mean. It reads what is there in a form that no linear map brings out.
+    """
+    given, wanted = given_PD.astype(np.float64), wanted_PE.astype(np.float64)
+    known, asked = (half - given.mean(0, keepdims=True) for half in (given[::2], given[1::2]))
+    distance = np.square(known).sum(1)[None] - 2 * asked @ known.T  # less |asked|^2, which orders nothing
+    limit = np.sort(distance, axis=1)[:, : min(count, len(known))][:, -1:]
+    near = (distance <= limit).astype(np.float64)
+    return wanted[1::2], near @ wanted[::2] / near.sum(1, keepdims=True)
 
 
 def readable(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -40,6 +40,20 @@ def with_interval(name: str, losses_P: np.ndarray) -> dict[str, object]:
     return {name: mean.tolist(), f"{name}_ci": limits.tolist()}
 
 
+def ratio(above_P: np.ndarray, below_P: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of `above` over that of `below`, over prompts ``[P, ...]``, and its bootstrap interval ``[..., 2]``.
+
+    Whole prompts are drawn. Where all that is drawn of `below` is 0 the ratio is 0.
+    """
+    above, below = (a.reshape(len(a), -1).astype(np.float64) for a in (above_P, below_P))
+    counts = np.concatenate([np.ones((1, len(above))), draws(np.random.default_rng(seed), len(above))])
+    under = counts @ below
+    found = np.divide(counts @ above, under, out=np.zeros_like(under), where=under != 0)
+    value, (low, high) = found[0], interval(found[1:])
+    shape = above_P.shape[1:]
+    return value.reshape(shape), np.stack([low, high], axis=-1).reshape(*shape, 2)
+
+
 def macro(groups: Sequence[np.ndarray], *, seed: int = 0) -> tuple[float, list[float]]:
     """The mean of the means of groups ``[n]``, and its percentile bootstrap interval: drawn anew within each group.
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.errors import UserError, reject
-from tvjax.evals import baselines, prompting
+from tvjax.evals import baselines, probes, prompting
 from tvjax.evals.measure import Measure
 from tvjax.experiments import rundir
 from tvjax.experiments.tvp_settings import MeshConfig, TVPSettings
@@ -131,7 +131,28 @@ def measure(settings: TVPSettings, params: Any) -> tuple[dict[str, Any], dict[st
         "shifts": {shift.name: _named(measured(shift)[0], s) for shift in s.shifts},
         "notes": _notes(s),
     }
+    if s.evaluation.probes:
+        for member, found in zip(summary["members"], _probed(s, params, summary["members"], seen), strict=True):
+            member["probes"] = found
     return summary, seen
+
+
+def _probed(
+    s: TVPSettings, params: Any, members: list[dict[str, Any]], seen: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The probes of every member."""
+    return probes.measure(
+        Decoder(s.decoder),
+        params,
+        s.task,
+        s.layout,
+        s.prompt.demonstrations,
+        {name: [member[f"{name}_layer"] for member in members] for name in ("prescribed", "best")},
+        seen,
+        edit=s.tvp.edit,
+        prompts=s.evaluation.probe_prompts,
+        seed=s.evaluation.seed,
+    )
 
 
 def _named(entry: dict[str, Any], s: TVPSettings) -> dict[str, Any]:

@@ -77,12 +77,17 @@ class PopulationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """How much to measure: prompts of each evaluation during training and after it, and the shifts."""
+    """How much to measure: prompts of each evaluation during training and after it, the shifts, and the probes.
+
+    probe_prompts: those of the probes that run the model.
+    """
 
     training_prompts: int
     prompts: int
     seed: int = 0
     shifts: bool = True
+    probes: bool = False
+    probe_prompts: int = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,6 +256,8 @@ def _check_population(s: TVPSettings) -> None:
 
 
 def _check_measures(s: TVPSettings) -> None:
-    at_least(1, "config.evaluation", training_prompts=s.evaluation.training_prompts, prompts=s.evaluation.prompts)
+    e, path = s.evaluation, "config.evaluation"
+    at_least(1, path, training_prompts=e.training_prompts)
+    at_least(2 if e.probes else 1, path, prompts=e.prompts, probe_prompts=e.probe_prompts)
     check_seed("config.evaluation.seed", s.evaluation.seed)
     check_training(s.train, s.optimizer, s.batch)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from tvjax.report.figures import icl_figure, tvp_figure
 from tvjax.report.findings import by_setting, robustness
 from tvjax.report.pca import pca_figure
+from tvjax.report.probes import probes_figure, probes_of, probes_said, rank_figure, rank_said
 from tvjax.report.progress import heatmap_figure, training_figure
 from tvjax.report.reader import Run
 from tvjax.report.shifts import shifts_figure
@@ -30,6 +31,11 @@ def gallery(run: Run) -> list[Exhibit]:
     exhibits = [_training(run), _icl(run), _tvp(run)]
     if any(metrics.get("eval_tvp_risk_by_layer")[0].size for metrics in run.metrics):
         exhibits.append(_heatmap(run))
+    probes = [member.probes for member in run.summary.members]
+    if all(probes):
+        exhibits.append(_probes(run))
+    if all(found and found.rank for found in probes):
+        exhibits.append(_rank(run))
     if run.summary.shifts:
         exhibits.append(_shifts(run))
     return [*exhibits, _pca(run)]
@@ -100,6 +106,37 @@ def _heatmap(run: Run) -> Exhibit:
         "Each cell is one layer at one evaluation; white is the prior's risk, blue is better. A blue row is a layer"
         " that holds the task, and where it begins is when it came.",
         lambda: heatmap_figure(run),
+    )
+
+
+def _probes(run: Run) -> Exhibit:
+    crossed = (
+        "Below, one task's vector at the end of another's whole prompt, whose demonstrations the layers above can still"
+        " read; and mixes of two vectors, zero-shot."
+        if probes_of(run.summary)[0].swap
+        else "Swaps and mixes are left out: an x of one task is none of another."
+    )
+    return Exhibit(
+        "probes",
+        "Probing the vectors",
+        f"Panels of probes of the task vectors for {_who(run)}: what can be read from them and what they vary with, by"
+        f" layer, and whose answer they give. {probes_said(run.summary)}",
+        "First, what a linear map and the nearest neighbours read of the task: that it can be read does not say that"
+        " the model uses it there. Then, how much theta changes with the dummy query that it was read at, and whether a"
+        f" mean over dummy queries works better. {crossed} {probes_said(run.summary)}",
+        lambda: probes_figure(run.summary),
+    )
+
+
+def _rank(run: Run) -> Exhibit:
+    return Exhibit(
+        "rank",
+        "The map that a vector carries",
+        f"Which directions of y = W x the answers with one vector have, for {_who(run)}. {rank_said(run.summary)}",
+        "For each prompt a linear map is fitted to the answers that its one vector gives to fresh x', and compared with"
+        " W along W's own directions, the strongest first. A single vector is predicted to carry only rank one (Dong et"
+        f" al. 2025): 1 in the first direction, 0 in the others. {rank_said(run.summary)}",
+        lambda: rank_figure(run.summary),
     )
 
 

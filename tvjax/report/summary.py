@@ -73,11 +73,36 @@ class Condition:
     accuracy: Measure | None
 
 
+Estimates = Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What the probes say of one member's task vectors; * is risk, or accuracy. What a family is not asked is empty.
+
+    read: by reader (linear, neighbours) the task's variance that it reads, [L+1], of all parameters together.
+    entanglement [L+1]. averaging: *, [A, L+1], by `counts` of dummy queries. swap: vector_* and prompt_* [L+1] and
+    unedited_*; superposition: first_*, second_*, mixture_risk, each by `shares`. rank: by layer (prescribed, best)
+    captured [R], participation, true_participation and power.
+    """
+
+    num_prompts: int
+    num_dummies: int
+    read: Estimates
+    entanglement: Estimate
+    counts: tuple[int, ...]
+    averaging: Estimates
+    swap: Estimates
+    shares: tuple[float, ...]
+    superposition: Estimates
+    rank: Mapping[str, Estimates]
+
+
 @dataclass(frozen=True)
 class Member:
     """One of the models trained side by side. Layers: 0 is the embedding, l the residual stream after block l.
 
-    control: its extra queries were answered from demonstrations, not from a vector.
+    control: its extra queries were answered from demonstrations, not from a vector. probes: None where none were made.
     """
 
     name: str
@@ -86,6 +111,7 @@ class Member:
     prescribed_layer: int
     best_layer: int
     control: bool = False
+    probes: Probes | None = None
 
     @property
     def prescribes(self) -> bool:
@@ -153,11 +179,58 @@ def _member(tree: Mapping[str, Any], layers: int) -> Member:
         prescribed_layer=_get(tree, "prescribed_layer", int),
         best_layer=_get(tree, "best_layer", int),
         control=tree.get("answered_from") == "demonstrations",
+        probes=_probes(tree, layers),
     )
     for field in ("prescribed_layer", "best_layer"):
         if not 0 <= getattr(member, field) <= layers:
             raise _Broken(f"members.{member.name}.{field}: {getattr(member, field)} is not a layer 0..{layers}")
     return member
+
+
+def _probes(member: Mapping[str, Any], layers: int) -> Probes | None:
+    """Those of a member; runs of before there were any, and such as were not asked for them, have none."""
+    if member.get("probes") is None:
+        return None
+    try:
+        tree = _get(member, "probes", dict)
+        averaging, decodability = _get(tree, "averaging", dict), _get(tree, "decodability", dict)
+        swap, mixes, rank = (_get({name: {}} | tree, name, dict) for name in ("swap", "superposition", "rank"))
+        counts, shares = (
+            tuple(_get({name: []} | part, name, list)) for part, name in ((averaging, "counts"), (mixes, "shares"))
+        )
+        return Probes(
+            num_prompts=_get(tree, "num_prompts", int),
+            num_dummies=_get(tree, "num_dummies", int),
+            read={reader: _estimate(_whole(parts), "explained", layers + 1) for reader, parts in decodability.items()},
+            entanglement=_estimate(_get(tree, "entanglement", dict), "ratio", layers + 1),
+            counts=counts,
+            averaging=_estimates(averaging, len(counts), layers + 1),
+            swap=_estimates({n: v for n, v in swap.items() if not n.startswith("unedited")}, layers + 1)
+            | _estimates({n: v for n, v in swap.items() if n.startswith("unedited")}),
+            shares=shares,
+            superposition=_estimates(mixes, len(shares)),
+            rank={layer: _rank(_get(rank, layer, dict)) for layer in rank},
+        )
+    except _Broken as broken:
+        raise _Broken(f"members.{member['name']}.probes: {broken}") from None
+
+
+def _whole(parts: Any) -> Mapping[str, Any]:
+    """What is read of all parameters together, or of the only one."""
+    if not isinstance(parts, Mapping) or not parts:
+        raise _Broken("decodability: not by parameter")
+    return _get({"all": next(iter(parts.values()))} | dict(parts), "all", dict)
+
+
+def _rank(tree: Mapping[str, Any]) -> Estimates:
+    directions = len(_get(tree, "captured", list))
+    one = {name: _estimate(tree, name) for name in ("participation", "true_participation", "power")}
+    return {"captured": _estimate(tree, "captured", directions), **one}
+
+
+def _estimates(tree: Mapping[str, Any], *shape: int) -> dict[str, Estimate]:
+    """Every field of `tree` that has a ``_ci`` sibling."""
+    return {name: _estimate(tree, name, *shape) for name in tree if f"{name}_ci" in tree}
 
 
 def _condition(tree: Mapping[str, Any], prefix: str, name: str, layers: int, members: tuple[Member, ...]) -> Condition:
@@ -210,9 +283,8 @@ def _baselines(tree: Mapping[str, Any], word: str, demonstrations: int) -> dict[
     return found
 
 
-def _estimate(tree: Mapping[str, Any], field: str, length: int | None = None) -> Estimate:
-    """Read `field` and its ``_ci`` sibling; null stands for not-a-number. `length` None means one number."""
-    shape = () if length is None else (length,)
+def _estimate(tree: Mapping[str, Any], field: str, *shape: int) -> Estimate:
+    """Read `field` and its ``_ci`` sibling; null stands for not-a-number. No `shape` means one number."""
     value, interval = _array(tree, field, shape), _array(tree, f"{field}_ci", (*shape, 2))
     return Estimate(value, interval[..., 0], interval[..., 1])
 

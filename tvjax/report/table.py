@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tvjax.report.probes import probes_of
 from tvjax.report.shifts import icl_ratio, oracle_ratio, tvp_ratio
 from tvjax.report.summary import Estimate, Measure, Summary, parse_summary
 from tvjax.report.words import labels, number, with_interval
@@ -25,6 +26,8 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     if base.accuracy:
         lines += ["", "accuracy: fraction correct [90% bootstrap interval]"]
         lines += _measure(parsed, base.accuracy, "acc.")
+    if all(member.probes for member in parsed.members):
+        lines += ["", *_probes(parsed)]
     if parsed.shifts:
         lines += ["", "shifts: risk / prior risk of the shift; ICL at K, TVP at l*; below 1 is better"]
         lines += _shifts(parsed)
@@ -54,6 +57,26 @@ def _tight(estimate: Estimate) -> str:
 
 def _row(name: str, icl: str, tvp: str = "", best: str = "", zero_shot: str = "") -> str:
     return f"{name:<{NAME}} {icl:<22} {tvp:<26} {best:<10} {zero_shot:<6}"
+
+
+def _probes(summary: Summary) -> list[str]:
+    """One line a member, at its prescribed layer."""
+    word = "accuracy" if summary.base.accuracy else "risk"
+    lines = [
+        f"probes at l*; A: the vector's task, B: that of the prompt it is put into ({word})",
+        f"{'':<{NAME}} {'task read':<11} {'dummy/task':<12} {'swap: A':<9} {'swap: B':<9} {'mean of 8 dummies':<17}",
+    ]
+    for place, (member, found) in enumerate(zip(summary.members, probes_of(summary), strict=True), start=1):
+        layer = member.prescribed_layer
+        swap = [
+            number(found.swap[f"{kind}_{word}"][layer].value) if found.swap else "-" for kind in ("vector", "prompt")
+        ]
+        cells = (number(found.read["linear"][layer].value), number(found.entanglement[layer].value), *swap)
+        read, dummy, first, second = cells
+        mean = f"{number(found.averaging[word].value[0, layer])} -> {number(found.averaging[word].value[-1, layer])}"
+        name = _clip(f"{place} {member.name}", NAME)
+        lines.append(f"{name:<{NAME}} {read:<11} {dummy:<12} {first:<9} {second:<9} {mean:<17}")
+    return lines
 
 
 def _shifts(summary: Summary) -> list[str]:

@@ -33,7 +33,7 @@ class GaussianTask(RealTask):
 
     @abc.abstractmethod
     def function(self, parameters: Parameters, x: jax.Array) -> jax.Array:
-        """f(x) ``[B, N, 1]`` of each task, without noise, at x ``[B, N, X]``."""
+        """f(x) ``[B, N, Y]`` of each task, without noise, at x ``[B, N, X]``."""
 
     @property
     def centred(self) -> bool:
@@ -49,7 +49,8 @@ class GaussianTask(RealTask):
         require(0 <= self.noise < math.inf, "noise", self.noise, "a finite standard deviation, 0 or more")
 
 
-def weighted(w_BX: jax.Array, x_BNX: jax.Array) -> jax.Array:
-    """w.x, ``[B, N, 1]``."""
+def weighted(w: jax.Array, x_BNX: jax.Array) -> jax.Array:
+    """w.x ``[B, N, 1]`` of w ``[B, X]``, or W x ``[B, N, Y]`` of W ``[B, Y, X]``."""
+    w_BYX = w if w.ndim == 3 else w[:, None]
     # A sum, not a matrix product: accelerators round those, and a noiseless oracle would see it.
-    return (x_BNX * w_BX[:, None]).sum(-1, keepdims=True)
+    return (x_BNX[:, :, None] * w_BYX[:, None]).sum(-1)

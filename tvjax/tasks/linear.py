@@ -1,4 +1,4 @@
-"""Linear regression in context: y = w.x + noise."""
+"""Linear regression in context: y = w.x + noise, or y = W x + noise with several outputs."""
 
 import dataclasses
 import math
@@ -20,7 +20,8 @@ class Linear(GaussianTask):
 
     input_width: d. noise: standard deviation added to every answer. nonzero: how many weights are not 0, drawn
     uniformly and rescaled so that outputs keep unit variance; 0 is dense. pool: how many training tasks there are,
-    drawn once from that prior with `pool_seed` (Raventos et al. 2023); 0 draws a new one for every prompt.
+    drawn once from that prior with `pool_seed` (Raventos et al. 2023); 0 draws a new one for every prompt. outputs: Y;
+    with more than one y = W x + noise, each row of W drawn like w, and a risk is the mean over outputs [ours].
 
     Held-out tasks are fresh draws from the continuous prior. With an infinite pool that is the training distribution
     too: every task is unseen anyway, and there is nothing to hold out.
@@ -29,6 +30,7 @@ class Linear(GaussianTask):
     nonzero: int = 0
     pool: int = 0
     pool_seed: int = 0
+    outputs: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,6 +38,12 @@ class Linear(GaussianTask):
         require(0 <= self.nonzero <= self.input_width, "nonzero", self.nonzero, accepted)
         require(self.pool >= 0, "pool", self.pool, "0 (infinite) or the number of training tasks")
         require(0 <= self.pool_seed < 2**32, "pool_seed", self.pool_seed, "0 to 2^32 - 1")
+        accepted = "1, where the tasks come from a finite pool" if self.pool else "1 or more"
+        require(self.outputs == 1 or (self.outputs > 1 and not self.pool), "outputs", self.outputs, accepted)
+
+    @property
+    def num_outputs(self) -> int:  # type: ignore[override]
+        return self.outputs
 
     @property
     def has_held_out(self) -> bool:
@@ -52,6 +60,9 @@ class Linear(GaussianTask):
         return self._pool_weights(jnp.arange(self.pool))
 
     def parameters(self, key: jax.Array, batch: int, *, held_out: bool = False) -> Parameters:
+        """``{'w': [B, X]}``, or ``[B, Y, X]`` with several outputs."""
+        if self.outputs > 1:
+            return {"w": jax.vmap(jax.vmap(self._weights))(jax.random.split(key, (batch, self.outputs)))}
         if not self.pool or held_out:
             return {"w": jax.vmap(self._weights)(jax.random.split(key, batch))}
         return {"w": self._pool_weights(jax.random.randint(key, (batch,), 0, self.pool))}
@@ -62,7 +73,7 @@ class Linear(GaussianTask):
     def oracle(
         self, x: jax.Array, y: jax.Array, queries: jax.Array, *, noise: float = 0.0, held_out: bool = False
     ) -> jax.Array:
-        """Posterior mean ``[B, N, 1]``: over the pool (discrete MMSE) if the tasks come from one, else over the prior.
+        """Posterior mean ``[B, N, Y]``: over the pool (discrete MMSE) if the tasks come from one, else over the prior.
 
         Over the continuous prior that is ridge with ``lam = noise^2 d``, or minimum-norm least squares without noise.
         With ``nonzero`` set these know nothing of the sparsity: they are the best linear estimators, not the Bayes

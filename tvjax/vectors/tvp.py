@@ -68,22 +68,36 @@ def prompt_with(
     `layer` may be traced (0..L), so one program serves every layer. x': ``[B, X]`` or ``[B]``. A `lowest` that `layer`
     is known not to lie below saves work: what z held up to there is replaced, so those blocks read x' alone.
     """
-    length, last = layout.length(1), slice(layout.offset, layout.length(1))
-    inputs, h_BTD = task.zero_shot(layout, x_B), None
+    inputs, more = task.zero_shot(layout, x_B), {}
     if lowest and edit == "replace" and layout.offset:
         below, (decoder, params) = cut(decoder, params, lowest)
         _, found = forward(*below, inputs[:, : layout.offset], addresses=("blocks/resid",))
         h_BTD = jnp.concatenate([found["blocks/resid"][-1], theta_BD[:, None].astype(found["blocks/resid"].dtype)], 1)
-        layer = layer - lowest
+        layer, more = layer - lowest, {"embed": Edit(jnp.zeros((1, 1, 1)), h_BTD)}
+    return answer_with(decoder, params, inputs, theta_BD, layer, edit, more)
+
+
+def answer_with(
+    decoder: Decoder,
+    params: Any,
+    inputs: jax.Array,
+    theta_BD: jax.Array,
+    layer: Any,
+    edit: str = "replace",
+    more: edits.Tree | None = None,
+) -> jax.Array:
+    """Predictions ``[B, O]`` at the last position of `inputs`, with theta written there at h^`layer` (may be traced).
+
+    more: what is written at whole addresses, in the place of what stands in the tree for them.
+    """
+    last = inputs.shape[1] - 1
     tree = edits.affine(
         theta_BD[None, :, None],
         keep=float(edit == "add"),
         at_layer=edits.at_layer(layer, decoder.config.num_layers),
-        at_position=(jnp.arange(length) == layout.offset)[None],
+        at_position=(jnp.arange(last + 1) == last)[None],
     )
-    if h_BTD is not None:
-        tree["embed"] = Edit(jnp.zeros((1, 1, 1)), h_BTD)
-    out, _ = forward(decoder, params, inputs, edits=tree, at=last)
+    out, _ = forward(decoder, params, inputs, edits=tree | (more or {}), at=slice(last, last + 1))
     return out[:, 0]
 
 

@@ -1,0 +1,274 @@
+"""Probes of task vectors: can the task be read from theta, does theta hold its dummy query too, whose answer does it
+give in another prompt, what does a mix of two say, and which map does it carry? [ours]
+
+theta^l is h^l at the last query after K demonstrations; that query is a dummy, its answer is never shown. P prompts, m
+dummy queries, M members. Prompt by prompt, B is a prompt of another task than A's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tvjax.evals import geometry, prompting
+from tvjax.evals.statistics import with_interval
+from tvjax.nn.decoder import Decoder
+from tvjax.parallel.mesh import compiler_options
+from tvjax.tasks import NO_SHIFT, Layout, Prompt, RealTask, ShiftedPrompts, StringTask, Task, draw
+from tvjax.vectors import tvp
+from tvjax.vectors.packed import answers_at, run_packed
+
+DUMMIES = 8
+AVERAGES = (1, 2, 4, 8)
+"""Over how many dummy queries theta is averaged."""
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""alpha in alpha theta_A + (1 - alpha) theta_B."""
+QUERIES = 8
+"""Fresh x' for each input dimension from whose answers a map is fitted."""
+CHUNK = 64
+"""Prompts that are probed at once: a whole prompt is run for every layer, so that fewer fit than in an evaluation."""
+
+Scores = dict[str, jax.Array]
+
+
+def after_dummies(
+    decoder: Decoder, params: Any, task: Task, prompt: Prompt, queries: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Answers ``[B, m, O]`` to m queries, each at the end of the same demonstrations, and theta ``[L+1, B, m, D]``.
+
+    queries: ``[B, m, X]`` or ``[B, m]``. The last query of `prompt` itself is not used.
+    """
+    demonstrations = prompt.x.shape[1] - 1
+    shown = prompt.inputs[:, : len(prompt.layout.parts) * demonstrations]
+    counts = (demonstrations,) * queries.shape[1]
+    out, states = run_packed(decoder, params, task, prompt.layout, shown, queries, counts, tvp.STREAM)
+    reads = answers_at(prompt.layout, shown.shape[1])
+    return out[:, reads], tvp.stream_at(states, reads)
+
+
+def averaged(
+    decoder: Decoder, params: Any, task: Task, theta_LBMD: jax.Array, drawn: ShiftedPrompts, edit: str
+) -> Scores:
+    """Scores ``{'risk': [A, L+1, B], ...}`` of TVP with the mean of the first n of theta, for the A of `AVERAGES`."""
+    means_ALBD = jnp.stack([theta_LBMD[:, :, :count].mean(2) for count in AVERAGES])
+    return jax.vmap(lambda theta_LBD: prompting.layer_sweep(decoder, params, task, theta_LBD, drawn, edit))(means_ALBD)
+
+
+def swapped(decoder: Decoder, params: Any, inputs: jax.Array, theta_LBD: jax.Array, edit: str) -> jax.Array:
+    """Answers ``[L+1, B, O]`` at the end of whole prompts, `inputs`, with another's theta^l there at layer l."""
+    layers = jnp.arange(decoder.config.num_layers + 1)
+    return jax.vmap(lambda theta_BD, layer: tvp.answer_with(decoder, params, inputs, theta_BD, layer, edit))(
+        theta_LBD, layers
+    )
+
+
+def superposed(
+    decoder: Decoder,
+    params: Any,
+    task: Task,
+    layout: Layout,
+    first_BD: jax.Array,
+    second_BD: jax.Array,
+    layer: Any,
+    x: jax.Array,
+    edit: str,
+) -> jax.Array:
+    """Zero-shot answers ``[A, B, O]`` with ``alpha first + (1 - alpha) second`` at `layer`, for the A of `SHARES`."""
+
+    def one(share: jax.Array) -> jax.Array:
+        theta_BD = share * first_BD + (1 - share) * second_BD
+        return tvp.prompt_with(decoder, params, task, layout, theta_BD, layer, x, edit)
+
+    return jax.vmap(one)(jnp.array(SHARES))
+
+
+def answered(
+    decoder: Decoder,
+    params: Any,
+    task: Task,
+    layout: Layout,
+    theta_BD: jax.Array,
+    layer: Any,
+    x_BNX: jax.Array,
+    edit: str,
+) -> jax.Array:
+    """TVP's answers ``[B, N, O]`` to N queries of each prompt with its theta at `layer`."""
+    count = x_BNX.shape[1]
+    flat = (jnp.repeat(theta_BD, count, axis=0), x_BNX.reshape(-1, x_BNX.shape[-1]))
+    out = tvp.prompt_with(decoder, params, task, layout, flat[0], layer, flat[1], edit)
+    return out.reshape(*x_BNX.shape[:2], -1)
+
+
+def others(parameters: Mapping[str, np.ndarray]) -> np.ndarray:
+    """For each prompt the next one, around the end, whose task differs ``[P]`` (any other, where none does)."""
+    size = len(next(iter(parameters.values())))
+    flat = np.concatenate([np.asarray(p, np.float64).reshape(size, -1) for p in parameters.values()], axis=1)
+    ahead = (np.arange(size)[:, None] + np.arange(1, size + 1)[None]) % size
+    differs = (flat[ahead] != flat[:, None]).any(-1)
+    return ahead[np.arange(size), differs.argmax(1)]
+
+
+def asked(task: Task, drawn: ShiftedPrompts, key: jax.Array) -> dict[str, Any]:
+    """What the probes ask of these prompts, and the right answers: arrays that lead with B, for `run`.
+
+    The first dummy query is the prompt's own last one. A family of strings is asked no more than that: an x of one task
+    is none that another task would write. Superpositions are asked for an x' of A in even rows and of B in odd ones,
+    so that where a family holds out pairs of x and task, none of the two is favoured.
+    """
+    dummy_key, swap_key, first_key, second_key, map_key = jax.random.split(key, 5)
+    parameters, x = drawn.prompt.parameters, drawn.prompt.x
+    fresh = task.inputs(dummy_key, parameters, DUMMIES - 1)
+    found: dict[str, Any] = {"dummies": jnp.concatenate([x[:, -1:], fresh], axis=1)}
+    if isinstance(task, StringTask):
+        return found
+    other = others(jax.device_get(parameters))
+    theirs = {name: value[other] for name, value in parameters.items()}
+
+    def answer(key: jax.Array, parameters: Any, x: jax.Array) -> jax.Array:
+        return task.answers(key, parameters, x[:, None])[:, 0]
+
+    swap_x = x[other, -1]
+    even = (jnp.arange(len(other)) % 2 == 0).reshape(-1, *[1] * (x.ndim - 2))
+    mix_x = jnp.where(even, drawn.fresh_x, drawn.fresh_x[other])
+    found |= {
+        "other": jnp.asarray(other),
+        "swap": {"vector": answer(swap_key, parameters, swap_x), "prompt": drawn.prompt.targets[other, -1]},
+        "mix_x": mix_x,
+        "mix": {"first": answer(first_key, parameters, mix_x), "second": answer(second_key, theirs, mix_x)},
+    }
+    if isinstance(task, RealTask) and task.num_outputs > 1:
+        found["map_x"] = task.inputs(map_key, parameters, QUERIES * task.input_width)
+    return found
+
+
+def run(
+    decoder: Decoder,
+    params: Any,
+    task: Task,
+    drawn: ShiftedPrompts,
+    asks: dict[str, Any],
+    layers: Mapping[str, Any],
+    edit: str,
+) -> dict[str, Any]:
+    """All probes of one member on `drawn`, as arrays that lead with B. asks: those of `asked` for the same prompts.
+
+    layers: ``prescribed`` and ``best``, which may be traced.
+    """
+    prompt, layout = drawn.prompt, drawn.prompt.layout
+    out, theta_LBMD = after_dummies(decoder, params, task, prompt, asks["dummies"])
+    averages = averaged(decoder, params, task, theta_LBMD, drawn, edit)
+    found: dict[str, Any] = {
+        "theta": jnp.moveaxis(theta_LBMD, 0, 2),
+        "averaging": {name: jnp.moveaxis(value, 2, 0) for name, value in averages.items()},
+    }
+    if "other" not in asks:
+        return found
+    other, theta_LBD = asks["other"], theta_LBMD[:, :, 0]
+    crossed = swapped(decoder, params, prompt.inputs[other], theta_LBD, edit)
+    found["swap"] = {}
+    for kind, answers in asks["swap"].items():
+        found["swap"] |= {f"{kind}_{name}": value for name, value in _scored(task, crossed, answers).items()}
+        plain = _scored(task, out[other, 0][None], answers)
+        found["swap"] |= {f"unedited_{kind}_{name}": value[:, 0] for name, value in plain.items()}
+    of = {name: jnp.take(theta_LBD, layer, axis=0) for name, layer in layers.items()}
+    pair = (of["prescribed"], of["prescribed"][other])
+    mixes = superposed(decoder, params, task, layout, *pair, layers["prescribed"], asks["mix_x"], edit)
+    found["superposition"] = _mixed(task, mixes, asks["mix"])
+    if "map_x" in asks:
+        found["map"] = {
+            name: answered(decoder, params, task, layout, of[name], layers[name], asks["map_x"], edit) for name in of
+        }
+    return found
+
+
+def _scored(task: Task, out_ABO: jax.Array, answers: jax.Array) -> Scores:
+    """Scores ``{'risk': [B, A], ...}`` of answers in A ways against the same right ones."""
+    scores = jax.vmap(lambda out_BO: task.scores(out_BO[:, None], answers[:, None]))(out_ABO)
+    return {name: value[:, :, 0].T for name, value in scores.items()}
+
+
+def _mixed(task: Task, out_ABO: jax.Array, answers: Mapping[str, jax.Array]) -> Scores:
+    """Scores of superpositions against either task and, of real answers, against the mix of the two."""
+    found: Scores = {}
+    for kind, right in answers.items():
+        found |= {f"{kind}_{name}": value for name, value in _scored(task, out_ABO, right).items()}
+    if isinstance(task, RealTask):
+        shares_A11 = jnp.array(SHARES)[:, None, None]
+        mixes_ABO = shares_A11 * answers["first"][None] + (1 - shares_A11) * answers["second"][None]
+        risks = jax.vmap(lambda out, right: task.scores(out[:, None], right[:, None])["risk"][:, 0])(out_ABO, mixes_ABO)
+        found["mixture_risk"] = risks.T
+    return found
+
+
+def measure(
+    decoder: Decoder,
+    params: Any,
+    task: Task,
+    layout: Layout,
+    demonstrations: int,
+    layers: Mapping[str, Any],
+    seen: Mapping[str, Any],
+    *,
+    edit: str,
+    prompts: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """The probes of a population, one entry of a summary a member, each number beside its 90% bootstrap interval.
+
+    params leads with the member axis; layers: ``prescribed`` and ``best``, each ``[M]``; seen: theta
+    ``[M, P, L+1, D]`` and the parameters of its tasks, which `Measure` found on prompts of its own. prompts: how many
+    are drawn for the probes that run the model. What each entry holds: `entry`.
+    """
+
+    def members(params: Any, layers: Any, drawn: ShiftedPrompts, asks: Any) -> Any:
+        one = lambda params, layers: run(decoder, params, task, drawn, asks, layers, edit)  # noqa: E731
+        return jax.vmap(one, spmd_axis_name="member")(params, layers)
+
+    program = jax.jit(members, compiler_options=compiler_options())
+    traced = {name: jnp.asarray(value) for name, value in layers.items()}
+    chunks = -(-prompts // CHUNK)
+    found: list[Any] = []
+    about: list[Any] = []
+    for chunk in range(chunks):
+        draw_key, ask_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), chunk))
+        # The last chunk may have a prompt or two too many: the same size for all is one program.
+        drawn = draw(NO_SHIFT, task, layout, draw_key, -(-prompts // chunks), demonstrations)
+        asks = asked(task, drawn, ask_key)
+        found.append(jax.device_get(program(params, traced, drawn, asks)))
+        about.append(jax.device_get({"w": drawn.prompt.parameters["w"], "x": asks["map_x"]} if "map_x" in asks else {}))
+    arrays = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :prompts], *found)
+    tasks = jax.tree.map(lambda *parts: np.concatenate(parts)[:prompts], *about)
+    return [
+        entry(jax.tree.map(lambda a, m=m: a[m], arrays), tasks)
+        | {"decodability": geometry.decodability(seen["theta"][m], seen["parameters"])}
+        for m in range(len(seen["theta"]))
+    ]
+
+
+def entry(arrays: Mapping[str, Any], tasks: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What a summary says of what `run` found for one member, all prompts together.
+
+    entanglement: `geometry.entanglement`. averaging: TVP ``[A, L+1]`` with the mean of theta over `counts` dummy
+    queries. swap: ``[L+1]`` with theta of A at the end of B's prompt, against A's answer (`vector`) and against B's
+    (`prompt`), and the same `unedited`. superposition: ``[A]`` by `shares`, A's part, against A's answer (`first`), B's
+    (`second`) and, of real answers, their mix. rank: `geometry.rank`, where y has several outputs.
+    """
+    said: dict[str, Any] = {
+        "num_prompts": len(arrays["theta"]),
+        "num_dummies": DUMMIES,
+        "entanglement": geometry.entanglement(np.moveaxis(arrays["theta"], 2, 0)),
+        "averaging": {"counts": list(AVERAGES)},
+    }
+    if "superposition" in arrays:
+        said |= {"swap": {}, "superposition": {"shares": list(SHARES)}}
+    for probe in ("averaging", "swap", "superposition"):
+        for name, value in arrays.get(probe, {}).items():
+            said[probe] |= with_interval(name, value)
+    if "map" in arrays:
+        said["rank"] = {
+            layer: geometry.rank(geometry.linear_map(tasks["x"], answers), tasks["w"])
+            for layer, answers in arrays["map"].items()
+        }
+    return said
