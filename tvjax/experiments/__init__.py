@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tvjax.errors import reject
-from tvjax.experiments import atv, atv_tvp, task_vectors, text_model, tvp
+from tvjax.experiments import atv, atv_tvp, task_vectors, text_model, tvp, tvp_language
 
 EXPERIMENTS: dict[str, Callable[[Mapping[str, Any], Path, str], Any]] = {
     "tvp": tvp.run,
@@ -13,6 +13,7 @@ EXPERIMENTS: dict[str, Callable[[Mapping[str, Any], Path, str], Any]] = {
     "task_vectors": task_vectors.run,
     "atv": atv.run,
     "atv_tvp": atv_tvp.run,
+    "tvp_language": tvp_language.run,
 }
 
 

@@ -12,12 +12,14 @@ from matplotlib.ticker import MaxNLocator
 
 from tvjax.errors import UserError
 from tvjax.files import write_whole
-from tvjax.report import adaptive, atv_tvp
+from tvjax.report import adaptive, atv_tvp, language
 from tvjax.report.gallery import Exhibit
 from tvjax.report.html import details, document, figure, table, write_figure
 from tvjax.report.reader import read_plain
 from tvjax.report.style import GRID, HUES, INK, MARKERS, ORACLE, PRIOR, QUIET, bottom_legend, open_figure, quiet
 
+REPORTS: dict[str, Any] = {"atv": adaptive, "atv_tvp": atv_tvp, "tvp_language": language}
+"""The modules of the runs whose reports are not made here: each has `contents` and `summary_table`."""
 SHOTS = {"zero_shot": "zero-shot", "few_shot": "{k}-shot", "shuffled_shot": "{k}-shot, labels shuffled"}
 VECTORS = {"vector": "state vector", "function_vector": "function vector", "learned_vector": "learned vector"}
 CONTROL = {"shuffled_vector": "state vector of shuffled labels"}
@@ -59,10 +61,8 @@ def write_report(run_dir: str | Path) -> Path:
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """The results as plain text for the terminal."""
-    if summary["experiment"] == "atv":
-        return adaptive.summary_table(summary)
-    if summary["experiment"] == "atv_tvp":
-        return atv_tvp.summary_table(summary)
+    if summary["experiment"] in REPORTS:
+        return REPORTS[summary["experiment"]].summary_table(summary)
     if summary["experiment"] == "text_model":
         counts = range(summary["num_demonstrations"] + 1)
         lines = [
@@ -94,10 +94,8 @@ def _cell(entry: Mapping[str, Any], name: str, index: int | None = None) -> str:
 
 
 def _contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, list[str]]:
-    if summary["experiment"] == "atv":
-        return adaptive.contents(summary, path)
-    if summary["experiment"] == "atv_tvp":
-        return atv_tvp.contents(summary, path)
+    if summary["experiment"] in REPORTS:
+        return REPORTS[summary["experiment"]].contents(summary, path)
     if summary["experiment"] == "text_model":
         return [_curve(summary)], "a small language model", [f"<pre>{escape(summary_table(summary))}</pre>"]
     return [_methods(summary), _layers(summary), _heads(summary)], "task vectors on text", _tables(summary)

@@ -95,6 +95,20 @@ def positions(config: TVPConfig, pairs: int) -> tuple[int, ...]:
     return config.demonstrations or tuple(range(1, pairs))
 
 
+def theta_of(config: TVPConfig, theta_LBND: jax.Array, layer: Any) -> jax.Array:
+    """The theta ``[B, |S|, D]`` that the loss reads: at entry `layer`, which may be traced, of the queries in S.
+
+    Without `config.gradient` it is a constant.
+    """
+    chosen = positions(config, theta_LBND.shape[2])
+    if chosen == tuple(range(chosen[0], chosen[-1] + 1)):
+        theta_LBSD = theta_LBND[:, :, chosen[0] : chosen[-1] + 1]
+    else:
+        theta_LBSD = theta_LBND[:, :, jnp.array(chosen)]
+    theta_BSD = jax.lax.dynamic_index_in_dim(theta_LBSD, layer, axis=0, keepdims=False)
+    return theta_BSD if config.gradient else jax.lax.stop_gradient(theta_BSD)
+
+
 def tvp_scores(
     decoder: Decoder,
     params: Any,
@@ -111,16 +125,8 @@ def tvp_scores(
 
     `lowest` is that of `prompt_with`.
     """
-    chosen = positions(config, prompt.x.shape[1])
-    if chosen == tuple(range(chosen[0], chosen[-1] + 1)):
-        theta_LBSD = theta_LBND[:, :, chosen[0] : chosen[-1] + 1]
-    else:
-        theta_LBSD = theta_LBND[:, :, jnp.array(chosen)]
-    theta_BSD = jax.lax.dynamic_index_in_dim(theta_LBSD, layer, axis=0, keepdims=False)
-    if not config.gradient:
-        theta_BSD = jax.lax.stop_gradient(theta_BSD)
-
-    count = len(chosen)
+    theta_BSD = theta_of(config, theta_LBND, layer)
+    count = theta_BSD.shape[1]
     x, y = task.draw_pairs(key, prompt.parameters, count if config.query == "fresh" else 1, active_X)
     if config.query == "shared":
         x, y = jnp.repeat(x, count, axis=1), jnp.repeat(y, count, axis=1)
