@@ -18,6 +18,7 @@ from tvjax.experiments.emergence_settings import EmergenceSettings
 from tvjax.experiments.task_vectors import TaskVectorSettings
 from tvjax.experiments.text_model import TextModelSettings
 from tvjax.experiments.tvp import make_trainer
+from tvjax.experiments.tvp_language_settings import TVPLanguageSettings
 from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.tasks import StringTask, draw
 from tvjax.tasks.text import Template
@@ -59,10 +60,16 @@ def test_another_config_parses(source):
         "atv": ATVSettings,
         "atv_tvp": ATVTVPSettings,
         "emergence": EmergenceSettings,
+        "tvp_language": TVPLanguageSettings,
     }
     kinds[config["experiment"]].from_config(config)
-    if config["experiment"] == "task_vectors":
+    if config["experiment"] in ("task_vectors", "tvp_language"):
         assert TextModelSettings.from_config(config["training"]).template == Template(**config["template"])
+
+
+def test_the_small_model_of_tvp_language_knows_the_train_tasks_alone():
+    config = read("tvp_language.py", "--config.tasks.train=('double','digits')")
+    assert config["training"]["data"]["tasks"] == config["tasks"]["train"] == ("double", "digits")
 
 
 def test_it_parses(config):

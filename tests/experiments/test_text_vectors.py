@@ -12,6 +12,7 @@ import tvjax
 from tvjax.errors import UserError
 from tvjax.experiments import task_vectors, text_model
 from tvjax.experiments.text_data import DataConfig
+from tvjax.experiments.text_prompts import tables
 from tvjax.nn.answers import correct, questions
 from tvjax.nn.decoder import PADDING
 from tvjax.nn.model import forward
@@ -91,7 +92,7 @@ class TestTextModel:
     def test_it_never_shows_a_pair_twice_nor_mixes_tasks(self, trained):
         settings = text_model.TextModelSettings.from_config(TRAINING)
         tasks, tokenizer = settings.data.read(), tvjax.load(trained[0] / "model").source.tokenizer
-        arrays = text_model.tables(tasks, settings.template, tokenizer, 5)
+        arrays = tables(tasks, settings.template, tokenizer, 5)
         experiment = text_model.TextModelExperiment(settings, settings.decoder(tokenizer.size), arrays)
         prompts = np.asarray(experiment.draw(experiment.data(), jax.random.key(0), 100))
         known = [{(x, y) for x, y in task.pairs} for task in tasks.values()]
@@ -103,7 +104,7 @@ class TestTextModel:
     def test_its_scores_are_those_of_plain_prompts(self, trained, model):
         """Padding inside the training prompts changes nothing: text without any gives the same risks."""
         settings = text_model.TextModelSettings.from_config(TRAINING)
-        arrays = text_model.tables(settings.data.read(), settings.template, model.source.tokenizer, 5)
+        arrays = tables(settings.data.read(), settings.template, model.source.tokenizer, 5)
         experiment = text_model.TextModelExperiment(settings, model.config, arrays)
         prompts = experiment.draw(experiment.data(), jax.random.key(1), 4)
         scores = experiment.scores(model.params, prompts)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tvjax.errors import reject
-from tvjax.experiments import atv, atv_tvp, emergence, task_vectors, text_model, tvp
+from tvjax.experiments import atv, atv_tvp, emergence, task_vectors, text_model, tvp, tvp_language
 
 EXPERIMENTS: dict[str, Callable[[Mapping[str, Any], Path, str], Any]] = {
     "tvp": tvp.run,
@@ -14,6 +14,7 @@ EXPERIMENTS: dict[str, Callable[[Mapping[str, Any], Path, str], Any]] = {
     "atv": atv.run,
     "atv_tvp": atv_tvp.run,
     "emergence": emergence.run,
+    "tvp_language": tvp_language.run,
 }
 
 

@@ -188,10 +188,14 @@ class Bench:
         return np.asarray(self.batches(_right_with, static, fixed, self.ask(prompts, outputs, length)), float)
 
     def read(self, name: str, program: Any, *, shuffled: bool = False) -> np.ndarray:
-        """The mean over few-shot prompts of what `program` reads at their last tokens."""
+        """What `program` reads at the last tokens of `prompts` few-shot prompts, ``[prompts, ...]``."""
         prompts = self.few_shot(name, self.queries(name, self.config.prompts), shuffled=shuffled)
         tokens: Tokens = pad(self.tokenizer.encode(prompts), side="right", length=self.long)
-        return self._read(program, tokens).mean(0)
+        return self._read(program, tokens)
+
+    def few_shot_states(self, name: str, *, shuffled: bool = False) -> np.ndarray:
+        """h^0..h^L at the last tokens of `prompts` few-shot prompts, ``[prompts, L+1, D]``."""
+        return self.read(name, _states, shuffled=shuffled)
 
     def states(self, prompts: Sequence[str]) -> np.ndarray:
         """h^0..h^L at the last tokens of zero-shot prompts, ``[B, L+1, D]``."""
@@ -207,9 +211,15 @@ class Bench:
 
     def by_layer(self, name: str, split: str, kind: str, vectors_LD: np.ndarray) -> np.ndarray:
         """Whether each question of a split is answered right with the vector of each layer there: ``[n, L+1]``."""
+        return self.asked_with(name, split, vectors_LD, self.layers, METHODS[kind].keep)
+
+    def asked_with(
+        self, name: str, split: str, vectors_ND: np.ndarray, layers: Sequence[int], keep: float
+    ) -> np.ndarray:
+        """Whether each question of a split is answered right with each of some vectors at its layer: ``[n, N]``."""
         asked = self.sample(name, split)
         prompts, outputs = self.zero_shot(asked), [y for _, y in asked]
-        return self.right_with(prompts, outputs, vectors_LD, self.layers, self.short, METHODS[kind].keep)
+        return self.right_with(prompts, outputs, vectors_ND, layers, self.short, keep)
 
     def _read(self, program: Any, tokens: Tokens) -> np.ndarray:
         found = self.batches(program, (self.model.decoder,), (self.model.params,), tokens)
@@ -226,12 +236,12 @@ Vectors = dict[str, np.ndarray]
 
 def state_vectors(bench: Bench, *, shuffled: bool = False) -> tuple[Vectors, dict[str, Any]]:
     """The mean state at the last token of few-shot prompts, at every layer (Hendel et al. 2023)."""
-    return {name: bench.read(name, _states, shuffled=shuffled) for name in bench.tasks}, {}
+    return {name: bench.few_shot_states(name, shuffled=shuffled).mean(0) for name in bench.tasks}, {}
 
 
 def head_vectors(bench: Bench) -> tuple[Vectors, dict[str, Any]]:
     """The summed output of the heads of the greatest indirect effect, averaged over tasks (Todd et al. 2024)."""
-    means = {name: bench.read(name, _heads) for name in bench.tasks}
+    means = {name: bench.read(name, _heads).mean(0) for name in bench.tasks}
     effects = []
     for name in bench.heads_by:
         mean_LHC = means[name]

@@ -107,12 +107,12 @@ def _conflict(bench: Bench, shown: str, moved: str, theta_D: np.ndarray, layer: 
 ACCURACIES = ("zero_shot", "few_shot", "shuffled_shot", *METHODS, "shuffled_vector")
 
 
-def _model(config: Mapping[str, Any], s: TaskVectorSettings, say: Callable[[str], None]) -> Model:
-    """The model that the settings name; a small one is trained first, once, where they name none."""
-    if s.model.path:
-        return load_model(Path(s.model.path), dtype=s.model.dtype or None)
+def open_model(config: Mapping[str, Any], m: ModelConfig, say: Callable[[str], None]) -> Model:
+    """The model that `m`, config.model, names; that of config.training is trained first, once, where it names none."""
+    if m.path:
+        return load_model(Path(m.path), dtype=m.dtype or None)
     where = {"place": "config.training", "names": "config.model.trained"}
-    return text_model.small_model(config["training"], Path(s.model.trained), s.model.dtype, say, **where)
+    return text_model.small_model(config["training"], Path(m.trained), m.dtype, say, **where)
 
 
 def _save(path: Path, bench: Bench, name: str, entry: Mapping[str, Any], made: Mapping[str, Vectors]) -> None:
@@ -139,7 +139,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     tasks = s.data.of_run(folder)
     rundir.prepare(folder, config, new=mode == "train")
     keep_tasks(tasks, folder, say)
-    model = _model(config, s, say)
+    model = open_model(config, s.model, say)
     bench = Bench(model, s.vectors, s.template, tasks)
     made = {"shuffled_vector": state_vectors(bench, shuffled=True)[0]}
     about: dict[str, Any] = {}

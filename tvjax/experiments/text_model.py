@@ -13,16 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from tvjax.errors import UserError, reject
+from tvjax.errors import reject
 from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir
 from tvjax.experiments.settings import at_least, build, check_seed, check_training, coerce, group, groups
 from tvjax.experiments.text_data import DataConfig, keep_tasks
+from tvjax.experiments.text_prompts import answer_scores, ask, draw_prompts, tables
 from tvjax.files import write_json, write_whole
-from tvjax.nn.decoder import PADDING, Decoder, DecoderConfig
-from tvjax.nn.model import Model, forward
+from tvjax.nn.decoder import Decoder, DecoderConfig
+from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer, load_model
 from tvjax.nn.pretrained.tokenizer import train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
@@ -123,41 +123,6 @@ def corpus(tasks: Mapping[str, TextTask], template: Template) -> list[str]:
     return [template.prompt([pair], "") for task in tasks.values() for pair in task.pairs]
 
 
-def tables(
-    tasks: Mapping[str, TextTask], template: Template, tokenizer: Tokenizer, shots: int
-) -> dict[str, np.ndarray]:
-    """All pairs as token ids: ``query [I, W], answer [I, A]`` with -1 behind their ends, and ``start, count [tasks]``.
-
-    Raises `UserError` for a task with too few pairs, and for a template in which tokens cross its parts.
-    """
-    queries: list[str] = []
-    answers: list[str] = []
-    start, count = [], []
-    for name, task in tasks.items():
-        if len(task.pairs) <= shots:
-            raise reject(
-                "config.train.demonstrations", shots, f"at most {len(task.pairs) - 1}: task {name} has no more"
-            )
-        start.append(len(queries))
-        count.append(len(task.pairs))
-        for x, y in task.pairs:
-            queries.append(template.before + x + template.between)
-            answers.append(template.answer(y) + template.after)
-    parts = [tokenizer.encode(texts, special=False) for texts in (queries, answers)]
-    whole = tokenizer.encode([q + a for q, a in zip(queries, answers, strict=True)], special=False)
-    for q, a, both in zip(*parts, whole, strict=True):
-        if q + a != both:
-            raise UserError(
-                f"config.template: {tokenizer.decode(both)!r} has a token that joins a query and its answer; accepted: "
-                "a template whose `between` ends where a token ends"
-            )
-    padded = [np.full((len(rows), max(map(len, rows))), -1, np.int32) for rows in parts]
-    for array, rows in zip(padded, parts, strict=True):
-        for i, row in enumerate(rows):
-            array[i, : len(row)] = row
-    return {"query": padded[0], "answer": padded[1], "start": np.array(start), "count": np.array(count)}
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextModelExperiment:
     """The mean cross-entropy of the tokens of all answers of a prompt."""
@@ -177,36 +142,12 @@ class TextModelExperiment:
 
     def draw(self, data: Any, key: jax.Array, batch: int) -> jax.Array:
         """Prompts ``[B, N, W + A]`` of N = K + 1 pairs of one task each, no pair twice, -1 where there is no token."""
-        task_key, pair_key = jax.random.split(key)
         most = int(self.arrays["count"].max())
-        task_B = jax.random.randint(task_key, (batch,), 0, len(self.arrays["count"]))
-        luck_BI = jax.random.uniform(pair_key, (batch, most))
-        luck_BI = jnp.where(jnp.arange(most)[None] < data["count"][task_B][:, None], luck_BI, -1.0)
-        chosen_BN = jax.lax.top_k(luck_BI, self.settings.demonstrations + 1)[1] + data["start"][task_B][:, None]
-        return jnp.concatenate([data["query"][chosen_BN], data["answer"][chosen_BN]], axis=-1)
+        return draw_prompts(data, key, batch, self.settings.demonstrations + 1, most)[1]
 
     def scores(self, params: Any, prompts_BNS: jax.Array) -> dict[str, jax.Array]:
         """For each pair of each prompt, its answer's risk (nats a token) and whether all of it is right: ``[B, N]``."""
-        batch, pairs, slot = prompts_BNS.shape
-        ids_BT = prompts_BNS.reshape(batch, -1)
-        real_BT = ids_BT >= 0
-        ids_BT = jnp.maximum(ids_BT, 0)
-        positions_BT = jnp.where(real_BT, jnp.cumsum(real_BT, axis=1) - 1, PADDING)
-        # What a token is read from is the last real one before it, wherever padding stands.
-        place_BT = jnp.where(real_BT, jnp.arange(ids_BT.shape[1])[None], 0)
-        before_BT = jnp.concatenate([jnp.zeros((batch, 1), int), jax.lax.cummax(place_BT, axis=1)[:, :-1]], axis=1)
-        width = self.arrays["query"].shape[1]
-        asked_T = np.flatnonzero(np.arange(pairs * slot) % slot >= width)
-        out, _ = forward(Decoder(self.config), params, ids_BT, positions_BT=positions_BT, at=before_BT[:, asked_T])
-        real_BNA, ids_BNA = (a[:, asked_T].reshape(batch, pairs, -1) for a in (real_BT, ids_BT))
-        out = out.reshape(*ids_BNA.shape, -1)
-        risk_BNA = optax.softmax_cross_entropy_with_integer_labels(out, ids_BNA) * real_BNA
-        said_BNA = jnp.take_along_axis(out, ids_BNA[..., None], axis=-1)[..., 0]
-        right_BNA = (said_BNA >= out.max(-1)) | ~real_BNA  # an arg-max takes a tenth of a step on a CPU
-        return {
-            "risk": risk_BNA.sum(-1) / real_BNA.sum(-1),
-            "accuracy": right_BNA.all(-1).astype(jnp.float32),
-        }
+        return answer_scores(Decoder(self.config), params, ask(prompts_BNS, self.arrays["query"].shape[1]))[0]
 
     def loss(
         self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper

@@ -74,6 +74,11 @@ class PopulationConfig:
             spread[field.name] = values * size if len(values) == 1 else values
         return spread
 
+    @property
+    def hyper(self) -> Hyper:
+        """The members' own numbers, arrays ``[M]``."""
+        return {name: jnp.array(values) for name, values in self.spread().items() if name != "name"}
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
@@ -131,8 +136,7 @@ class TVPSettings:
     @property
     def hyper(self) -> Hyper:
         """The members' own numbers, arrays ``[M]``."""
-        spread = self.population.spread()
-        return {name: jnp.array(values) for name, values in spread.items() if name != "name"}
+        return self.population.hyper
 
     def active_inputs(self, step: jax.Array) -> jax.Array | None:
         """The mask ``[X]`` of the input dimensions in use at `step`; None where all are, always."""
@@ -184,10 +188,7 @@ def _check_prompt(s: TVPSettings) -> None:
             s.prompt.demonstrations,
             f"a prompt that fits config.model.max_positions = {places}; this one has {needed} positions",
         )
-    for count in s.tvp.demonstrations:
-        if not 0 <= count <= s.prompt.demonstrations:
-            raise reject("config.tvp.demonstrations", s.tvp.demonstrations, f"numbers in 0..{s.prompt.demonstrations}")
-    at_least(0, "config.tvp", start_step=s.tvp.start_step)
+    check_tvp(s.tvp, s.prompt.demonstrations)
     for name, ramp in (("dimensions", s.curriculum.dimensions), ("pairs", s.curriculum.pairs)):
         at_least(0, f"config.curriculum.{name}", interval=ramp.interval)
         at_least(1, f"config.curriculum.{name}", start=ramp.start, increment=ramp.increment)
@@ -223,16 +224,16 @@ def _check_model(s: TVPSettings) -> None:
         raise reject(f"{path}.unroll", d.unroll, f"0 (all layers) to num_layers = {d.num_layers}")
 
 
-def _check_population(s: TVPSettings) -> None:
-    path, last = "config.population", s.decoder.num_layers - 1
-    names = s.population.name
+def check_members(population: PopulationConfig, num_layers: int) -> None:
+    """Raise `UserError` for the first value that no member of a population on `num_layers` layers can have."""
+    path, last, names = "config.population", num_layers - 1, population.name
     if (
         not names
         or len(set(names)) < len(names)
         or not all(re.fullmatch(r"[\w.+-]+", n) and n[0] != "." for n in names)
     ):
         raise reject(f"{path}.name", names, "different names, one a member, of letters, digits and _ . + -")
-    for name, values in s.population.spread().items():
+    for name, values in population.spread().items():
         for value in values:
             if name == "prescribed_layer" and not 1 <= value <= last:
                 raise reject(
@@ -246,13 +247,30 @@ def _check_population(s: TVPSettings) -> None:
                 raise reject(f"{path}.{name}", value, "0 or more")
             if name == "seed":
                 check_seed(f"{path}.{name}", value)
+
+
+def check_tvp(config: tvp.TVPConfig, demonstrations: int) -> None:
+    """Raise `UserError` for a TVP-loss that prompts of `demonstrations` demonstrations cannot have."""
+    for count in config.demonstrations:
+        if not 0 <= count <= demonstrations:
+            raise reject("config.tvp.demonstrations", config.demonstrations, f"numbers in 0..{demonstrations}")
+    at_least(0, "config.tvp", start_step=config.start_step)
+
+
+def check_places(mesh: MeshConfig, population: PopulationConfig, batch: int, decoder: DecoderConfig) -> None:
+    """Raise `UserError` for a mesh that does not divide the population, a batch of prompts or the decoder."""
     check_mesh(
-        s.mesh,
-        ("member", len(names), "members"),
-        ("data", s.batch, "prompts a batch"),
-        ("tensor", s.decoder.kv_heads, "key/value heads"),
-        ("tensor", s.decoder.hidden, "hidden channels"),
+        mesh,
+        ("member", len(population.name), "members"),
+        ("data", batch, "prompts a batch"),
+        ("tensor", decoder.kv_heads, "key/value heads"),
+        ("tensor", decoder.hidden, "hidden channels"),
     )
+
+
+def _check_population(s: TVPSettings) -> None:
+    check_members(s.population, s.decoder.num_layers)
+    check_places(s.mesh, s.population, s.batch, s.decoder)
 
 
 def _check_measures(s: TVPSettings) -> None:

@@ -1,6 +1,7 @@
 """Reads a run directory, whole and checked, so that nothing after it need doubt a file."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def read_run(run_dir: str | Path) -> Run:
     environment = _object(path / "environment.json", "train")
     summary_path = path / "eval" / "summary.json"
     summary = parse_summary(_object(summary_path, "eval"), str(summary_path))
-    metrics = _metrics(path / "metrics.jsonl", summary.members)
+    metrics = read_metrics(path, [member.name for member in summary.members])
     vectors = tuple(_vectors(path / "vectors", member, summary.num_layers) for member in summary.members)
     return Run(path, config, environment, summary, metrics, vectors)
 
@@ -79,13 +80,14 @@ def _object(path: Path, mode: str) -> dict[str, Any]:
     return read_json(path, f"run --mode={mode} first")
 
 
-def _metrics(path: Path, members: tuple[Member, ...]) -> tuple[Metrics, ...]:
-    """Read the log. Of two lines for one step (a run that was resumed) the later counts; a line cut short at the very
-    end, by a kill, is left out.
+def read_metrics(run_dir: Path, names: Sequence[str]) -> tuple[Metrics, ...]:
+    """The log of the members `names`. Of two lines for one step (a run that was resumed) the later counts; a line cut
+    short at the very end, by a kill, is left out.
     """
+    path = run_dir / "metrics.jsonl"
     content = read_text(path, "run --mode=train first")
     lines = content.split("\n")
-    rows: dict[str, dict[int, dict[str, Any]]] = {member.name: {} for member in members}
+    rows: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in names}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -103,7 +105,7 @@ def _metrics(path: Path, members: tuple[Member, ...]) -> tuple[Metrics, ...]:
     absent = [name for name, steps in rows.items() if not steps]
     if absent:
         raise UserError(f"{path}: no line of member {absent[0]!r}; is eval/summary.json of another run?")
-    return tuple(Metrics(_series(rows[member.name], path)) for member in members)
+    return tuple(Metrics(_series(rows[name], path)) for name in names)
 
 
 def _series(rows: dict[int, dict[str, Any]], path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

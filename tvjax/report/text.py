@@ -12,13 +12,18 @@ from matplotlib.ticker import MaxNLocator
 
 from tvjax.errors import UserError
 from tvjax.files import write_whole
-from tvjax.report import adaptive, atv_tvp, emergence
+from tvjax.report import adaptive, atv_tvp, emergence, language
 from tvjax.report.gallery import Exhibit
 from tvjax.report.html import details, document, figure, table, write_figure
 from tvjax.report.reader import read_plain
 from tvjax.report.style import GRID, HUES, INK, MARKERS, ORACLE, PRIOR, QUIET, bottom_legend, open_figure, quiet
 
-PAGES: Mapping[str, Any] = {"atv": adaptive, "atv_tvp": atv_tvp, "emergence": emergence}
+PAGES: Mapping[str, Any] = {
+    "atv": adaptive,
+    "atv_tvp": atv_tvp,
+    "emergence": emergence,
+    "tvp_language": language,
+}
 """Experiments whose page is a module of its own, with `summary_table(summary)` and `contents(summary, path)`."""
 SHOTS = {"zero_shot": "zero-shot", "few_shot": "{k}-shot", "shuffled_shot": "{k}-shot, labels shuffled"}
 VECTORS = {"vector": "state vector", "function_vector": "function vector", "learned_vector": "learned vector"}

@@ -43,10 +43,13 @@ def last_outputs(decoder: Decoder, params: Any, tokens: Tokens) -> jax.Array:
     return jnp.stack([found[f"blocks/{name}"][:, :, 0].swapaxes(0, 1) for name in ADDED], axis=1)
 
 
-def at_last(decoder: Decoder, vector_D: jax.Array, layer: Any, last_B: jax.Array, length: int, keep: Any = 0.0) -> Any:
-    """The edits tree that writes one vector at h^`layer` (which may be traced) of the positions `last_B`."""
+def at_last(decoder: Decoder, vectors: jax.Array, layer: Any, last_B: jax.Array, length: int, keep: Any = 0.0) -> Any:
+    """The edits tree that writes vectors at h^`layer` (which may be traced) of the positions `last_B`.
+
+    vectors: ``[D]``, one for all prompts, or ``[B, D]``, each prompt's own.
+    """
     return edits.affine(
-        vector_D[None, None, None],
+        jnp.atleast_2d(vectors)[None, :, None],
         keep=keep,
         at_layer=edits.at_layer(layer, decoder.config.num_layers),
         at_position=jnp.arange(length)[None] == last_B[:, None],

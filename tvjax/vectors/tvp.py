@@ -112,6 +112,20 @@ def positions(config: TVPConfig, pairs: int) -> tuple[int, ...]:
     return config.demonstrations or tuple(range(1, pairs))
 
 
+def theta_of(config: TVPConfig, theta_LBND: jax.Array, layer: Any) -> jax.Array:
+    """The theta ``[B, |S|, D]`` that the loss reads: at entry `layer`, which may be traced, of the queries in S.
+
+    Without `config.gradient` it is a constant.
+    """
+    chosen = positions(config, theta_LBND.shape[2])
+    if chosen == tuple(range(chosen[0], chosen[-1] + 1)):
+        theta_LBSD = theta_LBND[:, :, chosen[0] : chosen[-1] + 1]
+    else:
+        theta_LBSD = theta_LBND[:, :, jnp.array(chosen)]
+    theta_BSD = jax.lax.dynamic_index_in_dim(theta_LBSD, layer, axis=0, keepdims=False)
+    return theta_BSD if config.gradient else jax.lax.stop_gradient(theta_BSD)
+
+
 def tvp_scores(
     decoder: Decoder,
     params: Any,
@@ -128,15 +142,7 @@ def tvp_scores(
 
     `lowest` is that of `prompt_with`.
     """
-    chosen = positions(config, prompt.x.shape[1])
-    if chosen == tuple(range(chosen[0], chosen[-1] + 1)):
-        theta_LBSD = theta_LBND[:, :, chosen[0] : chosen[-1] + 1]
-    else:
-        theta_LBSD = theta_LBND[:, :, jnp.array(chosen)]
-    theta_BSD = jax.lax.dynamic_index_in_dim(theta_LBSD, layer, axis=0, keepdims=False)
-    if not config.gradient:
-        theta_BSD = jax.lax.stop_gradient(theta_BSD)
-
+    theta_BSD = theta_of(config, theta_LBND, layer)
     x, y = _queries(task, prompt, key, config, active_X)
     flat_theta, flat_x = (a.reshape(-1, *a.shape[2:]) for a in (theta_BSD, x))
     out = prompt_with(decoder, params, task, prompt.layout, flat_theta, layer, flat_x, config.edit, lowest)

@@ -1,0 +1,88 @@
+"""The TVP-loss as a fine-tuning objective of a language model, on text tasks of which some are held out. [ours]"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+# By path: neither the working directory nor how this file is loaded makes a difference.
+_TRAINING = runpy.run_path(str(Path(__file__).with_name("text_model.py")))
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.experiment = "tvp_language"
+
+    config.tasks = ConfigDict()
+    # The model is trained and fine-tuned on these.
+    config.tasks.train = ("next_number", "double", "digits", "next_letter", "uppercase", "plural", "capitalize")
+    config.tasks.train += ("first_letter", "length", "opposite", "capitalize_adjective", "first_of_two", "past_tense")
+    config.tasks.train += ("gerund", "capital", "continent", "sentence_noun", "sentiment")
+    # Only asked. Each asks something else of the inputs of a task above, and its answers are words or letters of them.
+    config.tasks.heldout = ("previous_number", "previous_letter", "last_letter", "second_of_two", "third_person")
+    config.tasks.heldout += ("sentence_adjective",)
+
+    config.model = ConfigDict()  # that is fine-tuned
+    config.model.path = ""  # a Hugging Face folder; "": the small model of config.training
+    config.model.dtype = "float32"  # float32, bfloat16, float16; "": that of the folder's tensors
+    config.model.trained = "runs/tvp_language_base"  # where the small model is, or is trained once; used if path is ""
+
+    config.training = _TRAINING["get_config"]()  # of the small model; used if model.path is "" and it is not there yet
+    config.training.data.tasks = config.tasks.get_ref("train")  # it follows: held-out tasks are seen by nothing
+
+    config.data = _TRAINING["get_config"]().data  # where tasks are from: the fields of configs/text_model.py
+
+    config.template = ConfigDict()  # a pair is shown as before + input + between + " " + output + after
+    config.template.before = config.training.template.before
+    config.template.between = config.training.template.between
+    config.template.after = config.training.template.after
+
+    config.tvp = ConfigDict()  # the TVP-loss
+    config.tvp.demonstrations = ()  # S, the queries whose theta it reads, by demonstrations before them; (): all from 1
+    config.tvp.query = "fresh"  # fresh: an x' for each theta; shared: one for each prompt
+    config.tvp.edit = "replace"  # replace, add: what theta does to the state; so are the vectors that are measured
+    config.tvp.gradient = True  # whether the gradient flows through theta
+    config.tvp.start_step = 0  # the step at which the loss begins
+
+    config.population = ConfigDict()  # tuples: an entry for each member, or one for all
+    config.population.name = ("icl", "tvp")
+    config.population.seed = (0,)  # of the batches: members of one seed see the same
+    config.population.tvp_weight = (0.0, 1.0)  # lambda
+    config.population.prescribed_layer = (2,)  # l*, 1..L-1
+    config.population.learning_rate = (5e-4,)  # peak
+
+    config.train = ConfigDict()
+    config.train.demonstrations = 6  # K: a prompt shows one more pair, and every answer counts; also of k-shot prompts
+    config.train.batch = 32  # prompts a step
+    config.train.steps = 300
+    config.train.log_every = 25  # steps in one dispatch to the device, and in one line of metrics
+    config.train.evaluate_every = 50
+    config.train.checkpoint_every = 100
+    config.train.keep_checkpoints = 2  # the newest that are kept
+    config.train.tensorboard = True  # also write TensorBoard events
+
+    config.optimizer = ConfigDict()  # AdamW
+    config.optimizer.warmup_steps = 20
+    config.optimizer.decay = "cosine"  # cosine, constant
+    config.optimizer.final_fraction = 0.0  # of the peak learning rate, at the end of the decay
+    config.optimizer.weight_decay = 1e-2  # of kernels
+    config.optimizer.clip_norm = 1.0  # largest global norm of a gradient; 0: no clipping
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.99
+
+    config.vectors = ConfigDict()  # what is measured at the end
+    config.vectors.prompts = 30  # prompts that a vector is the mean of
+    config.vectors.seed = 0  # of demonstrations and queries
+    config.vectors.memory = 1.0  # GiB that a pass may take beside the parameters; batches are made to fit
+    config.vectors.batch = 64  # most prompts (or layers) in one pass
+    config.vectors.questions = 60  # most pairs of a split that are asked
+
+    config.evaluation = ConfigDict()
+    config.evaluation.training_prompts = 128  # prompts of each evaluation during training
+    config.evaluation.single = 5  # vectors of one prompt each that every question is asked with
+
+    config.mesh = ConfigDict()  # devices along each axis; the product may be at most the number of devices
+    config.mesh.member = 1  # share the members
+    config.mesh.data = 1  # share the batch
+    config.mesh.tensor = 1  # share the heads and hidden channels
+    return config

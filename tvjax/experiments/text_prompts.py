@@ -1,0 +1,140 @@
+"""Prompts of pairs of text tasks, drawn on the device from tables of tokens, and how well their answers are given."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from tvjax.errors import UserError, reject
+from tvjax.nn.decoder import PADDING, Decoder
+from tvjax.nn.model import forward
+from tvjax.nn.pretrained import Tokenizer
+from tvjax.tasks.text import Template, TextTask
+
+
+def tables(
+    tasks: Mapping[str, TextTask], template: Template, tokenizer: Tokenizer, shots: int
+) -> dict[str, np.ndarray]:
+    """All pairs as token ids: ``query [I, W], answer [I, A]`` with -1 behind their ends, and ``start, count [tasks]``.
+
+    Raises `UserError` for a task with too few pairs, and for a template in which tokens cross its parts.
+    """
+    queries: list[str] = []
+    answers: list[str] = []
+    start, count = [], []
+    for name, task in tasks.items():
+        if len(task.pairs) <= shots:
+            raise reject(
+                "config.train.demonstrations", shots, f"at most {len(task.pairs) - 1}: task {name} has no more"
+            )
+        start.append(len(queries))
+        count.append(len(task.pairs))
+        for x, y in task.pairs:
+            queries.append(template.before + x + template.between)
+            answers.append(template.answer(y) + template.after)
+    parts = [tokenizer.encode(texts, special=False) for texts in (queries, answers)]
+    whole = tokenizer.encode([q + a for q, a in zip(queries, answers, strict=True)], special=False)
+    for q, a, both in zip(*parts, whole, strict=True):
+        if q + a != both:
+            raise UserError(
+                f"config.template: {tokenizer.decode(both)!r} has a token that joins a query and its answer; accepted: "
+                "a template whose `between` ends where a token ends"
+            )
+    padded = [np.full((len(rows), max(map(len, rows))), -1, np.int32) for rows in parts]
+    for array, rows in zip(padded, parts, strict=True):
+        for i, row in enumerate(rows):
+            array[i, : len(row)] = row
+    return {"query": padded[0], "answer": padded[1], "start": np.array(start), "count": np.array(count)}
+
+
+def draw_prompts(
+    data: Mapping[str, jax.Array], key: jax.Array, batch: int, pairs: int, most: int
+) -> tuple[jax.Array, jax.Array]:
+    """The task of each prompt, ``[B]``, and prompts ``[B, N, W + A]`` of N = `pairs` pairs of it, none twice.
+
+    data: `tables`; most: the pairs of its largest task. -1 where there is no token.
+    """
+    task_key, pair_key = jax.random.split(key)
+    task_B = jax.random.randint(task_key, (batch,), 0, data["count"].shape[0])
+    luck_BI = jax.random.uniform(pair_key, (batch, most))
+    luck_BI = jnp.where(jnp.arange(most)[None] < data["count"][task_B][:, None], luck_BI, -1.0)
+    chosen_BN = jax.lax.top_k(luck_BI, pairs)[1] + data["start"][task_B][:, None]
+    return task_B, _rows(data, chosen_BN)
+
+
+def draw_pairs(data: Mapping[str, jax.Array], key: jax.Array, task_B: jax.Array, count: int) -> jax.Array:
+    """`count` pairs of each task, ``[B, count, W + A]``, each drawn alone: one may come twice, or stand in a prompt."""
+    number_BN = jax.random.randint(key, (task_B.shape[0], count), 0, data["count"][task_B][:, None])
+    return _rows(data, number_BN + data["start"][task_B][:, None])
+
+
+def _rows(data: Mapping[str, jax.Array], chosen_BN: jax.Array) -> jax.Array:
+    return jnp.concatenate([data["query"][chosen_BN], data["answer"][chosen_BN]], axis=-1)
+
+
+@struct.dataclass
+class Asked:
+    """Prompts of N pairs as one row of tokens each, and where their answers are read.
+
+    ids_BT, positions_BT: the tokens, `PADDING` as the position of none. answers_BNA: the tokens of the answers,
+    real_BNA: which of them there are, from_BNA: the index in T that each is read from.
+    """
+
+    ids_BT: jax.Array
+    positions_BT: jax.Array
+    answers_BNA: jax.Array
+    real_BNA: jax.Array
+    from_BNA: jax.Array
+
+    @property
+    def last_BN(self) -> jax.Array:
+        """The index in T of the last token of each query."""
+        return self.from_BNA[:, :, 0]
+
+
+def ask(prompts_BNS: jax.Array, width: int) -> Asked:
+    """What to run for prompts ``[B, N, W + A]`` whose queries are their first `width` = W columns."""
+    batch, pairs, slot = prompts_BNS.shape
+    ids_BT = prompts_BNS.reshape(batch, -1)
+    real_BT = ids_BT >= 0
+    ids_BT = jnp.maximum(ids_BT, 0)
+    positions_BT = jnp.where(real_BT, jnp.cumsum(real_BT, axis=1) - 1, PADDING)
+    # What a token is read from is the last real one before it, wherever padding stands.
+    place_BT = jnp.where(real_BT, jnp.arange(ids_BT.shape[1])[None], 0)
+    before_BT = jnp.concatenate([jnp.zeros((batch, 1), int), jax.lax.cummax(place_BT, axis=1)[:, :-1]], axis=1)
+    asked_T = np.flatnonzero(np.arange(pairs * slot) % slot >= width)
+    answers_BNA, real_BNA, from_BNA = (a[:, asked_T].reshape(batch, pairs, -1) for a in (ids_BT, real_BT, before_BT))
+    return Asked(ids_BT, positions_BT, answers_BNA, real_BNA, from_BNA)
+
+
+def answer_scores(
+    decoder: Decoder, params: Any, asked: Asked, *, edits: Any = None, layers: Sequence[int] = ()
+) -> tuple[dict[str, jax.Array], jax.Array | None]:
+    """For each answer its risk (nats a token) and whether all of it is right, ``[B, N]``.
+
+    And h^l at the last token of each query, of the chosen `layers` (1..L): ``[layers, B, N, D]``, None for no layers.
+    """
+    out, found = forward(
+        decoder,
+        params,
+        asked.ids_BT,
+        edits=edits,
+        addresses=("blocks/resid",) if layers else (),
+        layers=tuple(layers) or None,
+        read_BN=asked.last_BN if layers else None,
+        at=asked.from_BNA.reshape(asked.from_BNA.shape[0], -1),
+        positions_BT=asked.positions_BT,
+    )
+    out = out.reshape(*asked.answers_BNA.shape, -1)
+    risk_BNA = optax.softmax_cross_entropy_with_integer_labels(out, asked.answers_BNA) * asked.real_BNA
+    said_BNA = jnp.take_along_axis(out, asked.answers_BNA[..., None], axis=-1)[..., 0]
+    right_BNA = (said_BNA >= out.max(-1)) | ~asked.real_BNA  # an arg-max takes a tenth of a step on a CPU
+    scores = {
+        "risk": risk_BNA.sum(-1) / asked.real_BNA.sum(-1),
+        "accuracy": right_BNA.all(-1).astype(jnp.float32),
+    }
+    return scores, found.get("blocks/resid")

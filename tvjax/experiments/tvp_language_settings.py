@@ -1,0 +1,125 @@
+"""What a TVP run on text tasks is asked to do: its settings, read from a config and checked against each other."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from tvjax.errors import reject
+from tvjax.experiments.bench import VectorConfig, check_vectors
+from tvjax.experiments.settings import at_least, build, check_training, coerce, group, groups
+from tvjax.experiments.task_vectors import ModelConfig
+from tvjax.experiments.text_data import DataConfig
+from tvjax.experiments.text_model import TextModelSettings
+from tvjax.experiments.tvp_settings import MeshConfig, PopulationConfig, check_members, check_places, check_tvp
+from tvjax.nn.decoder import DecoderConfig
+from tvjax.tasks.text import Template
+from tvjax.train.loop import TrainConfig
+from tvjax.train.state import OptimizerConfig
+from tvjax.vectors.tvp import TVPConfig
+
+BASE = "base"
+"""The name of the model before it is fine-tuned, beside those of the members."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskNames:
+    """Tasks that are fine-tuned on and asked, and tasks that are only asked."""
+
+    train: tuple[str, ...]
+    heldout: tuple[str, ...]
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Both groups by name."""
+        return {"train": self.train, "heldout": self.heldout}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """training_prompts: of each evaluation during training. single: vectors of one prompt each, for every question."""
+
+    training_prompts: int
+    single: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class TVPLanguageSettings:
+    """The whole experiment, checked as far as it can be before the model is there."""
+
+    tasks: TaskNames
+    model: ModelConfig
+    data: DataConfig
+    template: Template
+    tvp: TVPConfig
+    population: PopulationConfig
+    train: TrainConfig
+    optimizer: OptimizerConfig
+    vectors: VectorConfig
+    evaluation: EvaluationConfig
+    mesh: MeshConfig
+    batch: int
+    demonstrations: int
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The prescribed layers of all members, each once, in order."""
+        return tuple(sorted(set(self.population.prescribed_layer)))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "TVPLanguageSettings":
+        """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
+        kinds = {f.name: f.type for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.type)}
+        groups(config, kinds, also=("training",))
+        values = {name: config[name] for name in kinds}
+        values["train"] = dict(group(config["train"], "config.train"))
+        own = {
+            name: coerce(values["train"].pop(name, None), int, f"config.train.{name}")
+            for name in ("batch", "demonstrations")
+        }
+        at_least(1, "config.train", demonstrations=own["demonstrations"])
+        # What a bench needs for other kinds of vectors is not asked for.
+        other = {f.name: 1 for f in dataclasses.fields(VectorConfig) if f.name in ("words", "conflicts", "heads")}
+        other |= {f.name: f.default for f in dataclasses.fields(VectorConfig) if f.name.startswith(("learn", "shuff"))}
+        settled = {"vectors": {"demonstrations": own["demonstrations"], **other}}
+        parts: dict[str, Any] = {
+            name: build(kind, values[name], f"config.{name}", **settled.get(name, {}))  # type: ignore[arg-type]
+            for name, kind in kinds.items()
+        }
+        s = cls(**parts, **own)
+        _check(s)
+        if not s.model.path:
+            check_members(s.population, _check_base(s, config))
+        return s
+
+    def check_model(self, decoder: DecoderConfig) -> None:
+        """Raise `UserError` for members or a mesh that do not fit the model."""
+        check_members(self.population, decoder.num_layers)
+        check_places(self.mesh, self.population, self.batch, decoder)
+
+
+def _check(s: TVPLanguageSettings) -> None:
+    for name, tasks in s.tasks.groups.items():
+        if not tasks or len(set(tasks)) < len(tasks):
+            raise reject(f"config.tasks.{name}", tasks, "different names of tasks, at least one")
+    for task in s.tasks.heldout:
+        if task in s.tasks.train:
+            raise reject("config.tasks.heldout", task, "tasks that are not in config.tasks.train")
+    if BASE in s.population.name:
+        raise reject("config.population.name", BASE, "other names: this is the model before it is fine-tuned")
+    check_training(s.train, s.optimizer, s.batch)
+    check_tvp(s.tvp, s.demonstrations)
+    check_vectors(s.vectors)
+    at_least(1, "config.evaluation", training_prompts=s.evaluation.training_prompts)
+    if not 1 <= s.evaluation.single <= s.vectors.prompts:
+        accepted = f"1 to config.vectors.prompts = {s.vectors.prompts}"
+        raise reject("config.evaluation.single", s.evaluation.single, accepted)
+
+
+def _check_base(s: TVPLanguageSettings, config: Mapping[str, Any]) -> int:
+    """L of the small model of config.training, which must not know the held-out tasks."""
+    base = TextModelSettings.from_config(group(config.get("training"), "config.training"))
+    seen = base.data.tasks or s.tasks.heldout  # no names are all tasks
+    for task in s.tasks.heldout:
+        if task in seen:
+            raise reject("config.training.data.tasks", base.data.tasks, f"names of tasks without the held-out {task}")
+    return base.model.num_layers

@@ -1,0 +1,291 @@
+"""The report of the TVP-loss on text: does it make a vector that works, and what does it do to in-context learning?"""
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from tvjax.report.gallery import Exhibit
+from tvjax.report.html import table
+from tvjax.report.reader import Metrics, read_metrics
+from tvjax.report.style import HUES, MARKERS, QUIET, bottom_legend, log_axis, log_limits, open_figure, quiet
+
+EVIDENCE = "90% bootstrap interval over questions"
+GROUPS = {"train": "train tasks", "heldout": "held-out tasks"}
+KINDS = {
+    "zero_shot": "zero-shot",
+    "single_vector": "vector of one prompt",
+    "vector": "vector of {p} prompts",
+    "best_vector": "the same at the layer best on dev",
+    "few_shot": "{k}-shot",
+}
+HEADLINES = {"vector": "vector", "few_shot": "in-context learning", "zero_shot": "zero-shot answer"}
+OURS = (
+    "The TVP-loss is after Yang et al., Task Vectors in In-Context Learning (2025), who describe it for models trained"
+    " from scratch on synthetic tasks; fine-tuning on few-shot prompts of many tasks, and asking tasks that were held"
+    " out, is after Min et al., MetaICL (2022); reading the mean state at the last token of few-shot prompts, after"
+    " Hendel et al. (2023). To join them is ours: theta is the state at the last token of a query, in the place of the"
+    " placeholder z, and is written at the last token of the zero-shot prompt of a fresh pair. So are the tasks and"
+    " their split. A small model that is trained for this run has seen all pairs of the train tasks, as a pretrained"
+    " one has seen what its words mean, and none of the held-out tasks; fine-tuning sees the train split of the train"
+    " tasks alone."
+)
+Contents = tuple[list[Exhibit], str, list[str]]
+
+
+def setting(member: Mapping[str, Any]) -> str:
+    """What a member was fine-tuned on, with its name."""
+    if member["tvp_weight"] is None:
+        return f"{member['name']}: before fine-tuning"
+    loss = f" + {member['tvp_weight']:g} \N{MULTIPLICATION SIGN} TVP-loss at layer {member['prescribed_layer']}"
+    return f"{member['name']}: ICL loss" + (loss if member["tvp_weight"] else " only")
+
+
+def _kinds(summary: Mapping[str, Any]) -> dict[str, str]:
+    """What is measured, as readers know it."""
+    said = {"k": summary["num_demonstrations"], "p": summary["num_prompts"]}
+    return {kind: label.format(**said) for kind, label in KINDS.items()}
+
+
+def _cell(entry: Mapping[str, Any], kind: str, form: str = ".2f") -> str:
+    low, high = entry[f"{kind}_ci"]
+    return f"{entry[kind]:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def headline(summary: Mapping[str, Any]) -> list[str]:
+    """What the TVP-loss did, in sentences made from the paired differences, whichever way they point."""
+    named = {member["name"]: member for member in summary["members"]}
+    against = [d for d in summary["differences"] if named[d["minus"]]["tvp_weight"] is not None]
+    said = []
+    for d in against:
+        for group, tasks in GROUPS.items():
+            for kind, what in HEADLINES.items():
+                one, other = (named[d[which]]["means"][group][kind] for which in ("of", "minus"))
+                low, high = d[group][f"{kind}_ci"]
+                verdict = "better" if low > 0 else "worse" if high < 0 else "neither better nor worse beyond doubt"
+                said.append(
+                    f"On {tasks} the {what} of {d['of']} is {verdict} than that of {d['minus']}: {one:.2f} against"
+                    f" {other:.2f}, a difference of {_cell(d[group], kind, '+.2f')}."
+                )
+    return said or ["No member differs from another by the TVP-loss alone: the table compares each with the model."]
+
+
+def _about(summary: Mapping[str, Any]) -> str:
+    tasks = {group: len(summary["tasks"][group]) for group in GROUPS}
+    return (
+        f"{summary['model']['path']} ({summary['model']['model_type']}), {summary['num_layers']} layers, fine-tuned for"
+        f" {summary['steps']} steps; {tasks['train']} train and {tasks['heldout']} held-out tasks,"
+        f" K = {summary['num_demonstrations']}"
+    )
+
+
+def _rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Group, member or difference, and a cell of each kind."""
+    rows = []
+    for group in GROUPS:
+        for member in summary["members"]:
+            rows.append([group, member["name"], *(_cell(member["means"][group], kind) for kind in KINDS)])
+        for d in summary["differences"]:
+            name = f"{d['of']} - {d['minus']}"
+            rows.append([group, name, *(_cell(d[group], kind, "+.2f") for kind in KINDS)])
+    return rows
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """The results as plain text for the terminal."""
+    heads = ["", "", "zero-shot", "vector of 1", "vector", "at best layer", f"{summary['num_demonstrations']}-shot"]
+    rows = [heads, *_rows(summary)]
+    widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(heads))]
+    lines = [_about(summary), *(setting(member) for member in summary["members"]), ""]
+    lines.append(f"accuracy on the test split, macro average over tasks [{EVIDENCE}; of differences, paired]")
+    lines += ["".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in [*lines, "", *headline(summary)]) + "\n"
+
+
+def contents(summary: dict[str, Any], path: Path) -> Contents:
+    """The figures, the heading and the other parts of the page of the run in `path`."""
+    tuned = [member for member in summary["members"] if member["tvp_weight"] is not None]
+    metrics = read_metrics(path, [member["name"] for member in tuned])
+    sentences = "".join(f"<p>{escape(text)}</p>" for text in headline(summary))
+    written = "replaces the state" if summary["edit"] == "replace" else "is added to the state"
+    parts = [
+        f'<p class="quiet">{escape(_about(summary))}</p>',
+        f'<div class="headline">{sentences}</div>',
+        "<h2>Results</h2>",
+        _means_table(summary),
+        f"<p>A vector is read at the last token of few-shot prompts and {written} at the last token of zero-shot ones,"
+        " at the prescribed layer unless another is named. The vector of one prompt is what the loss trains; its"
+        f" accuracy is the mean over {summary['num_single']} prompts of each task.</p>",
+        _tasks_table(summary),
+        f"<h2>What is whose</h2><p>{escape(OURS)}</p>",
+    ]
+    return [_accuracies(summary), _layers(summary), _training(summary, tuned, metrics)], "the TVP-loss on text", parts
+
+
+def _small(text: str) -> str:
+    value, _, interval = text.partition(" ")
+    return f"{value} <small>{interval}</small>"
+
+
+def _head(texts: list[str]) -> str:
+    return "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in texts) + "</tr>"
+
+
+def _means_table(summary: Mapping[str, Any]) -> str:
+    labels = {member["name"]: setting(member) for member in summary["members"]}
+    body = [
+        ("<tr>" if row[1] in labels else '<tr class="reference">')
+        + f'<td>{GROUPS[row[0]]}</td><th scope="row">{escape(labels.get(row[1], row[1]))}</th>'
+        + "".join(f"<td>{_small(text)}</td>" for text in row[2:])
+        + "</tr>"
+        for row in _rows(summary)
+    ]
+    caption = (
+        "Accuracy (fraction of answers with every token right) on the test split, macro average over tasks, with"
+        f" {EVIDENCE}. Differences are paired: on the same questions."
+    )
+    return table(escape(caption), _head(["", "", *_kinds(summary).values()]), body)
+
+
+def _tasks_table(summary: Mapping[str, Any]) -> str:
+    shown = {kind: label for kind, label in _kinds(summary).items() if kind in HEADLINES}
+    heads = [f"{member['name']}, {label}" for label in shown.values() for member in summary["members"]]
+    body = []
+    for group, tasks in summary["tasks"].items():
+        for task in tasks:
+            cells = "".join(
+                f"<td>{member['accuracy'][kind][task]:.2f}"
+                f" <small>[{', '.join(f'{end:.2f}' for end in member['accuracy_ci'][kind][task])}]</small></td>"
+                for kind in shown
+                for member in summary["members"]
+            )
+            questions = summary["num_questions"][task]
+            body.append(
+                f'<tr><th scope="row">{escape(task)}</th><td>{GROUPS[group]}</td>{cells}<td>{questions}</td></tr>'
+            )
+    caption = f"Accuracy by task, with {EVIDENCE}"
+    return table(caption, _head(["", "", *heads, "questions"]), body)
+
+
+def _looks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How each member is drawn: grey before fine-tuning."""
+    hues = [QUIET, *HUES]
+    return [
+        {"color": hues[m % len(hues)], "marker": MARKERS[m % len(MARKERS)], "label": setting(member)}
+        for m, member in enumerate(summary["members"])
+    ]
+
+
+def _panels(drawn: Figure) -> list[tuple[str, Axes]]:
+    """A panel for each group of tasks, from 0 to 1."""
+    axes = drawn.subplots(1, len(GROUPS), sharey=True)
+    for ax in axes:
+        ax.set_ylim(-0.03, 1.03)
+    return list(zip(GROUPS, axes, strict=True))
+
+
+def _legend(drawn: Figure, looks: list[dict[str, Any]]) -> None:
+    bottom_legend(drawn, [Line2D([], [], **look) for look in looks], 3)
+
+
+def _accuracies(summary: dict[str, Any]) -> Exhibit:
+    looks, kinds = _looks(summary), {k: v for k, v in _kinds(summary).items() if k != "best_vector"}
+
+    def draw() -> Figure:
+        """A panel a group of tasks, a place a way to ask, a point a member."""
+        evidence = f"accuracy on the test split, macro average over tasks; lines: {EVIDENCE}"
+        drawn = open_figure(9.6, 3.4, "What each model answers right", evidence)
+        for group, ax in _panels(drawn):
+            for m, (member, look) in enumerate(zip(summary["members"], looks, strict=True)):
+                x = np.arange(len(kinds)) + 0.16 * (m - (len(looks) - 1) / 2)
+                means = member["means"][group]
+                low, high = np.array([means[f"{kind}_ci"] for kind in kinds]).T
+                ax.vlines(x, low, high, color=look["color"], linewidth=1.4)
+                ax.plot(x, [means[kind] for kind in kinds], linestyle="none", markersize=5.5, **look)
+            ax.set_xticks(range(len(kinds)), [label.replace(" of ", "\nof ") for label in kinds.values()])
+            quiet(ax, "", "accuracy" if group == "train" else "", GROUPS[group])
+            ax.grid(False, axis="x")
+        _legend(drawn, looks)
+        return drawn
+
+    return Exhibit(
+        "accuracies",
+        "With and without the TVP-loss",
+        "Accuracy zero-shot, with a vector and with demonstrations, of each model, on train and held-out tasks",
+        f"Vectors at the prescribed layer. Where the marks of a vector stand near those of {kinds['few_shot']}, one"
+        " vector does the work of demonstrations.",
+        draw,
+    )
+
+
+def _layers(summary: dict[str, Any]) -> Exhibit:
+    looks, layers = _looks(summary), np.arange(summary["num_layers"] + 1)
+
+    def draw() -> Figure:
+        """A panel a group of tasks, a line a member."""
+        evidence = (
+            f"vectors of {summary['num_prompts']} prompts, test split; bands: {EVIDENCE}; rings: prescribed layers"
+        )
+        drawn = open_figure(9.6, 3.4, "Vectors by the layer at which they are written", evidence)
+        for group, ax in _panels(drawn):
+            for member, look in zip(summary["members"], looks, strict=True):
+                curve, band = (np.array(member["means"][group][f"vector_by_layer{end}"]) for end in ("", "_ci"))
+                ax.fill_between(layers, band[:, 0], band[:, 1], color=look["color"], alpha=0.15, linewidth=0)
+                ax.plot(layers, curve, markersize=4, linewidth=1.7, **look)
+                if member["tvp_weight"]:
+                    layer = member["prescribed_layer"]
+                    ring = {"color": look["color"], "marker": "o", "markersize": 12, "fillstyle": "none"}
+                    ax.plot([layer], [curve[layer]], linestyle="none", **ring)
+            quiet(ax, "layer", "accuracy" if group == "train" else "", GROUPS[group])
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _legend(drawn, looks)
+        return drawn
+
+    return Exhibit(
+        "layers",
+        "By layer",
+        "Accuracy with vectors written at each layer, of each model, on train and held-out tasks",
+        "At layer 0 the last token's embedding is the same in every prompt; at the last layer the state that replaces"
+        " another is the answer itself, and the query is not read any more.",
+        draw,
+    )
+
+
+def _training(summary: dict[str, Any], tuned: list[dict[str, Any]], metrics: tuple[Metrics, ...]) -> Exhibit:
+    looks = _looks(summary)[1:]
+
+    def draw() -> Figure:
+        """A row a measure, ICL on the left and TVP on the right."""
+        evidence = "fresh prompts of the pairs that are trained on, at each evaluation; means over prompts"
+        drawn = open_figure(9.6, 4.6, "During fine-tuning", evidence)
+        grid = drawn.subplots(2, 2, sharex=True, sharey="row")
+        for row, (word, unit) in zip(grid, (("risk", "nats a token"), ("accuracy", "fraction right")), strict=True):
+            values = []
+            for ax, kind in zip(row, ("icl", "tvp"), strict=True):
+                for series, look in zip(metrics, looks, strict=True):
+                    steps, scores = series.get(f"eval_{kind}_{word}")
+                    ax.plot(steps, scores[:, -1], markersize=4, **look)
+                    values.append(scores[:, -1])
+                after = f"after {summary['num_demonstrations']} demonstrations"
+                where = after if kind == "icl" else "vector of one prompt, at the prescribed layer"
+                quiet(ax, "step" if word == "accuracy" else "", f"{word}\n{unit}", f"{kind.upper()} {word}, {where}")
+            if word == "risk":
+                log_axis(row[0], "y", *log_limits(values))
+            else:
+                row[0].set_ylim(-0.03, 1.03)
+        _legend(drawn, looks)
+        return drawn
+
+    return Exhibit(
+        "training",
+        "Training",
+        f"ICL and TVP risk and accuracy during fine-tuning, of {len(tuned)} members",
+        "Both are measured of every member, whatever it is trained on. Step 0 is the model before fine-tuning.",
+        draw,
+    )
