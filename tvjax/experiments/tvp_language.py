@@ -159,7 +159,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
         params = model.params
         if m:  # where the model itself is, so that its compiled programs serve all
             params = jax.tree.map(lambda p, base, m=m: jax.device_put(p[m - 1], base.sharding), tuned, params)
-        asked = Bench(model.replace(params=params), s.vectors, s.template, tasks, batches=bench.batches)
+        asked = Bench(dataclasses.replace(model, params=params), s.vectors, s.template, tasks, batches=bench.batches)
         layer = about["prescribed_layer"]
         right, vectors, best = measured(asked, layer, float(s.tvp.edit == "add"), s.evaluation.single)
         rights.append(right)

@@ -78,7 +78,9 @@ class TVPLanguageSettings:
         }
         at_least(1, "config.train", demonstrations=own["demonstrations"])
         # What a bench needs for other kinds of vectors is not asked for.
-        other = {f.name: 1 for f in dataclasses.fields(VectorConfig) if f.name in ("words", "conflicts", "heads")}
+        other: dict[str, Any] = {
+            f.name: 1 for f in dataclasses.fields(VectorConfig) if f.name in ("words", "conflicts", "heads")
+        }
         other |= {f.name: f.default for f in dataclasses.fields(VectorConfig) if f.name.startswith(("learn", "shuff"))}
         settled = {"vectors": {"demonstrations": own["demonstrations"], **other}}
         parts: dict[str, Any] = {
