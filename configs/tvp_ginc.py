@@ -21,16 +21,16 @@ _BASE = runpy.run_path(str(Path(__file__).with_name("tvp_synthetic.py")))
 
 def _small(config: ConfigDict) -> None:
     """Ours throughout."""
-    config.task.length = 5
+    config.task.length = 3
     config.prompt.demonstrations = 32
-    config.model.max_positions = 231
-    config.train.batch = 16
-    config.train.steps = 900
-    config.train.evaluate_every = 150
+    config.model.max_positions = 164
+    config.train.batch = 8
+    config.train.steps = 2400
+    config.train.evaluate_every = 400
     config.optimizer.warmup_steps = 100
     config.population.learning_rate = (2e-3,)
     config.evaluation.training_prompts = 64
-    config.evaluation.prompts = 256
+    config.evaluation.prompts = 512
 
 
 def _published(config: ConfigDict) -> None:
