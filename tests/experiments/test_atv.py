@@ -298,6 +298,7 @@ def test_each_member_has_its_own_lambda_and_layers(config, tmp_path):
     config = changed(
         config,
         methods=("zero_shot", "atv_last"),
+        atv__scale=(1.0, 1.0),
         train__seeds=(0,),
         sensitivity={"scales": (0.0, 1.0), "layers": ((1, 2),)},
     )
@@ -333,7 +334,12 @@ WRONG = {
     "half a template": ({"templates": (("a", "b"),)}, "config.templates", "tuple"),
     "a layer too many": ({"atv__layers": (1, 3)}, "config.atv.layers", "1..2"),
     "layer 0": ({"atv__layers": (0,)}, "config.atv.layers", "from 1"),
-    "lambdas for no layers": ({"atv__scale": (1.0, 2.0, 3.0)}, "config.atv.scale", "one for each"),
+    "lambdas for no layers": ({"atv__scale": (1.0, 2.0, 3.0)}, "config.atv.scale", "one for each of the 2 layers"),
+    "lambdas for other layers": (
+        {"atv__layers": (1,), "atv__scale": (1.0, 2.0)},
+        "config.atv.scale",
+        "each of config.atv.layers",
+    ),
     "dropout of everything": ({"atv__dropout": 1.0}, "config.atv.dropout", "0 up to"),
     "negative rank": ({"atv__rank": -1}, "config.atv.rank", "0 or more"),
     "odd micro-batches": ({"train__micro_batches": 3}, "config.train.micro_batches", "divisor"),

@@ -240,7 +240,7 @@ def _check_method(s: ATVSettings) -> None:
         raise reject("config.atv.dropout", a.dropout, "0 up to, not including, 1")
     if len(set(a.layers)) < len(a.layers) or any(layer < 1 for layer in a.layers):
         raise reject("config.atv.layers", a.layers, "different layers, numbered from 1; (): all")
-    if len(a.scale) != 1 and len(a.scale) != len(a.layers):
+    if not a.scale or (a.layers and len(a.scale) not in (1, len(a.layers))):
         raise reject("config.atv.scale", a.scale, "one number, or one for each of config.atv.layers")
     at_least(1, "config.generator", below=g.below, demonstrations=g.demonstrations, draws=g.draws)
     if len(g.template) not in (0, 3):
@@ -272,6 +272,8 @@ def check_model(s: ATVSettings, c: DecoderConfig) -> None:
             raise reject(f"config.{name}", layers, f"layers in 1..{c.num_layers}")
         if s.atv.layers and not set(layers) <= set(s.atv.layers):
             raise reject(f"config.{name}", layers, f"layers of config.atv.layers = {s.atv.layers}")
+    if len(s.atv.scale) not in (1, len(s.atv.layers or range(c.num_layers))):
+        raise reject("config.atv.scale", s.atv.scale, f"one number, or one for each of the {c.num_layers} layers")
     if s.generator.kind == "target" and not s.generator.below < c.num_layers:
         raise reject("config.generator.below", s.generator.below, f"1..{c.num_layers - 1}, blocks of the target")
     for site in s.baselines.lora_sites:
