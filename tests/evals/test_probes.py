@@ -474,3 +474,15 @@ def test_other_families(task):
     expected = {"concept", "slot", "all"} if strings else {"amplitude", "frequency", "phase", "all"}
     assert set(entry["decodability"]["linear"]) == expected
     assert np.shape(entry["averaging"]["risk"]) == (4, 3)
+
+
+def test_prompts_are_none_of_those_that_chose_the_best_layer(random_members, monkeypatch):
+    """A layer that is best on these prompts by luck would look as good in the probes, were they asked of the same."""
+    task, decoder, params = random_members
+    drawn, draws = [], probes.draw
+    monkeypatch.setattr(probes, "draw", lambda *a: drawn.append(draws(*a)) or drawn[-1])
+    measure(decoder, params, task, (1, 2), demonstrations=3, prompts=4 * probes.CHUNK)
+    probed = np.concatenate([d.prompt.parameters["w"] for d in drawn]).reshape(4 * probes.CHUNK, -1)
+    measured = Measure(decoder, params, task, LAYOUT, 3, edit="replace", prompts=200, seed=0)(NO_SHIFT)[1]
+    chosen_on = measured["parameters"]["w"].reshape(200, -1)
+    assert not (probed[:, None] == chosen_on[None]).all(-1).any()

@@ -30,13 +30,14 @@ def member(seed, icl, by_layer, weight=0.0, layer=1, falls=(1.0, 1.0, 1.0)):
     }
 
 
-def population(arm, members, differs_in=None, shifted=None, seconds=1.0):
+def population(arm, members, differs_in=None, shifted=None, seconds=1.0, query_replaced=False):
     """shifted: of each member, its ICL risk under the one shift."""
     shift = {"prior_risk": 3.0, "members": [{"name": "m", "icl_risk": s, "tvp_risk": 1.0} for s in shifted or ()]}
     return {
         "name": arm,
         "differs_in": differs_in or {},
         "arm": arm,
+        "query_replaced": query_replaced,
         "prior_risk": PRIOR,
         "seconds_per_step": seconds,
         "members": members,
@@ -156,3 +157,95 @@ def test_the_deepest_usable_layer_decides():
     tree["populations"].insert(1, population("tvp", at_1, shifted=[2.0, 2.2, 1.8]))
     deeper = study.answers(tree)["claims"]["deeper_helps_shifts"]
     assert deeper["layer"] == 2 and deeper["ratio"]["mean"] == pytest.approx(0.5)
+
+
+def test_a_layout_without_a_place_for_vectors_decides_nothing():
+    """Where theta takes the place of the query, TVP fails by construction: that no vector emerges is no finding."""
+    tree = made_up()
+    learned = [member(s, 0.1, NONE) for s in range(3)]
+    tree["populations"] = [
+        population("icl", [member(s, 0.1, AT_2) for s in range(3)]),
+        population("icl", learned, {"layout": "xy"}, query_replaced=True),
+    ]
+    claims = study.answers(tree)["claims"]
+    assert not claims["not_everywhere"]["supported"] and claims["not_everywhere"]["where"] == []
+    tree["populations"][1]["query_replaced"] = False
+    claims = study.answers(tree)["claims"]
+    assert claims["not_everywhere"]["supported"] and claims["not_everywhere"]["where"] == [{"layout": "xy"}]
+
+
+def spread_around(mean, deviation, random):
+    """Members whose best vector has this risk but for the luck of their seeds."""
+    risks = mean * np.exp(deviation * random.normal(size=3))
+    return [member(s, 0.1, [1.0, 1.0, risk, 1.5]) for s, risk in enumerate(risks)]
+
+
+@pytest.mark.parametrize("claim", ["emerges_alone", "not_everywhere"])
+def test_of_many_conditions_none_is_found_by_luck(claim):
+    """Nine conditions at the threshold itself: one study in twenty may find one on this side, not one in three."""
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(300):
+        conditions = [
+            population("icl", spread_around(study.USABLE, 0.3, random), {"width": n} if n else {}) for n in range(9)
+        ]
+        found.append(study.answers({"populations": conditions})["claims"][claim]["supported"])
+    assert np.mean(found) < 0.09
+
+
+def test_only_conditions_that_are_sure_are_named():
+    """Width 8 has an interval on both sides of the threshold: it neither holds a vector nor surely holds none."""
+    tree = made_up()
+    unsure = [member(s, 0.1, [1.0, 1.0, risk, 1.5]) for s, risk in enumerate((0.3, 0.6, 0.9))]
+    tree["populations"][-1] = population("icl", unsure, {"width": 8})
+    claims = study.answers(tree)["claims"]
+    assert claims["emerges_alone"]["where"] == [{"positions": "rotary"}] and claims["not_everywhere"]["where"] == [{}]
+
+
+def test_the_control_has_the_weight_of_what_it_controls():
+    """TVP-loss of weight 2 alone makes a vector; its control of weight 2 does as much, that of weight 1 does not."""
+    tree = made_up(made=NONE)
+    seeds = range(3)
+    heavy = [member(s, 0.2, AT_2, 2.0, 2) for s in seeds]
+    tree["populations"] += [
+        population("tvp", heavy, shifted=[0.5, 0.55, 0.45]),
+        population("control", [member(s, 0.1, NONE, 2.0, 1) for s in seeds], shifted=[0.5, 0.55, 0.45]),
+    ]
+    claims = study.answers(tree)["claims"]
+    assert claims["deeper_helps_shifts"]["supported"]
+    assert claims["more_than_its_compute"]["ratio"]["values"] == pytest.approx([1.0] * 3)
+    assert not claims["more_than_its_compute"]["supported"]
+
+
+def test_a_vector_in_a_shallow_layer_says_nothing_of_deep_ones():
+    tree = made_up()
+    at_1 = [member(s, 0.2, [1.0, 0.1, 0.9, 1.5], 1.0, 1) for s in range(3)]
+    tree["populations"][1] = population("tvp", at_1, shifted=[0.5, 0.55, 0.45])
+    claims = study.answers(tree)["claims"]
+    assert claims["made_where_prescribed"]["supported"]
+    assert not claims["deeper_helps_shifts"]["supported"] and claims["deeper_helps_shifts"]["layer"] is None
+    assert not claims["more_than_its_compute"]["supported"]
+
+
+def test_where_there_is_one_inner_layer_no_search_is_spared():
+    shallow = [1.0, 0.1, 1.5]
+    tree = {
+        "populations": [
+            population("icl", [member(s, 0.1, [1.0, 0.9, 1.5]) for s in range(3)]),
+            population("tvp", [member(s, 0.1, shallow, 1.0, 1) for s in range(3)]),
+        ]
+    }
+    claims = study.answers(tree)["claims"]
+    assert claims["made_where_prescribed"]["supported"] and not claims["no_search"]["supported"]
+
+
+def test_a_risk_of_nothing_can_be_compared():
+    """A cross-entropy in float32 can be 0: the study must not end there after all that training."""
+    tree = made_up(shifted=(0.0, 0.0, 0.0))
+    for entry in tree["populations"][:2]:
+        for one in entry["members"]:
+            one["icl_risk"] = 0.0
+        for one in entry["shifts"]["far"]["members"]:
+            one["icl_risk"] = 0.0
+    tvp = study.answers(tree)["trained"][0]
+    assert tvp["icl_over_plain"]["values"] == [1.0] * 3 and tvp["shifts_over_plain"]["far"]["values"] == [1.0] * 3

@@ -73,6 +73,12 @@ def test_only_what_is_compared_is_shifted():
     assert shifted == {name: name.startswith("base") for name in shifted}
 
 
+@pytest.mark.parametrize(("edit", "replaced"), [("replace", True), ("add", False)])
+def test_which_populations_replace_the_query_itself(edit, replaced):
+    settings = EmergenceSettings.from_config(changed(CONFIG, base__tvp__edit=edit))
+    assert {p.name for p in settings.populations if p.query_replaced} == ({"layout-xy.icl"} if replaced else set())
+
+
 def test_the_config_is_left_as_it_is():
     before = copy.deepcopy(CONFIG)
     EmergenceSettings.from_config(CONFIG)
@@ -160,6 +166,8 @@ def test_the_page_and_the_table(ran):
     assert "not supported" in page, "ten steps support no claim about TVP-loss"
     text = summary_table(summary)
     assert "NOT SUPPORTED" in text and "layout xy" in text and "control" in text
+    assert "0 of 2, by construction" in page and "0 of 2, by construction" in text
+    assert "the fair control is the additive edit" in page and "0 of 2</td>" in page
 
 
 def test_the_page_of_one_seed_and_no_second_loss(ran, tmp_path):

@@ -78,6 +78,9 @@ class TestAutomata:
             assert 4 <= states <= 12
             assert (one[states:] == NO_EDGE).all() and one[:states].max() < states
             assert not (one[:states] == np.arange(states)[:, None]).any()
+            for row in one[:states]:
+                after = row[row != NO_EDGE]
+                assert 1 <= len(after) <= 3 and len(set(after)) == len(after)
             assert (minimize(one[:states]) == one[:states]).all()
 
 

@@ -27,6 +27,8 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """alpha in alpha theta_A + (1 - alpha) theta_B."""
 QUERIES = 8
 """Fresh x' for each input dimension from whose answers a map is fitted."""
+DRAWS = 2
+"""The stream of an evaluation's seed that the probes draw from; training evaluates on 0 and `Measure` on 1."""
 CHUNK = 64
 """Prompts that are probed at once: a whole prompt is run for every layer, so that fewer fit than in an evaluation."""
 
@@ -228,11 +230,11 @@ def measure(
 
     program = jax.jit(members, compiler_options=compiler_options())
     traced = {name: jnp.asarray(value) for name, value in layers.items()}
-    chunks = -(-prompts // CHUNK)
+    key, chunks = jax.random.fold_in(jax.random.key(seed), DRAWS), -(-prompts // CHUNK)
     found: list[Any] = []
     about: list[Any] = []
     for chunk in range(chunks):
-        draw_key, ask_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), chunk))
+        draw_key, ask_key = jax.random.split(jax.random.fold_in(key, chunk))
         # The last chunk may have a prompt or two too many: the same size for all is one program.
         drawn = draw(NO_SHIFT, task, layout, draw_key, -(-prompts // chunks), demonstrations)
         asks = asked(task, drawn, ask_key)

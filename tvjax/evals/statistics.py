@@ -1,4 +1,4 @@
-"""Means with intervals: the bootstrap over prompts."""
+"""Means with intervals: the bootstrap over prompts or questions, and Student's t over seeds."""
 
 from collections.abc import Sequence
 

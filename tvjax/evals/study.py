@@ -2,15 +2,16 @@
 
 Risks are relative to the prior's, and those of two arms are compared seed by seed on the same prompts. A mean over
 seeds is geometric, its interval Student's t on the logarithms; a claim is supported only where such an interval lies,
-whole, on its side, so that one seed supports nothing. The thresholds are ours.
+whole, on its side, so that one seed supports nothing. A claim that some condition shows asks all of them, so that each
+has an interval wide enough for all to hold together (Bonferroni). The thresholds are ours.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tvjax.evals.statistics import over_seeds
+from tvjax.evals.statistics import LEVEL, over_seeds
 
 USABLE = 0.5
 """A vector is usable where TVP risk is at most this share of the prior's, and ICL is learned where ICL risk is."""
@@ -19,9 +20,9 @@ LEAST = 1e-12
 Tree = dict[str, Any]
 
 
-def ratio(values: Sequence[float]) -> Tree:
+def ratio(values: Sequence[float], *, level: float = LEVEL) -> Tree:
     """One number a seed as ``{"mean", "ci", "values"}``; `ci` is None for one seed."""
-    mean, interval = over_seeds([max(value, LEAST) for value in values])
+    mean, interval = over_seeds([max(value, LEAST) for value in values], level=level)
     return {"mean": mean, "ci": interval, "values": [float(value) for value in values]}
 
 
@@ -33,6 +34,11 @@ def surely_below(entry: Mapping[str, Any], limit: float) -> bool:
 def surely_above(entry: Mapping[str, Any], limit: float) -> bool:
     """Whether the whole interval lies above `limit`."""
     return entry["ci"] is not None and entry["ci"][0] > limit
+
+
+def over(risk: float, other: float) -> float:
+    """A risk over another on the same prompts; 1 where both are 0."""
+    return max(risk, LEAST) / max(other, LEAST)
 
 
 def answers(summary: Mapping[str, Any]) -> Tree:
@@ -62,7 +68,7 @@ def _arms(summary: Mapping[str, Any]) -> dict[tuple[str, str], list[Tree]]:
                 name: {**shift["members"][place], "prior_risk": shift["prior_risk"]}
                 for name, shift in population["shifts"].items()
             }
-            known = {name: population[name] for name in ("differs_in", "arm", "prior_risk")}
+            known = {name: population[name] for name in ("differs_in", "arm", "prior_risk", "query_replaced")}
             arms.setdefault((key, population["arm"]), []).append({**member, **known, "shifts": shifts})
     return arms
 
@@ -91,7 +97,7 @@ def _emergence(members: Sequence[Tree]) -> Tree:
     layers = range(len(members[0]["tvp_risk_by_layer"]))
     histories = [member["history"] for member in members]
     return {
-        "differs_in": members[0]["differs_in"],
+        **{name: members[0][name] for name in ("differs_in", "query_replaced")},
         "icl": ratio([member["icl_risk"] / member["prior_risk"] for member in members]),
         "tvp_best": ratio(best),
         "best_layers": [1 + int(np.argmin(_inner(member))) for member in members],
@@ -113,14 +119,15 @@ def _trained(members: Sequence[Tree], plain: Sequence[Tree]) -> Tree:
     by_seed = {member["seed"]: member for member in plain}
     pairs = [(member, by_seed[member["seed"]]) for member in members]
     shifts = {
-        name: [m["shifts"][name]["icl_risk"] / p["shifts"][name]["icl_risk"] for m, p in pairs]
+        name: [over(m["shifts"][name]["icl_risk"], p["shifts"][name]["icl_risk"]) for m, p in pairs]
         for name in first["shifts"]
     }
     entry = {name: first[name] for name in ("differs_in", "arm", "tvp_weight", "prescribed_layer")}
     entry |= {
+        "num_layers": len(first["tvp_risk_by_layer"]) - 1,
         "tvp": ratio([member["tvp_risk"] / member["prior_risk"] for member in members]),
         "at_best_layer": sum(1 + int(np.argmin(_inner(m))) == m["prescribed_layer"] for m in members),
-        "icl_over_plain": ratio([m["icl_risk"] / p["icl_risk"] for m, p in pairs]),
+        "icl_over_plain": ratio([over(m["icl_risk"], p["icl_risk"]) for m, p in pairs]),
         "usable_from": [
             first_step(
                 m["history"], [r[m["prescribed_layer"]] for r in m["history"]["tvp_risk_by_layer"]], m["prior_risk"]
@@ -136,7 +143,7 @@ def _trained(members: Sequence[Tree], plain: Sequence[Tree]) -> Tree:
 
 
 def _cost(summary: Mapping[str, Any]) -> list[Tree]:
-    """Seconds of a step of one member, for each condition and arm that is timed."""
+    """Seconds of a step of one member, for each condition and arm that is timed, and how many share a program."""
     times: dict[tuple[str, str], list[Tree]] = {}
     for population in summary["populations"]:
         times.setdefault((repr(sorted(population["differs_in"].items())), population["arm"]), []).append(population)
@@ -144,37 +151,35 @@ def _cost(summary: Mapping[str, Any]) -> list[Tree]:
     for (key, arm), same in times.items():
         seconds = float(np.mean([population["seconds_per_step"] for population in same]))
         alone = float(np.mean([population["seconds_per_step"] for population in times[key, "icl"]]))
-        over = seconds / alone if alone else None
-        rows.append({"differs_in": same[0]["differs_in"], "arm": arm, "seconds_per_step": seconds, "over_icl": over})
+        times_icl = seconds / alone if alone else None
+        about = {"differs_in": same[0]["differs_in"], "arm": arm, "members": max(len(p["members"]) for p in same)}
+        rows.append({**about, "seconds_per_step": seconds, "over_icl": times_icl})
     return rows
 
 
 def claims(found: Mapping[str, Any]) -> Tree:
     """Which claims the numbers support: ``{name: {"supported": bool, ...}}``, with what decides each."""
-    trained = [row for row in found["trained"] if row["arm"] == "tvp"]
-    control = [row for row in found["trained"] if row["arm"] == "control" and not row["differs_in"]]
-    base = [row for row in trained if not row["differs_in"]]
+    asked = [row for row in found["emergence"] if not row["query_replaced"]]
+    emerged = _somewhere(asked, surely_below)
+    without = _somewhere(_learned(asked), surely_above)
+    base = [row for row in found["trained"] if row["arm"] == "tvp" and not row["differs_in"]]
     strong = [row for row in base if surely_below(row["tvp"], USABLE)]
-    emerged = [row for row in found["emergence"] if surely_below(row["tvp_best"], USABLE)]
-    deepest = max(strong, key=lambda row: row["prescribed_layer"], default=None)
+    deep = [row for row in strong if 2 * row["prescribed_layer"] >= row["num_layers"]]
+    deepest = max(deep, key=lambda row: row["prescribed_layer"], default=None)
     shifted = deepest["all_shifts_over_plain"] if deepest and deepest["shifts_over_plain"] else None
-    more = [row["all_shifts_over_plain"] for row in control if row["shifts_over_plain"]]
-    beyond = (
-        ratio([a / b for a, b in zip(shifted["values"], more[0]["values"], strict=True)]) if shifted and more else None
-    )
+    beyond = _beyond_control(found, deepest) if deepest and shifted else None
     return {
         "emerges_alone": {"supported": bool(emerged), "where": [row["differs_in"] for row in emerged]},
-        "not_everywhere": {
-            "supported": any(surely_above(row["tvp_best"], USABLE) for row in _learned(found["emergence"])),
-            "where": [row["differs_in"] for row in _learned(found["emergence"]) if row not in emerged],
-        },
+        "not_everywhere": {"supported": bool(without), "where": [row["differs_in"] for row in without]},
         "made_where_prescribed": {
             "supported": bool(base) and len(strong) == len(base),
             "layers": sorted({row["prescribed_layer"] for row in strong}),
             "of": sorted({row["prescribed_layer"] for row in base}),
         },
         "no_search": {
-            "supported": bool(strong) and all(row["at_best_layer"] == len(row["tvp"]["values"]) for row in strong),
+            "supported": bool(strong)
+            and strong[0]["num_layers"] > 2  # with fewer there is one layer to find
+            and all(row["at_best_layer"] == len(row["tvp"]["values"]) for row in strong),
             "members": sum(row["at_best_layer"] for row in strong),
             "of": sum(len(row["tvp"]["values"]) for row in strong),
         },
@@ -185,6 +190,21 @@ def claims(found: Mapping[str, Any]) -> Tree:
         },
         "more_than_its_compute": {"supported": beyond is not None and surely_below(beyond, 1), "ratio": beyond},
     }
+
+
+def _somewhere(rows: Sequence[Tree], surely: Callable[[Mapping[str, Any], float], bool]) -> list[Tree]:
+    """The conditions whose best vector is surely on one side of `USABLE`, where all the intervals hold together."""
+    level = 1 - (1 - LEVEL) / max(len(rows), 1)
+    return [row for row in rows if surely(ratio(row["tvp_best"]["values"], level=level), USABLE)]
+
+
+def _beyond_control(found: Mapping[str, Any], row: Tree) -> Tree | None:
+    """ICL risk under shifts of TVP-loss at the base over that of its control, of the same weight; None without one."""
+    for other in found["trained"]:
+        if other["arm"] == "control" and not other["differs_in"] and other["tvp_weight"] == row["tvp_weight"]:
+            values = (entry["all_shifts_over_plain"]["values"] for entry in (row, other))
+            return ratio([over(a, b) for a, b in zip(*values, strict=True)])
+    return None
 
 
 def _learned(rows: Sequence[Tree]) -> list[Tree]:

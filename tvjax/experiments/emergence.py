@@ -64,6 +64,7 @@ def _entry(s: EmergenceSettings, population: Population, folder: Path) -> dict[s
         "condition": population.condition,
         "differs_in": differences(s.base, population.condition),
         "arm": population.arm,
+        "query_replaced": population.query_replaced,
         "steps": population.config["train"]["steps"],
         "seconds_per_step": seconds / len(members),
         "prior_risk": summary["prior_risk"],

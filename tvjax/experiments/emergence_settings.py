@@ -63,6 +63,11 @@ class Population:
     arm: str
     config: dict[str, Any]
 
+    @property
+    def query_replaced(self) -> bool:
+        """Whether a vector takes the place of the query itself, so that TVP fails by construction."""
+        return self.condition["layout"] == "xy" and self.config["tvp"].get("edit", "replace") == "replace"
+
 
 @dataclasses.dataclass(frozen=True)
 class EmergenceSettings:

@@ -13,14 +13,23 @@ from tvjax.report.words import number
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 Tree = Mapping[str, Any]
+COSTS = ("Condition", "Loss", "Members at once", "ms a step and member", "over ICL alone")
 METHOD = (
     "A risk is relative to that of the prior, which answers without any demonstration. ICL risk is that after all "
     "K demonstrations; TVP risk that of a fresh query, answered zero-shot with the vector in place of the layer's "
     f"own state. A vector is usable where its TVP risk is at most {USABLE:g} of the prior's, and ICL is learned "
     "where ICL risk is. Means over seeds are geometric; brackets are 90% intervals of Student's t on their "
-    "logarithms: what another seed would give. A ratio of two arms is taken seed by seed, on the same prompts. A "
-    "claim is supported only where such an interval lies, whole, on its side. The best layer is chosen on the "
-    "prompts that it is measured on, which flatters it a little."
+    "logarithms: where the mean over more seeds would lie. A ratio of two arms is taken seed by seed, on the same "
+    "prompts. A claim is supported only where such an interval lies, whole, on its side; a claim of some condition "
+    "among several asks it of intervals so much wider that all of them hold together (Bonferroni), and whether ICL was "
+    "learned and which layer is best is asked of every seed. A vector is deep from the middle layer on. The best layer "
+    "is chosen on the prompts that it is measured on, which flatters it a little. The members of a population share "
+    "the device, so that times of populations of different sizes are not of the loss alone."
+)
+BY_CONSTRUCTION = (
+    "In layout xy the vector takes the place of the query itself: TVP fails at every layer by construction, which says "
+    "nothing of task vectors and decides no claim here; the fair control is the additive edit "
+    "(--config.base.tvp.edit=add)."
 )
 PROVENANCE = (
     "That task vectors form under some conditions, are often weak, that the TVP-loss makes a strong one at a prescribed"
@@ -41,7 +50,7 @@ def claims(answers: Tree) -> list[tuple[str, bool, str]]:
     """Each claim, whether the study supports it, and the numbers that decide: one row a claim."""
     found, rows = answers["claims"], answers["emergence"]
     alone, unsure, made = found["emerges_alone"], found["not_everywhere"], found["made_where_prescribed"]
-    best = min(rows, key=lambda row: row["tvp_best"]["mean"])
+    best = min((row for row in rows if not row["query_replaced"]), key=_tvp_best, default=None)
     where = "; ".join(figures.label(c) for c in alone["where"]) or "no condition"
     without = "; ".join(figures.label(c) for c in unsure["where"]) or "no condition"
     deeper, search, more = found["deeper_helps_shifts"], found["no_search"], found["more_than_its_compute"]
@@ -50,13 +59,13 @@ def claims(answers: Tree) -> list[tuple[str, bool, str]]:
         (
             "With the ICL loss alone, a usable vector emerges under some conditions.",
             alone["supported"],
-            f"surely usable under: {where}; best: {figures.label(best['differs_in'])},"
-            f" TVP risk {said(best['tvp_best'])} {TIMES} the prior's",
+            f"surely usable under: {where}"
+            + (f"; best: {figures.label(best['differs_in'])}, {_said_best(best)}" if best else ""),
         ),
         (
             "ICL can be learned without a usable vector.",
             unsure["supported"],
-            f"ICL learned, no sure vector, under: {without}",
+            f"ICL learned, surely no usable vector, under: {without}",
         ),
         (
             "TVP-loss makes a usable vector at the layer that is prescribed.",
@@ -81,9 +90,17 @@ def claims(answers: Tree) -> list[tuple[str, bool, str]]:
     ]
 
 
+def _tvp_best(row: Tree) -> float:
+    return float(row["tvp_best"]["mean"])
+
+
+def _said_best(row: Tree) -> str:
+    return f"TVP risk {said(row['tvp_best'])} {TIMES} the prior's"
+
+
 def _ratio_of_shifts(deeper: Tree) -> str:
     if deeper["ratio"] is None:
-        return "no usable vector, or no shifts"
+        return "no usable vector in the deeper half, or no shifts"
     return (
         f"at layer {deeper['layer']}, the deepest that is usable, ICL risk under shifts is {said(deeper['ratio'])}"
         f" {TIMES} that of the ICL loss alone (geometric mean over shifts)"
@@ -124,7 +141,7 @@ def _conditions(answers: Tree) -> list[tuple[str, ...]]:
             said(row["icl"]),
             said(row["tvp_best"]),
             ", ".join(map(str, sorted(set(row["best_layers"])))),
-            f"{row['usable']} of {len(row['best_layers'])}",
+            f"{row['usable']} of {len(row['best_layers'])}" + (", by construction" if row["query_replaced"] else ""),
         )
         for row in answers["emergence"]
     ]
@@ -148,6 +165,7 @@ def contents(summary: Tree, path: Path) -> tuple[list[Exhibit], str, list[str]]:
     answers = summary["answers"]
     heads = ("Condition", "ICL / prior", "TVP / prior, best layer", "Best layers", "Usable in seeds")
     second = ("Second loss", "TVP / prior at its layer", "ICL risk / ICL loss alone", "Under shifts / ICL loss alone")
+    method = METHOD + (f" {BY_CONSTRUCTION}" if any(row["query_replaced"] for row in answers["emergence"]) else "")
     parts = [
         f'<p class="quiet">{escape(_setting(summary))}</p>',
         "<h2>Claims</h2>",
@@ -155,8 +173,8 @@ def contents(summary: Tree, path: Path) -> tuple[list[Exhibit], str, list[str]]:
         "<h2>Numbers</h2>",
         _table("The ICL loss alone, by condition.", heads, _conditions(answers)),
         _table("A second loss beside it.", second, _trained(answers)) if answers["trained"] else "",
-        _table("What a step costs.", ("Condition", "Loss", "ms a step and member", "over ICL alone"), _cost(answers)),
-        f'<p class="quiet">{escape(METHOD)}</p>',
+        _table("What a step costs.", COSTS, _cost(answers)),
+        f'<p class="quiet">{escape(method)}</p>',
         f"<h2>What is the paper's, what is ours</h2><p>{escape(PROVENANCE)}</p>",
     ]
     return _exhibits(summary), "where task vectors emerge", parts
@@ -171,6 +189,7 @@ def _cost(answers: Tree) -> list[tuple[str, ...]]:
         (
             figures.label(row["differs_in"]),
             figures.ARMS[row["arm"]],
+            str(row["members"]),
             f"{1000 * row['seconds_per_step']:.1f}",
             f"{row['over_icl']:.2f}" if row["over_icl"] else "",
         )
@@ -247,9 +266,10 @@ def _exhibit(stem: str, heading: str, alt: str, caption: str, draw: Callable[[],
 def _usable_sentence(rows: Sequence[Tree]) -> str:
     usable = [figures.label(row["differs_in"]) for row in rows if row["usable"] == len(row["best_layers"])]
     learned = sum(max(row["icl"]["values"]) <= USABLE for row in rows)
+    replaced = " In layout xy none can, by construction." if any(row["query_replaced"] for row in rows) else ""
     return (
         f"Of {len(rows)} conditions, ICL was learned in every seed under {learned}, and a usable vector emerged in"
-        f" every seed under {len(usable)}{': ' + '; '.join(usable) if usable else ''}."
+        f" every seed under {len(usable)}{': ' + '; '.join(usable) if usable else ''}.{replaced}"
     )
 
 

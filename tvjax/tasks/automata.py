@@ -63,9 +63,10 @@ def minimize(next_QA: np.ndarray) -> np.ndarray:
 
 
 def has_form(next_QA: np.ndarray, a: Alphabet) -> bool:
-    """Whether a minimized automaton still has enough states, and no edge from a state to itself."""
+    """Whether a minimized automaton still has enough states, and edges to others, all distinct, from each."""
     loops = (next_QA == np.arange(len(next_QA))[:, None]).any()
-    return len(next_QA) >= a.min_states and not loops
+    distinct = all(len(np.unique(row[row != NO_EDGE])) == (row != NO_EDGE).sum() for row in next_QA)
+    return len(next_QA) >= a.min_states and not loops and distinct
 
 
 @functools.cache
