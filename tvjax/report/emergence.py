@@ -85,7 +85,9 @@ def claims(answers: Tree) -> list[tuple[str, bool, str]]:
         (
             "It does so beyond what the same extra queries do without a vector.",
             more["supported"],
-            f"ICL risk under shifts over the control's: {said(more['ratio'])}" if more["ratio"] else "no control",
+            f"ICL risk under shifts over the control's: {said(more['ratio'])}"
+            if more["ratio"]
+            else "nothing to compare, or no control",
         ),
     ]
 
