@@ -11,6 +11,7 @@ from tvjax.evals.measure import Measure
 from tvjax.evals.recovery import neighbours
 from tvjax.evals.statistics import ratio
 from tvjax.nn.decoder import Decoder, DecoderConfig
+from tvjax.nn.model import forward
 from tvjax.tasks import GINC, LAYOUTS, NO_SHIFT, Linear, Sinusoid, TokenOffset, draw
 from tvjax.vectors import tvp
 
@@ -256,6 +257,18 @@ class TestSuperposition:
         np.testing.assert_array_equal(asks["mix"]["second"], (x + c[np.asarray(asks["other"])]) % 7)
         assert (c != c[np.asarray(asks["other"])]).all()
 
+    def test_so_do_those_of_swaps(self):
+        """Or the vector alone would be asked what its task was never trained on."""
+        task = TokenOffset(7, offsets=(0, 1, 3), held_out_offsets=(), held_out_pairs=6)
+        drawn = draw(NO_SHIFT, task, LAYOUT, jax.random.key(0), 30, 2)
+        asks = probes.asked(task, drawn, jax.random.key(1))
+        other = np.asarray(asks["other"])
+        c, x = np.asarray(drawn.prompt.parameters["c"]), np.asarray(asks["swap_inputs"])[:, -2]
+        assert np.asarray(task.shown())[np.where(np.arange(30) % 2 == 0, c[other], c), x].all()
+        np.testing.assert_array_equal(asks["swap_inputs"][:, :-2], drawn.prompt.inputs[other, :-2])
+        np.testing.assert_array_equal(asks["swap"]["vector"], (x + c) % 7)
+        np.testing.assert_array_equal(asks["swap"]["prompt"], (x + c[other]) % 7)
+
 
 R, X, Y = 2, 3, 2
 MAP = np.array([[1.0, 2.0, 0.0], [0.0, 0.0, 3.0]])
@@ -390,13 +403,20 @@ class TestMembers:
         found = probes.run(decoder, params, task, drawn, asks, {"prescribed": 1, "best": 2}, "replace")
         _, theta_LBND = tvp.run_prompt(decoder, params, drawn.prompt)
         theta, other = theta_LBND[:, :, -1], np.asarray(asks["other"])
-        w, x_b = np.asarray(drawn.prompt.parameters["w"]), np.asarray(drawn.prompt.x)[other, -1]
+        w, x = np.asarray(drawn.prompt.parameters["w"]), np.array(drawn.prompt.x)[other]
+        x[1::2, -1] = drawn.fresh_x[1::2]
+        inputs = task.prompt(LAYOUT, None, jnp.asarray(x), drawn.prompt.targets[other]).inputs
+        x_b = x[:, -1]
         right = {"vector": np.einsum("byx,bx->by", w, x_b), "prompt": np.einsum("byx,bx->by", w[other], x_b)}
         for layer in range(3):
-            out = tvp.answer_with(decoder, params, drawn.prompt.inputs[other], theta[layer], layer)
+            out = tvp.answer_with(decoder, params, inputs, theta[layer], layer)
             for kind, answer in right.items():
                 expected = np.square(out - answer).mean(-1)
                 np.testing.assert_allclose(found["swap"][f"{kind}_risk"][:, layer], expected, rtol=1e-3, atol=1e-4)
+        plain = forward(decoder, params, inputs)[0][:, -1]
+        for kind, answer in right.items():
+            expected = np.square(plain - answer).mean(-1)
+            np.testing.assert_allclose(found["swap"][f"unedited_{kind}_risk"], expected, rtol=1e-3, atol=1e-4)
         x = np.asarray(asks["mix_x"])
         first, second = np.einsum("byx,bx->by", w, x), np.einsum("byx,bx->by", w[other], x)
         for place, share in enumerate((0, 0.25, 0.5, 0.75, 1)):

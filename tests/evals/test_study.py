@@ -130,6 +130,18 @@ def test_claims_that_the_numbers_do_not_support():
     assert not claims(made=[1.0, 0.05, 0.1, 1.5])["no_search"], "layer 1 is better than the prescribed one"
 
 
+def test_shifts_are_counted_beside_their_mean():
+    """One shift that is all but solved can carry the mean of all: how many are better and worse is said with it."""
+    tree = made_up()
+    for entry, factors in zip(tree["populations"][:3], ((1, 1), (1e-4, 1.2), (1, 1)), strict=True):
+        far = entry["shifts"].pop("far")
+        for name, factor in zip(("near", "far"), factors, strict=True):
+            members = [{**m, "icl_risk": factor * (1 + 0.01 * s)} for s, m in enumerate(far["members"])]
+            entry["shifts"][name] = {**far, "members": members}
+    deeper = study.answers(tree)["claims"]["deeper_helps_shifts"]
+    assert deeper["supported"] and (deeper["better"], deeper["worse"], deeper["of"]) == (1, 1, 2)
+
+
 def test_one_seed_supports_nothing():
     tree = made_up()
     for entry in tree["populations"]:

@@ -5,12 +5,15 @@ import json
 import signal
 
 import pytest
+from matplotlib.colors import LogNorm
 
 from tests.conftest import TINY, changed
 from tests.runs import Runs
 from tvjax.errors import UserError
+from tvjax.evals.study import USABLE
 from tvjax.experiments import emergence, tvp
 from tvjax.experiments.emergence_settings import EmergenceSettings
+from tvjax.report import emergence_figures as figures
 from tvjax.report import summary_table, write_report
 
 BASE = changed(
@@ -184,6 +187,10 @@ def test_the_page_of_one_seed_and_no_second_loss(ran, tmp_path):
         (tmp_path / name).write_text((folder / name).read_text())
     page = write_report(tmp_path).read_text()
     assert "prescribed.png" not in page and "shifts.png" not in page
+
+
+def test_what_is_usable_is_blue():
+    assert LogNorm(*figures.LIMITS)(USABLE) == pytest.approx(0.5)
 
 
 @pytest.mark.slow

@@ -319,13 +319,14 @@ class TestReport:
         for task in TRAIN + HELDOUT:
             assert f'<th scope="row">{task}</th>' in page
         assert "To join them is ours" in page
+        assert all("another seed or other tasks" in " ".join(said.split()) for said in (page, text))
 
     @pytest.mark.parametrize(
         ("gap", "interval", "says"),
         [
             (0.3, [0.2, 0.4], "of tvp is better than that of icl"),
             (-0.3, [-0.4, -0.2], "of tvp is worse than that of icl"),
-            (0.01, [-0.02, 0.04], "of tvp is neither better nor worse beyond doubt than that of icl"),
+            (0.01, [-0.02, 0.04], "of tvp is neither clearly better nor clearly worse than that of icl"),
         ],
     )
     def test_the_headline_follows_the_numbers(self, ran, gap, interval, says):

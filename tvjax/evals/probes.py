@@ -15,6 +15,7 @@ import numpy as np
 from tvjax.evals import geometry, prompting
 from tvjax.evals.statistics import with_interval
 from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import forward
 from tvjax.parallel.mesh import compiler_options
 from tvjax.tasks import NO_SHIFT, Layout, Prompt, RealTask, ShiftedPrompts, StringTask, Task, draw
 from tvjax.vectors import tvp
@@ -117,9 +118,10 @@ def asked(task: Task, drawn: ShiftedPrompts, key: jax.Array) -> dict[str, Any]:
 
     The first dummy query is the prompt's own last one. A family of strings is asked no more than that: an x of one task
     is none that another task would write. Superpositions are asked for an x' of A in even rows and of B in odd ones,
-    so that where a family holds out pairs of x and task, none of the two is favoured.
+    swaps for B's own query in even rows and for an x' of A in its place in odd ones, so that where a family holds out
+    pairs of x and task, none of the two is favoured.
     """
-    dummy_key, swap_key, first_key, second_key, map_key = jax.random.split(key, 5)
+    dummy_key, vector_key, prompt_key, first_key, second_key, map_key = jax.random.split(key, 6)
     parameters, x = drawn.prompt.parameters, drawn.prompt.x
     fresh = task.inputs(dummy_key, parameters, DUMMIES - 1)
     found: dict[str, Any] = {"dummies": jnp.concatenate([x[:, -1:], fresh], axis=1)}
@@ -131,12 +133,13 @@ def asked(task: Task, drawn: ShiftedPrompts, key: jax.Array) -> dict[str, Any]:
     def answer(key: jax.Array, parameters: Any, x: jax.Array) -> jax.Array:
         return task.answers(key, parameters, x[:, None])[:, 0]
 
-    swap_x = x[other, -1]
     even = (jnp.arange(len(other)) % 2 == 0).reshape(-1, *[1] * (x.ndim - 2))
+    swap_x = jnp.where(even, x[other, -1], drawn.fresh_x)
     mix_x = jnp.where(even, drawn.fresh_x, drawn.fresh_x[other])
     found |= {
         "other": jnp.asarray(other),
-        "swap": {"vector": answer(swap_key, parameters, swap_x), "prompt": drawn.prompt.targets[other, -1]},
+        "swap_inputs": task.encode(drawn.prompt.layout, x[other].at[:, -1].set(swap_x), drawn.prompt.targets[other]),
+        "swap": {"vector": answer(vector_key, parameters, swap_x), "prompt": answer(prompt_key, theirs, swap_x)},
         "mix_x": mix_x,
         "mix": {"first": answer(first_key, parameters, mix_x), "second": answer(second_key, theirs, mix_x)},
     }
@@ -159,7 +162,7 @@ def run(
     layers: ``prescribed`` and ``best``, which may be traced.
     """
     prompt, layout = drawn.prompt, drawn.prompt.layout
-    out, theta_LBMD = after_dummies(decoder, params, task, prompt, asks["dummies"])
+    _, theta_LBMD = after_dummies(decoder, params, task, prompt, asks["dummies"])
     averages = averaged(decoder, params, task, theta_LBMD, drawn, edit)
     found: dict[str, Any] = {
         "theta": jnp.moveaxis(theta_LBMD, 0, 2),
@@ -168,11 +171,13 @@ def run(
     if "other" not in asks:
         return found
     other, theta_LBD = asks["other"], theta_LBMD[:, :, 0]
-    crossed = swapped(decoder, params, prompt.inputs[other], theta_LBD, edit)
+    inputs = asks["swap_inputs"]
+    crossed = swapped(decoder, params, inputs, theta_LBD, edit)
+    uncrossed, _ = forward(decoder, params, inputs, at=slice(inputs.shape[1] - 1, inputs.shape[1]))
     found["swap"] = {}
     for kind, answers in asks["swap"].items():
         found["swap"] |= {f"{kind}_{name}": value for name, value in _scored(task, crossed, answers).items()}
-        plain = _scored(task, out[other, 0][None], answers)
+        plain = _scored(task, uncrossed[None, :, 0], answers)
         found["swap"] |= {f"unedited_{kind}_{name}": value[:, 0] for name, value in plain.items()}
     of = {name: jnp.take(theta_LBD, layer, axis=0) for name, layer in layers.items()}
     pair = (of["prescribed"], of["prescribed"][other])

@@ -167,6 +167,7 @@ def claims(found: Mapping[str, Any]) -> Tree:
     deep = [row for row in strong if 2 * row["prescribed_layer"] >= row["num_layers"]]
     deepest = max(deep, key=lambda row: row["prescribed_layer"], default=None)
     shifted = deepest["all_shifts_over_plain"] if deepest and deepest["shifts_over_plain"] else None
+    each = list(deepest["shifts_over_plain"].values()) if deepest else []
     beyond = _beyond_control(found, deepest) if deepest and shifted else None
     return {
         "emerges_alone": {"supported": bool(emerged), "where": [row["differs_in"] for row in emerged]},
@@ -187,6 +188,9 @@ def claims(found: Mapping[str, Any]) -> Tree:
             "supported": shifted is not None and surely_below(shifted, 1),
             "layer": deepest["prescribed_layer"] if deepest else None,
             "ratio": shifted,
+            "better": sum(surely_below(entry, 1) for entry in each),
+            "worse": sum(surely_above(entry, 1) for entry in each),
+            "of": len(each),
         },
         "more_than_its_compute": {"supported": beyond is not None and surely_below(beyond, 1), "ratio": beyond},
     }

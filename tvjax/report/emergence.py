@@ -85,7 +85,9 @@ def claims(answers: Tree) -> list[tuple[str, bool, str]]:
         (
             "It does so beyond what the same extra queries do without a vector.",
             more["supported"],
-            f"ICL risk under shifts over the control's: {said(more['ratio'])}" if more["ratio"] else "no control",
+            f"ICL risk under shifts over the control's: {said(more['ratio'])}"
+            if more["ratio"]
+            else "nothing to compare, or no control",
         ),
     ]
 
@@ -103,7 +105,8 @@ def _ratio_of_shifts(deeper: Tree) -> str:
         return "no usable vector in the deeper half, or no shifts"
     return (
         f"at layer {deeper['layer']}, the deepest that is usable, ICL risk under shifts is {said(deeper['ratio'])}"
-        f" {TIMES} that of the ICL loss alone (geometric mean over shifts)"
+        f" {TIMES} that of the ICL loss alone (geometric mean over shifts); of {deeper['of']} shifts, surely better"
+        f" under {deeper['better']}, surely worse under {deeper['worse']}"
     )
 
 
@@ -223,7 +226,7 @@ def _exhibits(summary: Tree) -> list[Exhibit]:
             "layers",
             "At which layer?",
             "TVP risk by layer, over the prior's, for every condition and every layer that TVP-loss prescribes",
-            "Blue is a vector that works. Layer 0 holds no task, and the last layer sees no query. "
+            "Blue is a usable vector. Layer 0 holds no task, and the last layer sees no query. "
             + _layers_sentence(answers["emergence"]),
             lambda: figures.layers(summary),
         ),

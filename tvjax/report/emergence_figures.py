@@ -16,8 +16,8 @@ Tree = Mapping[str, Any]
 ARMS = {"icl": "ICL loss alone", "tvp": "ICL + TVP-loss", "control": "ICL + the same queries, no vector"}
 OVER_SEEDS = "small marks: seeds; large marks and lines: geometric mean and 90% t interval over seeds"
 THRESHOLD: dict[str, Any] = {"color": "#9a9a9a", "linestyle": ":", "linewidth": 1.2}
-LIMITS = (0.01, 3.0)
-"""Ends of the colour scale of TVP risk over the prior's."""
+LIMITS = (USABLE / 10, USABLE * 10)
+"""Ends of the colour scale of TVP risk over the prior's: what is usable is blue, what is not is red."""
 FACTORS = {
     "layout": "layout {}",
     "positions": "positions: {}",
@@ -133,7 +133,7 @@ def layers(summary: Tree) -> Figure:
 
 
 def _heat(figure: Figure, ax: Axes, grid: np.ndarray, limits: tuple[float, float], unit: str) -> None:
-    """Cells with their numbers; the colour scale is logarithmic and has its middle at 1 where the limits do."""
+    """Cells with their numbers; the colour scale is logarithmic, its middle the geometric mean of the limits."""
     image = ax.imshow(np.ma.masked_invalid(grid), norm=LogNorm(*limits, clip=True), cmap="RdBu_r", aspect="auto")
     middle = np.sqrt(limits[0] * limits[1])
     span = np.log(limits[1] / limits[0]) / 2

@@ -26,6 +26,10 @@ KINDS = {
     "few_shot": "{k}-shot",
 }
 HEADLINES = {"vector": "vector", "few_shot": "in-context learning", "zero_shot": "zero-shot answer"}
+SCOPE = (
+    "These intervals are over the questions of these tasks, each by itself, for one fine-tuning run a member: another"
+    " seed or other tasks, held out or not, may differ by more, and of several comparisons one may be clear by luck."
+)
 OURS = (
     "The TVP-loss is after Yang et al., Task Vectors in In-Context Learning (2025), who describe it for models trained"
     " from scratch on synthetic tasks; fine-tuning on few-shot prompts of many tasks, and asking tasks that were held"
@@ -68,12 +72,16 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
             for kind, what in HEADLINES.items():
                 one, other = (named[d[which]]["means"][group][kind] for which in ("of", "minus"))
                 low, high = d[group][f"{kind}_ci"]
-                verdict = "better" if low > 0 else "worse" if high < 0 else "neither better nor worse beyond doubt"
+                verdict = "better" if low > 0 else "worse" if high < 0 else "neither clearly better nor clearly worse"
                 said.append(
                     f"On {tasks} the {what} of {d['of']} is {verdict} than that of {d['minus']}: {one:.2f} against"
                     f" {other:.2f}, a difference of {_cell(d[group], kind, '+.2f')}."
                 )
-    return said or ["No member differs from another by the TVP-loss alone: the table compares each with the model."]
+    return (
+        [*said, SCOPE]
+        if said
+        else ["No member differs from another by the TVP-loss alone: the table compares each with the model."]
+    )
 
 
 def _about(summary: Mapping[str, Any]) -> str:
