@@ -132,7 +132,14 @@ def layers(summary: Tree) -> Figure:
     return figure
 
 
-def _heat(figure: Figure, ax: Axes, grid: np.ndarray, limits: tuple[float, float], unit: str) -> None:
+def _heat(
+    figure: Figure,
+    ax: Axes,
+    grid: np.ndarray,
+    limits: tuple[float, float],
+    unit: str,
+    starred: frozenset[tuple[int, int]] = frozenset(),
+) -> None:
     """Cells with their numbers; the colour scale is logarithmic, its middle the geometric mean of the limits."""
     image = ax.imshow(np.ma.masked_invalid(grid), norm=LogNorm(*limits, clip=True), cmap="RdBu_r", aspect="auto")
     middle = np.sqrt(limits[0] * limits[1])
@@ -140,11 +147,13 @@ def _heat(figure: Figure, ax: Axes, grid: np.ndarray, limits: tuple[float, float
     for (row, column), value in np.ndenumerate(grid):
         if np.isfinite(value):
             dark = abs(np.log(max(value, 1e-12) / middle)) > 0.62 * span
-            text = f"{value:.2g}" if value < 100 else f"{value:.0f}"
+            text = (f"{value:.2g}" if value < 100 else f"{value:.0f}") + (" *" if (row, column) in starred else "")
             ax.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
     bar = figure.colorbar(image, ax=ax, pad=0.02, aspect=22)
     bar.set_label(unit, fontsize=8.5, color=INK)
-    bar.ax.tick_params(labelsize=8, colors=QUIET)
+    bar.ax.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
+    bar.ax.yaxis.set_minor_formatter(lambda value, place: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    bar.ax.tick_params(which="both", labelsize=8, colors=QUIET)
     ax.tick_params(labelsize=8.5, colors=INK, length=0)
 
 
@@ -244,11 +253,9 @@ def shifts(summary: Tree) -> Figure:
         f"{summary['task']}, base condition; geometric means over seeds; *: the 90% interval leaves 1 out",
     )
     ax = figure.subplots()
-    _heat(figure, ax, grid, (1 / 3, 3.0), "ICL risk / ICL loss alone")
-    for (row, column), _ in np.ndenumerate(grid):
-        interval = entries[column][names[row]]["ci"]
-        if interval and not interval[0] <= 1 <= interval[1]:
-            ax.text(column + 0.32, row, "*", ha="center", va="center", fontsize=10, color=INK)
+    intervals = {(row, column): entries[column][names[row]]["ci"] for (row, column), _ in np.ndenumerate(grid)}
+    starred = frozenset(place for place, ci in intervals.items() if ci and not ci[0] <= 1 <= ci[1])
+    _heat(figure, ax, grid, (1 / 3, 3.0), "ICL risk / ICL loss alone", starred)
     ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     ax.set_xticks(range(len(rows)), [second_loss(row).replace(" at ", "\nat ") for row in rows])
     ax.axhline(len(names) - 1.5, color=INK, linewidth=1.4)
