@@ -25,6 +25,7 @@ def _small(config: ConfigDict) -> None:
     config.task.word = 5
     config.prompt.demonstrations = 16
     config.model.positions = "rotary"
+    config.model.max_positions = 230
     config.train.batch = 16
     config.train.steps = 1600
     config.train.evaluate_every = 400
