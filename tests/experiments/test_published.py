@@ -20,7 +20,7 @@ LEAST = {"batch": 1, "steps": 2, "log_every": 1, "evaluate_every": 2, "checkpoin
 @pytest.mark.slow
 @pytest.mark.parametrize(("source", "tokens"), [("tvp_ginc.py:published", 50), ("tvp_regbench.py:published", 20)])
 def test_the_first_steps_at_published_scale(source, tokens):
-    """Before its first step a model is near the uniform guess; two steps change every kernel."""
+    """Before its first step a model knows as little as a guess, on one prompt; two steps change every kernel."""
     flags = [f"--config.train.{name}={value}" for name, value in LEAST.items()]
     flags += ["--config.optimizer.warmup_steps=0", "--config.population.tvp_weight=(1.0,)"]
     flags += ["--config.population.name=('tvp',)"]
@@ -37,8 +37,8 @@ def test_the_first_steps_at_published_scale(source, tokens):
         after, second = trainer.dispatch(after, {}, trainer.hyper)
     for metrics in (first, second):
         assert np.isfinite(list(metrics.values())).all(), metrics
-    assert abs(float(first["icl_risk"][0]) - np.log(tokens)) < 1
-    assert abs(float(first["tvp_risk"][0]) - np.log(tokens)) < 1
+    assert abs(float(first["icl_risk"][0]) - np.log(tokens)) < 2
+    assert abs(float(first["tvp_risk"][0]) - np.log(tokens)) < 2
     assert int(after.step) == 2
     moved = jax.tree.map(lambda a, b: float(np.abs(a - np.asarray(b)).max()), kernels, after.params["blocks"])
     assert min(jax.tree.leaves(moved)) > 0
