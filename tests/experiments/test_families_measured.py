@@ -76,7 +76,7 @@ def test_a_whole_run_of_maps_with_probes(tmp_path):
         and "probes at l*" in summary_table(said)
     )
     vectors = load_vectors(tmp_path / "vectors" / "tvp.safetensors")[0]
-    assert vectors["task.w"].shape == (32, 2, 3)
+    assert vectors["task.w"].shape == (512, 2, 3)
     # Measured again they are the same, and decodability is of the vectors that the run left behind.
     again = tvp.run(config, tmp_path, "eval", lambda line: None)
     assert again["members"] == said["members"]
