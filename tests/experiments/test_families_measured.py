@@ -61,7 +61,7 @@ def test_a_whole_run_of_maps_with_probes(tmp_path):
     task = {"name": "linear", "input_width": 3, "outputs": 2}
     config = changed(TINY, task=task, train=TINY["train"] | RUN, evaluation__probes=True, evaluation__probe_prompts=20)
     config = changed(config, evaluation__shifts=True, prompt__demonstrations=2, model__max_positions=16)
-    config = changed(config, evaluation__prompts=600)
+    config = changed(config, evaluation__prompts=500)
     said = tvp.run(config, tmp_path, "train", lambda line: None)
     summary = parse_summary(said)
     assert summary.base.risk.prior.value == pytest.approx(1, abs=0.25) and summary.shifts
@@ -76,7 +76,7 @@ def test_a_whole_run_of_maps_with_probes(tmp_path):
         and "probes at l*" in summary_table(said)
     )
     vectors = load_vectors(tmp_path / "vectors" / "tvp.safetensors")[0]
-    assert vectors["task.w"].shape == (512, 2, 3)
+    assert vectors["task.w"].shape == (500, 2, 3)
     # Measured again they are the same, and decodability is of the vectors that the run left behind.
     again = tvp.run(config, tmp_path, "eval", lambda line: None)
     assert again["members"] == said["members"]
