@@ -42,6 +42,10 @@ SMALL: dict[str, Any] = {
 }
 
 
+def quiet(line: str) -> None:
+    """What a run is told to say its lines to."""
+
+
 def changed(config: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """A copy of `config` with fields named by their path: ``changed(c, model__width=32)``."""
     config = copy.deepcopy(config)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.conftest import TINY, changed
+from tests.conftest import TINY, changed, quiet
 from tvjax.errors import UserError
 from tvjax.evals import recovery
 from tvjax.experiments import atv_tvp, tvp
@@ -50,10 +50,6 @@ CONFIG = {
     "evaluation": {"training_prompts": 8, "prompts": PROMPTS},
     "mesh": {},
 }
-
-
-def quiet(line):
-    pass
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def test_the_small_model_of_tvp_language_knows_the_train_tasks_alone():
 
 def test_it_parses(config):
     settings = TVPSettings.from_config(config)
-    assert settings.hyper["seed"].shape == (len(settings.population.name),)
+    assert settings.population.hyper["seed"].shape == (len(settings.population.name),)
 
 
 def test_its_programs_trace_at_full_size(config):

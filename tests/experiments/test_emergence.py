@@ -7,7 +7,7 @@ import signal
 import pytest
 from matplotlib.colors import LogNorm
 
-from tests.conftest import TINY, changed
+from tests.conftest import TINY, changed, quiet
 from tests.runs import Runs
 from tvjax.errors import UserError
 from tvjax.evals.study import USABLE
@@ -31,10 +31,6 @@ CONFIG = {
     "grid": {"layout": ("xy",), "num_layers": (2,)},
     "study": {"seeds": (0, 1)},
 }
-
-
-def quiet(line):
-    pass
 
 
 def names(config):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tvjax
-from tests.conftest import changed
+from tests.conftest import changed, quiet
 from tests.runs import Runs, logged, past
 from tvjax.errors import UserError
 from tvjax.experiments import tvp_language
@@ -66,10 +66,6 @@ CONFIG = {
     "evaluation": {"training_prompts": 16, "single": 2},
     "mesh": {},
 }
-
-
-def quiet(line):
-    pass
 
 
 @pytest.fixture(scope="module")

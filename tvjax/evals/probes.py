@@ -190,9 +190,10 @@ def run(
     return found
 
 
-def _scored(task: Task, out_ABO: jax.Array, answers: jax.Array) -> Scores:
-    """Scores ``{'risk': [B, A], ...}`` of answers in A ways against the same right ones."""
-    scores = jax.vmap(lambda out_BO: task.scores(out_BO[:, None], answers[:, None]))(out_ABO)
+def _scored(task: Task, out_ABO: jax.Array, right: jax.Array, *, each: bool = False) -> Scores:
+    """Scores ``{'risk': [B, A], ...}`` of answers in A ways against the same right ones, or each way's own."""
+    one = lambda out_BO, right_B: task.scores(out_BO[:, None], right_B[:, None])  # noqa: E731
+    scores = jax.vmap(one, in_axes=(0, 0 if each else None))(out_ABO, right)
     return {name: value[:, :, 0].T for name, value in scores.items()}
 
 
@@ -204,8 +205,7 @@ def _mixed(task: Task, out_ABO: jax.Array, answers: Mapping[str, jax.Array]) -> 
     if isinstance(task, RealTask):
         shares_A11 = jnp.array(SHARES)[:, None, None]
         mixes_ABO = shares_A11 * answers["first"][None] + (1 - shares_A11) * answers["second"][None]
-        risks = jax.vmap(lambda out, right: task.scores(out[:, None], right[:, None])["risk"][:, 0])(out_ABO, mixes_ABO)
-        found["mixture_risk"] = risks.T
+        found["mixture_risk"] = _scored(task, out_ABO, mixes_ABO, each=True)["risk"]
     return found
 
 

@@ -101,7 +101,7 @@ def make_trainer(settings: TVPSettings) -> Trainer:
         settings.optimizer,
         make_mesh(**dataclasses.asdict(settings.mesh)),
         settings.population.name,
-        settings.hyper,
+        settings.population.hyper,
         jax.random.fold_in(jax.random.key(settings.evaluation.seed), 0),
     )
 

@@ -133,11 +133,6 @@ class TVPSettings:
             pairs = next(n for n in range(places + 1, 0, -1) if self.layout.length(n) <= places)
         return shifts_for(self.task, self.prompt.demonstrations, pairs) if self.evaluation.shifts else ()
 
-    @property
-    def hyper(self) -> Hyper:
-        """The members' own numbers, arrays ``[M]``."""
-        return self.population.hyper
-
     def active_inputs(self, step: jax.Array) -> jax.Array | None:
         """The mask ``[X]`` of the input dimensions in use at `step`; None where all are, always."""
         ramp = self.curriculum.dimensions

@@ -15,7 +15,6 @@ from tvjax.report.style import (
     INK,
     ORACLE,
     PRIOR,
-    QUIET,
     Look,
     axis_label,
     baseline_looks,
@@ -28,18 +27,13 @@ from tvjax.report.style import (
     open_figure,
     prior_line,
     quiet,
+    ring_key,
+    rings,
 )
 from tvjax.report.summary import Estimate, Measure, Summary
 from tvjax.report.words import number
 
 BASELINE_SPAN = (0.01, 8.0)
-RING: dict[str, Any] = {
-    "linestyle": "none",
-    "marker": "o",
-    "markersize": 13,
-    "markerfacecolor": "none",
-    "markeredgewidth": 1.6,
-}
 
 
 def icl_figure(summary: Summary) -> Figure:
@@ -79,10 +73,7 @@ def tvp_figure(summary: Summary) -> Figure:
     for ax, word, measure in panels:
         rows = [scores.tvp for scores in measure.scores]
         _bands(ax, layers, rows, looks(summary))
-        for member, look, row in zip(summary.members, looks(summary), rows, strict=True):
-            if member.prescribes:
-                layer = member.prescribed_layer
-                ax.plot([layer], [row[layer].value], markeredgecolor=look.color, label="prescribed layer", **RING)
+        rings(ax, summary, rows)
         ax.axhline(float(measure.prior.value), **PRIOR)
         if summary.layout == "xzy":
             for end in (0, summary.num_layers):
@@ -153,9 +144,7 @@ def _oracle(ax: Axes, counts: np.ndarray, oracle: Estimate) -> Line2D:
 
 
 def _layer_marks(summary: Summary) -> list[Artist]:
-    marks: list[Artist] = []
-    if any(member.prescribes for member in summary.members):
-        marks.append(Line2D([], [], markeredgecolor=QUIET, label="ring: the layer TVP-loss prescribes", **RING))
+    marks: list[Artist] = [*ring_key(summary)]
     if summary.layout == "xzy":
         marks.append(Patch(facecolor="#ececec", label=f"l = 0 holds no task; l = {summary.num_layers} sees no query"))
     return marks

@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from tvjax.report.figures import RING
 from tvjax.report.findings import by_setting
 from tvjax.report.style import (
     PRIOR,
@@ -23,6 +21,8 @@ from tvjax.report.style import (
     open_figure,
     prior_line,
     quiet,
+    ring_key,
+    rings,
 )
 from tvjax.report.summary import Estimate, Measure, Probes, Summary
 from tvjax.report.words import arms, number
@@ -56,9 +56,7 @@ def probes_figure(summary: Summary) -> Figure:
         panel(ax, summary, word, measure)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
-    ring = Line2D([], [], markeredgecolor=QUIET, label="ring: the layer TVP-loss prescribes", **RING)
-    marks = [ring] if any(member.prescribes for member in summary.members) else []
-    bottom_legend(figure, [*member_lines(looks(summary), markers=True), prior_line(), *marks])
+    bottom_legend(figure, [*member_lines(looks(summary), markers=True), prior_line(), *ring_key(summary)])
     return figure
 
 
@@ -73,13 +71,6 @@ def _lines(ax: Axes, x: Sequence[float], rows: Sequence[Estimate], styles: Seque
     for row, look in zip(rows, styles, strict=True):
         ax.fill_between(x, row.low, row.high, color=look.color, alpha=0.15, linewidth=0)
         ax.plot(x, row.value, color=look.color, marker=look.marker, markersize=3.5, linewidth=1.5, linestyle=style)
-
-
-def _rings(ax: Axes, summary: Summary, rows: Sequence[Estimate]) -> None:
-    for member, look, row in zip(summary.members, looks(summary), rows, strict=True):
-        if member.prescribes:
-            layer = member.prescribed_layer
-            ax.plot([layer], [row[layer].value], markeredgecolor=look.color, label="prescribed layer", **RING)
 
 
 def _scaled(ax: Axes, word: str, rows: Sequence[Estimate], prior: float, least: float = 1e-4) -> None:
@@ -104,7 +95,7 @@ def _read(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
         rows = [probes.read[reader] for probes in probes_of(summary)]
         _lines(ax, list(layers), rows, looks(summary), style)
         if reader == "linear":
-            _rings(ax, summary, rows)
+            rings(ax, summary, rows)
     ax.set_ylim(-0.35, 1.08)
     quiet(
         ax,
@@ -122,7 +113,7 @@ def _entanglement(ax: Axes, summary: Summary, word: str, measure: Measure) -> No
         for row in (probes.entanglement for probes in probes_of(summary))
     ]
     _lines(ax, list(layers), rows, looks(summary))
-    _rings(ax, summary, rows)
+    rings(ax, summary, rows)
     ax.axhline(1.0, color=QUIET, linewidth=0.8)
     ends = [end for row in rows for end in (row.value, row.high)]
     low, high = log_limits([*ends, np.array([0.5, 2.0])])
@@ -159,7 +150,7 @@ def _swap(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
             filled = look.color if kind == "vector" else "white"
             ax.plot([NO_EDIT], [row.value], color=look.color, marker=look.marker, markersize=4, markerfacecolor=filled)
         if kind == "vector":
-            _rings(ax, summary, rows)
+            rings(ax, summary, rows)
         shown += [*rows, *plain]
     _scaled(ax, word, shown, float(measure.prior.value))
     ax.set_xlim(NO_EDIT - 0.4, summary.num_layers + 0.4)

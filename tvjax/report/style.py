@@ -16,13 +16,20 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from tvjax.report.summary import Summary
+from tvjax.report.summary import Estimate, Summary
 from tvjax.report.words import arms, baseline_label, labels, number
 
 DPI = 150
 INK, QUIET, GRID = "#1a1a1a", "#5c5c5c", "#e4e4e4"
 PRIOR: dict[str, Any] = {"color": "#6b6b6b", "linestyle": (0, (4, 3)), "linewidth": 1.3}
 ORACLE: dict[str, Any] = {"color": INK, "linestyle": "-", "linewidth": 1.6}
+RING: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 13,
+    "markerfacecolor": "none",
+    "markeredgewidth": 1.6,
+}
 HUES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#e69f00", "#56b4e9", "#882255", "#7f7f00")
 BASELINE_HUES = ("#8c6d31", "#5254a3", "#843c39", "#637939", "#7b4173")
 BASELINE_DASHES: tuple[Any, ...] = ((0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (7, 2)))
@@ -139,6 +146,21 @@ def member_lines(styles: Sequence[Look], markers: bool = False) -> list[Line2D]:
         Line2D([], [], color=look.color, linewidth=2, marker=look.marker if markers else None, label=look.label)
         for look in styles
     ]
+
+
+def rings(ax: Axes, summary: Summary, rows: Sequence[Estimate]) -> None:
+    """Around the value at the prescribed layer of each member that has one; rows: a member each, by layer."""
+    for member, look, row in zip(summary.members, looks(summary), rows, strict=True):
+        if member.prescribes:
+            layer = member.prescribed_layer
+            ax.plot([layer], [row[layer].value], markeredgecolor=look.color, label="prescribed layer", **RING)
+
+
+def ring_key(summary: Summary) -> list[Line2D]:
+    """What the legend says of `rings`; nothing where there are none."""
+    if not any(member.prescribes for member in summary.members):
+        return []
+    return [Line2D([], [], markeredgecolor=QUIET, label="ring: the layer TVP-loss prescribes", **RING)]
 
 
 def baseline_looks(summary: Summary) -> dict[str, dict[str, Any]]:
