@@ -6,8 +6,8 @@ from typing import Any
 
 def training(
     *, steps: int, batch: int, inputs: int, pairs: int, layout: str, members: int, weight: float, **model: Any
-) -> Callable[[int], None]:
-    """A function that takes n training steps, a multiple of `steps`, of a population of `members`.
+) -> Callable[[int], int]:
+    """A function that takes n training steps, a multiple of `steps`, of a population of `members`, and counts them all.
 
     pairs: of a prompt. weight: lambda, with the TVP-loss at layer L/2. model: fields of config.model.
     """
@@ -41,11 +41,12 @@ def training(
         init, dispatch, _ = trainer.compile()
         state = init(trainer.hyper, {})
 
-    def run(count: int) -> None:
+    def run(count: int) -> int:
         nonlocal state
         with jax.set_mesh(trainer.mesh):
             for _ in range(count // steps):
                 state, metrics = dispatch(state, {}, trainer.hyper)
             jax.block_until_ready(metrics)
+        return int(state.step)
 
     return run

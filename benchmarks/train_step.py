@@ -54,7 +54,7 @@ def torch_side(device: str) -> Callable[[int], None]:
     return run
 
 
-def tvjax_side(weight: float, layout: str, steps: int) -> Callable[[int], None]:
+def tvjax_side(weight: float, layout: str, steps: int) -> Callable[[int], int]:
     """A function that takes n training steps, a multiple of `steps`, of the tvjax trainer."""
     sizes = {"num_layers": LAYERS, "width": WIDTH, "num_heads": HEADS}
     work = {"batch": BATCH, "inputs": INPUTS, "pairs": POINTS, "layout": layout}

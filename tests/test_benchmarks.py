@@ -25,4 +25,4 @@ def test_the_timed_trainer_takes_steps(members, weight):
     spec.loader.exec_module(programs)
     sizes = {"num_layers": 2, "width": 8, "num_heads": 2}
     run = programs.training(steps=2, batch=4, inputs=2, pairs=3, layout="xzy", members=members, weight=weight, **sizes)
-    run(4)
+    assert [run(4), run(2)] == [4, 6]

@@ -108,6 +108,7 @@ def _contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, 
 
 def _curve(summary: dict[str, Any]) -> Exhibit:
     def draw() -> Figure:
+        """Accuracy against the number of demonstrations."""
         counts = np.arange(summary["num_demonstrations"] + 1)
         evidence = f"n = {summary['num_prompts']} prompts; bands: 90% bootstrap interval"
         drawn = open_figure(8, 3, "In-context learning of the small model", evidence)
@@ -138,6 +139,7 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
     tasks, names = summary["tasks"], _names(summary)
 
     def draw() -> Figure:
+        """A row a task, a mark a method."""
         shown = ("zero_shot", *VECTORS, "few_shot")
         evidence = "accuracy on the test split; lines: 90% bootstrap interval over questions"
         drawn = open_figure(8, 0.9 + 0.42 * len(tasks), "A vector in place of demonstrations", evidence)
@@ -173,6 +175,7 @@ def _layers(summary: dict[str, Any]) -> Exhibit:
     tasks, names = summary["tasks"], _names(summary)
 
     def draw() -> Figure:
+        """A panel a task, a line a kind of vector."""
         columns = 4
         rows = -(-len(tasks) // columns)
         evidence = "test split; rings: the layer chosen on the dev split"
@@ -214,6 +217,7 @@ def _heads(summary: dict[str, Any]) -> Exhibit:
     effect_LH = np.array(summary["indirect_effect"])
 
     def draw() -> Figure:
+        """A cell a head."""
         layers, heads = effect_LH.shape
         evidence = "mean over tasks and prompts with shuffled labels; dots: the heads that function vectors sum"
         size = max(6.5, min(9.0, 1.6 + 0.3 * heads)), max(2.2, min(9.0, 0.8 + 0.3 * layers))
