@@ -78,6 +78,20 @@ class TestEvaluation:
         assert "oracle: below the axis from 4 demonstrations on, down to 0" in legend(figure)
         assert "n = 1024 prompts; bands: 90% bootstrap" in words(figure)
 
+    @pytest.mark.parametrize(("share", "shown"), [(0.5, True), (0.1, False)])
+    def test_an_oracle_near_the_members_is_on_the_axis(
+        self, regression_dir: Path, edit: Callable, share: float, shown: bool
+    ) -> None:
+        def near(tree: dict) -> None:
+            least = share * min(low for member in tree["members"] for low, _ in member["icl_risk_ci"])
+            tree["oracle_risk"] = [least for _ in tree["oracle_risk"]]
+            tree["oracle_risk_ci"] = [[least, least] for _ in tree["oracle_risk"]]
+
+        edit(regression_dir, near)
+        figure = icl_figure(read_run(regression_dir).summary)
+        assert (line(figure.axes[0], "oracle")[-1, 1] > figure.axes[0].get_ylim()[0]) == shown
+        assert ("oracle" in legend(figure)) == shown
+
     def test_baselines_have_labelled_lines_where_they_were_tried(self, regression_dir: Path) -> None:
         figure = icl_figure(read_run(regression_dir).summary)
         (ax,) = figure.axes

@@ -51,7 +51,7 @@ def icl_figure(summary: Summary) -> Figure:
         _bands(ax, counts, rows, looks(summary))
         baselines = _baselines(ax, counts, measure, baseline_looks(summary))
         ax.axhline(float(measure.prior.value), **PRIOR)
-        _scale(ax, word, measure, rows, [baseline.icl for baseline in measure.baselines.values()])
+        _scale(ax, word, measure, rows, [baseline.icl for baseline in measure.baselines.values()], measure.oracle)
         entries = [_oracle(ax, counts, measure.oracle)] if measure.oracle else []
         handles += [*entries, *baselines] if word == "risk" else []
         quiet(ax, "demonstrations before the query", axis_label(summary, "ICL", word))
@@ -113,17 +113,28 @@ def _baselines(ax: Axes, counts: np.ndarray, measure: Measure, styles: Mapping[s
     return [Line2D([], [], **style) for style in styles.values()]
 
 
-def _scale(ax: Axes, word: str, measure: Measure, rows: Sequence[Estimate], baselines: Iterable[Estimate] = ()) -> None:
+def _scale(
+    ax: Axes,
+    word: str,
+    measure: Measure,
+    rows: Sequence[Estimate],
+    baselines: Iterable[Estimate] = (),
+    oracle: Estimate | None = None,
+) -> None:
     """Accuracies run from 0 to 1; risks on a log axis over what members, prior and baselines span.
 
-    An oracle of 0 leaves it, and so do baselines that are not within `BASELINE_SPAN` times the prior.
+    An oracle that is anywhere under a third of all these leaves it, and so do baselines that are not within
+    `BASELINE_SPAN` times the prior.
     """
     if word == "accuracy":
         ax.set_ylim(-0.03, 1.03)
         return
     prior = measure.prior.value
     near = [np.clip(row.value, *(prior * end for end in BASELINE_SPAN)) for row in baselines]
-    log_axis(ax, "y", *log_limits([*(row.low for row in rows), *(row.high for row in rows), prior, *near]))
+    low, high = log_limits([*(row.low for row in rows), *(row.high for row in rows), prior, *near])
+    if oracle is not None and low / 3 <= oracle.low.min():
+        low = min(low, float(oracle.low.min()) / 1.05)
+    log_axis(ax, "y", low, high)
 
 
 def _oracle(ax: Axes, counts: np.ndarray, oracle: Estimate) -> Line2D:
