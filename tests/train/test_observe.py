@@ -204,7 +204,9 @@ class TestRows:
         rows = read_rows(ran / "metrics.jsonl")
         assert [row["step"] for row in rows] == [0, 0, 5, 5, 10, 10, 15, 15, 20, 20]
         for row in rows:
-            assert set(row) & set(WALL_CLOCK) == (LOST | GAINED if row["step"] else LOST | {"seconds", "steps_per_second"})
+            assert set(row) & set(WALL_CLOCK) == (
+                LOST | GAINED if row["step"] else LOST | {"seconds", "steps_per_second"}
+            )
 
     def test_memory_is_of_the_fullest_device(self):
         class Device:
