@@ -12,10 +12,12 @@
 #   TPU_OPTIONS  more options of gcloud for a new slice, e.g. '--spot --network=NAME' (none)
 #   RESTARTS     how many times it is started again (10)
 #   POLL         seconds between two looks at a slice that is not ready (15)
+#   ENDING       seconds that the other workers have to end when one has ended badly, before they are killed (60)
 #   LOGS         folder for what each worker says, N.log (a new one in the folder for temporary files)
 #
-# Exit codes are those of tvjax.main: 0 done, 2 the input is wrong (not started again), 143 stopped by a signal to this
-# script, which is passed on to the workers. Where it gives up the last code is given back; 3 where there is no slice.
+# Exit codes are those of tvjax.main: 0 done, 2 the input is wrong, 3 the run cannot go on or there is no slice (after
+# these it is not started again), 143 stopped by a signal to this script, which is passed on to the workers. Where it
+# gives up the last code is given back.
 # The slice is left as it is: gcloud compute tpus queued-resources delete NAME --zone=ZONE --force
 set -euo pipefail
 
@@ -44,7 +46,7 @@ case $type in
 esac
 version=${TPU_VERSION:-$version}
 read -ra options <<<"${TPU_OPTIONS:-}"
-restarts=${RESTARTS:-10} poll=${POLL:-15} logs=${LOGS:-$(mktemp -d)}
+restarts=${RESTARTS:-10} poll=${POLL:-15} ending=${ENDING:-60} logs=${LOGS:-$(mktemp -d)}
 mkdir -p "$logs"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -108,21 +110,30 @@ bash tvjax/launch/tpu_worker.sh install" || code=$?
   return "$code"
 }
 
-# Runs the command on all workers and shows what worker 0 says.
+# Runs the command on all workers and shows what worker 0 says. When one has ended badly the others end by themselves,
+# since the processes watch each other; one that does not, hangs.
 run() {
-  local command code=0
+  local command follower code=0 limit='' bad='^tvjax: this worker ended with code [^0]'
   printf -v command '%q ' bash tvjax/launch/tpu_worker.sh run "$@"
+  rm -f "$logs"/*.log
   : >"$logs/0.log"
   on_workers "$command" --output-directory="$logs" &
   running=$!
   tail -n +1 -s 0.2 -F --pid="$running" "$logs/0.log" 2>/dev/null &
-  # A signal to this script ends a wait before its process has ended.
-  while true; do
-    code=0
-    wait "$running" || code=$?
-    kill -0 "$running" 2>/dev/null || break
+  follower=$!
+  while kill -0 "$running" 2>/dev/null; do
+    sleep 0.5 &
+    wait $! || true # a signal to this script ends a wait, not a sleep
+    if [[ -z $limit ]] && grep -qs "$bad" "$logs"/*.log; then limit=$((SECONDS + ending)); fi
+    if [[ -n $limit ]] && ((SECONDS > limit)); then
+      say "a worker hangs, $ending s after another ended: killing it"
+      on_workers 'bash tvjax/launch/tpu_worker.sh kill' || true
+      limit=''
+    fi
   done
-  wait
+  wait "$running" || code=$?
+  wait "$follower" || true
+  grep -Hs "$bad" "$logs"/*.log >&2 || true
   return "$code"
 }
 
@@ -146,7 +157,7 @@ for ((attempt = 0; ; attempt++)); do
     run "$@" || code=$?
     running=
   fi
-  if [[ $stopped == true ]] || ((code == 0 || code == 2)); then exit "$code"; fi
+  if [[ $stopped == true ]] || ((code == 0 || code == 2 || code == 3)); then exit "$code"; fi
   if ((attempt >= restarts)); then
     say "ended with code $code after $restarts restarts: giving up; see $logs, then the same command goes on"
     exit "$code"

@@ -3,6 +3,7 @@
 #   tpu_worker.sh install           a Python of its own (the image's may be too old) and tvjax with libtpu, in .venv
 #   tpu_worker.sh run ARGUMENTS     python -m tvjax.main ARGUMENTS as one process of the slice
 #   tpu_worker.sh stop              SIGTERM to that process: it saves and ends
+#   tpu_worker.sh kill              SIGKILL to it: it hangs
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 pid_file=.running
@@ -35,13 +36,13 @@ case ${1:-} in
     code=0
     wait $! || code=$?
     rm -f "$pid_file"
+    echo "tvjax: this worker ended with code $code at $(date '+%F %T')" >&2
     exit "$code"
     ;;
-  stop)
-    signal_run TERM || true
-    ;;
+  stop) signal_run TERM || true ;;
+  kill) signal_run KILL || true ;;
   *)
-    echo "tvjax: tpu_worker.sh: given '${1:-}'; accepted: install, run ARGUMENTS, stop" >&2
+    echo "tvjax: tpu_worker.sh: given '${1:-}'; accepted: install, run ARGUMENTS, stop, kill" >&2
     exit 2
     ;;
 esac

@@ -2,7 +2,7 @@
 
 Run as ``standins.py TOOL ARGUMENTS`` in the place of TOOL. $STANDINS is the folder of a test: calls.jsonl is what was
 asked, play.json what shall happen: `node` and `request`, the states that gcloud tells, and `ends`, one a start: an exit
-code, "preempted" or "until stopped".
+code, "preempted", "until stopped", or "one hangs" (the second worker; the first sees it and ends).
 """
 
 import json
@@ -104,8 +104,12 @@ def main():
     print(f"worker {os.environ.get('WORKER')} says this", flush=True)
     if end == "until stopped":
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
-        (HERE / f"running{os.environ.get('WORKER')}").touch()
+        (HERE / f"running{os.environ.get('WORKER')}").write_text(str(os.getpid()))
         time.sleep(60)
+    if end == "one hangs":
+        if os.environ["WORKER"] == "1":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return 75
     return 1 if end == "preempted" else int(end)
 
 

@@ -41,6 +41,7 @@ def test_one_process_a_task_with_the_arguments_as_they_are(stage, job):
     code, err = ended(job())
     assert code == 0, err
     (step,) = stage.calls("srun")
+    assert "--kill-on-bad-exit=0" in step["argv"]  # after SIGTERM the first to end must not end the others' save
     assert step["argv"][-len(ODD) - 3 :] == [".venv/bin/python", "-m", "tvjax.main", *ODD]
     assert step["processes"] == "auto" and step["cwd"] == str(stage.checkout)
     assert stage.calls("python3", ".[gpu]")
@@ -55,7 +56,9 @@ def test_there_are_as_many_tasks_as_gpus_on_a_node():
     assert options["signal"].startswith("B:USR1@")
 
 
-@pytest.mark.parametrize(("ends", "code", "starts"), [([1, 134, 0], 0, 3), ([1, 1, 7], 7, 3), ([2, 0], 2, 1)])
+@pytest.mark.parametrize(
+    ("ends", "code", "starts"), [([1, 134, 0], 0, 3), ([1, 1, 7], 7, 3), ([2, 0], 2, 1), ([3, 0], 3, 1)]
+)
 def test_a_run_that_fails_is_started_again_a_stated_number_of_times(stage, job, ends, code, starts):
     stage.play(ends=ends)
     found, err = ended(job())

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -100,10 +101,20 @@ class TestEnd:
         assert len(started(stage)) == 2 * 3
         assert "ended with code 7 after 2 restarts: giving up" in err
 
-    def test_a_wrong_input_is_not_started_again(self, stage):
-        stage.play(ends=[2, 0])
-        assert pod(stage)[0] == 2
+    @pytest.mark.parametrize("code", [2, 3])
+    def test_what_would_end_the_same_is_not_started_again(self, stage, code):
+        stage.play(ends=[code, 0])
+        assert pod(stage)[0] == code
         assert len(started(stage)) == 2
+
+    def test_a_worker_that_hangs_is_killed_and_the_run_started_again(self, stage):
+        stage.play(ends=["one hangs", 0])
+        code, _, err = pod(stage, ENDING="0")
+        assert code == 0
+        assert "a worker hangs" in err
+        assert "0.log:tvjax: this worker ended with code 75 at 20" in err
+        assert "1.log:tvjax: this worker ended with code 137 at 20" in err
+        assert len(started(stage)) == 4
 
     @pytest.mark.parametrize("played", [{"no_slice": True}, {"becomes": "FAILED"}])
     def test_where_there_is_no_slice_it_ends_with_code_3(self, stage, played):
@@ -114,16 +125,30 @@ class TestEnd:
         assert commands(stage) == MAKE
 
     def test_a_signal_is_passed_on_and_the_end_of_the_workers_awaited(self, stage):
-        stage.play(ends=["until stopped", 0])
-        process = stage.start("bash", "launch/tpu_pod.sh", "pod", "zone-a", "--", *PLAIN)
-        until = time.monotonic() + 60
-        while not all((stage.folder / f"running{n}").exists() for n in (0, 1)):
-            assert time.monotonic() < until and process.poll() is None
-            time.sleep(0.05)
+        process, _ = self.running(stage)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
         assert process.returncode == 143
         assert len(started(stage)) == 2
+
+    def test_what_a_launcher_that_was_killed_left_running_is_ended_first(self, stage):
+        process, left = self.running(stage)
+        process.kill()
+        stage.play(ends=[0])
+        assert pod(stage)[0] == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in left)
+        assert len(started(stage)) == 4
+
+    def running(self, stage):
+        """A launcher whose workers run until they are stopped, and their process ids."""
+        stage.play(ends=["until stopped"])
+        process = stage.start("bash", "launch/tpu_pod.sh", "pod", "zone-a", "--", *PLAIN)
+        files = [stage.folder / f"running{n}" for n in (0, 1)]
+        until = time.monotonic() + 60
+        while not all(file.exists() and file.read_text() for file in files):
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.05)
+        return process, [file.read_text() for file in files]
 
 
 class TestUse:
