@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the launchers: a virtual environment in .venv with this checkout installed in it.
 
 # Usage: install_into_venv '.[test]'. Installs again only where setup.cfg or what is asked for has changed.

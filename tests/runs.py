@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tvjax.train.loop import WALL_CLOCK
+from tvjax.train.observe import WALL_CLOCK
 
 REPOSITORY = Path(__file__).parents[1]
 

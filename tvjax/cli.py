@@ -17,7 +17,10 @@ from tvjax.errors import RunError, UserError, reject
 from tvjax.files import read_json
 
 MODES = ("train", "eval", "report")
-FLAGS = "flags only: --config=FILE[:ARG], --config.FIELD=VALUE, --workdir=DIR, --mode=" + "|".join(MODES)
+FLAGS = (
+    "flags only: --config=FILE[:ARG], --config.FIELD=VALUE, --workdir=DIR, --profile=FIRST:LAST, --mode="
+    + "|".join(MODES)
+)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -49,6 +52,18 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
     name = "-".join([Path(source[0]).stem, *source[1:]]) if source else Path(values.workdir).name
     name = re.sub(r"[^\w.-]+", "-", name)
     return values.config.to_dict(), name, values.workdir, values.mode
+
+
+def read_profile(argv: list[str]) -> tuple[list[str], tuple[int, int] | None]:
+    """The command line without ``--profile=FIRST:LAST``, and those two steps. Raises `UserError` for other values."""
+    given = [word for word in argv if re.match(r"--?profile(=|$)", word)]
+    if not given:
+        return argv, None
+    value = given[-1].partition("=")[2]
+    steps = re.fullmatch(r"(\d+):(\d+)", value)
+    if steps is None or not 1 <= int(steps[1]) <= int(steps[2]):
+        raise reject("--profile", value, "FIRST:LAST, two steps in this order, the first of training being 1")
+    return [word for word in argv if word not in given], (int(steps[1]), int(steps[2]))
 
 
 def _split_config(argv: list[str]) -> tuple[list[str], list[str]]:

@@ -5,6 +5,7 @@
   --config.FIELD=VALUE     change one field, e.g. --config.train.steps=200 or --config.population.seed="(0,1)"
   --workdir=DIR            the run directory; what it holds is gone on with (default: a new one, runs/NAME-DATE)
   --mode=train|eval|report train, evaluate and report; or only from the second, or the third, on (default: train)
+  --profile=FIRST:LAST     trace the dispatches that hold these steps of training, into profile/ of the run directory
 
 Exit codes: 0 done; 2 the input is wrong; 3 the run cannot go on; 143 stopped by SIGTERM, with a checkpoint saved.
 """
@@ -14,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from tvjax.cli import exit_cleanly, read_flags
+from tvjax.cli import exit_cleanly, read_flags, read_profile
+from tvjax.errors import reject
 
 
 def main(argv: list[str]) -> None:
@@ -22,13 +24,18 @@ def main(argv: list[str]) -> None:
     if "--help" in argv or "-h" in argv:
         print(__doc__.strip())
         return
+    argv, steps = read_profile(argv)
     config, name, workdir, mode = read_flags(argv)
+    if steps and mode != "train":
+        raise reject("--mode", mode, "train, with --profile: there are no steps elsewhere")
     folder = Path(workdir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     print(f"{mode}: {name} in {folder}", flush=True)
     if mode != "report":
         from tvjax.experiments import EXPERIMENTS, experiment_of
+        from tvjax.train.profile import Trace, tracing
 
-        EXPERIMENTS[experiment_of(config)](config, folder, mode)
+        with tracing(Trace(*steps, folder / "profile") if steps else None):
+            EXPERIMENTS[experiment_of(config)](config, folder, mode)
     from tvjax.report import summary_table, write_report
 
     page = write_report(folder)

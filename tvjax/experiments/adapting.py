@@ -65,6 +65,11 @@ class AdapterExperiment:
     first: bool = False
     chunk: int = 128
 
+    @property
+    def batch(self) -> int:
+        """Examples of a step."""
+        return self.config.batch
+
     def init(self, key: jax.Array, data: Any) -> Any:
         """Fresh parameters of the adapter."""
         return self.adapter.init(key, data["given"])

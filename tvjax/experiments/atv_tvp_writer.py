@@ -63,6 +63,11 @@ class WriterExperiment:
         t = self.target.settings
         return ATV(t.decoder, self.settings.generator(t), (self.target.layer,))
 
+    @property
+    def batch(self) -> int:
+        """Examples of a step."""
+        return self.settings.batch
+
     def init(self, key: jax.Array, data: Any) -> Any:
         """A fresh generator and expansion."""
         t = self.target.settings

@@ -131,6 +131,11 @@ class TextModelExperiment:
     config: DecoderConfig
     arrays: Mapping[str, np.ndarray]
 
+    @property
+    def batch(self) -> int:
+        """Examples of a step."""
+        return self.settings.batch
+
     def init(self, key: jax.Array, data: Any) -> Any:
         """Fresh parameters."""
         decoder = Decoder(dataclasses.replace(self.config, unroll=1))

@@ -36,6 +36,11 @@ class TVPExperiment:
     def decoder(self) -> Decoder:
         return Decoder(self.settings.decoder)
 
+    @property
+    def batch(self) -> int:
+        """Examples of a step."""
+        return self.settings.batch
+
     def init(self, key: jax.Array, data: Any) -> Any:
         """Fresh parameters of one member, from the layers rolled up: the same numbers, in a program of one block."""
         s = self.settings

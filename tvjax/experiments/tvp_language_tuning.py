@@ -42,6 +42,11 @@ class TuningExperiment:
     def decoder(self) -> Decoder:
         return Decoder(self.config)
 
+    @property
+    def batch(self) -> int:
+        """Examples of a step."""
+        return self.settings.batch
+
     def init(self, key: jax.Array, data: Any) -> Any:
         """The base model's parameters: members differ in what they are trained on."""
         return data["base"]

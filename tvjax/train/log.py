@@ -31,11 +31,14 @@ class MetricsLog:
     """Appends rows to metrics.jsonl and TensorBoard, going on after `step`: what was written beyond it is dropped.
 
     The file is synchronized to disk before every checkpoint, so that no line is ever missing from a resumed run.
+    before: the last row that was there, kept or dropped; {} where there was none.
     """
 
     def __init__(self, folder: Path, step: int, *, tensorboard: bool = True):
         self._path = folder / "metrics.jsonl"
-        kept = [row for row in read_rows(self._path) if row["step"] <= step]
+        rows = read_rows(self._path)
+        self.before: Row = rows[-1] if rows else {}
+        kept = [row for row in rows if row["step"] <= step]
         write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self._path.open("a")
         self._board = None
@@ -51,7 +54,7 @@ class MetricsLog:
             if self._board is None:
                 continue
             for name, value in row.items():
-                if isinstance(value, float) and math.isfinite(value):
+                if name != "step" and isinstance(value, int | float) and math.isfinite(value):
                     self._board.add_scalar(f"{row['member']}/{name}", value, row["step"])
         self._file.flush()
 

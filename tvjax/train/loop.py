@@ -7,8 +7,7 @@ bit-identical after a kill happens on the grid of `log_every`.
 
 import dataclasses
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,11 @@ from jax.sharding import Mesh
 
 from tvjax.errors import RunError
 from tvjax.parallel import mesh as parallel
+from tvjax.train import profile
 from tvjax.train.checkpoint import Checkpoints
+from tvjax.train.flops import flops
 from tvjax.train.log import MetricsLog, Progress, Row
+from tvjax.train.observe import Meter
 from tvjax.train.state import (
     Experiment,
     Hyper,
@@ -50,7 +52,6 @@ class TrainConfig:
     keep_best: str = ""
 
 
-WALL_CLOCK = ("seconds", "steps_per_second")
 # The metrics that the terminal shows, where an experiment has them.
 SHOWN = ("icl_risk", "tvp_risk", "risk", "accuracy")
 
@@ -73,6 +74,7 @@ class Trainer:
     ):
         self.config, self.mesh, self.names, self.hyper = config, mesh, names, hyper
         self._data, self._eval_key = experiment.data(), eval_key
+        self.examples = experiment.batch * len(names)
         tx = optimizer(optimizer_config)
         step = make_step(experiment, tx, schedule(optimizer_config, config.steps))
 
@@ -114,12 +116,16 @@ class Trainer:
         if state is not None:
             checkpoints.drop_after(start)
             say(f"resuming after step {start}")
-        recorder = _Recorder(folder, start, self.names, self.config)
+        recorder = _Recorder(folder, start, self)
         try:
             with jax.set_mesh(self.mesh), Stop() as stop:
                 return self._train(state, checkpoints, recorder, stop)
         finally:
             recorder.close()
+
+    def flops(self) -> Mapping[str, float]:
+        """Those of the matrix products of one dispatch, over all devices, by dtype."""
+        return flops(self.dispatch.trace(self.abstract, self._data, self.hyper).jaxpr)
 
     def compile(self) -> list[Callable[..., Any]]:
         """`init`, `dispatch` and `evaluate`, compiled side by side: most of what a run waits for before its first."""
@@ -137,14 +143,18 @@ class Trainer:
         if state is not None and int(state.step) >= c.steps:
             return state
         init, dispatch, evaluate_params = self.compile()
+        trace = profile.asked()
         if state is None:
             state = init(self.hyper, self._data)
             record(0, {}, evaluate_params(state.params, self._data, self._eval_key, self.hyper))
         step = int(state.step)
         waiting: tuple[int, Any] | None = None
         while step < c.steps:
-            state, metrics = dispatch(state, self._data, self.hyper)
+            trace.before(step + 1, step + c.log_every, state)
             step += c.log_every
+            record.meter.asked(step)
+            state, metrics = dispatch(state, self._data, self.hyper)
+            trace.after(step, state)
             if waiting:
                 record(*waiting)
             waiting = (step, metrics)
@@ -158,7 +168,8 @@ class Trainer:
                 state = self.keep_best(state, scores[c.keep_best])
             if save:
                 record.log.sync()
-                checkpoints.save(state)
+                with record.meter.saving():
+                    checkpoints.save(state)
                 if stop.asked:
                     raise Stopped
         return state
@@ -167,15 +178,25 @@ class Trainer:
 class _Recorder:
     """Turns arrays ``[M, ...]`` into rows, one a member, for the log and the terminal; refuses what is not finite."""
 
-    def __init__(self, folder: Path, start: int, names: tuple[str, ...], config: TrainConfig):
+    def __init__(self, folder: Path, start: int, trainer: Trainer):
+        config, self._names = trainer.config, trainer.names
         self.log = MetricsLog(folder, start, tensorboard=config.tensorboard)
+        self.meter = Meter(
+            max(start, 0),
+            self.log.before,
+            steps=config.log_every,
+            examples=trainer.examples,
+            flops=trainer.flops,
+            mesh=trainer.mesh,
+        )
         self._progress = Progress(config.steps, max(start, 0), SHOWN)
-        self._names, self._first, self._begun = names, max(start, 0), time.monotonic()
 
     def __call__(self, step: int, metrics: dict[str, jax.Array], scores: dict[str, jax.Array] | None = None) -> None:
-        values = jax.device_get({**metrics, **{f"eval_{name}": value for name, value in (scores or {}).items()}})
-        seconds = time.monotonic() - self._begun
-        clock = dict(zip(WALL_CLOCK, (round(seconds, 3), round((step - self._first) / seconds, 3)), strict=True))
+        values = jax.device_get(metrics)
+        if metrics:
+            self.meter.ended(step)
+        values |= jax.device_get({f"eval_{name}": value for name, value in (scores or {}).items()})
+        clock = self.meter.fields(step)
         rows: list[Row] = []
         for m, name in enumerate(self._names):
             rows.append({"step": step, "member": name} | {k: v[m].tolist() for k, v in values.items()} | clock)

@@ -20,6 +20,10 @@ Hyper = dict[str, jax.Array]
 class Experiment(Protocol):
     """What the loop trains: it knows nothing else of it."""
 
+    @property
+    def batch(self) -> int:
+        """How many examples a step of one member sees."""
+
     def init(self, key: jax.Array, data: Any) -> Any:
         """Fresh parameters of one member."""
 

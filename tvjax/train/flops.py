@@ -1,0 +1,41 @@
+"""How many floating point operations a traced program asks for.
+
+By its jaxpr and not by the compiler's own account, which counts the body of a loop once, however often it runs: a
+dispatch is a loop over steps around a loop over layers.
+"""
+
+import math
+from collections import Counter
+from typing import Any
+
+
+def flops(jaxpr: Any) -> Counter[str]:
+    """Floating point operations of all matrix products in `jaxpr`, over all devices, by the dtype of their operands.
+
+    A product of ``[M, K]`` and ``[K, N]`` is ``2 M K N``; everything else is left out, as is usual. What remat computes
+    again is counted again. Of the branches of a condition the costliest counts, of a `while` loop one iteration.
+    """
+    total: Counter[str] = Counter()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            left = eqn.invars[0].aval
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            sums = math.prod(left.shape[axis] for axis in contracted)
+            total[left.dtype.name] += 2 * sums * math.prod(eqn.outvars[0].aval.shape)
+            continue
+        inner = [flops(found) for value in eqn.params.values() for found in _jaxprs(value)]
+        if eqn.primitive.name == "cond":
+            inner = [max(inner, key=Counter.total)]
+        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        for counts in inner:
+            total.update({dtype: times * count for dtype, count in counts.items()})
+    return total
+
+
+def _jaxprs(value: Any) -> list[Any]:
+    """The jaxprs in a parameter of an equation, alone or in a list."""
+    if isinstance(value, tuple | list):
+        return [jaxpr for one in value for jaxpr in _jaxprs(one)]
+    if hasattr(value, "jaxpr"):
+        return [value.jaxpr]
+    return [value] if hasattr(value, "eqns") else []
