@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 from tvjax.cli import exit_cleanly, read_flags
+from tvjax.errors import reject
+from tvjax.parallel import processes
 
 
 def main(argv: list[str]) -> None:
@@ -23,12 +25,17 @@ def main(argv: list[str]) -> None:
         print(__doc__.strip())
         return
     config, name, workdir, mode = read_flags(argv)
+    processes.join()
+    if processes.count() > 1 and not workdir:
+        raise reject("--workdir", workdir, "a folder: the processes share it, and go on with what it holds")
     folder = Path(workdir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     print(f"{mode}: {name} in {folder}", flush=True)
     if mode != "report":
         from tvjax.experiments import EXPERIMENTS, experiment_of
 
         EXPERIMENTS[experiment_of(config)](config, folder, mode)
+    if not processes.first():
+        return
     from tvjax.report import summary_table, write_report
 
     page = write_report(folder)

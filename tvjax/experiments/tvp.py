@@ -13,9 +13,10 @@ from tvjax.evals import baselines, probes, prompting
 from tvjax.evals.measure import Measure
 from tvjax.experiments import rundir
 from tvjax.experiments.tvp_settings import MeshConfig, TVPSettings
-from tvjax.files import write_json
+from tvjax.files import read_json, write_json
 from tvjax.nn.decoder import Decoder
 from tvjax.nn.model import Model
+from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh, shard_batch
 from tvjax.tasks import NO_SHIFT, Prompt, draw
 from tvjax.train.loop import Trainer
@@ -210,8 +211,9 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     rundir.prepare(folder, config, new=mode == "train")
     state = rundir.trained_state(trainer, folder, mode, say)
     say("evaluating")
-    with jax.set_mesh(trainer.mesh):
-        return write(settings, state.params, folder)
+    with jax.set_mesh(processes.own(trainer.mesh)):
+        processes.on_first(lambda: write(settings, state.params, folder))
+    return read_json(folder / "eval" / "summary.json", rundir.A_RUN)
 
 
 def load(folder: Path, config: Mapping[str, Any], member: str | None = None) -> Model:
@@ -221,7 +223,7 @@ def load(folder: Path, config: Mapping[str, Any], member: str | None = None) -> 
     name = names[-1] if member is None else member
     if name not in names:
         raise reject("member", name, ", ".join(names))
-    _, state = make_trainer(settings).restore(folder, print)
+    _, state = make_trainer(settings).restore(folder, print, rundir.run_of(folder))
     if state is None:
         raise UserError(f"{folder}: no checkpoint in it; accepted: the workdir of a run that has saved one")
     return Model(jax.tree.map(lambda p: p[names.index(name)], state.params), settings.decoder, settings)
