@@ -151,7 +151,10 @@ def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
         return _end(
             3, f"the disk is full{place}; checkpoints are kept; free some space and start the same command again"
         )
-    except Exception:
+    except Exception as error:
+        if processes.is_loss(error):
+            what = str(error).strip().splitlines()[0][:160]
+            return _end(processes.LOST, f"process {processes.index()}: another one was lost ({what})")
         if processes.count() > 1:  # at a usual end jax would wait for the others, which wait for this one
             traceback.print_exc()
             processes.leave(1)

@@ -12,6 +12,7 @@ jax is imported when it is used: the command line refuses bad input without wait
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,13 @@ from tvjax.errors import RunError, UserError
 HEARTBEAT_SECONDS = 20
 """A process that says nothing for so long is lost, and the others end: within twice as long at most."""
 
+LOST = 75
+"""The exit code where another process was lost: the same command, on all, goes on from the last checkpoint."""
+
 _LINE_BYTES = 2048
+_SIGNS_OF_LOSS = re.compile(
+    r"[Gg]loo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|[Cc]onnection (reset|closed|refused)"
+)
 _place = {"index": 0, "count": 1}
 
 
@@ -46,13 +53,15 @@ def join() -> None:
                 "TVJAX_COORDINATOR (host:port)"
             ) from None
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # Programs with collectives that run at the same time on a CPU can wait for each other for ever.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(**job, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except ValueError as error:
         raise UserError(f"TVJAX_PROCESSES={named}: {error}; accepted: auto where jax can tell the job") from None
     _place.update(index=jax.process_index(), count=jax.process_count())
     if not first():
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def count() -> int:
@@ -125,6 +134,11 @@ def anywhere(flag: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether an error of jax's runtime says that another process of the job no longer answers."""
+    return count() > 1 and type(error).__name__ == "JaxRuntimeError" and bool(_SIGNS_OF_LOSS.search(str(error)))
 
 
 def leave(code: int) -> None:

@@ -97,7 +97,7 @@ class Trainer:
         self.keep_best = jax.jit(keep_best, donate_argnums=0, out_shardings=places)
 
     def restore(self, folder: Path, say: Callable[[str], None], run: str = "") -> tuple[Checkpoints, TrainState | None]:
-        """The checkpoints in `folder` and the newest state that reads whole, if there is one; run: see `Checkpoints`."""
+        """The checkpoints in `folder` and the newest state that reads whole, if any; run: see `Checkpoints`."""
         checkpoints = Checkpoints(folder / "checkpoints", self.config.keep_checkpoints, run)
         with jax.set_mesh(self.mesh):
             state = checkpoints.restore(self.abstract)
