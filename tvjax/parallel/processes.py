@@ -120,10 +120,10 @@ def on_first(do: Callable[[], Any]) -> None:
         except (UserError, RunError) as error:
             line = bytes([error.exit_code]) + str(error).encode()[: _LINE_BYTES - 1]
             said[: len(line)] = np.frombuffer(line, np.uint8)
-    code, *line = bytes(multihost_utils.broadcast_one_to_all(said))
-    if code:
-        kind = UserError if code == UserError.exit_code else RunError
-        raise kind(bytes(line).rstrip(b"\0").decode(errors="replace"))
+    heard = bytes(multihost_utils.broadcast_one_to_all(said))
+    if heard[0]:
+        kind = UserError if heard[0] == UserError.exit_code else RunError
+        raise kind(heard[1:].rstrip(b"\0").decode(errors="replace"))
 
 
 def anywhere(flag: bool) -> bool:

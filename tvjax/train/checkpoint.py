@@ -128,12 +128,16 @@ class Checkpoints:
         """Delete checkpoints newer than `step`, which did not read whole, and those not written to their end."""
         for newer in [s for s in self.steps() if s > step]:
             self._manager.delete(newer)
-        processes.on_first(lambda: [shutil.rmtree(path) for path in self._half_written()])
+        processes.on_first(self._clean)
+
+    def _clean(self) -> None:
+        for path in self._half_written():
+            shutil.rmtree(path)
 
 
 def _arrays(folder: Path, abstract: dict[str, Any]) -> dict[str, Any]:
     """The tree of arrays in `folder`, on the shardings of `abstract`."""
-    return ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(abstract))  # type: ignore[no-any-return]
+    return ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(abstract))
 
 
 def sums(tree: Any) -> dict[str, int]:
