@@ -13,7 +13,7 @@ from tvjax.evals import baselines, probes, prompting
 from tvjax.evals.measure import Measure
 from tvjax.experiments import rundir
 from tvjax.experiments.tvp_settings import MeshConfig, TVPSettings
-from tvjax.files import read_json, write_json
+from tvjax.files import write_json
 from tvjax.nn.decoder import Decoder
 from tvjax.nn.model import Model
 from tvjax.parallel import processes
@@ -204,6 +204,7 @@ def write(settings: TVPSettings, params: Any, folder: Path) -> dict[str, Any]:
 def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train (or with mode "eval" only load) what `config` asks for in `folder`, measure it, and return the summary.
 
+    Of several processes the first alone measures, and has a summary to return.
     Raises `UserError` for a config or a folder that does not fit, `RunError` where the run cannot go on.
     """
     settings = TVPSettings.from_config(config)
@@ -212,8 +213,9 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     state = rundir.trained_state(trainer, folder, mode, say)
     say("evaluating")
     with jax.set_mesh(processes.own(trainer.mesh)):
-        processes.on_first(lambda: write(settings, state.params, folder))
-    return read_json(folder / "eval" / "summary.json", rundir.A_RUN)
+        summary: dict[str, Any] = {}
+        processes.on_first(lambda: summary.update(write(settings, state.params, folder)))
+    return summary
 
 
 def load(folder: Path, config: Mapping[str, Any], member: str | None = None) -> Model:

@@ -8,13 +8,12 @@ written, and until then has another name. What is in the log is synchronized bef
 
 import json
 import logging
-import shutil
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 
 from tvjax.errors import RunError, UserError
 from tvjax.parallel import processes
@@ -27,21 +26,23 @@ FORMAT = 1
 class Checkpoints:
     """The checkpoints of one run, in ``<workdir>/checkpoints``; the newest `keep` are kept.
 
-    run: which run they are of, a hash of its config; another's are refused ("": it is not asked).
+    folder: a whole path here, or gs://BUCKET/PATH. run: which run they are of, a hash of its config; another's are
+    refused ("": it is not asked).
     """
 
-    def __init__(self, folder: Path, keep: int, run: str = ""):
+    def __init__(self, folder: Any, keep: int, run: str = ""):
         for noisy in ("absl", "asyncio"):  # what fails is raised too: one line is enough
             logging.getLogger(noisy).setLevel(logging.CRITICAL + 1)
-        self._folder, self._run = folder.absolute(), run
+        self._folder, self._run = epath.Path(folder), run
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         self._saving: int | None = None
         self.skipped = [f"{path.name} was not written to its end" for path in self._half_written()]
 
-    def _half_written(self) -> list[Path]:
-        """What a kill left of checkpoints, under their temporary names."""
-        return [path for path in sorted(self._folder.iterdir()) if path.is_dir() and not path.name.isdigit()]
+    def _half_written(self) -> list[epath.Path]:
+        """What a kill left of checkpoints: under temporary names, or where there is no renaming, without their mark."""
+        whole = {str(step) for step in self.steps()}
+        return [path for path in sorted(self._folder.iterdir()) if path.is_dir() and path.name not in whole]
 
     def steps(self) -> list[int]:
         """Steps of which there is a checkpoint, oldest first."""
@@ -132,10 +133,10 @@ class Checkpoints:
 
     def _clean(self) -> None:
         for path in self._half_written():
-            shutil.rmtree(path)
+            path.rmtree()
 
 
-def _arrays(folder: Path, abstract: dict[str, Any]) -> dict[str, Any]:
+def _arrays(folder: epath.Path, abstract: dict[str, Any]) -> dict[str, Any]:
     """The tree of arrays in `folder`, on the shardings of `abstract`."""
     return ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(abstract))
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from tvjax import remote
 from tvjax.errors import RunError
 from tvjax.parallel import mesh as parallel
 from tvjax.parallel import processes
@@ -98,7 +99,7 @@ class Trainer:
 
     def restore(self, folder: Path, say: Callable[[str], None], run: str = "") -> tuple[Checkpoints, TrainState | None]:
         """The checkpoints in `folder` and the newest state that reads whole, if any; run: see `Checkpoints`."""
-        checkpoints = Checkpoints(folder / "checkpoints", self.config.keep_checkpoints, run)
+        checkpoints = Checkpoints(remote.there(folder) / remote.CHECKPOINTS, self.config.keep_checkpoints, run)
         with jax.set_mesh(self.mesh):
             state = checkpoints.restore(self.abstract)
         for line in checkpoints.skipped:
@@ -178,7 +179,7 @@ class _Recorder:
     def __init__(self, folder: Path, start: int, names: tuple[str, ...], config: TrainConfig):
         self._log = MetricsLog(folder, start, tensorboard=config.tensorboard) if processes.first() else None
         self._progress = Progress(config.steps, max(start, 0), SHOWN)
-        self._names, self._first, self._begun = names, max(start, 0), time.monotonic()
+        self._folder, self._names, self._first, self._begun = folder, names, max(start, 0), time.monotonic()
 
     def __call__(self, step: int, metrics: dict[str, jax.Array], scores: dict[str, jax.Array] | None = None) -> None:
         values = processes.fetch({**metrics, **{f"eval_{name}": value for name, value in (scores or {}).items()}})
@@ -198,9 +199,10 @@ class _Recorder:
             self._progress.update(rows, clock["steps_per_second"])
 
     def sync(self) -> None:
-        """Return when all rows are on disk."""
+        """Return when all rows are on disk, or where the run directory is."""
         if self._log is not None:
             self._log.sync()
+            remote.push(self._folder)
 
     def close(self) -> None:
         self._progress.close()
