@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 import types
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 
 from tvjax.errors import RunError, UserError, reject
 from tvjax.files import read_json
+from tvjax.parallel import processes
 
 MODES = ("train", "eval", "report")
 FLAGS = (
@@ -164,6 +166,14 @@ def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
         return _end(
             3, f"the disk is full{place}; checkpoints are kept; free some space and start the same command again"
         )
+    except Exception as error:
+        if processes.is_loss(error):
+            what = str(error).strip().splitlines()[0][:160]
+            return _end(processes.LOST, f"process {processes.index()}: another one was lost ({what})")
+        if processes.count() > 1:  # at a usual end jax would wait for the others, which wait for this one
+            traceback.print_exc()
+            processes.leave(1)
+        raise
     return 0
 
 
@@ -182,4 +192,5 @@ def _end(code: int, line: str) -> int:
     print("tvjax: " + " ".join(line.split()), file=sys.stderr, flush=True)
     if code == 3:
         os.sync()
+    processes.leave(code)
     return code

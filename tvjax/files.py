@@ -1,4 +1,7 @@
-"""Files are whole or absent: written beside their place, then moved into it; and one way to read JSON."""
+"""Files are whole or absent: written beside their place, then moved into it; and one way to read JSON.
+
+Of several processes the first alone writes.
+"""
 
 import json
 import os
@@ -7,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tvjax.errors import UserError
+from tvjax.parallel import processes
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one, never a part."""
+    if not processes.first():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -3,7 +3,8 @@
   --config=FILE[:ARG]      what to run, e.g. configs/tvp_synthetic.py or configs/tvp_synthetic.py:sinusoid
                            (may be left out where --workdir holds a run: it is that of the run)
   --config.FIELD=VALUE     change one field, e.g. --config.train.steps=200 or --config.population.seed="(0,1)"
-  --workdir=DIR            the run directory; what it holds is gone on with (default: a new one, runs/NAME-DATE)
+  --workdir=DIR            the run directory; what it holds is gone on with (default: a new one, runs/NAME-DATE);
+                           gs://BUCKET/RUN is one too
   --mode=train|eval|report train, evaluate and report; or only from the second, or the third, on (default: train)
   --profile=FIRST:LAST     trace the dispatches that hold these steps of training, into profile/ of the run directory
 
@@ -13,10 +14,11 @@ Exit codes: 0 done; 2 the input is wrong; 3 the run cannot go on; 143 stopped by
 import json
 import sys
 import time
-from pathlib import Path
 
+from tvjax import remote
 from tvjax.cli import exit_cleanly, read_flags, read_profile
 from tvjax.errors import reject
+from tvjax.parallel import processes
 
 
 def main(argv: list[str]) -> None:
@@ -28,18 +30,25 @@ def main(argv: list[str]) -> None:
     config, name, workdir, mode = read_flags(argv)
     if steps and mode != "train":
         raise reject("--mode", mode, "train, with --profile: there are no steps elsewhere")
-    folder = Path(workdir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    print(f"{mode}: {name} in {folder}", flush=True)
+    processes.join()
+    if processes.count() > 1 and not workdir:
+        raise reject("--workdir", workdir, "a folder: the processes share it, and go on with what it holds")
+    workdir = workdir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    print(f"{mode}: {name} in {workdir}", flush=True)
+    folder = remote.here(workdir)
     if mode != "report":
         from tvjax.experiments import EXPERIMENTS, experiment_of
         from tvjax.train.profile import Trace, tracing
 
         with tracing(Trace(*steps, folder / "profile") if steps else None):
             EXPERIMENTS[experiment_of(config)](config, folder, mode)
+    if not processes.first():
+        return
     from tvjax.report import summary_table, write_report
 
     page = write_report(folder)
     print(summary_table(json.loads((folder / "eval" / "summary.json").read_text())))
+    remote.push(folder)
     print(f"report: {page}")
 
 

@@ -1,5 +1,6 @@
 """A run is a function of its config: killed, stopped, or with a broken checkpoint, it ends with the same bits."""
 
+import json
 import os
 import shutil
 import signal
@@ -14,9 +15,10 @@ import pytest
 
 from tests.conftest import TINY, changed
 from tests.runs import Runs, logged, past, saving
-from tvjax.errors import RunError
+from tvjax.errors import RunError, UserError
 from tvjax.experiments import tvp
 from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.train import checkpoint
 from tvjax.train.checkpoint import Checkpoints
 from tvjax.train.state import TrainState
 from tvjax.train.stop import Stop, Stopped
@@ -152,7 +154,7 @@ def test_a_full_disk_ends_with_code_3_and_keeps_the_checkpoints_before(runs, tra
     assert code == 3, stderr
     assert stderr.count("\n") == 1 and "free some space" in stderr, stderr
     state, said = restored(trainer, kept)
-    assert state.step >= 20 and not said
+    assert state.step >= 20 and all("was not written to its end" in line for line in said)
     assert runs.finish(kept) == (0, "")
     assert_same_run(trainer, kept, runs.whole)
 
@@ -175,20 +177,66 @@ def test_a_loss_that_is_not_finite_ends_with_code_3(runs, tmp_path):
 
 def test_a_checkpoint_that_reads_as_other_values_is_not_used(tmp_path, monkeypatch):
     """As a reader would that does not notice a flipped bit: one bit of one array of the newest is another."""
-    state = lambda step: TrainState(step=jnp.asarray(step), params={"w": jnp.arange(6.0)}, opt_state={"m": jnp.ones(3)})
-    checkpoints = Checkpoints(tmp_path, keep=3)
-    for step in (1, 2):
-        checkpoints.save(state(step))
-    read = checkpoints._manager.restore
+    checkpoints = two_checkpoints(tmp_path)
+    read = checkpoint._arrays
 
-    def harmed(step, args):
-        found = read(step, args=args)
-        if step == 2 and "state" in found:
-            bits = found["state"]["params"]["w"].view(jnp.uint32)
-            found["state"]["params"]["w"] = bits.at[4].set(bits[4] ^ 1).view(jnp.float32)
+    def harmed(folder, abstract):
+        found = read(folder, abstract)
+        if folder.parent.name == "2":
+            bits = found["params"]["w"].view(jnp.uint32)
+            found["params"]["w"] = bits.at[4].set(bits[4] ^ 1).view(jnp.float32)
         return found
 
-    assert int(checkpoints.restore(state(0)).step) == 2
-    monkeypatch.setattr(checkpoints._manager, "restore", harmed)
-    assert int(checkpoints.restore(state(0)).step) == 1
+    assert int(checkpoints.restore(tiny_state(0)).step) == 2
+    monkeypatch.setattr(checkpoint, "_arrays", harmed)
+    assert int(checkpoints.restore(tiny_state(0)).step) == 1
     assert "params/w: not the bits that were saved" in checkpoints.skipped[0]
+
+
+def tiny_state(step: int) -> TrainState:
+    return TrainState(step=jnp.asarray(step), params={"w": jnp.arange(6.0)}, opt_state={"m": jnp.ones(3)})
+
+
+def two_checkpoints(folder: Path) -> Checkpoints:
+    checkpoints = Checkpoints(folder, keep=3, run="this")
+    for step in (1, 2):
+        checkpoints.save(tiny_state(step))
+    return checkpoints
+
+
+def test_a_half_written_checkpoint_is_skipped(tmp_path):
+    """As a kill leaves it: under its temporary name."""
+    two_checkpoints(tmp_path).finish()
+    shutil.move(tmp_path / "2", tmp_path / "2.orbax-checkpoint-tmp")
+    checkpoints = Checkpoints(tmp_path, keep=3, run="this")
+    assert int(checkpoints.restore(tiny_state(0)).step) == 1
+    assert checkpoints.skipped == ["2.orbax-checkpoint-tmp was not written to its end"]
+    checkpoints.drop_after(1)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_checkpoint_of_another_config_is_refused_by_name(tmp_path):
+    two_checkpoints(tmp_path).finish()
+    with pytest.raises(UserError, match=r"/2: a checkpoint of another config"):
+        Checkpoints(tmp_path, keep=3, run="other").restore(tiny_state(0))
+    assert int(Checkpoints(tmp_path, keep=3).restore(tiny_state(0)).step) == 2
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused_by_name(tmp_path):
+    two_checkpoints(tmp_path).finish()
+    about = tmp_path / "2" / "about" / "metadata"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"format": checkpoint.FORMAT + 1}))
+    with pytest.raises(UserError, match=r"step 2: format 2; accepted: up to 1"):
+        Checkpoints(tmp_path, keep=3, run="this").restore(tiny_state(0))
+
+
+def test_what_is_saved_is_what_was_there_when_it_was_asked_for(tmp_path):
+    """The state is donated to the next step while it is written."""
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    big = lambda: TrainState(step=jnp.asarray(1), params={"w": jnp.zeros((1000, 1000))}, opt_state={"m": jnp.ones(3)})
+    checkpoints, state = Checkpoints(tmp_path, keep=3), big()
+    checkpoints.save(state)
+    for _ in range(5):
+        state = step(state)
+    jax.block_until_ready(state)
+    assert_same_bits(jax.device_get(checkpoints.restore(big())), jax.device_get(big()))

@@ -21,6 +21,7 @@ from tvjax.experiments import rundir, tvp
 from tvjax.experiments.atv_tvp_settings import ATVTVPSettings, target_config
 from tvjax.experiments.atv_tvp_writer import Target, WriterExperiment
 from tvjax.files import read_json, write_json
+from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks import NO_SHIFT, draw, reference_scores
 from tvjax.train.loop import Trainer
@@ -179,7 +180,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     say(f"{mode}: {len(s.seeds)} writers for member {target.name} of {s.target.run or s.target.trained}")
     state = rundir.trained_state(trainer, folder, mode, say)
     say("evaluating")
-    with jax.set_mesh(trainer.mesh):
+    with jax.set_mesh(processes.own(trainer.mesh)):
         tasks, found = measure(experiment, state.params)
     summary = summarize(experiment, tasks, found)
     _write(experiment, tasks, found, folder, fingerprint)

@@ -1,6 +1,9 @@
 """The run directory: which config it belongs to, what it was made with, and how its training is begun or found."""
 
+import dataclasses
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -12,6 +15,7 @@ import jax
 
 from tvjax.errors import UserError, reject
 from tvjax.files import read_json, write_json
+from tvjax.parallel import processes
 from tvjax.train.loop import Trainer
 from tvjax.train.state import TrainState
 
@@ -42,6 +46,10 @@ def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:
 
     Raises `UserError` where it cannot be written, belongs to another config, or (unless `new`) holds no run.
     """
+    processes.on_first(lambda: _prepare(folder, config, new))
+
+
+def _prepare(folder: Path, config: Mapping[str, Any], new: bool) -> None:
     if not new:
         check_same(folder, config)
     try:
@@ -91,11 +99,28 @@ def run_once(
 
 
 def trained_state(trainer: Trainer, folder: Path, mode: str, say: Callable[[str], None]) -> TrainState:
-    """The state at the end of training, or with mode "eval" the newest that is kept. Raises `UserError` for none."""
-    state = trainer.run(folder, say) if mode == "train" else trainer.restore(folder, say)[1]
+    """The state at the end of training, or with mode "eval" the newest that is kept. Raises `UserError` for none.
+
+    Of several processes each gets all parameters, on its host: what is done with them is done by each alone.
+    """
+    run = run_of(folder)
+    state = trainer.run(folder, say, run) if mode == "train" else trainer.restore(folder, say, run)[1]
     if state is None:
         raise UserError(f"{folder}: no checkpoint to evaluate; accepted: the workdir of a run (--mode=train)")
-    return state
+    if processes.count() == 1:
+        return state
+    return dataclasses.replace(state, opt_state=None, **processes.fetch({"params": state.params, "best": state.best}))
+
+
+def run_of(folder: Path) -> str:
+    """Which run the checkpoints in `folder` are of: a hash of the nearest config.json, without what may change."""
+    path = next(
+        (place / "config.json" for place in (folder, *folder.parents) if (place / "config.json").is_file()), None
+    )
+    if path is None:
+        return ""
+    fixed = {name: value for name, value in flatten(read_json(path, A_RUN)).items() if name.split(".")[1] not in FREE}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def environment() -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tvjax.errors import reject
 from tvjax.experiments.settings import at_least
+from tvjax.parallel import processes
 from tvjax.tasks import records
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import TextTask, read_folder
@@ -56,5 +57,10 @@ def keep_tasks(tasks: Mapping[str, TextTask], folder: Path, say: Callable[[str],
     """Keep `tasks` in the run in `folder`, as array_record, unless they are."""
     if not records.available():
         say("tensorflow-datasets is not installed: the run keeps no copy of its tasks")
-    elif records.kept(folder / KEPT) is None:
-        records.keep(tasks, folder / KEPT)
+        return
+
+    def keep() -> None:
+        if records.kept(folder / KEPT) is None:
+            records.keep(tasks, folder / KEPT)
+
+    processes.on_first(keep)

@@ -26,6 +26,7 @@ from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer, load_model
 from tvjax.nn.pretrained.tokenizer import train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
+from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh, shard_batch
 from tvjax.tasks.text import Template, TextTask
 from tvjax.train.loop import TrainConfig, Trainer
@@ -173,6 +174,8 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     Raises `UserError` for a config or a folder that does not fit, `RunError` where the run cannot go on.
     """
     s = TextModelSettings.from_config(config)
+    if processes.count() > 1:
+        raise reject("processes", processes.count(), f"1: train the model in {folder} alone, then start all again")
     tasks = s.data.of_run(folder)
     rundir.prepare(folder, config, new=mode == "train")
     keep_tasks(tasks, folder, say)

@@ -16,6 +16,7 @@ from tvjax.experiments.tvp_settings import MeshConfig, TVPSettings
 from tvjax.files import write_json
 from tvjax.nn.decoder import Decoder
 from tvjax.nn.model import Model
+from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh, shard_batch
 from tvjax.tasks import NO_SHIFT, Prompt, draw
 from tvjax.train.loop import Trainer
@@ -208,6 +209,7 @@ def write(settings: TVPSettings, params: Any, folder: Path) -> dict[str, Any]:
 def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train (or with mode "eval" only load) what `config` asks for in `folder`, measure it, and return the summary.
 
+    Of several processes the first alone measures, and has a summary to return.
     Raises `UserError` for a config or a folder that does not fit, `RunError` where the run cannot go on.
     """
     settings = TVPSettings.from_config(config)
@@ -215,8 +217,10 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     rundir.prepare(folder, config, new=mode == "train")
     state = rundir.trained_state(trainer, folder, mode, say)
     say("evaluating")
-    with jax.set_mesh(trainer.mesh):
-        return write(settings, state.params, folder)
+    with jax.set_mesh(processes.own(trainer.mesh)):
+        summary: dict[str, Any] = {}
+        processes.on_first(lambda: summary.update(write(settings, state.params, folder)))
+    return summary
 
 
 def load(folder: Path, config: Mapping[str, Any], member: str | None = None) -> Model:
@@ -226,7 +230,7 @@ def load(folder: Path, config: Mapping[str, Any], member: str | None = None) -> 
     name = names[-1] if member is None else member
     if name not in names:
         raise reject("member", name, ", ".join(names))
-    _, state = make_trainer(settings).restore(folder, print)
+    _, state = make_trainer(settings).restore(folder, print, rundir.run_of(folder))
     if state is None:
         raise UserError(f"{folder}: no checkpoint in it; accepted: the workdir of a run that has saved one")
     return Model(jax.tree.map(lambda p: p[names.index(name)], state.params), settings.decoder, settings)

@@ -30,7 +30,12 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 
 
 def make_mesh(*, member: int = 1, data: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh over the first ``member * data * tensor`` devices. Raises `UserError` where there are fewer."""
+    """A mesh over the first ``member * data * tensor`` devices. Raises `UserError` where there are fewer.
+
+    Of several processes each must have its part: there a mesh of one device stands for `data` over all of them.
+    """
+    if jax.process_count() > 1 and member * data * tensor == 1:
+        data = jax.device_count()
     sizes = (member, data, tensor)
     for name, size in zip(AXES, sizes, strict=True):
         if size < 1:
@@ -39,6 +44,10 @@ def make_mesh(*, member: int = 1, data: int = 1, tensor: int = 1) -> Mesh:
     if count > found:
         raise reject(
             "config.mesh", dict(zip(AXES, sizes, strict=True)), f"a product of at most {found}, the devices here"
+        )
+    if jax.process_count() > 1 and count < found:
+        raise reject(
+            "config.mesh", dict(zip(AXES, sizes, strict=True)), f"a product of {found}, all devices of the job"
         )
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=jax.devices()[:count])
 

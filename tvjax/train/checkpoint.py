@@ -1,19 +1,22 @@
 """Checkpoints through orbax: all that touches orbax is here.
 
 A checkpoint is the whole `TrainState`; with the configuration it determines the rest of the run. It carries a sum of
-each array's bits: orbax reads some harmed files without a word, as other values. Saving is synchronous: a line of
-metrics that is on disk is never ahead of what a resumed run would compute.
+each array's bits, which orbax does not check: it reads some harmed files without a word, as other values. Every process
+writes the parts that it holds, while training goes on from a copy on the host: a checkpoint is there when all is
+written, and until then has another name. What is in the log is synchronized before, so the log is never behind.
 """
 
+import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 
 from tvjax.errors import RunError, UserError
+from tvjax.parallel import processes
 from tvjax.parallel.mesh import path_of
 from tvjax.train.state import Best, TrainState
 
@@ -21,66 +24,121 @@ FORMAT = 1
 
 
 class Checkpoints:
-    """The checkpoints of one run, in ``<workdir>/checkpoints``; the newest `keep` are kept."""
+    """The checkpoints of one run, in ``<workdir>/checkpoints``; the newest `keep` are kept.
 
-    def __init__(self, folder: Path, keep: int):
+    folder: a whole path here, or gs://BUCKET/PATH. run: which run they are of, a hash of its config; another's are
+    refused ("": it is not asked).
+    """
+
+    def __init__(self, folder: Any, keep: int, run: str = ""):
         for noisy in ("absl", "asyncio"):  # what fails is raised too: one line is enough
             logging.getLogger(noisy).setLevel(logging.CRITICAL + 1)
-        self._folder = folder.absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False, create=True)
+        self._folder, self._run = epath.Path(folder), run
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
-        self.skipped: list[str] = []
+        self._saving: int | None = None
+        self.skipped = [f"{path.name} was not written to its end" for path in self._half_written()]
+
+    def _half_written(self) -> list[epath.Path]:
+        """What a kill left of checkpoints: under temporary names, or where there is no renaming, without their mark."""
+        whole = {str(step) for step in self.steps()}
+        return [path for path in sorted(self._folder.iterdir()) if path.is_dir() and path.name not in whole]
 
     def steps(self) -> list[int]:
         """Steps of which there is a checkpoint, oldest first."""
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState) -> None:
-        """Save `state`. Raises `RunError` where the disk does not take it; earlier checkpoints stay."""
+        """Begin to save `state`; it may be changed as soon as this returns.
+
+        Raises `RunError` where the disk does not take it, or did not take the one before; earlier checkpoints stay.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        earlier = self.steps()
-        tree = _tree(state)
-        about = ocp.args.JsonSave({"format": FORMAT, "step": step, "sums": sums(tree)})
+        self.finish()
+        self._saving, tree = step, _tree(state)
+        about = ocp.args.JsonSave({"format": FORMAT, "step": step, "run": self._run, "sums": sums(tree)})
         try:
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(tree), about=about))
         except Exception as error:
-            kept = f"those of steps {earlier} are kept" if earlier else "there is none before it"
-            raise RunError(
-                f"the checkpoint of step {step} could not be saved ({_line(error)}); {kept}; "
-                "free some space and start the same command again"
-            ) from error
+            raise self._failed(error) from error
+
+    def finish(self) -> None:
+        """Return when what is being saved is saved. Raises `RunError` where it could not be."""
+        if self._saving is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(error) from error
+        self._saving = None
+
+    def _failed(self, error: Exception) -> RunError:
+        step, self._saving = self._saving, None
+        earlier = [other for other in self.steps() if other != step]
+        kept = f"those of steps {earlier} are kept" if earlier else "there is none before it"
+        return RunError(
+            f"the checkpoint of step {step} could not be saved ({_line(error)}); {kept}; "
+            "free some space and start the same command again"
+        )
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest state that reads whole, on the shardings of `abstract`; None where there is no checkpoint.
 
-        A checkpoint that does not read is named in `skipped` and the one before it is used. Raises `RunError` where
-        there are checkpoints and none reads, `UserError` for one of a newer format.
+        Whatever mesh it was saved on. One that does not read in every process, or was not written to its end, is named
+        in `skipped` and the one before it is used. Raises `RunError` where there are checkpoints and none reads,
+        `UserError` for one of a newer format or of another run.
         """
+        self.finish()
         for step in reversed(self.steps()):
+            found, wrong = None, ""
             try:
-                about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-                if about["format"] > FORMAT:
-                    raise UserError(f"checkpoint of step {step}: format {about['format']}; accepted: up to {FORMAT}")
-                target = ocp.args.StandardRestore(_tree(abstract))
-                tree = self._manager.restore(step, args=ocp.args.Composite(state=target))["state"]
-                changed = [path for path, total in sums(tree).items() if about["sums"].get(path) != total]
-                if changed:
-                    raise ValueError(f"{changed[0]}: not the bits that were saved")
-                return TrainState(**tree | ({"best": Best(**tree["best"])} if "best" in tree else {}))
+                found = self._read(step, _tree(abstract))
             except UserError:
                 raise
             except Exception as error:
-                self.skipped.append(f"checkpoint of step {step} does not read whole ({_line(error)})")
-        if self.skipped:
+                wrong = _line(error)
+            if not processes.anywhere(found is None):
+                assert found is not None
+                return TrainState(**found | ({"best": Best(**found["best"])} if "best" in found else {}))
+            wrong = wrong or "another process could not read it"
+            self.skipped.append(f"checkpoint of step {step} does not read whole ({wrong})")
+        if self.steps():
             raise RunError("; ".join(self.skipped) + ": no checkpoint is left; start in a new --workdir")
         return None
 
+    def _read(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+        """The arrays of a checkpoint, which are those that were saved. Raises whatever is wrong with it.
+
+        Its parts are read without orbax's manager, which would wait for processes that could not read theirs.
+        """
+        folder = self._folder / str(step)
+        about = json.loads((folder / "about" / "metadata").read_text())
+        if about["format"] > FORMAT:
+            raise UserError(f"checkpoint of step {step}: format {about['format']}; accepted: up to {FORMAT}")
+        if self._run and about.get("run", self._run) != self._run:
+            raise UserError(f"{folder}: a checkpoint of another config; accepted: those of the run in this folder")
+        tree = _arrays(folder / "state", abstract)
+        changed = [path for path, total in sums(tree).items() if about["sums"].get(path) != total]
+        if changed:
+            raise ValueError(f"{changed[0]}: not the bits that were saved")
+        return tree
+
     def drop_after(self, step: int) -> None:
-        """Delete checkpoints newer than `step`: those that did not read whole, which the run will write again."""
+        """Delete checkpoints newer than `step`, which did not read whole, and those not written to their end."""
         for newer in [s for s in self.steps() if s > step]:
             self._manager.delete(newer)
+        processes.on_first(self._clean)
+
+    def _clean(self) -> None:
+        for path in self._half_written():
+            path.rmtree()
+
+
+def _arrays(folder: epath.Path, abstract: dict[str, Any]) -> dict[str, Any]:
+    """The tree of arrays in `folder`, on the shardings of `abstract`."""
+    return ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(abstract))
 
 
 def sums(tree: Any) -> dict[str, int]:

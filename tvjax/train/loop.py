@@ -15,8 +15,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from tvjax import remote
 from tvjax.errors import RunError
 from tvjax.parallel import mesh as parallel
+from tvjax.parallel import processes
 from tvjax.train import profile
 from tvjax.train.checkpoint import Checkpoints
 from tvjax.train.flops import flops
@@ -97,31 +99,37 @@ class Trainer:
         self.evaluate = jax.jit(evaluate)
         self.keep_best = jax.jit(keep_best, donate_argnums=0, out_shardings=places)
 
-    def restore(self, folder: Path, say: Callable[[str], None]) -> tuple[Checkpoints, TrainState | None]:
-        """The checkpoints in `folder` and the newest state that reads whole, if there is one."""
-        checkpoints = Checkpoints(folder / "checkpoints", self.config.keep_checkpoints)
+    def restore(self, folder: Path, say: Callable[[str], None], run: str = "") -> tuple[Checkpoints, TrainState | None]:
+        """The checkpoints in `folder` and the newest state that reads whole, if any; run: see `Checkpoints`."""
+        checkpoints = Checkpoints(remote.there(folder) / remote.CHECKPOINTS, self.config.keep_checkpoints, run)
         with jax.set_mesh(self.mesh):
             state = checkpoints.restore(self.abstract)
         for line in checkpoints.skipped:
             say(f"{line}; the one before it is used")
         return checkpoints, state
 
-    def run(self, folder: Path, say: Callable[[str], None] = print) -> TrainState:
+    def run(self, folder: Path, say: Callable[[str], None] = print, run: str = "") -> TrainState:
         """Train to the end, going on from what `folder` holds, and return the last state.
 
-        Raises `RunError` where a loss is not finite or the disk is full, `Stopped` after SIGTERM.
+        run: see `Checkpoints`. Raises `RunError` where a loss is not finite or the disk is full, `Stopped` after
+        SIGTERM.
         """
-        checkpoints, state = self.restore(folder, say)
+        checkpoints, state = self.restore(folder, say, run)
         start = -1 if state is None else int(state.step)
+        checkpoints.drop_after(start)
         if state is not None:
-            checkpoints.drop_after(start)
             say(f"resuming after step {start}")
         recorder = _Recorder(folder, start, self)
         try:
             with jax.set_mesh(self.mesh), Stop() as stop:
-                return self._train(state, checkpoints, recorder, stop)
+                state = self._train(state, checkpoints, recorder, stop)
+        except (RunError, Stopped):  # in all processes alike; whatever else ends one does not wait for the others
+            checkpoints.finish()
+            raise
         finally:
             recorder.close()
+        checkpoints.finish()
+        return state
 
     def flops(self) -> Mapping[str, float]:
         """Those of the matrix products of one dispatch, over all devices, by dtype."""
@@ -159,7 +167,8 @@ class Trainer:
                 record(*waiting)
             waiting = (step, metrics)
             evaluate = step % c.evaluate_every == 0 or step == c.steps
-            save = step % c.checkpoint_every == 0 or step == c.steps or stop.asked
+            stopping = stop.asked()
+            save = step % c.checkpoint_every == 0 or step == c.steps or stopping
             if evaluate or save:
                 scores = evaluate_params(state.params, self._data, self._eval_key, self.hyper) if evaluate else {}
                 record(step, metrics, scores)
@@ -167,10 +176,10 @@ class Trainer:
             if evaluate and c.keep_best:
                 state = self.keep_best(state, scores[c.keep_best])
             if save:
-                record.log.sync()
+                record.sync()
                 with record.meter.saving():
                     checkpoints.save(state)
-                if stop.asked:
+                if stopping:
                     raise Stopped
         return state
 
@@ -179,11 +188,11 @@ class _Recorder:
     """Turns arrays ``[M, ...]`` into rows, one a member, for the log and the terminal; refuses what is not finite."""
 
     def __init__(self, folder: Path, start: int, trainer: Trainer):
-        config, self._names = trainer.config, trainer.names
-        self.log = MetricsLog(folder, start, tensorboard=config.tensorboard)
+        config, self._folder, self._names = trainer.config, folder, trainer.names
+        self._log = MetricsLog(folder, start, tensorboard=config.tensorboard) if processes.first() else None
         self.meter = Meter(
             max(start, 0),
-            self.log.before,
+            self._log.before if self._log else {},
             steps=config.log_every,
             examples=trainer.examples,
             flops=trainer.flops,
@@ -192,10 +201,10 @@ class _Recorder:
         self._progress = Progress(config.steps, max(start, 0), SHOWN)
 
     def __call__(self, step: int, metrics: dict[str, jax.Array], scores: dict[str, jax.Array] | None = None) -> None:
-        values = jax.device_get(metrics)
+        values = processes.fetch(metrics)
         if metrics:
             self.meter.ended(step)
-        values |= jax.device_get({f"eval_{name}": value for name, value in (scores or {}).items()})
+        values |= processes.fetch({f"eval_{name}": value for name, value in (scores or {}).items()})
         clock = self.meter.fields(step)
         rows: list[Row] = []
         for m, name in enumerate(self._names):
@@ -205,10 +214,18 @@ class _Recorder:
                     f"member {name}: the loss is not finite at step {step}; earlier checkpoints are kept; "
                     "try a smaller learning_rate in a new --workdir"
                 )
-        self.log.write(rows)
+        if self._log is not None:
+            self._log.write(rows)
         if metrics:
             self._progress.update(rows, clock["steps_per_second"])
 
+    def sync(self) -> None:
+        """Return when all rows are on disk, or where the run directory is."""
+        if self._log is not None:
+            self._log.sync()
+            remote.push(self._folder)
+
     def close(self) -> None:
         self._progress.close()
-        self.log.close()
+        if self._log is not None:
+            self._log.close()

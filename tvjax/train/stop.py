@@ -1,9 +1,20 @@
-"""SIGTERM ends a run at the next safe point, with a checkpoint saved and exit code 143."""
+"""SIGTERM ends a run at the next safe point, with a checkpoint saved and exit code 143.
 
+Of several processes it is enough that one is asked: jax's preemption service, which listens for SIGTERM from the moment
+that a job is joined, finds a boundary that none of them has passed, and all stop there.
+"""
+
+import itertools
 import signal
 from types import FrameType, TracebackType
 
+from jax.experimental import multihost_utils
+
+from tvjax.parallel import processes
+
 EXIT_CODE = 143
+_boundaries = itertools.count(1)
+"""The service wants a number for each boundary, one more than the last, also when a process trains several times."""
 
 
 class Stopped(SystemExit):
@@ -14,24 +25,32 @@ class Stopped(SystemExit):
 
 
 class Stop:
-    """While a block `with Stop() as stop` runs, SIGTERM sets `stop.asked` instead of ending the process.
+    """While a block `with Stop() as stop` runs, SIGTERM is what `stop.asked()` answers instead of the process's end.
 
     The block raises `Stopped` at its next safe point; where it ends before it looked again, its end does.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self._asked = False
+
+    def asked(self) -> bool:
+        """Whether to stop at this boundary: the same answer in all processes, each of which must ask at each."""
+        if processes.count() == 1:
+            return self._asked
+        return bool(multihost_utils.reached_preemption_sync_point(next(_boundaries)))
 
     def __enter__(self) -> "Stop":
-        self._before = signal.signal(signal.SIGTERM, self._ask)
+        if processes.count() == 1:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self._asked = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-        if self.asked and kind is None:
+        if processes.count() == 1:
+            signal.signal(signal.SIGTERM, self._before)
+        if self._asked and kind is None:
             raise Stopped

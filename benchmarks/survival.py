@@ -1,0 +1,174 @@
+"""Runs of several processes that are killed and start again by themselves: what is lost, and what comes out.
+
+    python benchmarks/survival.py --kills=20 --kills-a-run=5 --processes=2
+
+One run is left alone; the others are launched alike (tvjax/parallel/local.py), and a random one of their processes
+gets SIGKILL at random moments, from its first second to the end of the evaluation. Prints each kill, then one JSON
+object: how many steps a kill cost at most, and whether every run ended with the summary, the log and the exit code of
+the first.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "tvp_synthetic.py"
+INTERVAL = 20
+TINY = {
+    "model.num_layers": 2,
+    "model.width": 8,
+    "prompt.demonstrations": 2,
+    "population.prescribed_layer": (1,),
+    "train.batch": 8,
+    "train.log_every": 5,
+    "train.evaluate_every": 100,
+    "train.checkpoint_every": INTERVAL,
+    "train.tensorboard": False,
+    "evaluation.training_prompts": 8,
+    "evaluation.prompts": 8,
+    "evaluation.shifts": False,
+    "evaluation.probes": False,
+    "optimizer.warmup_steps": 4,
+}
+WALL_CLOCK = ("seconds", "steps_per_second")
+
+
+class Launched:
+    """A run of several processes, launched; what it says is kept in `said`."""
+
+    def __init__(self, folder: Path, processes: int, steps: int, restarts: int, cache: Path):
+        self.folder, self.said = folder, []
+        flags = {**TINY, "train.steps": steps, "mesh.data": processes}
+        words = [f"--config.{name}={value}" for name, value in flags.items()]
+        job = [str(processes), "--", f"--config={CONFIG}", f"--workdir={folder}", *words]
+        environment = os.environ | {
+            "RESTARTS": str(restarts),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "tvjax.parallel.local", *job],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.begun = time.monotonic()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        for line in self.process.stdout:
+            self.said.append(line)
+
+    def workers(self) -> list[int]:
+        """The process ids of its processes, by number."""
+        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True).stdout
+        return sorted(map(int, found.split()))
+
+    def logged(self) -> list[dict]:
+        """The whole lines of its log, without the clock."""
+        path = self.folder / "metrics.jsonl"
+        rows = [line for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+        return [{k: v for k, v in json.loads(row).items() if k not in WALL_CLOCK} for row in rows]
+
+    def resumed(self) -> list[int]:
+        """After which steps it went on, each time."""
+        return [int(step) for line in self.said for step in re.findall(r"resuming after step (\d+)", line)]
+
+    def kill(self, moment: float, luck: random.Random) -> int | None:
+        """SIGKILL to a random process after `moment` seconds: the last step in the log; None where the run is over."""
+        time.sleep(moment)
+        workers = self.workers()
+        if not workers or self.process.poll() is not None:
+            return None
+        victim = luck.choice(workers)
+        os.kill(victim, signal.SIGKILL)
+        last = max((row["step"] for row in self.logged()), default=0)
+        while self.process.poll() is None and set(self.workers()) & set(workers):
+            time.sleep(0.05)
+        return last
+
+    def result(self) -> tuple[int, bytes, list[dict]]:
+        """Exit code, the bytes of the summary, and the log: what two runs are compared by."""
+        code = self.process.wait()
+        path = self.folder / "eval" / "summary.json"
+        return code, path.read_bytes() if path.exists() else b"", self.logged()
+
+
+def lost_steps(run: Launched, killed_at: list[int]) -> list[int]:
+    """How many logged steps each kill cost: those between the step that it went on from and the last in the log.
+
+    A kill before the first checkpoint, or two in a row before the run went on, cost what was logged by then.
+    """
+    resumed, found = run.resumed(), []
+    for last in killed_at:
+        earlier = [step for step in resumed if step <= last]
+        found.append(last - max(earlier, default=0))
+    return found
+
+
+def survive(args: argparse.Namespace, folder: Path) -> dict:
+    """Kill runs until there were enough kills; the tally."""
+    luck, cache = random.Random(args.seed), folder / "compiled"
+    job = {"processes": args.processes, "steps": args.steps, "cache": cache}
+    for name in ("first", "whole"):  # the first compiles
+        whole = Launched(folder / name, restarts=0, **job)
+        expected = whole.result()
+        seconds = time.monotonic() - whole.begun
+    if expected[0]:
+        sys.exit("".join(whole.said))
+    print(f"a run left alone: {seconds:.0f} s", flush=True)
+    runs, kills, lost, same = 0, 0, [0], True
+    while kills < args.kills:
+        runs += 1
+        run = Launched(folder / f"run{runs}", restarts=args.kills, **job)
+        killed_at: list[int] = []
+        while len(killed_at) < min(args.kills_a_run, args.kills - kills):
+            last = run.kill(luck.uniform(0.0, seconds), luck)
+            if last is None:
+                break
+            killed_at.append(last)
+            print(f"run {runs}, kill {kills + len(killed_at)}: step {last} was logged", flush=True)
+        alike = run.result() == expected
+        if not alike:
+            print("".join(run.said[-20:]), flush=True)
+        kills, same = kills + len(killed_at), same and alike
+        lost += lost_steps(run, killed_at)
+        print(
+            f"run {runs}: {'the same bits' if alike else 'NOT the same bits'}, went on after {run.resumed()}",
+            flush=True,
+        )
+    return {
+        "runs": runs,
+        "kills": kills,
+        "steps_lost_at_most": max(lost),
+        "checkpoint_interval": INTERVAL,
+        "bit_identical": same,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills-a-run", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="tvjax-survival-") as folder:
+        print(json.dumps(survive(args, Path(folder))))
+
+
+if __name__ == "__main__":
+    main()

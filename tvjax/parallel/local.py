@@ -1,0 +1,198 @@
+"""Several processes on this machine, as on a pod: python -m tvjax.parallel.local N -- ARGUMENTS of tvjax.main
+
+  N                     processes, each with DEVICES_PER_PROCESS CPU devices (default: 1)
+  RESTARTS              how often the job starts again after a process was killed or hung (default: 3)
+
+Each process is `python -m tvjax.main ARGUMENTS`; what process 0 says is heard. When one ends badly all are ended, and
+the job ends with its exit code. SIGTERM goes to all, which save together (143). A process that was killed is noticed at
+once, one that hangs by the others, within 40 seconds; then the job goes on from its last whole checkpoint.
+"""
+
+import dataclasses
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from typing import IO
+
+from tvjax.errors import RunError, UserError, reject
+from tvjax.parallel.processes import LOST
+
+FINAL = (0, 2, 3, 130, 143)
+"""Exit codes that say what happened: the job is not started again."""
+SECOND = (LOST, -signal.SIGABRT)
+"""How a process ends because another was lost: it saw that itself, or jax's runtime ended it."""
+ENDING_SECONDS = 10.0
+"""After one process has ended because another was lost, the others do so within so long; one that hangs does not."""
+STOPPING_SECONDS = 90.0
+"""How long a job may take to save after SIGTERM."""
+OF_THE_RUNTIME = re.compile(r"\[Gloo\]|[EWIF]\d{4} |\s*@ +0x|\*\*\* Check failure")
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """How a job ended: the exit code, and the line that says who ended it and when ("": all is said)."""
+
+    code: int
+    line: str = ""
+
+
+class Job:
+    """N processes of one program that find each other on a port of this machine."""
+
+    def __init__(self, command: list[str], count: int, devices: int):
+        self._said: list[deque[str]] = [deque(maxlen=200) for _ in range(count)]
+        self._stopping = 0.0
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self._processes, self._listeners = [], []
+        for index in range(count):
+            environment = os.environ | {
+                "TVJAX_PROCESSES": str(count),
+                "TVJAX_PROCESS_ID": str(index),
+                "TVJAX_COORDINATOR": f"127.0.0.1:{port}",
+                "JAX_NUM_CPU_DEVICES": str(devices),
+            }
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=None if index == 0 else subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+            )
+            self._processes.append(process)
+            assert process.stderr is not None
+            self._listeners.append(threading.Thread(target=self._listen, args=(index, process.stderr), daemon=True))
+            self._listeners[-1].start()
+
+    def _listen(self, index: int, stream: IO[str]) -> None:
+        """Keep what a process says on stderr, but for the log of jax's runtime; what the first says is said at once."""
+        for line in stream:
+            if OF_THE_RUNTIME.match(line):
+                continue
+            self._said[index].append(line)
+            if index == 0:
+                print(line, end="", file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        """Ask all to save and end. May be called by a signal handler."""
+        self._stopping = self._stopping or time.monotonic()
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> End:
+        """Return when all have ended, or one ended badly and the others are ended."""
+        try:
+            while True:
+                codes = [process.poll() for process in self._processes]
+                bad = sorted((code in SECOND, index, code) for index, code in enumerate(codes) if code)
+                if self._stopping and time.monotonic() > self._stopping + STOPPING_SECONDS:
+                    return End(
+                        143, f"no answer to SIGTERM within {STOPPING_SECONDS:.0f} s; the last checkpoint is whole"
+                    )
+                if bad and not (self._stopping and None in codes):
+                    return self._lost(bad[0][2], bad[0][1])
+                if None not in codes:
+                    return End(0)
+                time.sleep(0.05)
+        finally:
+            self._end()
+
+    def _lost(self, code: int, index: int) -> End:
+        """What to say of the process that ended first, or of the one that it waited for."""
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        if code in FINAL:
+            self._hear(index)
+            return End(code)
+        count = len(self._processes)
+        if code in SECOND:
+            limit = time.monotonic() + ENDING_SECONDS
+            while time.monotonic() < limit and self._running():
+                time.sleep(0.05)
+            if hung := self._running():
+                return End(LOST, f"process {hung[0]} of {count} stopped answering, noticed at {when}")
+            codes = [process.poll() or 0 for process in self._processes]
+            code, index = next(((other, i) for i, other in enumerate(codes) if other not in SECOND), (code, index))
+        if code > 0:
+            self._hear(index)
+            return End(code, f"process {index} of {count} ended with code {code} at {when}")
+        return End(LOST, f"process {index} of {count} was ended by {signal.Signals(-code).name} at {when}")
+
+    def _running(self) -> list[int]:
+        return [index for index, process in enumerate(self._processes) if process.poll() is None]
+
+    def _hear(self, index: int) -> None:
+        """Say what a process said, where it is not the first, which was heard, and the first said nothing."""
+        self._listeners[index].join(timeout=5)
+        if index and not any(line.startswith("tvjax: ") for line in self._said[0]):
+            print("".join(self._said[index]), end="", file=sys.stderr, flush=True)
+
+    def _end(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        for listener in self._listeners:
+            listener.join(timeout=5)
+
+
+def run(command: list[str], count: int, devices: int, restarts: int) -> int:
+    """Run the job, start it again where a process was lost, and return its exit code.
+
+    Raises `RunError` where it was lost more than `restarts` times.
+    """
+    job: Job | None = None
+    asked = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+        if job is not None:
+            job.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process: they end by themselves
+    for restart in range(restarts + 1):
+        job = Job(command, count, devices)
+        if asked:
+            job.stop()
+        end = job.wait()
+        again = end.code == LOST and not asked
+        left = restarts - restart
+        if end.line:
+            what = f"starting again ({restart + 1} of {restarts})" if again and left else "not started again"
+            print(f"tvjax: {end.line}; {what}", file=sys.stderr, flush=True)
+        if not again:
+            return 143 if asked and end.code == LOST else end.code
+    raise RunError(f"a process was lost {restarts + 1} times; checkpoints are kept; the same command goes on from them")
+
+
+def main(argv: list[str]) -> int:
+    """Read the command line and run the job. Raises `UserError`."""
+    count, *rest = argv[1:] or [""]
+    if not count.isdigit() or int(count) < 1 or rest[:1] != ["--"]:
+        raise reject("command line", " ".join(argv[1:]), "N -- ARGUMENTS, N processes and what tvjax.main is given")
+    numbers = {}
+    for name, usual, least in (("DEVICES_PER_PROCESS", "1", 1), ("RESTARTS", "3", 0)):
+        given = os.environ.get(name, usual)
+        if not given.isdigit() or int(given) < least:
+            raise reject(name, given, f"a number, {least} or more")
+        numbers[name] = int(given)
+    command = [sys.executable, "-m", "tvjax.main", *rest[1:]]
+    return run(command, int(count), numbers["DEVICES_PER_PROCESS"], numbers["RESTARTS"])
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv))
+    except (UserError, RunError) as error:
+        print(f"tvjax: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,149 @@
+"""Several processes that run one program, each on devices of its own: how they join, share, agree and end together.
+
+`jax.distributed` is the engine. A launcher names the job in the environment:
+
+    TVJAX_PROCESSES      how many there are; or "auto": jax finds them by itself (Slurm, TPU pods, Open MPI, Kubernetes)
+    TVJAX_PROCESS_ID     which of them this one is, from 0
+    TVJAX_COORDINATOR    host:port at which process 0 can be reached
+
+All processes run the same lines on the same values. Arrays of a mesh over all of them lie in parts; what is computed
+from other arrays, each process computes on its own. The first alone writes files and talks; it is process 0.
+jax is imported when it is used: the command line refuses bad input without waiting for it.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from tvjax.errors import RunError, UserError
+
+HEARTBEAT_SECONDS = 20
+"""A process that says nothing for so long is lost, and the others end: within twice as long at most."""
+
+LOST = 75
+"""The exit code where another process was lost: the same command, on all, goes on from the last checkpoint."""
+
+_LINE_BYTES = 2048
+_SIGNS_OF_LOSS = re.compile(
+    r"[Gg]loo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|[Cc]onnection (reset|closed|refused)"
+)
+_place = {"index": 0, "count": 1}
+
+
+def join() -> None:
+    """Join the job that the environment names; nothing where it names none. Call it before jax has any device.
+
+    Raises `UserError` where the environment names no whole job.
+    """
+    named = os.environ.get("TVJAX_PROCESSES", "")
+    if not named:
+        return
+    import jax
+
+    job: dict[str, Any] = {}
+    if named != "auto":
+        try:
+            job = {"num_processes": int(named), "process_id": int(os.environ["TVJAX_PROCESS_ID"])}
+            job["coordinator_address"] = os.environ["TVJAX_COORDINATOR"]
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"TVJAX_PROCESSES={named}: {error}; accepted: auto, or a number, with TVJAX_PROCESS_ID (a number) and "
+                "TVJAX_COORDINATOR (host:port)"
+            ) from None
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # Programs with collectives that run at the same time on a CPU can wait for each other for ever.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    try:
+        jax.distributed.initialize(**job, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    except ValueError as error:
+        raise UserError(f"TVJAX_PROCESSES={named}: {error}; accepted: auto where jax can tell the job") from None
+    _place.update(index=jax.process_index(), count=jax.process_count())
+    if not first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def count() -> int:
+    """How many processes the job has."""
+    return _place["count"]
+
+
+def index() -> int:
+    """Which of them this one is."""
+    return _place["index"]
+
+
+def first() -> bool:
+    """Whether this is the one that writes and talks."""
+    return index() == 0
+
+
+def fetch(tree: Any) -> Any:
+    """The arrays of `tree`, whole, on the host of every process, wherever their parts lie. All must call it."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    def whole(x: Any) -> Any:
+        """An array that this process can read."""
+        apart = isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
+        return multihost_utils.process_allgather(x, tiled=True) if apart else x
+
+    return jax.device_get(jax.tree.map(whole, tree))
+
+
+def own(mesh: Any) -> Any:
+    """The mesh on which this process computes what is its own: `mesh`, or of several processes one of a device here."""
+    if count() == 1:
+        return mesh
+    import jax
+
+    axes = mesh.axis_names
+    return jax.make_mesh((1,) * len(axes), axes, axis_types=mesh.axis_types, devices=jax.local_devices()[:1])
+
+
+def on_first(do: Callable[[], Any]) -> None:
+    """Do something in the first process while the others wait for it.
+
+    Raises in all of them the `UserError` or `RunError` that it raises.
+    """
+    if count() == 1:
+        do()
+        return
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    said = np.zeros(_LINE_BYTES, np.uint8)
+    if first():
+        try:
+            do()
+        except (UserError, RunError) as error:
+            line = bytes([error.exit_code]) + str(error).encode()[: _LINE_BYTES - 1]
+            said[: len(line)] = np.frombuffer(line, np.uint8)
+    heard = bytes(multihost_utils.broadcast_one_to_all(said))
+    if heard[0]:
+        kind = UserError if heard[0] == UserError.exit_code else RunError
+        raise kind(heard[1:].rstrip(b"\0").decode(errors="replace"))
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether `flag` is true in any process: the same answer in all. All must call it."""
+    if count() == 1:
+        return flag
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether an error of jax's runtime says that another process of the job no longer answers."""
+    return count() > 1 and type(error).__name__ == "JaxRuntimeError" and bool(_SIGNS_OF_LOSS.search(str(error)))
+
+
+def leave(code: int) -> None:
+    """End this process of several at once: nobody waits for it. Does nothing where it is alone."""
+    if count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

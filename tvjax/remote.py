@@ -1,0 +1,71 @@
+"""A run directory on object storage, as gs://BUCKET/RUN: a folder here stands for it.
+
+A store of objects has no file to append to. So everything but the checkpoints, all of it small, lies in a folder of
+this machine, which is filled from the store when a run starts, and copied there with every checkpoint and at the end.
+The checkpoints go to the store itself, from every process.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from tvjax.parallel import processes
+
+CHECKPOINTS = "checkpoints"
+
+
+def here(workdir: str) -> Path:
+    """The folder in which a run works: `workdir` itself, or the one that stands for it, filled with what is there."""
+    if "://" not in workdir:
+        return Path(workdir)
+    name = f"{hashlib.sha256(workdir.encode()).hexdigest()[:16]}-{processes.index()}"
+    folder = Path(tempfile.gettempdir()) / "tvjax" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _address(folder).write_text(workdir)
+    _copy(there(folder), folder)
+    return folder
+
+
+def there(folder: Path) -> Any:
+    """Where the checkpoints of a run in `folder` are, as an `epath.Path`: beside it, or at the same place remotely."""
+    folder = folder.absolute()
+    for place in (folder, *folder.parents[:-1]):
+        if _address(place).is_file():
+            return _at(_address(place).read_text()) / folder.relative_to(place).as_posix()
+    return _at(str(folder))
+
+
+def _at(address: str) -> Any:
+    return epath.Path(address)
+
+
+def push(folder: Path) -> None:
+    """Copy what the first process wrote in `folder` to where it is to stay; nothing where that is `folder`."""
+    target = there(folder)
+    if processes.first() and target != _at(str(folder.absolute())):
+        _copy(folder, target)
+
+
+def _address(folder: Path) -> Path:
+    """The file beside a folder that says what it stands for."""
+    return folder.with_name(f"{folder.name}.remote")
+
+
+def _copy(source: Any, target: Any) -> None:
+    """Copy the files under `source` that `target` has not, or has otherwise; the checkpoints are where they are."""
+    if not source.exists():
+        return
+    for path in source.iterdir():
+        if path.is_dir():
+            if path.name != CHECKPOINTS:
+                _copy(path, target / path.name)
+            continue
+        content, copy = path.read_bytes(), target / path.name
+        if not copy.exists() or copy.read_bytes() != content:
+            target.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(content)
