@@ -1,0 +1,97 @@
+"""What a chip can do at most, as data with its sources: what plans and utilizations are measured against."""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+GB = 1e9
+TERA = 1e12
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One kind of device, by its vendor's figures.
+
+    flops: FLOP/s of matrix products by dtype, float32 at JAX's default precision (one bfloat16 pass on a TPU, TF32 on
+    an NVIDIA GPU). memory: bytes; bandwidth: bytes/s of it; link: bytes/s that one chip can send to others of its
+    slice or node. kinds: what `device_kind` calls it. slices: the prefix of a slice's name, for the TPU compiler, and
+    axes: how many a slice has; chips: most in a slice.
+    """
+
+    name: str
+    platform: Literal["tpu", "gpu", "cpu"]
+    flops: Mapping[str, float]
+    memory: float
+    bandwidth: float
+    link: float
+    source: str
+    kinds: tuple[str, ...] = ()
+    slices: str = ""
+    axes: int = 0
+    chips: int = 0
+
+
+def _tpu(name: str, tera: float, memory: float, bandwidth: float, link: float, **more: object) -> Chip:
+    flops = dict.fromkeys(("bfloat16", "float32"), tera * TERA)
+    source = f"Google Cloud documentation, 'TPU {name.removeprefix('tpu-')}', key specifications"
+    numbers = (memory * GB, bandwidth * GB, link * GB)
+    return Chip(name, "tpu", flops, *numbers, source, slices=name.removeprefix("tpu-"), **more)  # type: ignore[arg-type]
+
+
+def _gpu(name: str, bf16: float, tf32: float, memory: float, bandwidth: float, link: float, source: str) -> Chip:
+    flops = {"bfloat16": bf16 * TERA, "float32": tf32 * TERA}
+    kind = "NVIDIA " + name.split("-")[0].upper()
+    return Chip(name, "gpu", flops, memory * GB, bandwidth * GB, link * GB, source, kinds=(kind,))
+
+
+# Links: the vendors' figures count both directions (GB/s), or bits of one (Gbit/s); these are bytes of one.
+CHIPS: dict[str, Chip] = {
+    chip.name: chip
+    for chip in (
+        _tpu("tpu-v4", 275, 32, 1228, 300, kinds=("TPU v4",), axes=3, chips=4096),
+        _tpu("tpu-v5e", 197, 16, 819, 200, kinds=("TPU v5 lite", "TPU v5e"), axes=2, chips=256),
+        _tpu("tpu-v5p", 459, 95, 2765, 600, kinds=("TPU v5", "TPU v5p"), axes=3, chips=6144),
+        _tpu("tpu-v6e", 918, 32, 1600, 400, kinds=("TPU v6 lite", "TPU v6e"), axes=2, chips=256),
+        _gpu("a100-40g", 312, 156, 40, 1555, 300, "NVIDIA A100 data sheet, SXM"),
+        _gpu("a100-80g", 312, 156, 80, 2039, 300, "NVIDIA A100 data sheet, SXM"),
+        _gpu("h100", 989.4, 494.7, 80, 3350, 450, "NVIDIA H100 data sheet, SXM, without sparsity"),
+        _gpu("h200", 989.4, 494.7, 141, 4800, 450, "NVIDIA H200 data sheet, SXM, without sparsity"),
+        Chip(
+            "cpu",
+            "cpu",
+            {"float32": 80e9, "bfloat16": 80e9},
+            8 * GB,
+            20 * GB,
+            10 * GB,
+            "nominal, of no machine: one core, two AVX2 products of 8 floats a cycle at 2.5 GHz",
+        ),
+    )
+}
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The row of a device, by its `device_kind`; None where the table has none (a CPU's is nominal, so it has none)."""
+    found = [chip for chip in CHIPS.values() if any(_is(device_kind, kind) for kind in chip.kinds)]
+    if "40GB" in device_kind:  # otherwise the larger one: the smaller says so
+        return found[0] if found else None
+    return found[-1] if found else None
+
+
+def _is(device_kind: str, kind: str) -> bool:
+    """TPUs are called by one name; NVIDIA adds the form and the memory to that of the family."""
+    return device_kind == kind or (kind.startswith("NVIDIA") and re.match(kind + r"\b", device_kind) is not None)
+
+
+def slice_shape(chip: Chip, devices: int) -> tuple[int, ...] | None:
+    """The most cubic shape of a slice of so many chips, powers of two along its axes; None where there is none."""
+    if devices < 1 or devices & (devices - 1) or devices > chip.chips:
+        return None
+    logs = range(int(math.log2(devices)) + 1)
+    shapes = [s for s in itertools.product(logs, repeat=chip.axes) if sum(s) == int(math.log2(devices))]
+    if not shapes:
+        return None
+    best = min((tuple(sorted(s)) for s in shapes), key=lambda s: s[-1] - s[0])
+    return tuple(2**n for n in best)
