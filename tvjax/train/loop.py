@@ -72,7 +72,7 @@ class Trainer:
         eval_key: jax.Array,
     ):
         self.config, self.mesh, self.names, self.hyper = config, mesh, names, hyper
-        self._data, self._eval_key = experiment.data(), eval_key
+        self.data, self._eval_key = parallel.place(mesh, experiment.data()), eval_key
         tx = optimizer(optimizer_config)
         step = make_step(experiment, tx, schedule(optimizer_config, config.steps))
 
@@ -87,7 +87,7 @@ class Trainer:
             members = jax.vmap(experiment.evaluate, in_axes=(0, None, None, 0), spmd_axis_name="member")
             return members(params, data, key, hyper)
 
-        shapes = jax.eval_shape(init, hyper, self._data)
+        shapes = jax.eval_shape(init, hyper, self.data)
         places = parallel.shardings(mesh, shapes, members=True)
         self.abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, places)
         self.init = jax.jit(init, out_shardings=places)
@@ -124,9 +124,9 @@ class Trainer:
     def compile(self) -> list[Callable[..., Any]]:
         """`init`, `dispatch` and `evaluate`, compiled side by side: most of what a run waits for before its first."""
         programs = [
-            self.init.lower(self.hyper, self._data),
-            self.dispatch.lower(self.abstract, self._data, self.hyper),
-            self.evaluate.lower(self.abstract.params, self._data, self._eval_key, self.hyper),
+            self.init.lower(self.hyper, self.data),
+            self.dispatch.lower(self.abstract, self.data, self.hyper),
+            self.evaluate.lower(self.abstract.params, self.data, self._eval_key, self.hyper),
         ]
         with ThreadPoolExecutor(len(programs)) as pool:
             options = parallel.compiler_options()
@@ -138,12 +138,12 @@ class Trainer:
             return state
         init, dispatch, evaluate_params = self.compile()
         if state is None:
-            state = init(self.hyper, self._data)
-            record(0, {}, evaluate_params(state.params, self._data, self._eval_key, self.hyper))
+            state = init(self.hyper, self.data)
+            record(0, {}, evaluate_params(state.params, self.data, self._eval_key, self.hyper))
         step = int(state.step)
         waiting: tuple[int, Any] | None = None
         while step < c.steps:
-            state, metrics = dispatch(state, self._data, self.hyper)
+            state, metrics = dispatch(state, self.data, self.hyper)
             step += c.log_every
             if waiting:
                 record(*waiting)
@@ -151,7 +151,7 @@ class Trainer:
             evaluate = step % c.evaluate_every == 0 or step == c.steps
             save = step % c.checkpoint_every == 0 or step == c.steps or stop.asked
             if evaluate or save:
-                scores = evaluate_params(state.params, self._data, self._eval_key, self.hyper) if evaluate else {}
+                scores = evaluate_params(state.params, self.data, self._eval_key, self.hyper) if evaluate else {}
                 record(step, metrics, scores)
                 waiting = None
             if evaluate and c.keep_best:
