@@ -5,6 +5,7 @@
   --config.FIELD=VALUE     change one field, e.g. --config.train.steps=200 or --config.population.seed="(0,1)"
   --workdir=DIR            the run directory; what it holds is gone on with (default: a new one, runs/NAME-DATE)
   --mode=train|eval|report train, evaluate and report; or only from the second, or the third, on (default: train)
+  --mode=plan              compile for --config.plan.devices=N of --config.plan.hardware=NAME and say what it would take
 
 Exit codes: 0 done; 2 the input is wrong; 3 the run cannot go on; 143 stopped by SIGTERM, with a checkpoint saved.
 """
@@ -25,6 +26,11 @@ def main(argv: list[str]) -> None:
     config, name, workdir, mode = read_flags(argv)
     folder = Path(workdir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     print(f"{mode}: {name} in {folder}", flush=True)
+    if mode == "plan":
+        from tvjax.experiments.planned import plan
+
+        plan(config, folder)
+        return
     if mode != "report":
         from tvjax.experiments import EXPERIMENTS, experiment_of
 

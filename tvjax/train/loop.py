@@ -121,13 +121,18 @@ class Trainer:
         finally:
             recorder.close()
 
+    def lower(self) -> dict[str, Any]:
+        """`init`, `dispatch` and `evaluate`, lowered for what they are run with, by its shapes alone."""
+        hyper, key = jax.eval_shape(lambda *given: given, self.hyper, self._eval_key)
+        return {
+            "init": self.init.lower(hyper, self.data),
+            "dispatch": self.dispatch.lower(self.abstract, self.data, hyper),
+            "evaluate": self.evaluate.lower(self.abstract.params, self.data, key, hyper),
+        }
+
     def compile(self) -> list[Callable[..., Any]]:
         """`init`, `dispatch` and `evaluate`, compiled side by side: most of what a run waits for before its first."""
-        programs = [
-            self.init.lower(self.hyper, self.data),
-            self.dispatch.lower(self.abstract, self.data, self.hyper),
-            self.evaluate.lower(self.abstract.params, self.data, self._eval_key, self.hyper),
-        ]
+        programs = list(self.lower().values())
         with ThreadPoolExecutor(len(programs)) as pool:
             options = parallel.compiler_options()
             return list(pool.map(lambda program: program.compile(compiler_options=options), programs))
