@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.generator.kind = "model"  # model: one of its own, trained on; target: the target's first blocks, frozen
     config.generator.path = ""  # a Hugging Face folder, e.g. of GPT-2; "": the small model of config.training.generator
     config.generator.trained = "runs/atv_generator"
+    config.generator.dtype = "float32"  # of its activations: float32, bfloat16; its parameters are float32
     config.generator.below = 1  # blocks of the target, where kind is target
     config.generator.template = ()  # (before, between, after), how it is shown a query; (): as the target is
     config.generator.demonstrations = 6  # those that it reads in atv_shown

@@ -194,9 +194,9 @@ def test_every_rule_finds_parameters_and_their_optimizer_state():
                 assert given == (axis if size % 2 == 0 else None), path  # an odd vocabulary is whole everywhere
 
 
-def atv_trainer(mesh: dict[str, int]) -> Trainer:
+def atv_trainer(mesh: dict[str, int], devices: Any = None, dtype: str = "float32") -> Trainer:
     """ATV with a small random target and generator, on random examples."""
-    sizes = {"inputs": "tokens", "vocab_size": 12, "num_outputs": 12, "num_heads": 2, "unroll": 1}
+    sizes = {"inputs": "tokens", "vocab_size": 12, "num_outputs": 12, "num_heads": 2, "unroll": 1, "dtype": dtype}
     target = DecoderConfig(**sizes, num_layers=2, width=16, positions="rotary", norm="rmsnorm", bias=False)
     generator = DecoderConfig(**sizes, num_layers=1, width=8, max_positions=8, tied_readout=True, unbiased=("readout",))
     random = np.random.default_rng(0)
@@ -228,7 +228,9 @@ def atv_trainer(mesh: dict[str, int]) -> Trainer:
     hyper["examples"] = jnp.full(2, count)
     train = TrainConfig(steps=STEPS, log_every=5, evaluate_every=STEPS, checkpoint_every=STEPS)
     optimizer = OptimizerConfig(warmup_steps=4, clip_norm=1.0)
-    return Trainer(experiment, train, optimizer, make_mesh(**mesh), ("a", "b"), hyper, jax.random.key(0))
+    return Trainer(
+        experiment, train, optimizer, make_mesh(**mesh, devices=devices), ("a", "b"), hyper, jax.random.key(0)
+    )
 
 
 def train_atv(trainer: Trainer) -> tuple[np.ndarray, Any, Any]:

@@ -69,12 +69,12 @@ def _models(
     if found[1].source.tokenizer is None:
         raise reject("config.generator.path", s.generator.path, "a folder with a tokenizer.json")
     params = {name: value for name, value in found[1].params.items() if name != "readout"}
-    return found[0], Model(params, headless(found[1].config), found[1].source)
+    return found[0], Model(params, headless(found[1].config, s.generator.dtype), found[1].source)
 
 
-def headless(config: DecoderConfig) -> DecoderConfig:
+def headless(config: DecoderConfig, dtype: str) -> DecoderConfig:
     """A generator's decoder: its readout is never used, so that of its embedding stands for it."""
-    return dataclasses.replace(config, tied_readout=True, unroll=0)
+    return dataclasses.replace(config, tied_readout=True, unroll=0, dtype=dtype)
 
 
 def _tasks(s: ATVSettings, folder: Path) -> dict[str, TextTask]:

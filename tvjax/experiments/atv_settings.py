@@ -48,13 +48,15 @@ class TargetConfig:
 class GeneratorConfig:
     """What reads queries: a model of its own (a folder, or that of the run `trained`), or the target's first blocks.
 
-    template: how it is shown a query; () is as the target is. demonstrations: those that it reads in `atv_shown`, and
+    dtype: of its activations; its parameters, which are trained, are float32. template: how it is shown a query; () is
+    as the target is. demonstrations: those that it reads in `atv_shown`, and
     draws: in how many choices for each example.
     """
 
     kind: Literal["model", "target"] = "model"
     path: str = ""
     trained: str = "runs/atv_generator"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     below: int = 1
     template: tuple[str, ...] = ()
     demonstrations: int = 6

@@ -150,7 +150,7 @@ def _atv(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     given, generator = {"target": abstract_params(target)}, None
     if s.generator.kind == "model":
         read = _model(s.generator.path, "config.generator.path", "float32", training.get("generator"), 0)
-        generator = atv.headless(read)
+        generator = atv.headless(read, s.generator.dtype)
         given["generator"] = {name: leaf for name, leaf in abstract_params(read).items() if name != "readout"}
     examples = {"train": (len(s.tasks.trained), s.examples.examples), "dev": (len(s.tasks.trained), s.evaluation.dev)}
     made = {split: _examples(c, len(s.templates), *size) for split, size in examples.items()}

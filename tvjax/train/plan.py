@@ -69,6 +69,8 @@ def _compiled(lowered: Any, trainer: Trainer, chip: Chip) -> Plan:
     program = read(compiled.as_text(), trainer.mesh)
     return {
         "bytes": {"activations": memory.temp_size_in_bytes, "peak": peak + memory.temp_size_in_bytes},
+        "bytes_donated": memory.alias_size_in_bytes,
+        "callbacks": program.callbacks,
         **work(program, chip),
     }
 
