@@ -41,6 +41,8 @@ from tvjax.tasks.text import Template, TextTask, some
 from tvjax.vectors import store
 from tvjax.vectors.adapters import Queries
 
+UNROLLED = 6
+"""Layers that a generator may have and be unrolled, which is faster on a CPU."""
 OURS = ("atv_last", "atv_all", "atv_shown")
 
 
@@ -73,8 +75,11 @@ def _models(
 
 
 def headless(config: DecoderConfig, dtype: str) -> DecoderConfig:
-    """A generator's decoder: its readout is never used, so that of its embedding stands for it."""
-    return dataclasses.replace(config, tied_readout=True, unroll=0, dtype=dtype)
+    """A generator's decoder: its readout is never used, so that of its embedding stands for it. Only a small one is
+    unrolled: of GPT-2's twelve layers a program with all of them takes minutes to compile.
+    """
+    unroll = 0 if config.num_layers <= UNROLLED else 1
+    return dataclasses.replace(config, tied_readout=True, unroll=unroll, dtype=dtype)
 
 
 def _tasks(s: ATVSettings, folder: Path) -> dict[str, TextTask]:
