@@ -34,7 +34,7 @@ def get_config(variant: str = "released_code") -> ConfigDict:
 
     config.target.path = "Meta-Llama-3-8B"  # a Hugging Face folder
     config.target.dtype = "float16"  # as theirs; in bfloat16 vectors of lambda 0.001 are rounded away
-    config.target.remat = True
+    config.target.remat = "full"
     config.generator.path = "gpt2"  # a Hugging Face folder; float32
     config.generator.template = ("Q: ", " \n A:", "\n\n")
     config.training = ConfigDict()  # nothing is trained for want of a path

@@ -17,12 +17,15 @@ def get_config() -> ConfigDict:
     config.target.path = ""  # a Hugging Face folder; "": the small model of config.training.target
     config.target.dtype = ""  # float32, bfloat16, float16; "": that of the folder's tensors
     config.target.trained = "runs/text_model"  # where the small model is, or is trained once; used if path is ""
-    config.target.remat = False  # recompute its activations in the backward pass: less memory, more time
+    config.target.remat = (
+        "none"  # activations that the backward pass computes again: none, full, dots (all but products)
+    )
 
     config.generator = ConfigDict()  # what reads a query
     config.generator.kind = "model"  # model: one of its own, trained on; target: the target's first blocks, frozen
     config.generator.path = ""  # a Hugging Face folder, e.g. of GPT-2; "": the small model of config.training.generator
     config.generator.trained = "runs/atv_generator"
+    config.generator.dtype = "float32"  # of its activations: float32, bfloat16; its parameters are float32
     config.generator.below = 1  # blocks of the target, where kind is target
     config.generator.template = ()  # (before, between, after), how it is shown a query; (): as the target is
     config.generator.demonstrations = 6  # those that it reads in atv_shown
@@ -121,5 +124,6 @@ def get_config() -> ConfigDict:
     config.mesh = ConfigDict()  # devices along each axis
     config.mesh.member = 1  # share the seeds
     config.mesh.data = 1  # share the batch
-    config.mesh.tensor = 1  # share the heads and hidden channels of a generator that is trained
+    config.mesh.fsdp = 1  # share the batch and the parameters, of which each device gathers a layer when it needs it
+    config.mesh.tensor = 1  # share the heads and hidden channels
     return config

@@ -65,5 +65,6 @@ def get_config(task: str = "linear") -> ConfigDict:
     config.mesh = ConfigDict()  # devices along each axis; the product may be at most the number of devices
     config.mesh.member = 1  # share the writers
     config.mesh.data = 1  # share the batch
+    config.mesh.fsdp = 1  # share the batch and the parameters, of which each device gathers a layer when it needs it
     config.mesh.tensor = 1  # share the heads and hidden channels of the generator
     return config

@@ -130,7 +130,9 @@ def get_config(task: str = "linear") -> ConfigDict:
     config.model.mlp = "gelu"  # gelu, gated_silu
     config.model.bias = True  # biases in linear maps and norms
     config.model.unroll = 0  # layers unrolled in one iteration of the scan over layers; 0: all (fastest on a CPU)
-    config.model.remat = False  # recompute activations in the backward pass: less memory, more time
+    config.model.remat = (
+        "none"  # activations that the backward pass computes again: none, full, dots (all but products)
+    )
     config.model.dtype = "float32"  # of activations: float32, bfloat16
     config.model.param_dtype = "float32"  # of parameters
 
@@ -151,6 +153,7 @@ def get_config(task: str = "linear") -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.batch = 32  # prompts a step
+    config.train.micro_batches = 1  # parts of a batch, one after another: less memory
     config.train.steps = 3500
     config.train.log_every = 50  # steps in one dispatch to the device, and in one line of metrics
     config.train.evaluate_every = 100  # steps between two evaluations of all layers
@@ -178,6 +181,7 @@ def get_config(task: str = "linear") -> ConfigDict:
     config.mesh = ConfigDict()  # devices along each axis; the product may be at most the number of devices
     config.mesh.member = 1  # share the members
     config.mesh.data = 1  # share the batch
+    config.mesh.fsdp = 1  # share the batch and the parameters, of which each device gathers a layer when it needs it
     config.mesh.tensor = 1  # share the heads and hidden channels
 
     TASKS[task](config)

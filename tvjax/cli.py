@@ -1,5 +1,6 @@
 """The door of the command line: flags are read here, and every way to end has its exit code and one line."""
 
+import dataclasses
 import errno
 import inspect
 import os
@@ -18,7 +19,7 @@ from tvjax.errors import RunError, UserError, reject
 from tvjax.files import read_json
 from tvjax.parallel import processes
 
-MODES = ("train", "eval", "report")
+MODES = ("train", "eval", "report", "plan")
 FLAGS = (
     "flags only: --config=FILE[:ARG], --config.FIELD=VALUE, --workdir=DIR, --profile=FIRST:LAST, --mode="
     + "|".join(MODES)
@@ -29,13 +30,20 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
     """The config as plain values, its name, the workdir ("" where none is given) and the mode.
 
+    To plan, it has a group `plan` more, which is no part of a run.
+
     Raises `UserError` for a flag, a config file, an argument of it or a field that is wrong.
     """
     from absl import flags
-    from ml_collections import config_flags
+    from ml_collections import ConfigDict, config_flags
 
     source, others = _split_config(argv)
     config = _load(*source) if source else _config_of_run(others)
+    if re.search(r"(^| )--?mode[= ]plan( |$)", " ".join(others)):
+        from tvjax.experiments.planned import PlanConfig
+
+        with config.unlocked():
+            config.plan = ConfigDict(dataclasses.asdict(PlanConfig()))
     _check_fields(others, config)
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=others)

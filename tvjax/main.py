@@ -6,6 +6,7 @@
   --workdir=DIR            the run directory; what it holds is gone on with (default: a new one, runs/NAME-DATE);
                            gs://BUCKET/RUN is one too
   --mode=train|eval|report train, evaluate and report; or only from the second, or the third, on (default: train)
+  --mode=plan              compile for --config.plan.devices=N of --config.plan.hardware=NAME and say what it would take
   --profile=FIRST:LAST     trace the dispatches that hold these steps of training, into profile/ of the run directory
 
 Exit codes: 0 done; 2 the input is wrong; 3 the run cannot go on; 143 stopped by SIGTERM, with a checkpoint saved.
@@ -36,6 +37,12 @@ def main(argv: list[str]) -> None:
     workdir = workdir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     print(f"{mode}: {name} in {workdir}", flush=True)
     folder = remote.here(workdir)
+    if mode == "plan":
+        from tvjax.experiments.planned import plan
+
+        plan(config, folder)
+        remote.push(folder)
+        return
     if mode != "report":
         from tvjax.experiments import EXPERIMENTS, experiment_of
         from tvjax.train.profile import Trace, tracing

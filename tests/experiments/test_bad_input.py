@@ -153,7 +153,7 @@ LINES = {
     "unknown group": (["--config=CONFIG", "--config.modle.width=3"], "config.modle", "the fields of config", "model"),
     "field in a field": (["--config=CONFIG", "--config.model.width.x=3"], "config.model.width.x", "no such field"),
     "not an int": (["--config=CONFIG", "--config.train.steps=abc"], "config.train.steps", "'abc'", "int"),
-    "not a bool": (["--config=CONFIG", "--config.model.remat=maybe"], "config.model.remat", "'maybe'", "bool"),
+    "not a bool": (["--config=CONFIG", "--config.model.bias=maybe"], "config.model.bias", "'maybe'", "bool"),
     "a value for a group": (["--config=CONFIG", "--config.model=3"], "config.model", "'3'", "group"),
     "a value missing": (["--config=CONFIG", "--config.train.steps"], "config.train.steps", "accepted"),
     "not a tuple of ints": (["--config=CONFIG", "--config.population.seed=(0,'a')"], "config.population.seed", "int"),

@@ -106,7 +106,7 @@ def test_rolled_and_rematerialized_have_the_same_gradients(name):
         return jax.jit(jax.value_and_grad(lambda p: jnp.square(readout(d, p, inputs)).mean()))(params)
 
     expected = value_and_grad()
-    for how in ({"unroll": 2}, {"remat": True}):
+    for how in ({"unroll": 2}, {"remat": "full"}, {"remat": "dots"}):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), value_and_grad(**how), expected
         )

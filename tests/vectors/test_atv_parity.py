@@ -284,7 +284,7 @@ def test_no_memory_is_spent_on_gradients_of_the_target():
     Blocks are computed again on the way back: otherwise copies of attention's kernels are kept for it.
     """
     sizes = {"inputs": "tokens", "max_positions": 16, "unroll": 1}
-    large = DecoderConfig(16, 128, 2, 2048, vocab_size=2048, remat=True, **sizes)
+    large = DecoderConfig(16, 128, 2, 2048, vocab_size=2048, remat="full", **sizes)
     small = DecoderConfig(1, 8, 2, 64, vocab_size=64, **sizes)
     adapter = ATV(large, small, tuple(range(1, large.num_layers + 1)), "all")
     target = abstract_params(large)

@@ -121,7 +121,8 @@ class TestLoss:
         decoder, params, task, prompts = setting
         config = config or tvp.TVPConfig()
         _, theta = tvp.run_prompt(decoder, params, prompts["xzy"])
-        return tvp.tvp_scores(decoder, params, task, prompts["xzy"], theta, layer, jax.random.key(key), config)["risk"]
+        asked = tvp.draw_queries(task, prompts["xzy"], jax.random.key(key), config)
+        return tvp.tvp_scores(decoder, params, task, prompts["xzy"], theta, layer, asked, config)["risk"]
 
     def test_it_is_the_mean_of_single_promptings(self, setting):
         decoder, params, task, prompts = setting
@@ -150,8 +151,8 @@ class TestLoss:
         def loss(shift):
             _, theta = tvp.run_prompt(decoder, params, prompts["xzy"])
             config = tvp.TVPConfig(gradient=gradient)
-            args = (decoder, params, task, prompts["xzy"], theta + shift, 2, jax.random.key(3), config)
-            return tvp.tvp_scores(*args)["risk"].mean()
+            asked = tvp.draw_queries(task, prompts["xzy"], jax.random.key(3), config)
+            return tvp.tvp_scores(decoder, params, task, prompts["xzy"], theta + shift, 2, asked, config)["risk"].mean()
 
         assert bool(jax.grad(loss)(0.0)) is gradient
 
@@ -239,7 +240,8 @@ class TestControl:
     def test_each_query_is_asked_as_if_alone(self, setting, layout, chosen):
         decoder, params, task, prompts = setting
         prompt, key, config = prompts[layout], jax.random.key(3), tvp.TVPConfig(demonstrations=chosen)
-        out, scores = tvp.run_with_queries(decoder, params, task, prompt, key, config)
+        asked = tvp.draw_queries(task, prompt, key, config)
+        out, scores = tvp.run_with_queries(decoder, params, task, prompt, asked, config)
         counts = chosen or range(1, K + 1)
         x, y = task.draw_pairs(key, prompt.parameters, len(counts))
         for place, count in enumerate(counts):

@@ -36,10 +36,13 @@ from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer, load_model
 from tvjax.nn.tokens import pad
 from tvjax.parallel.batches import Batches
+from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks.text import Template, TextTask, some
 from tvjax.vectors import store
 from tvjax.vectors.adapters import Queries
 
+UNROLLED = 6
+"""Layers that a generator may have and be unrolled, which is faster on a CPU."""
 OURS = ("atv_last", "atv_all", "atv_shown")
 
 
@@ -60,15 +63,23 @@ def _models(
         if part == "target" and target is not None:
             found.append(target)
         elif chosen.path:
-            found.append(load_model(Path(chosen.path), dtype=dtype or None))
+            mesh = make_mesh(**dataclasses.asdict(s.mesh))
+            found.append(load_model(Path(chosen.path), dtype=dtype or None, mesh=mesh, unroll=1))  # as `small_model`
         else:
             where = {"place": f"config.training.{part}", "names": f"config.{part}.trained"}
             found.append(text_model.small_model(config["training"][part], Path(chosen.trained), dtype, say, **where))
     if found[1].source.tokenizer is None:
         raise reject("config.generator.path", s.generator.path, "a folder with a tokenizer.json")
     params = {name: value for name, value in found[1].params.items() if name != "readout"}
-    config_ = dataclasses.replace(found[1].config, tied_readout=True, unroll=0)
-    return found[0], Model(params, config_, found[1].source)
+    return found[0], Model(params, headless(found[1].config, s.generator.dtype), found[1].source)
+
+
+def headless(config: DecoderConfig, dtype: str) -> DecoderConfig:
+    """A generator's decoder: its readout is never used, so that of its embedding stands for it. Only a small one is
+    unrolled: of GPT-2's twelve layers a program with all of them takes minutes to compile.
+    """
+    unroll = 0 if config.num_layers <= UNROLLED else 1
+    return dataclasses.replace(config, tied_readout=True, unroll=unroll, dtype=dtype)
 
 
 def _tasks(s: ATVSettings, folder: Path) -> dict[str, TextTask]:

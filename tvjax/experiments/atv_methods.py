@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from tvjax.experiments import rundir
 from tvjax.experiments.adapting import AdapterExperiment, answers, trainable, written
@@ -28,7 +29,7 @@ from tvjax.nn.lora import per_rank, sites
 from tvjax.nn.model import Model
 from tvjax.nn.prefix import per_token
 from tvjax.parallel.batches import Batches
-from tvjax.parallel.mesh import make_mesh
+from tvjax.parallel.mesh import make_mesh, place
 from tvjax.tasks.retrieval import Retriever
 from tvjax.tasks.text import TextTask
 from tvjax.train.log import read_rows
@@ -270,8 +271,10 @@ def population(arena: Arena, rate: float) -> tuple[tuple[str, ...], Hyper]:
     }
 
 
-def train(arena: Arena, name: str, folder: Path, names: tuple[str, ...], hyper: Hyper) -> tuple[AdapterExperiment, Any]:
-    """Train a method's members in `folder`, or in mode "eval" read them there; the best of each by the dev split."""
+def make_trainer(
+    arena: Arena, name: str, given: Given, names: tuple[str, ...], hyper: Hyper, mesh: Mesh
+) -> tuple[AdapterExperiment, Trainer]:
+    """What a method trains, and the programs that train its members on `mesh`."""
     s = arena.settings
     examples = arena.examples["shown" if name == "atv_shown" else "query"]
     ranks = np.asarray(examples["train"].rank_I)
@@ -279,15 +282,20 @@ def train(arena: Arena, name: str, folder: Path, names: tuple[str, ...], hyper: 
         s.examples,
         adapter_of(arena, name),
         Decoder(dataclasses.replace(arena.target.config, remat=s.target.remat)),
-        _given(arena, name),
+        place(mesh, given),
         examples["train"],
         examples["dev"],
         fewest=int(min((ranks < most).sum() for most in np.asarray(hyper["examples"]))),
         first=s.evaluation.metric == "first_token",
         chunk=s.evaluation.batch,
     )
-    mesh = make_mesh(**dataclasses.asdict(s.mesh))
-    trainer = Trainer(experiment, s.train, s.optimizer, mesh, names, hyper, jax.random.key(0))
+    return experiment, Trainer(experiment, s.train, s.optimizer, mesh, names, hyper, jax.random.key(0))
+
+
+def train(arena: Arena, name: str, folder: Path, names: tuple[str, ...], hyper: Hyper) -> tuple[AdapterExperiment, Any]:
+    """Train a method's members in `folder`, or in mode "eval" read them there; the best of each by the dev split."""
+    mesh = make_mesh(**dataclasses.asdict(arena.settings.mesh))
+    experiment, trainer = make_trainer(arena, name, _given(arena, name), names, hyper, mesh)
     state = rundir.trained_state(trainer, folder, arena.mode, arena.say)
     return experiment, state.chosen
 

@@ -6,7 +6,17 @@ from typing import Any, Literal
 
 from tvjax.errors import reject
 from tvjax.experiments.bench import VectorConfig, check_vectors
-from tvjax.experiments.settings import at_least, build, check_mesh, check_seeds, check_training, coerce, group, groups
+from tvjax.experiments.settings import (
+    at_least,
+    build,
+    check_mesh,
+    check_micro_batches,
+    check_seeds,
+    check_training,
+    coerce,
+    group,
+    groups,
+)
 from tvjax.experiments.text_data import DataConfig
 from tvjax.experiments.text_model import TextModelSettings
 from tvjax.experiments.tvp_settings import MeshConfig
@@ -31,20 +41,22 @@ class TargetConfig:
     path: str = ""
     dtype: str = ""
     trained: str = "runs/text_model"
-    remat: bool = False
+    remat: Literal["none", "full", "dots"] = "none"
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
     """What reads queries: a model of its own (a folder, or that of the run `trained`), or the target's first blocks.
 
-    template: how it is shown a query; () is as the target is. demonstrations: those that it reads in `atv_shown`, and
+    dtype: of its activations; its parameters, which are trained, are float32. template: how it is shown a query; () is
+    as the target is. demonstrations: those that it reads in `atv_shown`, and
     draws: in how many choices for each example.
     """
 
     kind: Literal["model", "target"] = "model"
     path: str = ""
     trained: str = "runs/atv_generator"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     below: int = 1
     template: tuple[str, ...] = ()
     demonstrations: int = 6
@@ -254,15 +266,14 @@ def _check_method(s: ATVSettings) -> None:
 def _check_training(s: ATVSettings) -> None:
     e, v = s.examples, s.evaluation
     check_training(s.train, s.optimizer, e.batch, ("accuracy",))
-    at_least(1, "config.train", examples=e.examples, micro_batches=e.micro_batches)
-    if e.batch % e.micro_batches:
-        raise reject("config.train.micro_batches", e.micro_batches, f"a divisor of batch = {e.batch}")
+    at_least(1, "config.train", examples=e.examples)
+    check_micro_batches(e.batch, e.micro_batches)
     check_seeds("config.train.seeds", e.seeds)
     at_least(1, "config.evaluation", dev=v.dev, test=v.test, batch=v.batch)
     for name, rate in dataclasses.asdict(s.rates).items():
         if rate <= 0:
             raise reject(f"config.rates.{name}", rate, "more than 0")
-    check_mesh(s.mesh, ("member", len(e.seeds), "seeds"), ("data", e.batch, "examples a batch"))
+    check_mesh(s.mesh, ("member", len(e.seeds), "seeds"), ("data", e.batch // e.micro_batches, "examples a batch"))
 
 
 def check_model(s: ATVSettings, c: DecoderConfig) -> None:

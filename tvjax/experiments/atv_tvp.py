@@ -5,6 +5,7 @@ demonstrations and a query, and writes the vector that stands in theta's place (
 risk of the answer to a fresh query alone; then its vectors are compared with theta, and with the task.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from tvjax.errors import UserError
 from tvjax.evals import recovery
@@ -155,11 +157,11 @@ def _write(
         store.save_vectors(folder / "vectors" / f"{name}.safetensors", arrays, about={**about, "made_by": made})
 
 
-def make_trainer(experiment: WriterExperiment) -> Trainer:
-    """The programs that train the writers, one a seed."""
+def make_trainer(experiment: WriterExperiment, mesh: Mesh | None = None) -> Trainer:
+    """The programs that train the writers, one a seed, on `mesh` or that of the settings."""
     s = experiment.settings
     hyper = {"seed": jnp.array(s.seeds), "learning_rate": jnp.full(len(s.seeds), s.learning_rate)}
-    mesh = make_mesh(member=s.mesh.member, data=s.mesh.data, tensor=s.mesh.tensor)
+    mesh = mesh or make_mesh(**dataclasses.asdict(s.mesh))
     names = tuple(f"seed_{seed}" for seed in s.seeds)
     key = jax.random.fold_in(jax.random.key(s.evaluation.seed), 0)
     return Trainer(experiment, s.train, s.optimizer, mesh, names, hyper, key)

@@ -109,6 +109,12 @@ def check_training(train: TrainConfig, optimizer: OptimizerConfig, batch: int, s
             raise reject(f"{path}.{name}", getattr(o, name), "0 up to, not including, 1")
 
 
+def check_micro_batches(batch: int, micro_batches: int) -> None:
+    """Raise `UserError` for a number of micro-batches that does not divide the batch."""
+    if micro_batches < 1 or batch % micro_batches:
+        raise reject("config.train.micro_batches", micro_batches, f"a divisor of batch = {batch}")
+
+
 def check_seeds(path: str, seeds: Collection[int]) -> None:
     """Raise `UserError` for no seeds, for one that is there twice, and for what no random key can be made of."""
     if not seeds or len(set(seeds)) < len(seeds):

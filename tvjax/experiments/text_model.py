@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from tvjax.errors import reject
 from tvjax.evals.statistics import with_interval
@@ -168,6 +169,13 @@ class TextModelExperiment:
         return {name: value.mean(0) for name, value in scores.items()}
 
 
+def make_trainer(experiment: TextModelExperiment, evaluation_key: jax.Array, mesh: Mesh) -> Trainer:
+    """The programs that train the model."""
+    s = experiment.settings
+    hyper = {"seed": jnp.array([s.seed]), "learning_rate": jnp.array([s.learning_rate])}
+    return Trainer(experiment, s.train, s.optimizer, mesh, ("model",), hyper, evaluation_key)
+
+
 def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train (or with mode "eval" only load) the model, write it to ``model/`` and measure it; return the summary.
 
@@ -185,9 +193,8 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     tokenizer = Tokenizer(path.parent)
     arrays = tables(tasks, s.template, tokenizer, s.demonstrations)
     experiment = TextModelExperiment(s, s.decoder(tokenizer.size), arrays)
-    hyper = {"seed": jnp.array([s.seed]), "learning_rate": jnp.array([s.learning_rate])}
     evaluation_key = jax.random.key(s.seed + 1)
-    trainer = Trainer(experiment, s.train, s.optimizer, make_mesh(), ("model",), hyper, evaluation_key)
+    trainer = make_trainer(experiment, evaluation_key, make_mesh())
     state = rundir.trained_state(trainer, folder, mode, say)
     params = jax.tree.map(lambda p: p[0], state.params)
     save_folder(folder / MODEL, experiment.config, params)

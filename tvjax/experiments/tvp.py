@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from tvjax.errors import UserError, reject
 from tvjax.evals import baselines, probes, prompting
@@ -25,6 +26,12 @@ from tvjax.vectors import store, tvp
 
 KEPT_VECTORS = 512
 """Task vectors that a run leaves behind for each member and layer: enough for a figure, small enough to share."""
+
+
+BATCHED = ("inputs", "x", "targets", "parameters")
+"""What of a `Prompt` has a row for each prompt."""
+EXTRA = {"vector": "tvp", "demonstrations": "query"}
+"""The name of what is trained beside the ICL loss, by `tvp.answered_from`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,30 +62,52 @@ class TVPExperiment:
     def loss(
         self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss of one member at `step`; the TVP-loss is left out of the program where no member has a weight."""
+        """The loss of one member at `step`; the TVP-loss is left out of the program where no member has a weight.
+
+        The batch is drawn whole. Of several micro-batches each is computed again for its gradient: the activations of
+        one are held at a time.
+        """
         s = self.settings
         prompt_key, query_key = jax.random.split(key)
         active_X = s.active_inputs(step)
-        prompt = _sharded(s.task.sample(prompt_key, s.batch, s.prompt.demonstrations, s.layout, active_X=active_X))
-        weights_N = s.curriculum.pairs.mask(s.prompt.demonstrations + 1, step)
+        prompt = s.task.sample(prompt_key, s.batch, s.prompt.demonstrations, s.layout, active_X=active_X)
         extra = any(s.population.tvp_weight)
-        if extra and s.tvp.answered_from == "demonstrations":
-            out, more = tvp.run_with_queries(self.decoder, params, s.task, prompt, query_key, s.tvp, active_X)
+        asked = tvp.draw_queries(s.task, prompt, query_key, s.tvp, active_X) if extra else None
+        batched = {name: getattr(prompt, name) for name in BATCHED}
+
+        def part(drawn: Any) -> dict[str, jax.Array]:
+            """The metrics of some of the prompts."""
+            rows, asked = shard_batch(drawn)
+            return self._scores(params, dataclasses.replace(prompt, **rows), asked, step, hyper)
+
+        if s.micro_batches == 1:
+            metrics = part((batched, asked))
         else:
-            out, theta = tvp.run_prompt(self.decoder, params, prompt)
-        metrics = _weighted("icl", s.task.scores(out, prompt.targets), weights_N)
+            # Rows i, i + n, ..: each device's share of the batch is cut where it lies.
+            cut = jax.tree.map(lambda a: a.reshape(-1, s.micro_batches, *a.shape[1:]).swapaxes(0, 1), (batched, asked))
+            metrics = jax.tree.map(lambda m: m.mean(0), jax.lax.map(jax.checkpoint(part), cut))
         if not extra:
             return metrics["icl_risk"], metrics
+        weight = hyper["tvp_weight"] * (step >= s.tvp.start_step)
+        return metrics["icl_risk"] + weight * metrics[f"{EXTRA[s.tvp.answered_from]}_risk"], metrics
+
+    def _scores(self, params: Any, prompt: Prompt, asked: Any, step: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
+        """The metrics of prompts, and of the queries x' that were drawn for their TVP-loss, if it has a weight."""
+        s, decoder = self.settings, self.decoder
+        weights_N = s.curriculum.pairs.mask(s.prompt.demonstrations + 1, step)
+        given = (s.task, prompt)
+        if asked and s.tvp.answered_from == "demonstrations":
+            out, more = tvp.run_with_queries(decoder, params, *given, asked, s.tvp)
+        else:
+            out, theta = tvp.run_prompt(decoder, params, prompt)
+        metrics = _weighted("icl", s.task.scores(out, prompt.targets), weights_N)
+        if not asked:
+            return metrics
         if s.tvp.answered_from == "vector":
             layer, lowest = hyper["prescribed_layer"], min(s.population.prescribed_layer)
-            more = tvp.tvp_scores(
-                self.decoder, params, s.task, prompt, theta, layer, query_key, s.tvp, active_X, lowest=lowest
-            )
-        name = "tvp" if s.tvp.answered_from == "vector" else "query"
+            more = tvp.tvp_scores(decoder, params, *given, theta, layer, asked, s.tvp, lowest=lowest)
         chosen = tvp.positions(s.tvp, s.prompt.demonstrations + 1)
-        metrics |= _weighted(name, more, weights_N[jnp.array(chosen)])
-        weight = hyper["tvp_weight"] * (step >= s.tvp.start_step)
-        return metrics["icl_risk"] + weight * metrics[f"{name}_risk"], metrics
+        return metrics | _weighted(EXTRA[s.tvp.answered_from], more, weights_N[jnp.array(chosen)])
 
     def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """The ICL curve and TVP at every layer on fresh prompts of the training tasks, while training goes on."""
@@ -88,24 +117,19 @@ class TVPExperiment:
         return {name: value.mean(0) for name, value in prompting.prompts_first(scores).items()}
 
 
-def _sharded(prompt: Prompt) -> Prompt:
-    leads = {name: getattr(prompt, name) for name in ("inputs", "x", "targets", "parameters")}
-    return dataclasses.replace(prompt, **shard_batch(leads))
-
-
 def _weighted(kind: str, scores: dict[str, jax.Array], weights_N: jax.Array) -> dict[str, jax.Array]:
     """Means over the batch and over the positions that count."""
     total = jnp.maximum(weights_N.sum(), 1.0)
     return {f"{kind}_{name}": (value.mean(0) * weights_N).sum() / total for name, value in scores.items()}
 
 
-def make_trainer(settings: TVPSettings) -> Trainer:
-    """The programs that train this population on the mesh that the settings ask for."""
+def make_trainer(settings: TVPSettings, mesh: Mesh | None = None) -> Trainer:
+    """The programs that train this population on `mesh` or that of the settings."""
     return Trainer(
         TVPExperiment(settings),
         settings.train,
         settings.optimizer,
-        make_mesh(**dataclasses.asdict(settings.mesh)),
+        mesh or make_mesh(**dataclasses.asdict(settings.mesh)),
         settings.population.name,
         settings.population.hyper,
         jax.random.fold_in(jax.random.key(settings.evaluation.seed), 0),

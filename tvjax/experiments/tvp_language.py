@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from tvjax.errors import reject
 from tvjax.evals.statistics import bootstrap, macro
@@ -51,9 +52,9 @@ def make_experiment(s: TVPLanguageSettings, tasks: Mapping[str, TextTask], model
     return TuningExperiment(s, config, model.params, arrays)
 
 
-def make_trainer(s: TVPLanguageSettings, experiment: TuningExperiment) -> Trainer:
-    """The programs that fine-tune the population on the mesh that the settings ask for."""
-    mesh, p = make_mesh(**dataclasses.asdict(s.mesh)), s.population
+def make_trainer(s: TVPLanguageSettings, experiment: TuningExperiment, mesh: Mesh | None = None) -> Trainer:
+    """The programs that fine-tune the population on `mesh` or that of the settings."""
+    mesh, p = mesh or make_mesh(**dataclasses.asdict(s.mesh)), s.population
     return Trainer(experiment, s.train, s.optimizer, mesh, p.name, p.hyper, jax.random.key(s.vectors.seed))
 
 

@@ -9,7 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.errors import reject
-from tvjax.experiments.settings import at_least, build, check_mesh, check_seed, check_training, coerce, group, groups
+from tvjax.experiments.settings import (
+    at_least,
+    build,
+    check_mesh,
+    check_micro_batches,
+    check_seed,
+    check_training,
+    coerce,
+    group,
+    groups,
+)
 from tvjax.nn.decoder import FAMILY_FIELDS, DecoderConfig
 from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Shift, Task, shifts_for
 from tvjax.train.loop import TrainConfig
@@ -97,10 +107,11 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How many devices share the members, the batch, and the heads and hidden channels."""
+    """How many devices share the members, the batch, the batch with all parameters, and heads and hidden channels."""
 
     member: int = 1
     data: int = 1
+    fsdp: int = 1
     tensor: int = 1
 
 
@@ -116,6 +127,7 @@ class TVPSettings:
     tvp: tvp.TVPConfig
     population: PopulationConfig
     batch: int
+    micro_batches: int
     train: TrainConfig
     optimizer: OptimizerConfig
     evaluation: EvaluationConfig
@@ -151,6 +163,7 @@ class TVPSettings:
             raise reject("config.task", values, f"settings of {family} for which it has an oracle: see its docstring")
         train = dict(group(config["train"], "config.train"))
         batch = coerce(train.pop("batch", None), int, "config.train.batch")
+        micro_batches = coerce(train.pop("micro_batches", 1), int, "config.train.micro_batches")
         settled = {f.name: f.default for f in dataclasses.fields(DecoderConfig) if f.name in FAMILY_FIELDS}
         settled |= task.decoder_inputs()
         settings = cls(
@@ -162,6 +175,7 @@ class TVPSettings:
             tvp=build(tvp.TVPConfig, config["tvp"], "config.tvp"),
             population=build(PopulationConfig, config["population"], "config.population"),
             batch=batch,
+            micro_batches=micro_batches,
             train=build(TrainConfig, train, "config.train"),
             optimizer=build(OptimizerConfig, config["optimizer"], "config.optimizer"),
             evaluation=build(EvaluationConfig, config["evaluation"], "config.evaluation"),
@@ -265,7 +279,7 @@ def check_places(mesh: MeshConfig, population: PopulationConfig, batch: int, dec
 
 def _check_population(s: TVPSettings) -> None:
     check_members(s.population, s.decoder.num_layers)
-    check_places(s.mesh, s.population, s.batch, s.decoder)
+    check_places(s.mesh, s.population, s.batch // s.micro_batches, s.decoder)
 
 
 def _check_measures(s: TVPSettings) -> None:
@@ -274,3 +288,4 @@ def _check_measures(s: TVPSettings) -> None:
     at_least(2 if e.probes else 1, path, prompts=e.prompts, probe_prompts=e.probe_prompts)
     check_seed("config.evaluation.seed", s.evaluation.seed)
     check_training(s.train, s.optimizer, s.batch)
+    check_micro_batches(s.batch, s.micro_batches)

@@ -32,10 +32,15 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+KEPT_BY = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+"""What a rematerialized block keeps for its backward pass beside its input: nothing, or the products with kernels."""
+
+
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
     """What a decoder is made of. `experiments` checks the values that a user may set.
 
+    remat: whether the backward pass computes a block's activations again: none, all, or all but the `dots`.
     From `unbiased` on, what only pretrained families need (`FAMILY_FIELDS`): parts that go without a bias although
     `bias` is set; how the MLP joins the stream (after attention, beside it, or beside it and behind the same norm);
     norms after attention and MLP; norms of queries and keys; what is added to every norm's scale; a factor on the
@@ -61,7 +66,7 @@ class DecoderConfig:
     bias: bool = True
     tied_readout: bool = False
     unroll: int = 0
-    remat: bool = False
+    remat: Literal["none", "full", "dots"] = "none"
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -294,7 +299,7 @@ class Decoder(nn.Module):
             h_BTD = h_BTD + places.astype(c.dtype)
         h_BTD = tap(self, "embed", h_BTD)
 
-        block = nn.remat(Block, prevent_cse=False) if c.remat else Block
+        block = Block if c.remat == "none" else nn.remat(Block, prevent_cse=False, policy=KEPT_BY[c.remat])
         blocks = nn.scan(
             block,
             length=c.num_layers,

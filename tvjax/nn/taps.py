@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from tvjax.parallel.mesh import shard_activation
+
 READS = "intermediates"
 WRITES = "edits"
 ASKS = "asks"
@@ -50,7 +52,11 @@ class Ask:
 
 
 def tap(module: nn.Module, name: str, x: Any) -> Any:
-    """Expose activation `x` of `module` at address `name`: apply the edit that stands there, then show the result."""
+    """Expose activation `x` of `module` at address `name`: apply the edit that stands there, then show the result.
+
+    Here it is also told how it lies on the mesh, so that what is read and written lies with it.
+    """
+    x = shard_activation(name, x)
     if module.has_variable(WRITES, name):
         x = module.get_variable(WRITES, name)(x)
     if module.has_variable(ASKS, name):

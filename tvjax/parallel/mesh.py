@@ -1,55 +1,71 @@
-"""The mesh of devices and the rules by which parameters lie on it.
+"""The mesh of devices and the rules by which parameters and activations lie on it.
 
 Every step runs under a mesh, of one device if there is one. Axes: `member` (of the population), `data` (the batch),
-`tensor` (heads and hidden channels). `jax.jit` with these shardings is what `pjit` has become.
+`fsdp` (the batch too, and every parameter beside it: a device holds a part of each and gathers a layer when it needs
+it), `tensor` (heads and hidden channels). `jax.jit` with these shardings is what `pjit` has become.
 """
 
+import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tvjax.errors import reject
 
-AXES = ("member", "data", "tensor")
+AXES = ("member", "data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")
+"""The axes that share the leading axis of a batch and of its activations."""
 
 # The first pattern that is found in a leaf's path decides; specs are written from the last dimension backwards, so
 # one rule covers a parameter, its optimizer moments, and both with a member axis in front.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"blocks/(query|key|value)/kernel", (None, "tensor")),  # [..., D, H, C]
+    (r"blocks/(query|key|value)/kernel", (None, "tensor", "fsdp")),  # [..., D, H, C]
     (r"blocks/(query|key|value)/bias", (None, "tensor")),  # [..., H, C]
-    (r"blocks/out/kernel", (None, None, "tensor")),  # [..., H, C, D]
-    (r"blocks/(up|gate)/(kernel|bias)", ("tensor",)),  # [..., D, F]
-    (r"blocks/down/kernel", (None, "tensor")),  # [..., F, D]
-    (r"front/embedding", (None, "tensor")),  # [..., V, D]
-    (r"readout/(kernel|bias)", ("tensor",)),  # [..., D, O]
+    (r"blocks/out/kernel", ("fsdp", None, "tensor")),  # [..., H, C, D]
+    (r"blocks/(up|gate)/kernel", ("tensor", "fsdp")),  # [..., D, F]
+    (r"blocks/(up|gate)/bias", ("tensor",)),  # [..., F]
+    (r"blocks/down/kernel", ("fsdp", "tensor")),  # [..., F, D]
+    (r"front/embedding", ("fsdp", "tensor")),  # [..., V, D]
+    (r"front/kernel", ("fsdp",)),  # [..., I, D]
+    (r"readout/kernel", ("tensor", "fsdp")),  # [..., D, O]
+    (r"readout/bias", ("tensor",)),  # [..., O]
+    (r"expansion/up/kernel", ("tensor", "fsdp")),  # [..., S, N D]
+    (r"expansion/up/bias", ("tensor",)),  # [..., N D]
+    (r"(^|/)positions$", ("fsdp",)),  # [..., P, D]
 )
 
+# Activations at their addresses, from the first dimension on; those that are not here are [B, T, D].
+HEADS = ("heads", "keys", "values")  # [B, T, H, C]
 
-def make_mesh(*, member: int = 1, data: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh over the first ``member * data * tensor`` devices. Raises `UserError` where there are fewer.
+
+def make_mesh(
+    *, member: int = 1, data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """A mesh over the first ``member * data * fsdp * tensor`` of `devices` (default: those of this run).
 
     Of several processes each must have its part: there a mesh of one device stands for `data` over all of them.
+    Raises `UserError` where there are fewer, or one would have none.
     """
-    if jax.process_count() > 1 and member * data * tensor == 1:
-        data = jax.device_count()
-    sizes = (member, data, tensor)
-    for name, size in zip(AXES, sizes, strict=True):
+    sizes = dict(zip(AXES, (member, data, fsdp, tensor), strict=True))
+    several = devices is None and jax.process_count() > 1
+    devices = jax.devices() if devices is None else devices
+    found = len(devices)
+    if several and math.prod(sizes.values()) == 1:
+        sizes["data"] = found
+    for name, size in sizes.items():
         if size < 1:
             raise reject(f"config.mesh.{name}", size, "1 or more")
-    count, found = int(np.prod(sizes)), jax.device_count()
+    count = math.prod(sizes.values())
     if count > found:
-        raise reject(
-            "config.mesh", dict(zip(AXES, sizes, strict=True)), f"a product of at most {found}, the devices here"
-        )
-    if jax.process_count() > 1 and count < found:
-        raise reject(
-            "config.mesh", dict(zip(AXES, sizes, strict=True)), f"a product of {found}, all devices of the job"
-        )
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=jax.devices()[:count])
+        raise reject("config.mesh", sizes, f"a product of at most {found}, the devices here")
+    if several and count < found:
+        raise reject("config.mesh", sizes, f"a product of {found}, all devices of the job")
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=list(devices)[:count])
 
 
 def on_cpu() -> bool:
@@ -93,14 +109,47 @@ def shardings(mesh: Mesh, tree: Any, *, members: bool) -> Any:
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
-    return NamedSharding(mesh, P())
+def place(mesh: Mesh, tree: Any) -> Any:
+    """`tree` where `RULES` say that it lies on `mesh`.
+
+    Shapes stay shapes and are given their shardings; so is all on a mesh of devices that are only described.
+    """
+    described = mesh.devices.flat[0] not in jax.devices()
+
+    def one(leaf: Any, sharding: NamedSharding) -> Any:
+        if described or isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        return jax.device_put(leaf, sharding)
+
+    return jax.tree.map(one, tree, shardings(mesh, tree, members=False))
 
 
 def shard_batch(tree: Any) -> Any:
-    """Constrain the leading axis of every array to the `data` axis of the mesh in force (a no-op without one)."""
+    """Constrain the leading axis of every array to the axes of a batch of the mesh in force (a no-op without one)."""
+    return jax.tree.map(lambda x: _constrain(x, P(BATCH, *[None] * (x.ndim - 1))), tree)
+
+
+def shard_activation(name: str, x: jax.Array) -> jax.Array:
+    """Constrain the activation ``[B, T, ...]`` at an address that ends in `name`: its batch, and heads over `tensor`.
+
+    A no-op without a mesh and on one device; an axis that does not divide is left out. What is captured there, and
+    what is written there, lies as it does.
+    """
+    spec = P(BATCH, None, "tensor", None) if name in HEADS else P(BATCH, *[None] * (x.ndim - 1))
+    return _constrain(x, spec)
+
+
+def _constrain(x: Any, spec: P) -> Any:
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape.get("data", 1) == 1:
-        return tree
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P("data", *[None] * (x.ndim - 1))), tree)
+    if mesh.empty or not set(AXES) <= set(mesh.axis_names) or all(mesh.shape[name] == 1 for name in AXES[1:]):
+        return x
+    parts = [_dividing(mesh, size, axis) for size, axis in zip(x.shape, spec, strict=True)]
+    return jax.lax.with_sharding_constraint(x, P(*parts)) if any(parts) else x
+
+
+def _dividing(mesh: Any, size: int, axis: Any) -> Any:
+    """The first of the axes, as many as divide `size` together."""
+    names = axis if isinstance(axis, tuple) else (axis,) if axis else ()
+    while names and size % math.prod(mesh.shape[name] for name in names):
+        names = names[:-1]
+    return names or None

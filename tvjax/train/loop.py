@@ -75,7 +75,7 @@ class Trainer:
         eval_key: jax.Array,
     ):
         self.config, self.mesh, self.names, self.hyper = config, mesh, names, hyper
-        self._data, self._eval_key = experiment.data(), eval_key
+        self.data, self._eval_key = parallel.place(mesh, experiment.data()), eval_key
         self.examples = experiment.batch * len(names)
         tx = optimizer(optimizer_config)
         step = make_step(experiment, tx, schedule(optimizer_config, config.steps))
@@ -91,7 +91,7 @@ class Trainer:
             members = jax.vmap(experiment.evaluate, in_axes=(0, None, None, 0), spmd_axis_name="member")
             return members(params, data, key, hyper)
 
-        shapes = jax.eval_shape(init, hyper, self._data)
+        shapes = jax.eval_shape(init, hyper, self.data)
         places = parallel.shardings(mesh, shapes, members=True)
         self.abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, places)
         self.init = jax.jit(init, out_shardings=places)
@@ -133,15 +133,20 @@ class Trainer:
 
     def flops(self) -> Mapping[str, float]:
         """Those of the matrix products of one dispatch, over all devices, by dtype."""
-        return flops(self.dispatch.trace(self.abstract, self._data, self.hyper).jaxpr)
+        return flops(self.dispatch.trace(self.abstract, self.data, self.hyper).jaxpr)
+
+    def lower(self) -> dict[str, Any]:
+        """`init`, `dispatch` and `evaluate`, lowered for what they are run with, by its shapes alone."""
+        hyper, key = jax.eval_shape(lambda *given: given, self.hyper, self._eval_key)
+        return {
+            "init": self.init.lower(hyper, self.data),
+            "dispatch": self.dispatch.lower(self.abstract, self.data, hyper),
+            "evaluate": self.evaluate.lower(self.abstract.params, self.data, key, hyper),
+        }
 
     def compile(self) -> list[Callable[..., Any]]:
         """`init`, `dispatch` and `evaluate`, compiled side by side: most of what a run waits for before its first."""
-        programs = [
-            self.init.lower(self.hyper, self._data),
-            self.dispatch.lower(self.abstract, self._data, self.hyper),
-            self.evaluate.lower(self.abstract.params, self._data, self._eval_key, self.hyper),
-        ]
+        programs = list(self.lower().values())
         with ThreadPoolExecutor(len(programs)) as pool:
             options = parallel.compiler_options()
             return list(pool.map(lambda program: program.compile(compiler_options=options), programs))
@@ -153,15 +158,15 @@ class Trainer:
         init, dispatch, evaluate_params = self.compile()
         trace = profile.asked()
         if state is None:
-            state = init(self.hyper, self._data)
-            record(0, {}, evaluate_params(state.params, self._data, self._eval_key, self.hyper))
+            state = init(self.hyper, self.data)
+            record(0, {}, evaluate_params(state.params, self.data, self._eval_key, self.hyper))
         step = int(state.step)
         waiting: tuple[int, Any] | None = None
         while step < c.steps:
             trace.before(step + 1, step + c.log_every, state)
             step += c.log_every
             record.meter.asked(step)
-            state, metrics = dispatch(state, self._data, self.hyper)
+            state, metrics = dispatch(state, self.data, self.hyper)
             trace.after(step, state)
             if waiting:
                 record(*waiting)
@@ -170,7 +175,7 @@ class Trainer:
             stopping = stop.asked()
             save = step % c.checkpoint_every == 0 or step == c.steps or stopping
             if evaluate or save:
-                scores = evaluate_params(state.params, self._data, self._eval_key, self.hyper) if evaluate else {}
+                scores = evaluate_params(state.params, self.data, self._eval_key, self.hyper) if evaluate else {}
                 record(step, metrics, scores)
                 waiting = None
             if evaluate and c.keep_best:

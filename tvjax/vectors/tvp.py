@@ -133,17 +133,16 @@ def tvp_scores(
     prompt: Prompt,
     theta_LBND: jax.Array,
     layer: Any,
-    key: jax.Array,
+    asked: tuple[jax.Array, jax.Array],
     config: TVPConfig,
-    active_X: jax.Array | None = None,
     lowest: int = 0,
 ) -> dict[str, jax.Array]:
     """Scores ``{'risk': [B, |S|], ...}`` of TVP at `layer` for every position in S: their mean is the TVP-loss.
 
-    `lowest` is that of `prompt_with`.
+    asked: the queries that `draw_queries` drew, and their answers. `lowest` is that of `prompt_with`.
     """
     theta_BSD = theta_of(config, theta_LBND, layer)
-    x, y = _queries(task, prompt, key, config, active_X)
+    x, y = asked
     flat_theta, flat_x = (a.reshape(-1, *a.shape[2:]) for a in (theta_BSD, x))
     out = prompt_with(decoder, params, task, prompt.layout, flat_theta, layer, flat_x, config.edit, lowest)
     return task.scores(out.reshape(*x.shape[:2], -1), y)
@@ -154,23 +153,22 @@ def run_with_queries(
     params: Any,
     task: Task,
     prompt: Prompt,
-    key: jax.Array,
+    asked: tuple[jax.Array, jax.Array],
     config: TVPConfig,
-    active_X: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The control: predictions ``[B, N, O]`` at the prompt's queries, and scores ``[B, |S|]`` of those of the TVP-loss.
 
-    The x' are those that `tvp_scores` draws with this key, and each is answered after the demonstrations that its theta
-    would have been made of: as many tokens and as many answers, and no vector. [ours]
+    The x' are those of `tvp_scores`, and each is answered after the demonstrations that its theta would have been made
+    of: as many tokens and as many answers, and no vector. [ours]
     """
-    x, y = _queries(task, prompt, key, config, active_X)
+    x, y = asked
     chosen = positions(config, prompt.x.shape[1])
     out, _ = run_packed(decoder, params, task, prompt.layout, prompt.inputs, x, chosen)
     return out[:, prompt.queries], task.scores(out[:, answers_at(prompt.layout, prompt.inputs.shape[1])], y)
 
 
-def _queries(
-    task: Task, prompt: Prompt, key: jax.Array, config: TVPConfig, active_X: jax.Array | None
+def draw_queries(
+    task: Task, prompt: Prompt, key: jax.Array, config: TVPConfig, active_X: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """An x' for each position in S, and its answer."""
     count = len(positions(config, prompt.x.shape[1]))

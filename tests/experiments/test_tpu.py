@@ -1,0 +1,72 @@
+"""Every config compiles for a TPU, whole: the training step and the evaluation. There is no TPU: its compiler is here.
+
+One after another, in one process: a compilation takes a gigabyte or two.
+"""
+
+import pytest
+
+from tests.conftest import TINY, changed, quiet
+from tests.experiments.test_configs import read, sources
+from tests.parallel.test_sharding import atv_trainer
+from tvjax.experiments import planned, tvp
+from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.parallel.hardware import CHIPS
+from tvjax.parallel.mesh import make_mesh
+from tvjax.parallel.topology import devices_of
+from tvjax.train.plan import make_plan
+
+pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install 'tvjax[tpu]'")
+
+FOUND = list(sources())
+SOURCES = [one for one in FOUND if not any(other.startswith(one + ":") for other in FOUND)]
+"""Without those that are one of their arguments, by default."""
+LARGE = ("atv_llama3_8b", "atv_mistral_7b")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES)
+def test_it_compiles_for_a_tpu(source, tmp_path):
+    hardware = {"devices": 64, "hardware": "tpu-v5p"} if source.startswith(LARGE) else {"hardware": "tpu-v5e"}
+    found = planned.plan({**read(source), "plan": hardware}, tmp_path, quiet)
+    assert found["fits"], found["advice"]
+    state = found["bytes"]["parameters"] + found["bytes"]["optimizer"] + found["bytes"]["best"]
+    assert found["step"]["bytes_donated"] >= state, "the state is held twice"
+    for program in (found["step"], found["evaluation"]):
+        assert program["callbacks"] == () and sum(program["flops"].values()) > 1e6
+        assert "unknown" not in {one["axes"] for one in program["collectives"]}
+
+
+def described(count, name="tpu-v5p"):
+    return devices_of(CHIPS[name], count)
+
+
+SMALL = changed(TINY, train={"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 4, "checkpoint_every": 4})
+
+
+def tvp_plan(mesh, count, **fields):
+    settings = TVPSettings.from_config(changed(SMALL, mesh=mesh, **fields))
+    return make_plan(tvp.make_trainer(settings, make_mesh(**mesh, devices=described(count))), CHIPS["tpu-v5p"])
+
+
+@pytest.mark.slow
+def test_members_talk_neither_in_training_nor_in_evaluation():
+    names = tuple("abcdefgh")
+    many = {"population__name": names, "population__tvp_weight": (1.0,)}
+    found = tvp_plan({"member": 8}, 8, **many)
+    assert found["step"]["collectives"] == found["evaluation"]["collectives"] == []
+    beside = tvp_plan({"member": 4, "data": 2}, 8, **many)["step"]["collectives"]
+    assert {one["axes"] for one in beside} == {"data"}
+
+
+@pytest.mark.slow
+def test_products_are_in_bfloat16_where_asked():
+    flops = tvp_plan({}, 4, model__dtype="bfloat16", model__width=64)["step"]["flops"]
+    assert flops["bfloat16"] > 0.95 * sum(flops.values())
+
+
+@pytest.mark.slow
+def test_over_fsdp_a_layer_is_gathered_at_a_time():
+    """A target of two layers: the largest of its kernels is [2, 16, 64]."""
+    found = make_plan(atv_trainer({"fsdp": 8}, described(8)), CHIPS["tpu-v5p"])
+    gathered = [one for one in found["step"]["collectives"] if one["kind"] == "all-gather" and "blocks" in one["name"]]
+    assert gathered and max(one["result"] for one in gathered) <= 16 * 64 * 4
