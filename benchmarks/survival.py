@@ -39,26 +39,35 @@ TINY = {
     "evaluation.probes": False,
     "optimizer.warmup_steps": 4,
 }
+LAUNCH = """
+import sys
+from tvjax.parallel import local
+sys.exit(local.run([sys.executable, *sys.argv[3:]], count=int(sys.argv[1]), devices=1, restarts=int(sys.argv[2])))
+"""
 WALL_CLOCK = ("seconds", "steps_per_second")
 
 
 class Launched:
     """A run of several processes, launched; what it says is kept in `said`."""
 
-    def __init__(self, folder: Path, processes: int, steps: int, restarts: int, cache: Path):
+    def __init__(self, folder: Path, processes: int, steps: int, restarts: int, cache: Path, toy: bool):
         self.folder, self.said = folder, []
-        flags = {**TINY, "train.steps": steps, "mesh.data": processes}
-        words = [f"--config.{name}={value}" for name, value in flags.items()]
-        job = [str(processes), "--", f"--config={CONFIG}", f"--workdir={folder}", *words]
+        if toy:
+            config = {"mesh": {"data": processes}, "steps": steps, "checkpoint_every": INTERVAL, "slow": 0.1}
+            words = ["-m", "tests.parallel.toy", json.dumps(config), str(folder)]
+        else:
+            flags = {**TINY, "train.steps": steps, "mesh.data": processes}
+            fields = [f"--config.{name}={value}" for name, value in flags.items()]
+            words = ["-m", "tvjax.main", f"--config={CONFIG}", f"--workdir={folder}", *fields]
         environment = os.environ | {
-            "RESTARTS": str(restarts),
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "tvjax.parallel.local", *job],
+            [sys.executable, "-c", LAUNCH, str(processes), str(restarts), "-u", *words],
+            cwd=Path(__file__).resolve().parents[1],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -121,7 +130,7 @@ def lost_steps(run: Launched, killed_at: list[int]) -> list[int]:
 def survive(args: argparse.Namespace, folder: Path) -> dict:
     """Kill runs until there were enough kills; the tally."""
     luck, cache = random.Random(args.seed), folder / "compiled"
-    job = {"processes": args.processes, "steps": args.steps, "cache": cache}
+    job = {"processes": args.processes, "steps": args.steps, "cache": cache, "toy": args.toy}
     for name in ("first", "whole"):  # the first compiles
         whole = Launched(folder / name, restarts=0, **job)
         expected = whole.result()
@@ -164,6 +173,7 @@ def main() -> None:
     parser.add_argument("--kills-a-run", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--toy", action="store_true", help="least squares (tests/parallel/toy.py) in place of TVP")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tvjax-survival-") as folder:

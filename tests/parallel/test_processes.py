@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 
 from tests.conftest import TINY, changed, quiet
+from tests.experiments.test_atv import CONFIG as ATV
+from tests.experiments.test_atv import model_folder
 from tests.jobs import Jobs
 from tests.parallel import toy
 from tests.parallel.test_sharding import TOLERANCE, assert_close
 from tests.runs import logged, past
-from tvjax.experiments import tvp
+from tvjax.experiments import atv, tvp
 from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.parallel.processes import HEARTBEAT_SECONDS
+from tvjax.vectors import store
 
 TOY = ("-m", "tests.parallel.toy")
 MESH = {"member": 2, "data": 4}
@@ -166,6 +169,16 @@ def get_config():
 """
 
 
+def both(config: dict[str, Any], run: Callable[..., Any], folder: Path) -> tuple[Path, Path]:
+    """The folders of a run of four processes with two devices each, and of one with eight."""
+    file, four, one = folder / "config.py", folder / "four", folder / "one"
+    file.write_text(CONFIG_FILE.format(config=config))
+    words = ("-m", "tvjax.main", f"--config={file}", f"--workdir={four}")
+    assert Jobs(folder, processes=4, devices=2).finish(*words) == (0, "")
+    run(config, one, "train", quiet)
+    return four, one
+
+
 @pytest.mark.slow
 def test_tvp_on_four_processes_is_tvp_on_one(tmp_path):
     """After 20 steps to a part in 10^4; at the end of the run within the bootstrap intervals."""
@@ -174,23 +187,39 @@ def test_tvp_on_four_processes_is_tvp_on_one(tmp_path):
         TINY,
         train={**train, "tensorboard": False},
         evaluation={"training_prompts": 8, "prompts": 256, "shifts": False},
-        mesh={"member": 2, "data": 4},
+        mesh=MESH,
     )
-    file, one, four = tmp_path / "config.py", tmp_path / "one", tmp_path / "four"
-    file.write_text(CONFIG_FILE.format(config=config))
-    words = ("-m", "tvjax.main", f"--config={file}", f"--workdir={four}")
-    assert Jobs(tmp_path, processes=4, devices=2).finish(*words) == (0, "")
-    expected = tvp.run(config, one, "train", quiet)
+    four, one = both(config, tvp.run, tmp_path)
     np.testing.assert_allclose(losses(four, 20), losses(one, 20), rtol=TOLERANCE)
     states = []
     for run in (four, one):
         shutil.rmtree(run / "checkpoints" / "40")
         states.append(tvp.make_trainer(TVPSettings.from_config(config)).restore(run, quiet)[1])
     assert_close(*(jax.device_get(state.params) for state in states))
-    found = json.loads((four / "eval" / "summary.json").read_text())
+    found, expected = (json.loads((run / "eval" / "summary.json").read_text()) for run in (four, one))
     for ours, theirs in zip(found["members"], expected["members"], strict=True):
         for risk in ("icl_risk", "tvp_risk_by_layer"):
             low, high = np.array(theirs[f"{risk}_ci"]).T
             assert (low <= ours[risk]).all() and (ours[risk] <= high).all(), f"{ours['name']}: {risk}"
     assert {path.name for path in (four / "vectors").iterdir()} == {"icl.safetensors", "tvp.safetensors"}
     assert (four / "report" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_atv_on_four_processes_is_atv_on_one(tmp_path):
+    train = {"steps": 20, "log_every": 20, "evaluate_every": 20, "checkpoint_every": 20, "tensorboard": False}
+    config = changed(
+        ATV,
+        target__path=model_folder(tmp_path / "target", 32, 2, 0),
+        generator__path=model_folder(tmp_path / "generator", 16, 1, 1),
+        templates=ATV["templates"][:1],
+        methods=("zero_shot", "atv_last"),
+        train={"batch": 8, "examples": 6, "seeds": (0,), **train},
+        mesh={"data": 4, "tensor": 2},
+    )
+    four, one = both(config, atv.run, tmp_path)
+    np.testing.assert_allclose(losses(four, 20), losses(one, 20), rtol=TOLERANCE)
+    written = [store.load_vectors(run / "vectors" / "atv_last.next_letter.safetensors")[0] for run in (four, one)]
+    assert_close(*written)
+    found, expected = (json.loads((run / "eval" / "summary.json").read_text())["methods"] for run in (four, one))
+    assert found == expected
