@@ -18,7 +18,9 @@ from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.tokens import Tokens
+from tvjax.nn.model import forward
 from tvjax.parallel.mesh import RULES, make_mesh, path_of
+from tvjax.parallel.mesh import place as place_on
 from tvjax.train.loop import TrainConfig, Trainer
 from tvjax.train.state import OptimizerConfig, TrainState
 from tvjax.vectors.adapters import ATV
@@ -260,6 +262,17 @@ def test_atv_on_a_sharded_target_gives_what_one_device_gives(atv_alone):
     assert_close(params["expansion"], atv_alone[1]["expansion"])
     assert_close(params["generator"], atv_alone[1]["generator"])
     np.testing.assert_allclose(scores["risk"], atv_alone[2]["risk"], rtol=TOLERANCE)
+
+
+def test_what_is_captured_lies_with_its_batch():
+    config = DecoderConfig(2, 16, 2, 4, positions="none", unroll=1)
+    decoder, inputs = Decoder(config), jnp.ones((8, 5, 3))
+    params = decoder.init(jax.random.key(0), inputs)["params"]
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    with jax.set_mesh(mesh):
+        _, found = forward(decoder, place_on(mesh, params), inputs, addresses=("blocks/resid", "blocks/heads"))
+    held = {name: value.sharding.shard_shape(value.shape) for name, value in found.items()}
+    assert held == {"blocks/resid": (2, 8 // 4, 5, 16), "blocks/heads": (2, 8 // 4, 5, 2 // 2, 8)}
 
 
 @pytest.mark.slow

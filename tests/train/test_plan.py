@@ -95,6 +95,13 @@ WRONG = {
 }
 
 
+def test_a_batch_that_does_not_divide_is_noted():
+    sizes = {"data": 2, "fsdp": 4}
+    assert planned.notes({"train": {"batch": 16, "micro_batches": 2}}, sizes) == []
+    assert "batch of 4" in planned.notes({"train": {"batch": 8, "micro_batches": 2}}, sizes)[0]
+    assert planned.notes({}, sizes) == []
+
+
 @pytest.mark.parametrize(("plan", "mesh", "field", "given", "accepted"), WRONG.values(), ids=WRONG)
 def test_what_cannot_be_planned_is_refused(plan, mesh, field, given, accepted, tmp_path):
     if "tpu" in plan.get("hardware", "") and plan["hardware"] in CHIPS:

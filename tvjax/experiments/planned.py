@@ -15,7 +15,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tvjax.errors import reject
-from tvjax.experiments import EXPERIMENTS, atv, atv_methods, atv_tvp, experiment_of, text_model, tvp, tvp_language
+from tvjax.experiments import (
+    EXPERIMENTS,
+    atv,
+    atv_methods,
+    atv_tvp,
+    experiment_of,
+    rundir,
+    text_model,
+    tvp,
+    tvp_language,
+)
 from tvjax.experiments.atv_data import Examples
 from tvjax.experiments.atv_settings import TRAINED, ATVSettings, check_model
 from tvjax.experiments.atv_tvp_settings import ATVTVPSettings
@@ -69,10 +79,11 @@ def plan(config: Config, folder: Path, say: Callable[[str], None] = print) -> Pl
     chip = chip_named(c.hardware)
     sizes = mesh_sizes(build(MeshConfig, config.get("mesh", {}), "config.mesh"), c.devices)
     mesh = make_mesh(**sizes, devices=devices_of(chip, math.prod(sizes.values())))
-    found = {"what": experiment_of(config), **make_plan(trainer_of(config, c, mesh), chip)}
-    write_json(folder / "plan.json", found)
+    made = make_plan(trainer_of(config, c, mesh), chip)
+    found = {"what": experiment_of(config), **made, "notes": notes(config, sizes)}
+    write_json(folder / rundir.PLAN, found)
     say(said(found))
-    say(f"plan: {folder / 'plan.json'}")
+    say("\n".join([*found["notes"], f"plan: {folder / rundir.PLAN}"]))
     return found
 
 
@@ -85,6 +96,15 @@ def mesh_sizes(mesh: MeshConfig, devices: int) -> dict[str, int]:
     if devices not in (0, count):
         raise reject("config.plan.devices", devices, f"{count}, the product of config.mesh = {sizes}")
     return sizes
+
+
+def notes(config: Config, sizes: Mapping[str, int]) -> list[str]:
+    """What is allowed and hardly meant: devices that do the same work."""
+    train, share = config.get("train", {}), sizes["data"] * sizes["fsdp"]
+    rows = train.get("batch", share) // train.get("micro_batches", 1)
+    if rows % share == 0:
+        return []
+    return [f"a (micro-)batch of {rows} does not divide over data x fsdp = {share} devices: raise config.train.batch"]
 
 
 def trainer_of(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:

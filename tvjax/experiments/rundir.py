@@ -21,6 +21,8 @@ from tvjax.train.state import TrainState
 
 Run = Callable[..., Any]
 A_RUN = "accepted: the workdir of a run"
+PLAN = "plan.json"
+"""What `--mode=plan` leaves in a folder that no run is in yet."""
 FREE = ("mesh",)
 """Groups of the config that may change when a run goes on: they do not change what is computed."""
 
@@ -60,7 +62,7 @@ def _prepare(folder: Path, config: Mapping[str, Any], new: bool) -> None:
         raise reject("--workdir", str(folder), "a folder that can be written")
     if (folder / "config.json").exists():
         check_same(folder, config)
-    elif any(folder.iterdir()):
+    elif any(path.name != PLAN for path in folder.iterdir()):
         raise reject(
             "--workdir",
             str(folder),

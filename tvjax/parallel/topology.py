@@ -43,7 +43,8 @@ def _slice(chip: Chip, count: int) -> list[Any]:
     shape = slice_shape(chip, max(count, 4))
     if shape is None:
         raise reject("config.plan.devices", count, f"a power of two, at most {chip.chips}: the slices of {chip.name}")
-    shape = tuple(sorted(shape)) if chip.axes == 2 else tuple(sorted(shape, reverse=max(shape) <= 2))
+    # Ascending, as slices are named; a host's own four chips are 2 x 2 x 1.
+    shape = tuple(sorted(shape, reverse=chip.axes == 3 and max(shape) == 2))
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     options = {"chip_config_name": "megacore"} if chip.name == "tpu-v4" else {}  # one device a chip
