@@ -29,6 +29,8 @@ TRAIN = {"steps": 40, "log_every": 5, "evaluate_every": 20, "checkpoint_every": 
 class Regression:
     """Least squares on fresh inputs, `hyper` being all that members differ in."""
 
+    batch = 32
+
     def init(self, key: jax.Array, data: Any) -> Any:
         return {"w": jax.random.normal(key, (8, 4))}
 
@@ -36,7 +38,7 @@ class Regression:
         return {"target": jnp.linspace(-1.0, 1.0, 32).reshape(8, 4)}
 
     def loss(self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Any) -> tuple[jax.Array, dict]:
-        x_BX = shard_batch({"x": jax.random.normal(key, (32, 8))})["x"]
+        x_BX = shard_batch({"x": jax.random.normal(key, (self.batch, 8))})["x"]
         loss = jnp.square(x_BX @ params["w"] - x_BX @ data["target"]).mean()
         return loss, {"risk": loss}
 
