@@ -35,7 +35,9 @@ ENDING_SECONDS = 10.0
 STOPPING_SECONDS = 90.0
 """How long a job may take to save after SIGTERM."""
 WHO = re.compile(r"stopped sending heartbeats\):\s*(\d+(?:[\s,]+\d+)*)\s")
-OF_THE_RUNTIME = re.compile(r"\[Gloo\]|[EWIF]\d{4} |\s*@ +0x|\*\*\* Check failure")
+OF_THE_RUNTIME = re.compile(
+    r"\[Gloo\]|[EWIF]\d{4} |\s*@ +0x|\*\*\*|\[?Compiling module|\s*Very slow compile|The operation took"
+)
 
 
 @dataclasses.dataclass(frozen=True)
