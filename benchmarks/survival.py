@@ -117,7 +117,7 @@ class Launched:
 def lost_steps(resumed: list[int], kills: list[tuple[int, int]]) -> list[int]:
     """How many logged steps each kill cost: those between the step that the run next went on from and the last logged.
 
-    resumed: after which steps it went on; kills: of each the last step in the log, and how often it had gone on by then.
+    resumed: after which steps it went on; kills: the last step in the log then, and how often it had gone on by then.
     A run that next went on beyond that step had begun anew in between: it lost all.
     """
     went_on = [next(iter(resumed[before:]), 0) for _, before in kills]
