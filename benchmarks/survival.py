@@ -95,9 +95,8 @@ class Launched:
         """After which steps it went on, each time."""
         return [int(step) for line in self.said for step in re.findall(r"resuming after step (\d+)", line)]
 
-    def kill(self, moment: float, luck: random.Random) -> int | None:
-        """SIGKILL to a random process after `moment` seconds: the last step in the log; None where the run is over."""
-        time.sleep(moment)
+    def kill(self, luck: random.Random) -> int | None:
+        """SIGKILL to a random process: the last step in the log; None where the run is over."""
         workers = self.workers()
         if not workers or self.process.poll() is not None:
             return None
@@ -115,16 +114,14 @@ class Launched:
         return code, path.read_bytes() if path.exists() else b"", self.logged()
 
 
-def lost_steps(run: Launched, killed_at: list[int]) -> list[int]:
-    """How many logged steps each kill cost: those between the step that it went on from and the last in the log.
+def lost_steps(resumed: list[int], kills: list[tuple[int, int]]) -> list[int]:
+    """How many logged steps each kill cost: those between the step that the run next went on from and the last logged.
 
-    A kill before the first checkpoint, or two in a row before the run went on, cost what was logged by then.
+    resumed: after which steps it went on; kills: the last step in the log then, and how often it had gone on by then.
+    A run that next went on beyond that step had begun anew in between: it lost all.
     """
-    resumed, found = run.resumed(), []
-    for last in killed_at:
-        earlier = [step for step in resumed if step <= last]
-        found.append(last - max(earlier, default=0))
-    return found
+    went_on = [next(iter(resumed[before:]), 0) for _, before in kills]
+    return [last - step if step <= last else last for (last, _), step in zip(kills, went_on, strict=True)]
 
 
 def survive(args: argparse.Namespace, folder: Path) -> dict:
@@ -142,18 +139,20 @@ def survive(args: argparse.Namespace, folder: Path) -> dict:
     while kills < args.kills:
         runs += 1
         run = Launched(folder / f"run{runs}", restarts=args.kills, **job)
-        killed_at: list[int] = []
+        killed_at: list[tuple[int, int]] = []
         while len(killed_at) < min(args.kills_a_run, args.kills - kills):
-            last = run.kill(luck.uniform(0.0, seconds), luck)
+            time.sleep(luck.uniform(0.0, seconds))
+            before = len(run.resumed())
+            last = run.kill(luck)
             if last is None:
                 break
-            killed_at.append(last)
+            killed_at.append((last, before))
             print(f"run {runs}, kill {kills + len(killed_at)}: step {last} was logged", flush=True)
         alike = run.result() == expected
         if not alike:
             print("".join(run.said[-20:]), flush=True)
         kills, same = kills + len(killed_at), same and alike
-        lost += lost_steps(run, killed_at)
+        lost += lost_steps(run.resumed(), killed_at)
         print(
             f"run {runs}: {'the same bits' if alike else 'NOT the same bits'}, went on after {run.resumed()}",
             flush=True,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from tvjax.parallel import local
 local.ENDING_SECONDS = 1.0
 local.STOPPING_SECONDS = 3.0
 try:
-    code = local.run([sys.executable, "-c", sys.argv[1]], 3, devices=2, restarts=2)
+    code = local.run([sys.executable, "-c", sys.argv[1]], int(sys.argv[2]), devices=2, restarts=2)
 except RunError as error:
     print(error, file=sys.stderr)
     code = error.exit_code
@@ -38,16 +39,16 @@ def others_began():
 NOW = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 
 
-def start(folder: Path, program: str) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-c", LAUNCH, PROGRAM + program]
+def start(folder: Path, program: str, count: int = 3, **environment: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment
+    command = [sys.executable, "-c", LAUNCH, PROGRAM + program, str(count)]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def finish(folder: Path, program: str) -> tuple[int, str, str]:
-    process = start(folder, program)
+def finish(folder: Path, program: str, **options: Any) -> tuple[int, str, str]:
+    process = start(folder, program, **options)
     stdout, stderr = process.communicate(timeout=120)
     return process.returncode, stdout, stderr
 
@@ -117,6 +118,23 @@ if began == 0:
     assert code == 0
     assert re.fullmatch(
         rf"tvjax: process 1 of 3 stopped answering, noticed at {NOW}; starting again \(1 of 2\)\n", stderr
+    )
+
+
+def test_a_host_of_a_larger_job_starts_its_process_again_and_says_who_was_lost(tmp_path):
+    """As jax's runtime ends a process whose job has lost another; the job's variables are the user's."""
+    ended = """
+print(os.environ["TVJAX_PROCESSES"], os.environ["TVJAX_PROCESS_ID"], flush=True)
+if began == 0:
+    print("F1127 06:07:58.674629   18972 client.h:80] Terminating process because the JAX distributed service detected "
+          "fatal errors. UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):", file=sys.stderr)
+    print("2\\nThe tasks have crashed.", file=sys.stderr, flush=True)
+    os.abort()
+"""
+    code, stdout, stderr = finish(tmp_path, ended, count=1, TVJAX_PROCESSES="auto", TVJAX_PROCESS_ID="7")
+    assert (code, stdout) == (0, "auto 7\nauto 7\n")
+    assert re.search(
+        rf"tvjax: process 2 of the job was lost, noticed here at {NOW}; starting again \(1 of 2\)\n", stderr
     )
 
 

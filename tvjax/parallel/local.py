@@ -6,6 +6,9 @@
 Each process is `python -m tvjax.main ARGUMENTS`; what process 0 says is heard. When one ends badly all are ended, and
 the job ends with its exit code. SIGTERM goes to all, which save together (143). A process that was killed is noticed at
 once, one that hangs by the others, within 40 seconds; then the job goes on from its last whole checkpoint.
+
+Where TVJAX_PROCESSES is set, N is 1 and this is one host of a larger job (tvjax/parallel/processes.py): its process is
+started again where another one was lost, as those of the other hosts are, and they join again.
 """
 
 import dataclasses
@@ -31,7 +34,10 @@ ENDING_SECONDS = 10.0
 """After one process has ended because another was lost, the others do so within so long; one that hangs does not."""
 STOPPING_SECONDS = 90.0
 """How long a job may take to save after SIGTERM."""
-OF_THE_RUNTIME = re.compile(r"\[Gloo\]|[EWIF]\d{4} |\s*@ +0x|\*\*\* Check failure")
+WHO = re.compile(r"stopped sending heartbeats\):\s*(\d+(?:[\s,]+\d+)*)\s")
+OF_THE_RUNTIME = re.compile(
+    r"\[Gloo\]|[EWIF]\d{4} |\s*@ +0x|\*\*\*|\[?Compiling module|\s*Very slow compile|The operation took"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +53,19 @@ class Job:
 
     def __init__(self, command: list[str], count: int, devices: int):
         self._said: list[deque[str]] = [deque(maxlen=200) for _ in range(count)]
+        self._log: deque[str] = deque(maxlen=200)
         self._stopping = 0.0
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self._processes, self._listeners = [], []
         for index in range(count):
-            environment = os.environ | {
+            job = {
                 "TVJAX_PROCESSES": str(count),
                 "TVJAX_PROCESS_ID": str(index),
                 "TVJAX_COORDINATOR": f"127.0.0.1:{port}",
-                "JAX_NUM_CPU_DEVICES": str(devices),
             }
+            environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)} | ({} if in_a_larger_job() else job)
             process = subprocess.Popen(
                 command,
                 env=environment,
@@ -76,6 +83,7 @@ class Job:
     def _listen(self, index: int, stream: IO[str]) -> None:
         """Keep what a process says on stderr, but for the log of jax's runtime; what the first says is said at once."""
         for line in stream:
+            self._log.append(line)
             if OF_THE_RUNTIME.match(line):
                 continue
             self._said[index].append(line)
@@ -120,6 +128,11 @@ class Job:
                 time.sleep(0.05)
             if hung := self._running():
                 return End(LOST, f"process {hung[0]} of {count} stopped answering, noticed at {when}")
+            if in_a_larger_job():
+                self._listeners[0].join(timeout=5)
+                who = WHO.search("".join(self._log))
+                name = f"process {' '.join(who.group(1).split())}" if who else "another process"
+                return End(LOST, f"{name} of the job was lost, noticed here at {when}")
             codes = [process.poll() or 0 for process in self._processes]
             code, index = next(((other, i) for i, other in enumerate(codes) if other not in SECOND), (code, index))
         if code > 0:
@@ -142,6 +155,11 @@ class Job:
             process.wait()
         for listener in self._listeners:
             listener.join(timeout=5)
+
+
+def in_a_larger_job() -> bool:
+    """Whether this is one host of a job whose processes find each other by themselves."""
+    return bool(os.environ.get("TVJAX_PROCESSES"))
 
 
 def run(command: list[str], count: int, devices: int, restarts: int) -> int:
@@ -180,6 +198,8 @@ def main(argv: list[str]) -> int:
     count, *rest = argv[1:] or [""]
     if not count.isdigit() or int(count) < 1 or rest[:1] != ["--"]:
         raise reject("command line", " ".join(argv[1:]), "N -- ARGUMENTS, N processes and what tvjax.main is given")
+    if in_a_larger_job() and count != "1":
+        raise reject("command line", count, "1 process on each host, as TVJAX_PROCESSES is set")
     numbers = {}
     for name, usual, least in (("DEVICES_PER_PROCESS", "1", 1), ("RESTARTS", "3", 0)):
         given = os.environ.get(name, usual)
