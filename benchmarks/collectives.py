@@ -89,7 +89,7 @@ def draw(found: dict[str, list[float]], devices: list[int], path: Path) -> None:
     ax.set_xscale("log", base=2)
     ax.set_yscale("symlog", linthresh=1)
     ax.set_ylim(0, 2e-6 * max(max(values) for values in found.values()))
-    ax.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
+    ax.set_yticks([0, 1, 10, 100, 1000], ["0", "1", "10", "100", "1,000"])
     ax.set_xticks(devices, [f"{n:,}" for n in devices])
     quiet(ax, "devices along the axis (logarithmic)", "MB a device and step\n(logarithmic from 1 on)")
     bottom_legend(figure, handles)

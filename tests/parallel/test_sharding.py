@@ -17,8 +17,8 @@ from tvjax.experiments.atv_settings import ExampleConfig
 from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import Decoder, DecoderConfig
-from tvjax.nn.tokens import Tokens
 from tvjax.nn.model import forward
+from tvjax.nn.tokens import Tokens
 from tvjax.parallel.mesh import RULES, make_mesh, path_of
 from tvjax.parallel.mesh import place as place_on
 from tvjax.train.loop import TrainConfig, Trainer

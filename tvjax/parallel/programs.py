@@ -23,6 +23,8 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragg
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all")
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "bfloat16"}
 Shape = tuple[str, tuple[int, ...]]
+COUNTS = [(kind, ()) for kind in ("s32", "u32", "s64", "u64")]
+"""What loops count in: those of `lax.scan` in s32, those in which XLA gathers by and by what it multiplies in u32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +186,7 @@ def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int
     for name in loop.called("condition"):
         for computation, *_ in _runs(computations, name):
             for one in computations[computation]:
-                if one.opcode == "constant" and one.shapes == (("s32", ()),):
+                if one.opcode == "constant" and one.shapes[0] in COUNTS:
                     bounds.append(int(re.sub(r"\D", "", one.rest.split(")")[0]) or 1))
     return max(bounds, default=1)
 

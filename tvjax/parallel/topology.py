@@ -29,7 +29,7 @@ def devices_of(chip: Chip, count: int) -> list[Any]:
     if chip.platform == "tpu":
         return _slice(chip, count)
     try:
-        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_num_cpu_devices", max(count, jax.config.values["jax_num_cpu_devices"]))
     except RuntimeError:  # they are there already
         if jax.device_count() < count:
             raise reject("config.plan.devices", count, f"at most the {jax.device_count()} devices here") from None
