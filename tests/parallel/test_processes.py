@@ -81,7 +81,7 @@ class TestTheSameAnywhere:
         run = request.getfixturevalue(saved_by)
         trainer, state = self.saved(run, 20, tmp_path, mesh)
         with jax.set_mesh(trainer.mesh):
-            _, metrics = trainer.dispatch(state, trainer._data, trainer.hyper)
+            _, metrics = trainer.dispatch(state, trainer.data, trainer.hyper)
         np.testing.assert_allclose(metrics["loss"], losses(run, 40), rtol=TOLERANCE)
 
 

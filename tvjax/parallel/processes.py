@@ -138,7 +138,8 @@ def anywhere(flag: bool) -> bool:
 
 def is_loss(error: BaseException) -> bool:
     """Whether an error of jax's runtime says that another process of the job no longer answers."""
-    return count() > 1 and type(error).__name__ == "JaxRuntimeError" and bool(_SIGNS_OF_LOSS.search(str(error)))
+    runtime = [e for e in (error, error.__cause__, error.__context__) if type(e).__name__ == "JaxRuntimeError"]
+    return count() > 1 and any(_SIGNS_OF_LOSS.search(str(e)) for e in runtime)
 
 
 def leave(code: int) -> None:

@@ -74,7 +74,10 @@ class Checkpoints:
             raise self._failed(error) from error
         self._saving = None
 
-    def _failed(self, error: Exception) -> RunError:
+    def _failed(self, error: Exception) -> Exception:
+        """What to say of an error while saving; one that says that another process was lost says it itself."""
+        if processes.is_loss(error):
+            return error
         step, self._saving = self._saving, None
         earlier = [other for other in self.steps() if other != step]
         kept = f"those of steps {earlier} are kept" if earlier else "there is none before it"
