@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 GB = 1e9
+GIB = 2**30
 TERA = 1e12
 
 
@@ -15,10 +16,10 @@ TERA = 1e12
 class Chip:
     """One kind of device, by its vendor's figures.
 
-    flops: FLOP/s of matrix products by dtype, float32 at JAX's default precision (one bfloat16 pass on a TPU, TF32 on
-    an NVIDIA GPU). memory: bytes; bandwidth: bytes/s of it; link: bytes/s that one chip can send to others of its
-    slice or node. kinds: what `device_kind` calls it. slices: the prefix of a slice's name, for the TPU compiler, and
-    axes: how many a slice has; chips: most in a slice.
+    flops: FLOP/s of matrix products by dtype, none of them sparse, float32 at JAX's default precision (one bfloat16
+    pass on a TPU, TF32 on an NVIDIA GPU). memory: bytes that a program may have; bandwidth: bytes/s of it; link:
+    bytes/s that one chip can send to others of its slice or node. kinds: what `device_kind` calls it. slices: the
+    prefix of a slice's name, for the TPU compiler, and axes: how many a slice has; chips: most in a slice.
     """
 
     name: str
@@ -34,10 +35,13 @@ class Chip:
     chips: int = 0
 
 
-def _tpu(name: str, tera: float, memory: float, bandwidth: float, link: float, **more: object) -> Chip:
+def _tpu(
+    name: str, tera: float, memory: float, bandwidth: float, link: float, linked: str = "", **more: object
+) -> Chip:
     flops = dict.fromkeys(("bfloat16", "float32"), tera * TERA)
     source = f"Google Cloud documentation, 'TPU {name.removeprefix('tpu-')}', key specifications"
-    numbers = (memory * GB, bandwidth * GB, link * GB)
+    source += "; memory: capacity in the TPU compiler's messages" + linked
+    numbers = (memory * GIB, bandwidth * GB, link * GB)
     return Chip(name, "tpu", flops, *numbers, source, slices=name.removeprefix("tpu-"), **more)  # type: ignore[arg-type]
 
 
@@ -48,17 +52,21 @@ def _gpu(name: str, bf16: float, tf32: float, memory: float, bandwidth: float, l
 
 
 # Links: the vendors' figures count both directions (GB/s), or bits of one (Gbit/s); these are bytes of one.
+# Memory: a TPU's in GiB, less what the system keeps (the compiler refuses a program by it); a GPU's in the data sheet's
+# GB, below what the driver shows (81559 MiB on an H100, 143771 MiB on an H200).
+_ISCA = "; link: six of 50 GB/s, as others quote Jouppi et al., ISCA 2023, table 4 (the documentation has none)"
+_SEEN = "as others quote it: the sheet itself was not at hand"
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        _tpu("tpu-v4", 275, 32, 1228, 300, kinds=("TPU v4",), axes=3, chips=4096),
-        _tpu("tpu-v5e", 197, 16, 819, 200, kinds=("TPU v5 lite", "TPU v5e"), axes=2, chips=256),
-        _tpu("tpu-v5p", 459, 95, 2765, 600, kinds=("TPU v5", "TPU v5p"), axes=3, chips=6144),
-        _tpu("tpu-v6e", 918, 32, 1600, 400, kinds=("TPU v6 lite", "TPU v6e"), axes=2, chips=256),
-        _gpu("a100-40g", 312, 156, 40, 1555, 300, "NVIDIA A100 data sheet, SXM"),
-        _gpu("a100-80g", 312, 156, 80, 2039, 300, "NVIDIA A100 data sheet, SXM"),
-        _gpu("h100", 989.4, 494.7, 80, 3350, 450, "NVIDIA H100 data sheet, SXM, without sparsity"),
-        _gpu("h200", 989.4, 494.7, 141, 4800, 450, "NVIDIA H200 data sheet, SXM, without sparsity"),
+        _tpu("tpu-v4", 275, 30.75, 1200, 300, _ISCA, kinds=("TPU v4",), axes=3, chips=4096),
+        _tpu("tpu-v5e", 197, 15.75, 819, 200, kinds=("TPU v5 lite", "TPU v5e"), axes=2, chips=256),
+        _tpu("tpu-v5p", 459, 95.74, 2765, 600, kinds=("TPU v5", "TPU v5p"), axes=3, chips=6144),
+        _tpu("tpu-v6e", 918, 31.25, 1638, 400, kinds=("TPU v6 lite", "TPU v6e"), axes=2, chips=256),
+        _gpu("a100-40g", 312, 156, 40, 1555, 300, f"NVIDIA A100 data sheet, SXM, without sparsity, {_SEEN}"),
+        _gpu("a100-80g", 312, 156, 80, 2039, 300, f"NVIDIA A100 data sheet, SXM, without sparsity, {_SEEN}"),
+        _gpu("h100", 989.4, 494.7, 80, 3350, 450, f"NVIDIA H100 data sheet, SXM, halved: no sparsity, {_SEEN}"),
+        _gpu("h200", 989.4, 494.7, 141, 4800, 450, f"NVIDIA H200 data sheet, SXM, halved: no sparsity, {_SEEN}"),
         Chip(
             "cpu",
             "cpu",
