@@ -4,6 +4,7 @@ import copy
 import importlib.metadata
 import os
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -66,6 +67,15 @@ TINY = changed(
     population__prescribed_layer=(1,),
 )
 """The least that has an inner layer: for tests that train many times over."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten() -> Iterator[None]:
+    """Compiled programs are dropped with their file: thousands of them take gigabytes, and in the end crash XLA."""
+    yield
+    import jax
+
+    jax.clear_caches()
 
 
 @pytest.fixture
