@@ -215,7 +215,7 @@ def test_atv_on_four_processes_is_atv_on_one(tmp_path):
         templates=ATV["templates"][:1],
         methods=("zero_shot", "atv_last"),
         train={"batch": 8, "examples": 6, "seeds": (0,), **train},
-        mesh={"data": 4, "tensor": 2},
+        mesh={"data": 2, "fsdp": 2, "tensor": 2},
     )
     four, one = both(config, atv.run, tmp_path)
     np.testing.assert_allclose(losses(four, 20), losses(one, 20), rtol=TOLERANCE)

@@ -35,6 +35,7 @@ from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer, load_model
 from tvjax.nn.tokens import pad
+from tvjax.parallel import processes
 from tvjax.parallel.batches import Batches
 from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks.text import Template, TextTask, some
@@ -63,7 +64,7 @@ def _models(
         if part == "target" and target is not None:
             found.append(target)
         elif chosen.path:
-            mesh = make_mesh(**dataclasses.asdict(s.mesh))
+            mesh = processes.own(make_mesh(**dataclasses.asdict(s.mesh)))
             found.append(load_model(Path(chosen.path), dtype=dtype or None, mesh=mesh, unroll=1))  # as `small_model`
         else:
             where = {"place": f"config.training.{part}", "names": f"config.{part}.trained"}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -112,14 +113,18 @@ def shardings(mesh: Mesh, tree: Any, *, members: bool) -> Any:
 def place(mesh: Mesh, tree: Any) -> Any:
     """`tree` where `RULES` say that it lies on `mesh`.
 
-    Shapes stay shapes and are given their shardings; so is all on a mesh of devices that are only described.
+    Shapes stay shapes and are given their shardings; so is all on a mesh of devices that are only described. Over
+    several processes each brings the parts of its devices, of an array that all have whole.
     """
     described = mesh.devices.flat[0] not in jax.devices()
 
     def one(leaf: Any, sharding: NamedSharding) -> Any:
         if described or isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-        return jax.device_put(leaf, sharding)
+        if sharding.is_fully_addressable or not getattr(leaf, "is_fully_addressable", True):
+            return jax.device_put(leaf, sharding)
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda part: whole[part])
 
     return jax.tree.map(one, tree, shardings(mesh, tree, members=False))
 
