@@ -85,7 +85,9 @@ ready() {
       '')
         request=$(request_state)
         case $request in
-          '') make_slice && asked=true || return 1 ;;
+          '') # where it could not be made it may be there, and not have answered
+            if make_slice; then asked=true; elif [[ -z $(request_state)$(node_state) ]]; then return 1; fi
+            ;;
           SUSPENDED | FAILED)
             if [[ $asked == true ]]; then return 1; fi  # it is ours and new: another would fail as well
             drop_slice "$request"
@@ -113,9 +115,9 @@ bash tvjax/launch/tpu_worker.sh install" || code=$?
 # Runs the command on all workers and shows what worker 0 says. When one has ended badly the others end by themselves,
 # since the processes watch each other; one that does not, hangs.
 run() {
-  local command follower code=0 limit='' bad='^tvjax: this worker ended with code [^0]'
+  local command follower final code=0 limit='' bad='^tvjax: this worker ended with code [^0]'
   printf -v command '%q ' bash tvjax/launch/tpu_worker.sh run "$@"
-  rm -f "$logs"/*.log
+  rm -f "$logs"/[0-9].log "$logs"/[0-9][0-9].log "$logs"/[0-9][0-9][0-9].log
   : >"$logs/0.log"
   on_workers "$command" --output-directory="$logs" &
   running=$!
@@ -132,6 +134,10 @@ run() {
     fi
   done
   wait "$running" || code=$?
+  # What is final for one worker is final for all: the others lost it, and may be named first.
+  for final in 2 3; do
+    if grep -qs "^tvjax: this worker ended with code $final " "$logs"/*.log; then code=$final; fi
+  done
   wait "$follower" || true
   grep -Hs "$bad" "$logs"/*.log >&2 || true
   return "$code"

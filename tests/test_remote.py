@@ -20,7 +20,8 @@ def store(tmp_path, monkeypatch) -> Path:
     """The folder that stands for gs://bucket; this machine's temporary folder is another."""
     at = remote._at
     monkeypatch.setattr(remote, "_at", lambda address: at(address.replace("gs://bucket", str(tmp_path / "store"))))
-    monkeypatch.setattr(remote.tempfile, "gettempdir", lambda: str(tmp_path / "here"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr(remote.tempfile, "tempdir", str(tmp_path / "here"))
     return tmp_path / "store" / "run"
 
 

@@ -92,11 +92,12 @@ def _split_config(argv: list[str]) -> tuple[list[str], list[str]]:
 
 def _config_of_run(words: list[str]) -> Any:
     """The config of the run in --workdir: it need not be named again. Raises `UserError` where there is none."""
+    from etils import epath
     from ml_collections import ConfigDict
 
     folders = [word.split("=", 1)[1] for word in words if re.match(r"--?workdir=", word)]
-    path = Path(folders[-1]) / "config.json" if folders else None
-    if path is None or not path.is_file():
+    path = epath.Path(folders[-1]) / "config.json" if folders else None
+    if path is None or not path.exists():
         raise reject(
             "--config", None, "a config file, e.g. --config=configs/tvp_synthetic.py, or the --workdir of a run"
         )

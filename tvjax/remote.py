@@ -5,8 +5,6 @@ this machine, which is filled from the store when a run starts, and copied there
 The checkpoints go to the store itself, from every process.
 """
 
-import hashlib
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,8 @@ def here(workdir: str) -> Path:
     """The folder in which a run works: `workdir` itself, or the one that stands for it, filled with what is there."""
     if "://" not in workdir:
         return Path(workdir)
-    name = f"{hashlib.sha256(workdir.encode()).hexdigest()[:16]}-{processes.index()}"
-    folder = Path(tempfile.gettempdir()) / "tvjax" / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"tvjax-{processes.index()}-")) / "run"  # of this process alone
+    folder.mkdir()
     _address(folder).write_text(workdir)
     _copy(there(folder), folder)
     return folder

@@ -242,8 +242,9 @@ def _sensitivity(arena: Arena) -> list[dict[str, Any]]:
         "scale": jnp.asarray(np.stack(scales), jnp.float32),
         "examples": jnp.array([one.get("examples", s.examples.examples) for one in members]),
     }
-    alone = dataclasses.replace(s, mesh=dataclasses.replace(s.mesh, member=1))  # any number of members
-    arena = dataclasses.replace(arena, settings=alone)
+    mesh = dataclasses.replace(s.mesh, member=1, data=s.mesh.data * s.mesh.member)  # any number of members
+    batches = Batches(s.vectors.memory, s.evaluation.batch)
+    arena = dataclasses.replace(arena, settings=dataclasses.replace(s, mesh=mesh), batches=batches)
     experiment, params = train(arena, c.method, arena.folder / "methods" / "sensitivity", names, hyper)
     asked = arena.examples["shown" if c.method == "atv_shown" else "query"]["test"]
     found = arena.by_task(ask(arena, experiment, params, hyper["scale"], asked).mean(2), asked)

@@ -28,6 +28,7 @@ from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.lora import per_rank, sites
 from tvjax.nn.model import Model
 from tvjax.nn.prefix import per_token
+from tvjax.parallel import processes
 from tvjax.parallel.batches import Batches
 from tvjax.parallel.mesh import make_mesh, place
 from tvjax.tasks.retrieval import Retriever
@@ -295,8 +296,11 @@ def make_trainer(
 def train(arena: Arena, name: str, folder: Path, names: tuple[str, ...], hyper: Hyper) -> tuple[AdapterExperiment, Any]:
     """Train a method's members in `folder`, or in mode "eval" read them there; the best of each by the dev split."""
     mesh = make_mesh(**dataclasses.asdict(arena.settings.mesh))
-    experiment, trainer = make_trainer(arena, name, _given(arena, name), names, hyper, mesh)
+    given = _given(arena, name)
+    experiment, trainer = make_trainer(arena, name, given, names, hyper, mesh)
     state = rundir.trained_state(trainer, folder, arena.mode, arena.say)
+    if processes.count() > 1:  # what is measured, each measures alone
+        experiment = dataclasses.replace(experiment, given=given)
     return experiment, state.chosen
 
 

@@ -38,7 +38,7 @@ class Chip:
 def _tpu(
     name: str, tera: float, memory: float, bandwidth: float, link: float, linked: str = "", **more: object
 ) -> Chip:
-    flops = dict.fromkeys(("bfloat16", "float32"), tera * TERA)
+    flops = dict.fromkeys(("bfloat16", "float16", "float32"), tera * TERA)
     source = f"Google Cloud documentation, 'TPU {name.removeprefix('tpu-')}', key specifications"
     source += "; memory: capacity in the TPU compiler's messages" + linked
     numbers = (memory * GIB, bandwidth * GB, link * GB)
@@ -46,7 +46,7 @@ def _tpu(
 
 
 def _gpu(name: str, bf16: float, tf32: float, memory: float, bandwidth: float, link: float, source: str) -> Chip:
-    flops = {"bfloat16": bf16 * TERA, "float32": tf32 * TERA}
+    flops = {"bfloat16": bf16 * TERA, "float16": bf16 * TERA, "float32": tf32 * TERA}
     kind = "NVIDIA " + name.split("-")[0].upper()
     return Chip(name, "gpu", flops, memory * GB, bandwidth * GB, link * GB, source, kinds=(kind,))
 

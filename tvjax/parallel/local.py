@@ -134,7 +134,9 @@ class Job:
                 name = f"process {' '.join(who.group(1).split())}" if who else "another process"
                 return End(LOST, f"{name} of the job was lost, noticed here at {when}")
             codes = [process.poll() or 0 for process in self._processes]
-            code, index = next(((other, i) for i, other in enumerate(codes) if other not in SECOND), (code, index))
+            code, index = next(
+                ((other, i) for i, other in enumerate(codes) if other and other not in SECOND), (code, index)
+            )
         if code > 0:
             self._hear(index)
             return End(code, f"process {index} of {count} ended with code {code} at {when}")
@@ -177,7 +179,8 @@ def run(command: list[str], count: int, devices: int, restarts: int) -> int:
             job.stop()
 
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process: they end by themselves
+    # A terminal sends it to every process: they end by themselves. What ignores it would be inherited by them.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
     for restart in range(restarts + 1):
         job = Job(command, count, devices)
         if asked:

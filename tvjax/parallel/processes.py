@@ -22,6 +22,9 @@ from tvjax.errors import RunError, UserError
 HEARTBEAT_SECONDS = 20
 """A process that says nothing for so long is lost, and the others end: within twice as long at most."""
 
+ENDING_SECONDS = 6 * 3600
+"""How long the others wait at the end for the first, which writes the report."""
+
 LOST = 75
 """The exit code where another process was lost: the same command, on all, goes on from the last checkpoint."""
 
@@ -56,7 +59,9 @@ def join() -> None:
     # Programs with collectives that run at the same time on a CPU can wait for each other for ever.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
-        jax.distributed.initialize(**job, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(
+            **job, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, shutdown_timeout_seconds=ENDING_SECONDS
+        )
     except ValueError as error:
         raise UserError(f"TVJAX_PROCESSES={named}: {error}; accepted: auto where jax can tell the job") from None
     _place.update(index=jax.process_index(), count=jax.process_count())

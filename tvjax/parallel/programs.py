@@ -188,7 +188,48 @@ def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int
             for one in computations[computation]:
                 if one.opcode == "constant" and one.shapes[0] in COUNTS:
                     bounds.append(int(re.sub(r"\D", "", one.rest.split(")")[0]) or 1))
-    return max(bounds, default=1)
+    return -(-max(bounds, default=1) // _stride(loop, computations))
+
+
+def _stride(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
+    """By how much the counter of a loop's condition grows in one run of its body: XLA unrolls loops of its own."""
+    places = {
+        int(place)
+        for name in loop.called("condition")
+        for one in computations[name]
+        if one.opcode == "get-tuple-element" and one.shapes[0] in COUNTS
+        for place in re.findall(r"index=(\d+)", one.rest)
+    }
+    grown = [_grown(computations, body, (place,), {}) for body in loop.called("body") for place in places]
+    return max((by for by in grown if by > 0), default=1)
+
+
+def _grown(computations: dict[str, list[Instruction]], name: str, path: tuple[int, ...], given: dict[int, Any]) -> int:
+    """The integer at `path` of what a computation returns where all counters are 0; given: what a fusion is given."""
+    rows = {one.name: one for one in computations[name]}
+
+    def value(one: Instruction, path: tuple[int, ...]) -> int:
+        """That of one instruction: sums of constants are all that counters are made of."""
+        if one.opcode == "tuple" and path:
+            return value(rows[one.operands[path[0]]], path[1:])
+        if one.opcode == "get-tuple-element":
+            index = re.search(r"index=(\d+)", one.rest)
+            return value(rows[one.operands[0]], (int(index.group(1)), *path)) if index else 0
+        if one.opcode == "constant":
+            return int(re.sub(r"[^\d-]", "", one.rest.split(")")[0]) or 0) if one.shapes[0] in COUNTS else 0
+        if one.opcode == "parameter":
+            number = re.match(r"\((\d+)\)", one.rest)
+            return given[int(number.group(1))](path) if number and int(number.group(1)) in given else 0
+        if one.opcode == "add":
+            return sum(value(rows[operand], ()) for operand in one.operands)
+        if one.opcode in ("copy", "bitcast"):
+            return value(rows[one.operands[0]], path)
+        if one.opcode == "fusion":
+            inside = {i: functools.partial(value, rows[operand]) for i, operand in enumerate(one.operands)}
+            return _grown(computations, one.called("calls")[0], path, inside)
+        return 0
+
+    return value(next(one for one in computations[name] if one.root), path)
 
 
 def _products(one: Instruction, shapes: dict[str, tuple[Shape, ...]]) -> float:

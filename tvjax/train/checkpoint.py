@@ -95,34 +95,36 @@ class Checkpoints:
         """
         self.finish()
         for step in reversed(self.steps()):
-            found, wrong = None, ""
             try:
                 found = self._read(step, _tree(abstract))
-            except UserError:
-                raise
             except Exception as error:
-                wrong = _line(error)
-            if not processes.anywhere(found is None):
-                assert found is not None
+                if isinstance(error, UserError) or processes.is_loss(error):
+                    raise
+                self.skipped.append(f"checkpoint of step {step} does not read whole ({_line(error)})")
+            else:
                 return TrainState(**found | ({"best": Best(**found["best"])} if "best" in found else {}))
-            wrong = wrong or "another process could not read it"
-            self.skipped.append(f"checkpoint of step {step} does not read whole ({wrong})")
         if self.steps():
             raise RunError("; ".join(self.skipped) + ": no checkpoint is left; start in a new --workdir")
         return None
 
     def _read(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
-        """The arrays of a checkpoint, which are those that were saved. Raises whatever is wrong with it.
+        """The arrays of a checkpoint, which are those that were saved. Raises whatever is wrong with it, in any process.
 
         Its parts are read without orbax's manager, which would wait for processes that could not read theirs.
         """
-        folder = self._folder / str(step)
-        about = json.loads((folder / "about" / "metadata").read_text())
-        if about["format"] > FORMAT:
-            raise UserError(f"checkpoint of step {step}: format {about['format']}; accepted: up to {FORMAT}")
-        if self._run and about.get("run", self._run) != self._run:
-            raise UserError(f"{folder}: a checkpoint of another config; accepted: those of the run in this folder")
-        tree = _arrays(folder / "state", abstract)
+        folder, wrong, tree = self._folder / str(step), None, None
+        try:
+            about = json.loads((folder / "about" / "metadata").read_text())
+            if about["format"] > FORMAT:
+                raise UserError(f"checkpoint of step {step}: format {about['format']}; accepted: up to {FORMAT}")
+            if self._run and about.get("run", self._run) != self._run:
+                raise UserError(f"{folder}: a checkpoint of another config; accepted: those of the run in this folder")
+            tree = _arrays(folder / "state", abstract)
+        except Exception as error:
+            wrong = error
+        if processes.anywhere(wrong is not None):  # before the sums, which all compute together
+            raise wrong or ValueError("another process could not read it")
+        assert tree is not None
         changed = [path for path, total in sums(tree).items() if about["sums"].get(path) != total]
         if changed:
             raise ValueError(f"{changed[0]}: not the bits that were saved")
