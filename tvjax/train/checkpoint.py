@@ -108,7 +108,7 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
-        """The arrays of a checkpoint, which are those that were saved. Raises whatever is wrong with it, in any process.
+        """The arrays of a checkpoint, which are those that were saved. Raises what is wrong with it, in any process.
 
         Its parts are read without orbax's manager, which would wait for processes that could not read theirs.
         """
