@@ -14,7 +14,7 @@ from tvjax.tasks import NO_SHIFT
 from tvjax.vectors import tvp
 
 pytestmark = pytest.mark.slow
-L, PRESCRIBED, STEPS = 4, 2, 700
+L, PRESCRIBED, STEPS = 4, 2, 1000
 
 
 @pytest.fixture(scope="module")
