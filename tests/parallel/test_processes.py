@@ -21,9 +21,12 @@ from tests.jobs import Jobs
 from tests.parallel import toy
 from tests.parallel.test_sharding import TOLERANCE, assert_close
 from tests.runs import logged, past
+from tvjax.errors import RunError
 from tvjax.experiments import atv, tvp
 from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.parallel import processes
 from tvjax.parallel.processes import HEARTBEAT_SECONDS
+from tvjax.train.checkpoint import Checkpoints
 from tvjax.vectors import store
 
 TOY = ("-m", "tests.parallel.toy")
@@ -94,6 +97,20 @@ def checkpointed(folder: Path, after: int = 0) -> Callable[[], bool]:
     """Whether a checkpoint later than step `after` is whole."""
     place = folder / "checkpoints"
     return lambda: place.is_dir() and any(p.name.isdigit() and int(p.name) > after for p in place.iterdir())
+
+
+def test_an_error_of_the_network_between_processes_is_the_loss_of_one(monkeypatch, tmp_path):
+    """Whoever says it: orbax has errors of its own for what went wrong in jax."""
+    gone = ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
+    wrapped = RuntimeError("could not be written")
+    wrapped.__cause__ = gone
+    full = OSError(28, "No space left on device")
+    assert not processes.is_loss(gone), "there is no other"
+    monkeypatch.setitem(processes._place, "count", 2)
+    assert processes.is_loss(gone) and processes.is_loss(wrapped) and not processes.is_loss(full)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    assert checkpoints._failed(wrapped) is wrapped
+    assert isinstance(checkpoints._failed(full), RunError)
 
 
 @pytest.mark.slow

@@ -142,9 +142,9 @@ def anywhere(flag: bool) -> bool:
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether an error of jax's runtime says that another process of the job no longer answers."""
-    runtime = [e for e in (error, error.__cause__, error.__context__) if type(e).__name__ == "JaxRuntimeError"]
-    return count() > 1 and any(_SIGNS_OF_LOSS.search(str(e)) for e in runtime)
+    """Whether an error says that another process of the job no longer answers: jax's, or what orbax made of it."""
+    said = [str(e) for e in (error, error.__cause__, error.__context__) if e is not None]
+    return count() > 1 and any(map(_SIGNS_OF_LOSS.search, said))
 
 
 def leave(code: int) -> None:
