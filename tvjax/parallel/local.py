@@ -35,9 +35,11 @@ ENDING_SECONDS = 10.0
 STOPPING_SECONDS = 90.0
 """How long a job may take to save after SIGTERM."""
 WHO = re.compile(r"stopped sending heartbeats\):\s*(\d+(?:[\s,]+\d+)*)\s")
-OF_THE_RUNTIME = re.compile(
+UNHEARD = re.compile(
     r"\[Gloo\]|[EWIF]\d{4} |\s*@ +0x|\*\*\*|\[?Compiling module|\s*Very slow compile|The operation took"
+    r"|tvjax: process \d+: another one was lost"
 )
+"""The log of jax's runtime, and that some other process was lost: which one it was is said here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +83,10 @@ class Job:
             self._listeners[-1].start()
 
     def _listen(self, index: int, stream: IO[str]) -> None:
-        """Keep what a process says on stderr, but for the log of jax's runtime; what the first says is said at once."""
+        """Keep what a process says on stderr, but for what is `UNHEARD`; what the first says is said at once."""
         for line in stream:
             self._log.append(line)
-            if OF_THE_RUNTIME.match(line):
+            if UNHEARD.match(line):
                 continue
             self._said[index].append(line)
             if index == 0:
