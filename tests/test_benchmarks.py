@@ -1,6 +1,7 @@
 """The benchmarks say what they take, and the trainer that they time takes steps."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,3 +27,26 @@ def test_the_timed_trainer_takes_steps(members, weight):
     sizes = {"num_layers": 2, "width": 8, "num_heads": 2}
     run = programs.training(steps=2, batch=4, inputs=2, pairs=3, layout="xzy", members=members, weight=weight, **sizes)
     assert [run(4), run(2)] == [4, 6]
+
+
+GOLDEN = FOLDER.parent / "tests" / "nn" / "golden"
+SHRUNKEN = {
+    "tvp_garg": ["model.width=16", "train.batch=2", "evaluation.prompts=8", "mesh.data=2"],
+    "atv_llama3_8b": [f"target.path={GOLDEN / 'llama3'}", "target.dtype=bfloat16", f"generator.path={GOLDEN / 'gpt2'}"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHRUNKEN)
+def test_a_config_is_timed_as_it_is_planned(name):
+    pytest.importorskip("ml_collections")
+    fields = [*SHRUNKEN[name], "plan.query_tokens=8", "plan.answer_tokens=2"]
+    command = [sys.executable, FOLDER / "config_step.py", "--rounds=2", f"--config={FOLDER.parent}/configs/{name}.py"]
+    command += [f"--config.{field}" for field in fields]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    step, evaluation = (line for line in done.stdout.splitlines() if line.startswith(("step", "evaluation")))
+    rate = float(re.search(r"ms; ([\d.]+) \[[\d.]+\.\.[\d.]+\] examples/s", step)[1])
+    milliseconds = float(re.match(r"step +([\d.]+)", step)[1])
+    assert rate * milliseconds / 1e3 == pytest.approx({"tvp_garg": 4, "atv_llama3_8b": 3}[name], rel=0.1)
+    assert ("bfloat16" in evaluation) == (name == "atv_llama3_8b")

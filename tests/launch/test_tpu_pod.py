@@ -44,7 +44,7 @@ class TestStart:
             "--network=net",
             "--quiet",
         } <= set(asked["argv"])
-        assert [call["worker"] for call in stage.calls("python3", ".[tpu]")] == ["0", "1"]
+        assert sorted(call["worker"] for call in stage.calls("python3", ".[tpu]")) == ["0", "1"]
         assert sorted(call["worker"] for call in started(stage)) == ["0", "1"]
         assert {call["processes"] for call in started(stage)} == {"auto"}
         assert {call["cwd"] for call in started(stage)} == {f"{stage.folder}/worker{n}/tvjax" for n in (0, 1)}

@@ -68,6 +68,12 @@ class Clock:
         more = {"steps": 5, "examples": 6, "flops": dict, "mesh": make_mesh()} | more
         return Meter(start, before or {}, **more)
 
+    def dispatch(self, meter: Meter, step: int, seconds: float) -> None:
+        """One that ends with `step` and takes so long."""
+        meter.asked(step)
+        self.now += seconds
+        meter.ended(step)
+
 
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
@@ -90,13 +96,9 @@ class TestTime:
 
     def test_what_lies_between_two_dispatches_is_in_neither(self, clock):
         meter = clock.meter()
-        meter.asked(5)
-        clock.now += 2
-        meter.ended(5)
+        clock.dispatch(meter, 5, seconds=2)
         clock.now += 60
-        meter.asked(10)
-        clock.now += 4
-        meter.ended(10)
+        clock.dispatch(meter, 10, seconds=4)
         found = meter.fields(10)
         assert found["step_seconds"] == 4 / 5
         assert found["seconds"] == 66 and found["steps_per_second"] == pytest.approx(10 / 66, rel=1e-5)
@@ -121,14 +123,11 @@ class TestLost:
         monkeypatch.setattr(observe, "process_seconds", lambda: 30.0)
         before = {"step": 35, "save_seconds": 4.0, "restarts": 1, "restart_seconds": 10.0, "repeated_steps": 5}
         meter = clock.meter(before, start=20)
-        meter.asked(25)
-        clock.now += 2
-        meter.ended(25)
+        clock.dispatch(meter, 25, seconds=2)
         with meter.saving():
             clock.now += 3
         clock.now += 1
-        meter.asked(30)
-        meter.ended(30)
+        clock.dispatch(meter, 30, seconds=0)
         found = meter.fields(30)
         assert {name: found[name] for name in LOST} == {
             "save_seconds": 7.0,
@@ -152,9 +151,7 @@ class TestUtilization:
         chip = dataclasses.replace(CHIPS["h100"], flops={"bfloat16": 200.0, "float32": 100.0})
         monkeypatch.setattr(observe, "chip_of", lambda kind: chip)
         meter = clock.meter(flops=lambda: {"bfloat16": 400, "float32": 300}, mesh=make_mesh(data=2))
-        meter.asked(5)
-        clock.now += 10
-        meter.ended(5)
+        clock.dispatch(meter, 5, seconds=10)
         assert meter.fields(5)["flops_utilization"] == (400 / 200 + 300 / 100) / 2 / 10
 
     def test_a_dtype_that_the_table_does_not_have_counts_as_float32(self):

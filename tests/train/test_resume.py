@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.conftest import TINY, changed
+from tests.conftest import TINY, changed, quiet
+from tests.parallel import toy
 from tests.runs import Runs, logged, past, saving
 from tvjax.errors import RunError, UserError
 from tvjax.experiments import tvp
 from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.train import checkpoint
 from tvjax.train.checkpoint import Checkpoints
+from tvjax.train.log import MetricsLog
+from tvjax.train.observe import Meter
 from tvjax.train.state import TrainState
 from tvjax.train.stop import Stop, Stopped
 
@@ -191,6 +195,24 @@ def test_a_checkpoint_that_reads_as_other_values_is_not_used(tmp_path, monkeypat
     monkeypatch.setattr(checkpoint, "_arrays", harmed)
     assert int(checkpoints.restore(tiny_state(0)).step) == 1
     assert "params/w: not the bits that were saved" in checkpoints.skipped[0]
+
+
+def test_a_checkpoint_is_written_while_training_goes_on_but_nothing_later_is_logged_before(tmp_path, monkeypatch):
+    """So a kill costs, of what the log had, one interval at most, however long the writing takes."""
+    events: list[str] = []
+
+    def noted(owner: type, name: str, note: Callable[..., str]) -> None:
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: (events.append(note(*given)), real(*given))[1])
+
+    noted(Checkpoints, "save", lambda checkpoints, state: f"save {state.step}")
+    noted(Checkpoints, "finish", lambda checkpoints: f"whole {checkpoints._saving}")
+    noted(Meter, "asked", lambda meter, step: f"ask {step}")
+    noted(MetricsLog, "write", lambda log, rows: f"row {rows[0]['step']}")
+    toy.make_trainer({}, steps=20, evaluate_every=10, checkpoint_every=10).run(tmp_path, quiet)
+    before = ["row 0", "ask 5", "ask 10", "row 5", "row 10"]
+    after = ["ask 15", "ask 20", "whole 10", "row 15", "row 20", "save 20", "whole 20"]
+    assert [event for event in events if event != "whole None"] == [*before, "save 10", *after]
 
 
 def tiny_state(step: int) -> TrainState:

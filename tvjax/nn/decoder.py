@@ -275,33 +275,41 @@ class Decoder(nn.Module):
         past: Past | None = None,
         at: slice | jax.Array = slice(None),
     ) -> jax.Array:
+        front = self._front()
+        sight = _sight(self.config, inputs.shape[1], positions_BT, mask_BTT, past)
+        h_BTD = tap(self, "embed", self._embed(front(inputs), None if positions_BT is None else sight.positions_BT))
+        h_BTD = self._blocks(h_BTD, past, sight)
+        h_BND = h_BTD[:, at] if isinstance(at, slice) else jnp.take_along_axis(h_BTD, at[..., None], axis=1)
+        return self._read_out(front, h_BND)
+
+    def _front(self) -> Any:
         c = self.config
-        length = inputs.shape[1]
-        front: Any
-        if c.inputs == "tokens":
-            front = nn.Embed(
-                c.vocab_size,
-                c.width,
-                dtype=c.dtype,
-                param_dtype=c.param_dtype,
-                embedding_init=nn.initializers.normal(0.02 if c.tied_readout else c.width**-0.5),
-                name="front",
-            )
-        else:
-            front = nn.Dense(c.width, use_bias=False, dtype=c.dtype, param_dtype=c.param_dtype, name="front")
-        h_BTD = front(inputs)
+        if c.inputs != "tokens":
+            return nn.Dense(c.width, use_bias=False, dtype=c.dtype, param_dtype=c.param_dtype, name="front")
+        initial = nn.initializers.normal(0.02 if c.tied_readout else c.width**-0.5)
+        return nn.Embed(
+            c.vocab_size, c.width, dtype=c.dtype, param_dtype=c.param_dtype, embedding_init=initial, name="front"
+        )
+
+    def _embed(self, h_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
+        c = self.config
         if c.embed_scale != 1.0:
             h_BTD = h_BTD * jnp.asarray(c.embed_scale, h_BTD.dtype)
-        sight = _sight(c, length, positions_BT, mask_BTT, past)
-        if c.positions == "learned":
-            table = self.param("positions", nn.initializers.normal(0.02), (c.max_positions, c.width), c.param_dtype)
-            places = table[None, :length] if positions_BT is None else table[sight.positions_BT]
-            h_BTD = h_BTD + places.astype(c.dtype)
-        h_BTD = tap(self, "embed", h_BTD)
+        if c.positions != "learned":
+            return h_BTD
+        table = self.param("positions", nn.initializers.normal(0.02), (c.max_positions, c.width), c.param_dtype)
+        places = table[None, : h_BTD.shape[1]] if positions_BT is None else table[positions_BT]
+        return h_BTD + places.astype(c.dtype)
 
-        block = Block if c.remat == "none" else nn.remat(Block, prevent_cse=False, policy=KEPT_BY[c.remat])
+    def _blocks(self, h_BTD: jax.Array, past: Past | None, sight: _Sight) -> jax.Array:
+        c = self.config
+        windows = None if sight.distance_BTT is None else jnp.array([w or PADDING for w in c.windows])
+        layers = None if past is None else (past.keys, past.values)
+        stored: Any = self.get_variable("params", "blocks")
+        if isinstance(stored, tuple):
+            return self._one_by_one(stored, h_BTD, windows, layers, sight)
         blocks = nn.scan(
-            block,
+            Block if c.remat == "none" else nn.remat(Block, prevent_cse=False, policy=KEPT_BY[c.remat]),
             length=c.num_layers,
             unroll=c.unroll or c.num_layers,
             in_axes=(0, 0, nn.broadcast),
@@ -309,26 +317,19 @@ class Decoder(nn.Module):
             variable_carry=KEPT,
             split_rngs={"params": True},
         )
-        windows = None if sight.distance_BTT is None else jnp.array([w or PADDING for w in c.windows])
-        layers = None if past is None else (past.keys, past.values)
-        stored: Any = self.get_variable("params", "blocks")
-        if isinstance(stored, tuple):
-            h_BTD = self._one_by_one(stored, h_BTD, windows, layers, sight)
-        else:
-            h_BTD, _ = blocks(c, name="blocks")(h_BTD, windows, layers, sight)
+        h_BTD, _ = blocks(c, name="blocks")(h_BTD, windows, layers, sight)
+        return h_BTD
 
-        h_BTD = h_BTD[:, at] if isinstance(at, slice) else jnp.take_along_axis(h_BTD, at[..., None], axis=1)
-        h_BTD = Norm(c, name="norm")(h_BTD)
+    def _read_out(self, front: Any, h_BND: jax.Array) -> jax.Array:
+        c = self.config
+        h_BND = Norm(c, name="norm")(h_BND)
         if c.tied_readout:
-            out = front.attend(h_BTD).astype(jnp.float32)
+            out = front.attend(h_BND)
         else:
-            out = nn.Dense(
-                c.num_outputs,
-                use_bias=c.biased("readout"),
-                dtype=c.dtype,
-                param_dtype=c.param_dtype,
-                name="readout",
-            )(h_BTD).astype(jnp.float32)
+            bias = c.biased("readout")
+            readout = nn.Dense(c.num_outputs, bias, dtype=c.dtype, param_dtype=c.param_dtype, name="readout")
+            out = readout(h_BND)
+        out = out.astype(jnp.float32)
         return c.readout_cap * jnp.tanh(out / c.readout_cap) if c.readout_cap else out
 
     def _one_by_one(

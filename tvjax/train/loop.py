@@ -1,8 +1,8 @@
 """The loop: resume, then evaluate, save, next steps: in this order, which is what makes resuming exact.
 
 One dispatch is a `lax.scan` of `log_every` steps, with the batches sampled on the device. The metrics of a dispatch
-are fetched after the next one was started, so that an accelerator never waits for them. Everything that must be
-bit-identical after a kill happens on the grid of `log_every`.
+are fetched after the next one was started, so that an accelerator never waits for them. A checkpoint is written while
+the two dispatches after it run. Everything that must be bit-identical after a kill happens on the grid of `log_every`.
 """
 
 import dataclasses
@@ -119,7 +119,7 @@ class Trainer:
         checkpoints.drop_after(start)
         if state is not None:
             say(f"resuming after step {start}")
-        recorder = _Recorder(folder, start, self)
+        recorder = _Recorder(folder, start, self, checkpoints)
         try:
             with jax.set_mesh(self.mesh), Stop() as stop:
                 state = self._train(state, checkpoints, recorder, stop)
@@ -190,10 +190,15 @@ class Trainer:
 
 
 class _Recorder:
-    """Turns arrays ``[M, ...]`` into rows, one a member, for the log and the terminal; refuses what is not finite."""
+    """Turns arrays ``[M, ...]`` into rows, one a member, for the log and the terminal; refuses what is not finite.
 
-    def __init__(self, folder: Path, start: int, trainer: Trainer):
+    No row is written before the checkpoint of an earlier step is whole: what is lost by a kill, of what was logged, is
+    at most one `checkpoint_every`.
+    """
+
+    def __init__(self, folder: Path, start: int, trainer: Trainer, checkpoints: Checkpoints):
         config, self._folder, self._names = trainer.config, folder, trainer.names
+        self._checkpoints = checkpoints
         self._log = MetricsLog(folder, start, tensorboard=config.tensorboard) if processes.first() else None
         self.meter = Meter(
             max(start, 0),
@@ -209,6 +214,8 @@ class _Recorder:
         values = processes.fetch(metrics)
         if metrics:
             self.meter.ended(step)
+        with self.meter.saving():
+            self._checkpoints.finish()
         values |= processes.fetch({f"eval_{name}": value for name, value in (scores or {}).items()})
         clock = self.meter.fields(step)
         rows: list[Row] = []
