@@ -103,16 +103,14 @@ def measure(config: dict[str, Any], rounds: int) -> None:
         print(f"{name}: {value:.2f}")
 
 
-def main(argv: list[str]) -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    options, flags = parser.parse_known_args(argv[1:])
-    from tvjax.cli import read_flags
+    options, flags = parser.parse_known_args()
+    from tvjax.cli import exit_cleanly, read_flags
 
-    measure(read_flags([argv[0], *flags, "--mode=plan"])[0], options.rounds)
+    return exit_cleanly(lambda argv: measure(read_flags(argv)[0], options.rounds), [__file__, *flags, "--mode=plan"])
 
 
 if __name__ == "__main__":
-    from tvjax.cli import exit_cleanly
-
-    sys.exit(exit_cleanly(main, sys.argv))
+    sys.exit(main())
