@@ -44,7 +44,6 @@ import sys
 from tvjax.parallel import local
 sys.exit(local.run([sys.executable, *sys.argv[3:]], count=int(sys.argv[1]), devices=1, restarts=int(sys.argv[2])))
 """
-WALL_CLOCK = ("seconds", "steps_per_second")
 
 
 class Launched:
@@ -87,6 +86,8 @@ class Launched:
 
     def logged(self) -> list[dict]:
         """The whole lines of its log, without the clock."""
+        from tvjax.train.observe import WALL_CLOCK
+
         path = self.folder / "metrics.jsonl"
         rows = [line for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
         return [{k: v for k, v in json.loads(row).items() if k not in WALL_CLOCK} for row in rows]
@@ -148,15 +149,14 @@ def survive(args: argparse.Namespace, folder: Path) -> dict:
                 break
             killed_at.append((last, before))
             print(f"run {runs}, kill {kills + len(killed_at)}: step {last} was logged", flush=True)
-        alike = run.result() == expected
-        if not alike:
+        found = zip(("exit code", "summary", "log"), run.result(), expected, strict=True)
+        other = [name for name, one, whole in found if one != whole]
+        if other:
             print("".join(run.said[-20:]), flush=True)
-        kills, same = kills + len(killed_at), same and alike
+        kills, same = kills + len(killed_at), same and not other
         lost += lost_steps(run.resumed(), killed_at)
-        print(
-            f"run {runs}: {'the same bits' if alike else 'NOT the same bits'}, went on after {run.resumed()}",
-            flush=True,
-        )
+        said = f"NOT the same {', '.join(other)}" if other else "the same bits"
+        print(f"run {runs}: {said}, went on after {run.resumed()}", flush=True)
     return {
         "runs": runs,
         "kills": kills,

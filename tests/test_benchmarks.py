@@ -1,6 +1,7 @@
 """The benchmarks say what they take, and the trainer that they time takes steps."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -50,3 +51,13 @@ def test_a_config_is_timed_as_it_is_planned(name):
     milliseconds = float(re.match(r"step +([\d.]+)", step)[1])
     assert rate * milliseconds / 1e3 == pytest.approx({"tvp_garg": 4, "atv_llama3_8b": 3}[name], rel=0.1)
     assert ("bfloat16" in evaluation) == (name == "atv_llama3_8b")
+
+
+@pytest.mark.slow
+def test_the_tally_of_killed_runs_is_kept():
+    command = [sys.executable, FOLDER / "survival.py", "--toy", "--kills=2", "--kills-a-run=2", "--steps=60"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    tally = json.loads(done.stdout.splitlines()[-1])
+    assert tally["bit_identical"], done.stdout
+    assert tally["kills"] == 2 and tally["steps_lost_at_most"] <= tally["checkpoint_interval"]
