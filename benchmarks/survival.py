@@ -4,8 +4,8 @@
 
 One run is left alone; the others are launched alike (tvjax/parallel/local.py), and a random one of their processes
 gets SIGKILL at random moments, from its first second to the end of the evaluation. Prints each kill, then one JSON
-object: how many steps a kill cost at most, and whether every run ended with the summary, the log and the exit code of
-the first.
+object: how many steps a kill cost at most (logged, and in no whole checkpoint), and whether every run ended with the
+summary, the log and the exit code of the first; 1 is its exit code where one did not.
 """
 
 import argparse
@@ -96,17 +96,20 @@ class Launched:
         """After which steps it went on, each time."""
         return [int(step) for line in self.said for step in re.findall(r"resuming after step (\d+)", line)]
 
-    def kill(self, luck: random.Random) -> int | None:
-        """SIGKILL to a random process: the last step in the log; None where the run is over."""
+    def kill(self, luck: random.Random) -> tuple[int, int] | None:
+        """SIGKILL to a random process: the last step in the log, and the last of a whole checkpoint, -1 for none.
+
+        As they are when all processes have ended, before those that are started again have begun to train. None where
+        the run is over.
+        """
         workers = self.workers()
         if not workers or self.process.poll() is not None:
             return None
-        victim = luck.choice(workers)
-        os.kill(victim, signal.SIGKILL)
-        last = max((row["step"] for row in self.logged()), default=0)
+        os.kill(luck.choice(workers), signal.SIGKILL)
         while self.process.poll() is None and set(self.workers()) & set(workers):
             time.sleep(0.05)
-        return last
+        whole = (int(path.name) for path in self.folder.glob("checkpoints/*") if path.name.isdigit())
+        return max((row["step"] for row in self.logged()), default=-1), max(whole, default=-1)
 
     def result(self) -> tuple[int, bytes, list[dict]]:
         """Exit code, the bytes of the summary, and the log: what two runs are compared by."""
@@ -115,46 +118,35 @@ class Launched:
         return code, path.read_bytes() if path.exists() else b"", self.logged()
 
 
-def lost_steps(resumed: list[int], kills: list[tuple[int, int]]) -> list[int]:
-    """How many logged steps each kill cost: those between the step that the run next went on from and the last logged.
-
-    resumed: after which steps it went on; kills: the last step in the log then, and how often it had gone on by then.
-    A run that next went on beyond that step had begun anew in between: it lost all.
-    """
-    went_on = [next(iter(resumed[before:]), 0) for _, before in kills]
-    return [last - step if step <= last else last for (last, _), step in zip(kills, went_on, strict=True)]
-
-
 def survive(args: argparse.Namespace, folder: Path) -> dict:
     """Kill runs until there were enough kills; the tally."""
     luck, cache = random.Random(args.seed), folder / "compiled"
     job = {"processes": args.processes, "steps": args.steps, "cache": cache, "toy": args.toy}
     for name in ("first", "whole"):  # the first compiles
-        whole = Launched(folder / name, restarts=0, **job)
-        expected = whole.result()
-        seconds = time.monotonic() - whole.begun
+        alone = Launched(folder / name, restarts=0, **job)
+        expected = alone.result()
+        seconds = time.monotonic() - alone.begun
     if expected[0]:
-        sys.exit("".join(whole.said))
+        sys.exit("".join(alone.said))
     print(f"a run left alone: {seconds:.0f} s", flush=True)
     runs, kills, lost, same = 0, 0, [0], True
     while kills < args.kills:
         runs += 1
         run = Launched(folder / f"run{runs}", restarts=args.kills, **job)
-        killed_at: list[tuple[int, int]] = []
-        while len(killed_at) < min(args.kills_a_run, args.kills - kills):
+        for _ in range(min(args.kills_a_run, args.kills - kills)):
             time.sleep(luck.uniform(0.0, seconds))
-            before = len(run.resumed())
-            last = run.kill(luck)
-            if last is None:
+            found = run.kill(luck)
+            if found is None:
                 break
-            killed_at.append((last, before))
-            print(f"run {runs}, kill {kills + len(killed_at)}: step {last} was logged", flush=True)
-        found = zip(("exit code", "summary", "log"), run.result(), expected, strict=True)
-        other = [name for name, one, whole in found if one != whole]
+            last, whole = found
+            kills += 1
+            lost.append(last - max(whole, 0) if last > 0 else 0)
+            print(f"run {runs}, kill {kills}: step {last} was logged, {whole} was whole", flush=True)
+        ends = zip(("exit code", "summary", "log"), run.result(), expected, strict=True)
+        other = [name for name, one, first in ends if one != first]
         if other:
             print("".join(run.said[-20:]), flush=True)
-        kills, same = kills + len(killed_at), same and not other
-        lost += lost_steps(run.resumed(), killed_at)
+        same = same and not other
         said = f"NOT the same {', '.join(other)}" if other else "the same bits"
         print(f"run {runs}: {said}, went on after {run.resumed()}", flush=True)
     return {
@@ -176,7 +168,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tvjax-survival-") as folder:
-        print(json.dumps(survive(args, Path(folder))))
+        tally = survive(args, Path(folder))
+    print(json.dumps(tally))
+    sys.exit(not tally["bit_identical"])
 
 
 if __name__ == "__main__":

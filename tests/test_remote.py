@@ -64,3 +64,17 @@ def test_what_is_inside_a_run_directory_is_at_the_same_place_in_the_store(store)
     trainer.run(folder / "methods" / "lora", quiet)
     assert (store / "methods" / "lora" / "checkpoints" / "10").is_dir()
     assert logged(store / "methods" / "lora")[-1]["step"] == 10
+
+
+def test_a_run_that_trains_inside_of_its_folder_goes_on_elsewhere(store):
+    """With a checkpoint goes all that a new machine needs, and not only what lies beside it."""
+    config = {"mesh": {}, "any": 1}
+    folder = remote.here(URL)
+    rundir.prepare(folder, config, new=True)
+    (folder / "data").mkdir()
+    (folder / "data" / "tasks").write_text("kept")
+    toy.make_trainer({}, steps=10).run(folder / "methods" / "lora", quiet)
+    elsewhere = remote.here(URL)
+    rundir.prepare(elsewhere, config, new=True)
+    assert (elsewhere / "data" / "tasks").read_text() == "kept"
+    assert logged(elsewhere / "methods" / "lora")[-1]["step"] == 10

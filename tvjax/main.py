@@ -18,7 +18,7 @@ import time
 
 from tvjax import remote
 from tvjax.cli import exit_cleanly, read_flags, read_profile
-from tvjax.errors import reject
+from tvjax.errors import RunError, reject
 from tvjax.parallel import processes
 
 
@@ -47,8 +47,12 @@ def main(argv: list[str]) -> None:
         from tvjax.experiments import EXPERIMENTS, experiment_of
         from tvjax.train.profile import Trace, tracing
 
-        with tracing(Trace(*steps, folder / "profile") if steps else None):
-            EXPERIMENTS[experiment_of(config)](config, folder, mode)
+        try:
+            with tracing(Trace(*steps, folder / "profile") if steps else None):
+                EXPERIMENTS[experiment_of(config)](config, folder, mode)
+        except (RunError, SystemExit):
+            remote.push(folder)
+            raise
     if not processes.first():
         return
     from tvjax.report import summary_table, write_report

@@ -30,10 +30,14 @@ def here(workdir: str) -> Path:
 def there(folder: Path) -> Any:
     """Where the checkpoints of a run in `folder` are, as an `epath.Path`: beside it, or at the same place remotely."""
     folder = folder.absolute()
-    for place in (folder, *folder.parents[:-1]):
-        if _address(place).is_file():
-            return _at(_address(place).read_text()) / folder.relative_to(place).as_posix()
-    return _at(str(folder))
+    root = _root(folder)
+    return _at(_address(root).read_text()) / folder.relative_to(root).as_posix() if root else _at(str(folder))
+
+
+def _root(folder: Path) -> Path | None:
+    """The folder that stands for a remote one: `folder` or one that it is in; None where there is none."""
+    folder = folder.absolute()
+    return next((place for place in (folder, *folder.parents[:-1]) if _address(place).is_file()), None)
 
 
 def _at(address: str) -> Any:
@@ -41,10 +45,13 @@ def _at(address: str) -> Any:
 
 
 def push(folder: Path) -> None:
-    """Copy what the first process wrote in `folder` to where it is to stay; nothing where that is `folder`."""
-    target = there(folder)
-    if processes.first() and target != _at(str(folder.absolute())):
-        _copy(folder, target)
+    """Copy what the first process wrote to where it is to stay; nothing where it is there already.
+
+    All of the run that `folder` is in, since what trains in a folder inside of it needs what lies above to go on.
+    """
+    root = _root(folder)
+    if root is not None and processes.first():
+        _copy(root, there(root))
 
 
 def _address(folder: Path) -> Path:

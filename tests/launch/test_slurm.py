@@ -78,6 +78,18 @@ def test_when_the_time_is_over_the_run_saves_and_queues_again(stage, job):
     assert len(stage.calls("srun")) == 1
 
 
+@pytest.mark.parametrize("seconds", ["0.5", "30"])
+def test_a_step_that_does_not_hear_that_the_time_is_over_is_killed_and_queued_again(stage, job, seconds):
+    deaf = seconds == "0.5"
+    stage.play(ends=["until stopped"], deaf=deaf)
+    process = job(SAVING_SECONDS=seconds)
+    running(stage, process)
+    process.send_signal(signal.SIGUSR1)
+    code, err = ended(process)
+    assert code == 143 and "queueing again" in err and stage.calls("scontrol", "requeue", "77")
+    assert bool(stage.calls("scancel", "--signal=KILL", "77")) == deaf
+
+
 def test_it_does_not_queue_again_without_end(stage, job):
     stage.play(ends=["until stopped"])
     process = job(SLURM_RESTART_COUNT="2")

@@ -110,7 +110,8 @@ others_began()
 if began == 0 and me == 1:
     os.kill(os.getpid(), signal.SIGSTOP)
 if began == 0:
-    print("F1127 06:07:58.674629   18972 client.h:80] Terminating process because", file=sys.stderr, flush=True)
+    print("F1127 06:07:58.674629   18972 client.h:80] Terminating process because the JAX distributed service "
+          "detected fatal errors.", file=sys.stderr, flush=True)
     print("    @     0x7fbfa9eb906f  tsl::PThread::ThreadFn()", file=sys.stderr, flush=True)
     {end}
 """
@@ -119,6 +120,14 @@ if began == 0:
     assert re.fullmatch(
         rf"tvjax: process 1 of 3 stopped answering, noticed at {NOW}; starting again \(1 of 2\)\n", stderr
     )
+
+
+def test_a_process_that_aborts_by_itself_is_not_taken_for_one_that_lost_another(tmp_path):
+    """A failed check of XLA, or of the allocator, ends it with SIGABRT too."""
+    aborts = "others_began()\nif began == 0 and me == 1: os.abort()\nif began == 0: time.sleep(60)"
+    code, _, stderr = finish(tmp_path, aborts)
+    assert code == 0
+    assert re.search(rf"tvjax: process 1 of 3 was ended by SIGABRT at {NOW}; starting again \(1 of 2\)\n", stderr)
 
 
 def test_a_host_of_a_larger_job_starts_its_process_again_and_says_who_was_lost(tmp_path):

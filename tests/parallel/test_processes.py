@@ -20,7 +20,7 @@ from tests.experiments.test_atv import model_folder
 from tests.jobs import Jobs
 from tests.parallel import toy
 from tests.parallel.test_sharding import TOLERANCE, assert_close
-from tests.runs import logged, past
+from tests.runs import logged
 from tvjax.errors import RunError
 from tvjax.experiments import atv, tvp
 from tvjax.experiments.tvp_settings import TVPSettings
@@ -32,7 +32,7 @@ from tvjax.vectors import store
 TOY = ("-m", "tests.parallel.toy")
 MESH = {"member": 2, "data": 4}
 TRAIN = {"steps": 60, "log_every": 20, "checkpoint_every": 20, "keep_checkpoints": 9}
-LONG = {"mesh": {"member": 2}, "steps": 4000, "slow": 0.2}
+LONG = {"mesh": {"member": 2}, "steps": 4000, "log_every": 5, "slow": 0.2}
 
 
 def losses(run: Path, step: int) -> list[float]:
@@ -116,15 +116,19 @@ def test_an_error_of_the_network_between_processes_is_the_loss_of_one(monkeypatc
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", ["the launcher", "one process"])
 def test_sigterm_saves_on_all_together(jobs, asked):
-    """As a launcher passes it on, and as a machine that is taken away gets it alone."""
+    """As a launcher passes it on, and as a machine that is taken away gets it alone.
+
+    At one of the next boundaries, also right after a save: each of them saves here.
+    """
     folder = jobs.folder / asked
-    process = jobs.start(*TOY, json.dumps(LONG), str(folder))
-    workers = jobs.when(process, lambda: past(5)(folder))
+    process = jobs.start(*TOY, json.dumps({**LONG, "checkpoint_every": LONG["log_every"]}), str(folder))
+    workers = jobs.when(process, checkpointed(folder, 50))
+    begun = logged(folder)[-1]["step"]
     os.kill(process.pid if asked == "the launcher" else workers[1], signal.SIGTERM)
     _, stderr = process.communicate(timeout=180)
     assert (process.returncode, stderr) == (143, "")
     saved = max(int(path.name) for path in (folder / "checkpoints").iterdir())
-    assert saved == logged(folder)[-1]["step"] < 4000
+    assert begun <= saved == logged(folder)[-1]["step"] < begun + 100
 
 
 @pytest.mark.slow
@@ -154,9 +158,9 @@ def test_killed_processes_cost_one_interval_at_most_and_no_bit(jobs):
     for victim, after in ((1, 10), (0, 40)):
         workers = jobs.when(process, checkpointed(folder, after))
         os.kill(workers[victim], signal.SIGKILL)
-        lost_at.append(logged(folder)[-1]["step"])
         while set(workers) & {int(name) for name in os.listdir("/proc") if name.isdigit()}:
             time.sleep(0.01)
+        lost_at.append(logged(folder)[-1]["step"])
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     assert re.fullmatch(

@@ -86,6 +86,30 @@ def test_tensorboard_gets_finite_numbers_by_member_and_purges_after_the_checkpoi
     assert seen == [("icl/loss", 0.5, 15)]
 
 
+def test_tensorboard_holds_every_row_of_the_log_after_a_kill(tmp_path):
+    """What a killed process had not written to its events yet, the next one writes from the log."""
+    from tensorboardX.event_file_writer import EventFileWriter
+
+    write(tmp_path, -1, 0, 5, 10)
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "events.out.tfevents.1.host").write_bytes(b"cut sho")
+    (tmp_path / "tensorboard" / "mine.txt").touch()
+    added: list[tuple[int, str]] = []
+    real = EventFileWriter.add_event
+    patched = lambda self, event: (
+        added.extend((event.step, value.tag) for value in event.summary.value),
+        real(self, event),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EventFileWriter, "add_event", patched)
+        record = MetricsLog(tmp_path, 5)
+        record.write(rows(10))
+        record.close()
+    assert added == [(step, f"{member}/loss") for step in (0, 5, 10) for member in ("icl", "tvp")]
+    first, second = sorted(path.name for path in (tmp_path / "tensorboard").iterdir())
+    assert first.startswith("events.out.tfevents.") and not first.endswith(".1.host") and second == "mine.txt"
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

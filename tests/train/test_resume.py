@@ -205,14 +205,35 @@ def test_a_checkpoint_is_written_while_training_goes_on_but_nothing_later_is_log
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *given: (events.append(note(*given)), real(*given))[1])
 
+    def finish(checkpoints: Checkpoints, real: Callable[[Checkpoints], None] = Checkpoints.finish) -> None:
+        saving = checkpoints._saving
+        real(checkpoints)
+        assert saving is None or (tmp_path / "checkpoints" / str(saving)).is_dir()
+        events.append(f"whole {saving}")
+
     noted(Checkpoints, "save", lambda checkpoints, state: f"save {state.step}")
-    noted(Checkpoints, "finish", lambda checkpoints: f"whole {checkpoints._saving}")
+    monkeypatch.setattr(Checkpoints, "finish", finish)
     noted(Meter, "asked", lambda meter, step: f"ask {step}")
     noted(MetricsLog, "write", lambda log, rows: f"row {rows[0]['step']}")
     toy.make_trainer({}, steps=20, evaluate_every=10, checkpoint_every=10).run(tmp_path, quiet)
     before = ["row 0", "ask 5", "ask 10", "row 5", "row 10"]
     after = ["ask 15", "ask 20", "whole 10", "row 15", "row 20", "save 20", "whole 20"]
     assert [event for event in events if event != "whole None"] == [*before, "save 10", *after]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), MemoryError(), ValueError("RESOURCE_EXHAUSTED: 9G")]
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch, error):
+    checkpoints = two_checkpoints(tmp_path)
+
+    def failing(folder, abstract):
+        raise error
+
+    with monkeypatch.context() as patched, pytest.raises(RunError, match=r"step 2 .*it is kept"):
+        patched.setattr(checkpoint, "_arrays", failing)
+        checkpoints.restore(tiny_state(0))
+    assert checkpoints.steps() == [1, 2] and int(checkpoints.restore(tiny_state(0)).step) == 2
 
 
 def tiny_state(step: int) -> TrainState:

@@ -62,14 +62,23 @@ def _prepare(folder: Path, config: Mapping[str, Any], new: bool) -> None:
         raise reject("--workdir", str(folder), "a folder that can be written")
     if (folder / "config.json").exists():
         check_same(folder, config)
-    elif any(path.name != PLAN for path in folder.iterdir()):
+    elif any(path.name != PLAN and not path.name.startswith(".config.json.") for path in folder.iterdir()):
         raise reject(
             "--workdir",
             str(folder),
             "an empty folder, or one of a run with this config (there is no config.json in it)",
         )
     write_json(folder / "config.json", config)
-    write_json(folder / "environment.json", environment())
+    _keep_environment(folder / "environment.json")
+
+
+def _keep_environment(path: Path) -> None:
+    """Write in what this process runs; where a process before it ran in something else, that stays, as `earlier`."""
+    now, before = environment(), read_json(path, "accepted: none, or one that a run wrote") if path.exists() else {}
+    earlier = before.pop("earlier", [])
+    if before and before != now:
+        earlier.append(before)
+    write_json(path, {**now, "earlier": earlier} if earlier else now)
 
 
 def check_same(folder: Path, config: Mapping[str, Any], place: str = "config", names: str = "--workdir") -> None:

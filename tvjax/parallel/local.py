@@ -28,8 +28,8 @@ from tvjax.parallel.processes import LOST
 
 FINAL = (0, 2, 3, 130, 143)
 """Exit codes that say what happened: the job is not started again."""
-SECOND = (LOST, -signal.SIGABRT)
-"""How a process ends because another was lost: it saw that itself, or jax's runtime ended it."""
+RUNTIME = re.compile(r"distributed service|[Cc]oordination ?[Ss]ervice|heartbeat")
+"""What jax's runtime says where it ends a process (SIGABRT) because another was lost."""
 ENDING_SECONDS = 10.0
 """After one process has ended because another was lost, the others do so within so long; one that hangs does not."""
 STOPPING_SECONDS = 90.0
@@ -55,7 +55,7 @@ class Job:
 
     def __init__(self, command: list[str], count: int, devices: int):
         self._said: list[deque[str]] = [deque(maxlen=200) for _ in range(count)]
-        self._log: deque[str] = deque(maxlen=200)
+        self._log: list[deque[str]] = [deque(maxlen=200) for _ in range(count)]
         self._stopping = 0.0
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -85,7 +85,7 @@ class Job:
     def _listen(self, index: int, stream: IO[str]) -> None:
         """Keep what a process says on stderr, but for what is `UNHEARD`; what the first says is said at once."""
         for line in stream:
-            self._log.append(line)
+            self._log[index].append(line)
             if UNHEARD.match(line):
                 continue
             self._said[index].append(line)
@@ -104,7 +104,7 @@ class Job:
         try:
             while True:
                 codes = [process.poll() for process in self._processes]
-                bad = sorted((code in SECOND, index, code) for index, code in enumerate(codes) if code)
+                bad = sorted((self._is_second(index, code), index, code) for index, code in enumerate(codes) if code)
                 if self._stopping and time.monotonic() > self._stopping + STOPPING_SECONDS:
                     return End(
                         143, f"no answer to SIGTERM within {STOPPING_SECONDS:.0f} s; the last checkpoint is whole"
@@ -124,7 +124,7 @@ class Job:
             self._hear(index)
             return End(code)
         count = len(self._processes)
-        if code in SECOND:
+        if self._is_second(index, code):
             limit = time.monotonic() + ENDING_SECONDS
             while time.monotonic() < limit and self._running():
                 time.sleep(0.05)
@@ -132,17 +132,24 @@ class Job:
                 return End(LOST, f"process {hung[0]} of {count} stopped answering, noticed at {when}")
             if in_a_larger_job():
                 self._listeners[0].join(timeout=5)
-                who = WHO.search("".join(self._log))
+                who = WHO.search("".join(self._log[0]))
                 name = f"process {' '.join(who.group(1).split())}" if who else "another process"
                 return End(LOST, f"{name} of the job was lost, noticed here at {when}")
             codes = [process.poll() or 0 for process in self._processes]
             code, index = next(
-                ((other, i) for i, other in enumerate(codes) if other and other not in SECOND), (code, index)
+                ((other, i) for i, other in enumerate(codes) if other and not self._is_second(i, other)), (code, index)
             )
         if code > 0:
             self._hear(index)
             return End(code, f"process {index} of {count} ended with code {code} at {when}")
         return End(LOST, f"process {index} of {count} was ended by {signal.Signals(-code).name} at {when}")
+
+    def _is_second(self, index: int, code: int) -> bool:
+        """Whether a process ended because another was lost: it saw that itself, or jax's runtime ended it."""
+        if code == -signal.SIGABRT:
+            self._listeners[index].join(timeout=5)
+            return RUNTIME.search("".join(self._log[index])) is not None
+        return code == LOST
 
     def _running(self) -> list[int]:
         return [index for index, process in enumerate(self._processes) if process.poll() is None]

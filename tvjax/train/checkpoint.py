@@ -23,6 +23,13 @@ from tvjax.train.state import Best, TrainState
 FORMAT = 1
 
 
+class _Manager(ocp.CheckpointManager):
+    """orbax's, but that it does not ask jax's preemption service, which counts one kind of boundary: `stop.Stop`'s."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run, in ``<workdir>/checkpoints``; the newest `keep` are kept.
 
@@ -35,7 +42,7 @@ class Checkpoints:
             logging.getLogger(noisy).setLevel(logging.CRITICAL + 1)
         self._folder, self._run = epath.Path(folder), run
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = _Manager(self._folder, options=options)
         self._saving: int | None = None
         self.skipped = [f"{path.name} was not written to its end" for path in self._half_written()]
 
@@ -90,8 +97,9 @@ class Checkpoints:
         """The newest state that reads whole, on the shardings of `abstract`; None where there is no checkpoint.
 
         Whatever mesh it was saved on. One that does not read in every process, or was not written to its end, is named
-        in `skipped` and the one before it is used. Raises `RunError` where there are checkpoints and none reads,
-        `UserError` for one of a newer format or of another run.
+        in `skipped` and the one before it is used. Raises `RunError` where there are checkpoints and none reads, or
+        the disk, the network or memory fails while one is read; `UserError` for one of a newer format or of another
+        run.
         """
         self.finish()
         for step in reversed(self.steps()):
@@ -100,6 +108,11 @@ class Checkpoints:
             except Exception as error:
                 if isinstance(error, UserError) or processes.is_loss(error):
                     raise
+                if _may_pass(error):
+                    raise RunError(
+                        f"the checkpoint of step {step} could not be read now ({_line(error)}); it is kept; start the "
+                        "same command again"
+                    ) from error
                 self.skipped.append(f"checkpoint of step {step} does not read whole ({_line(error)})")
             else:
                 return TrainState(**found | ({"best": Best(**found["best"])} if "best" in found else {}))
@@ -164,6 +177,12 @@ def _sums(tree: Any) -> Any:
 def _tree(state: TrainState) -> dict[str, Any]:
     tree = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
     return tree if state.best is None else {**tree, "best": vars(state.best)}
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether an error says nothing against the file that was read: the disk or the network failed, or memory did."""
+    device = isinstance(error, OSError) and not isinstance(error, FileNotFoundError | NotADirectoryError)
+    return device or isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _line(error: Exception) -> str:

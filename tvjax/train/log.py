@@ -30,7 +30,8 @@ def read_rows(path: Path) -> list[Row]:
 class MetricsLog:
     """Appends rows to metrics.jsonl and TensorBoard, going on after `step`: what was written beyond it is dropped.
 
-    The file is synchronized to disk before every checkpoint, so that no line is ever missing from a resumed run.
+    The file is synchronized to disk before every checkpoint, so that no line is ever missing from a resumed run; the
+    events, which are not, are written anew from it.
     before: the last row that was there, kept or dropped; {} where there was none.
     """
 
@@ -45,18 +46,24 @@ class MetricsLog:
         if tensorboard:
             from tensorboardX import SummaryWriter
 
+            for events in (folder / "tensorboard").glob("events.out.tfevents.*"):
+                events.unlink()
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, flush_secs=30)
+            self._show(kept)
 
     def write(self, rows: Sequence[Row]) -> None:
         """One line a row; numbers also go to TensorBoard as ``member/metric``."""
+        self._file.write("".join(json.dumps(row) + "\n" for row in rows))
+        self._file.flush()
+        self._show(rows)
+
+    def _show(self, rows: Sequence[Row]) -> None:
+        if self._board is None:
+            return
         for row in rows:
-            self._file.write(json.dumps(row) + "\n")
-            if self._board is None:
-                continue
             for name, value in row.items():
                 if name != "step" and isinstance(value, int | float) and math.isfinite(value):
                     self._board.add_scalar(f"{row['member']}/{name}", value, row["step"])
-        self._file.flush()
 
     def sync(self) -> None:
         """Return when all rows are on disk."""

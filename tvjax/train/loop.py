@@ -168,6 +168,8 @@ class Trainer:
             record.meter.asked(step)
             state, metrics = dispatch(state, self.data, self.hyper)
             trace.after(step, state)
+            if all(value.is_ready() for value in metrics.values()):  # several processes on CPUs wait for each dispatch
+                record.meter.ended(step)
             if waiting:
                 record(*waiting)
             waiting = (step, metrics)

@@ -68,7 +68,9 @@ class Meter:
         self._asked[step] = time.monotonic()
 
     def ended(self, step: int) -> None:
-        """The dispatch that ends with `step` has ended."""
+        """The dispatch that ends with `step` has ended; where that was said before, then."""
+        if step not in self._asked:
+            return
         now = time.monotonic()
         self._dispatch = now - max(self._asked.pop(step), self._ended)
         self._ended = now
