@@ -103,6 +103,14 @@ class TestTime:
         assert found["step_seconds"] == 4 / 5
         assert found["seconds"] == 66 and found["steps_per_second"] == pytest.approx(10 / 66, rel=1e-5)
 
+    def test_an_end_that_was_seen_before_counts_from_then(self, clock):
+        """As where a program runs while it is asked for, and its row is written after the next one."""
+        meter = clock.meter()
+        clock.dispatch(meter, 5, seconds=2)
+        clock.dispatch(meter, 10, seconds=4)
+        meter.ended(5)
+        assert meter.fields(5)["step_seconds"] == 4 / 5
+
     def test_before_the_first_dispatch_there_is_no_speed(self, clock):
         meter = clock.meter()
         clock.now += 1
