@@ -97,7 +97,7 @@ class Launched:
         return [int(step) for line in self.said for step in re.findall(r"resuming after step (\d+)", line)]
 
     def kill(self, luck: random.Random) -> tuple[int, int] | None:
-        """SIGKILL to a random process: the last step in the log, and the last of a whole checkpoint, -1 for none.
+        """SIGKILL to a random process: the last step in the log, and the last of a whole checkpoint; 0 where none is.
 
         As they are when all processes have ended, before those that are started again have begun to train. None where
         the run is over.
@@ -109,7 +109,7 @@ class Launched:
         while self.process.poll() is None and set(self.workers()) & set(workers):
             time.sleep(0.05)
         whole = (int(path.name) for path in self.folder.glob("checkpoints/*") if path.name.isdigit())
-        return max((row["step"] for row in self.logged()), default=-1), max(whole, default=-1)
+        return max((row["step"] for row in self.logged()), default=0), max(whole, default=0)
 
     def result(self) -> tuple[int, bytes, list[dict]]:
         """Exit code, the bytes of the summary, and the log: what two runs are compared by."""
@@ -140,7 +140,7 @@ def survive(args: argparse.Namespace, folder: Path) -> dict:
                 break
             last, whole = found
             kills += 1
-            lost.append(last - max(whole, 0) if last > 0 else 0)
+            lost.append(last - whole)
             print(f"run {runs}, kill {kills}: step {last} was logged, {whole} was whole", flush=True)
         ends = zip(("exit code", "summary", "log"), run.result(), expected, strict=True)
         other = [name for name, one, first in ends if one != first]
