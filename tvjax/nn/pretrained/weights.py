@@ -197,7 +197,7 @@ def save_folder(path: str | Path, config: DecoderConfig, params: Any, values: Ma
     leaves = {name: np.asarray(jax.device_get(leaf)) for name, leaf in _flat(params).items()}
     shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
     kind = leaves["front/embedding"].dtype
-    for name, leaf in _flat(abstract_params(read_config(values, "config.json"))).items():
+    for name, leaf in _flat(abstract_params(read_config(values, "config.json", warn=False))).items():
         shapes.setdefault(name, leaf)
         if name == "readout/kernel" and name in leaves and leaves[name].shape != leaf.shape:
             leaves[name] = np.pad(leaves[name], ((0, 0), (0, leaf.shape[1] - leaves[name].shape[1])))
