@@ -278,6 +278,7 @@ def describe(c: DecoderConfig) -> dict[str, Any]:
             raise UserError(f"export: {name}: given {getattr(c, name)!r}; accepted: {value!r} (as gpt2 and llama have)")
     for name, bad, accepted in (
         ("bias", c.biased("readout"), "a readout without bias"),
+        ("num_outputs", not c.tied_readout and c.num_outputs > c.vocab_size, f"vocab_size = {c.vocab_size} or less"),
         ("mlp", c.mlp.startswith("gated_") != rotary, "a gated one with rotary positions, a plain one with learned"),
         ("num_kv_heads", not rotary and c.kv_heads != c.num_heads, "num_heads with learned positions"),
         ("head_width", not rotary and c.channels * c.num_heads != c.width, "width / num_heads with learned positions"),
@@ -286,7 +287,7 @@ def describe(c: DecoderConfig) -> dict[str, Any]:
     ):
         if bad:
             raise UserError(f"export: {name}: given {getattr(c, name)!r}; accepted: {accepted}")
-    shared = {"vocab_size": c.vocab_size, "tie_word_embeddings": c.tied_readout, "torch_dtype": c.param_dtype}
+    shared = {"vocab_size": c.vocab_size, "tie_word_embeddings": c.tied_readout}
     if not rotary:
         return shared | {
             "model_type": "gpt2",

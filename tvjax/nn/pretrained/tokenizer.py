@@ -18,7 +18,7 @@ class Tokenizer:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exceptions
-            raise UserError(f"{path}: not a whole tokenizer ({error})") from None
+            raise UserError(f"{path}: not a whole tokenizer ({' '.join(str(error).split())})") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 

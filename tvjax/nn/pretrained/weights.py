@@ -1,4 +1,4 @@
-"""Read a Hugging Face folder tensor by tensor into place, and write one. Safetensors only: a pickle runs what it likes.
+"""Read a Hugging Face folder tensor by tensor into place, and write one.
 
 Reading holds one tensor of a file at a time beside the parameters: each is cast, laid out as we need it and written
 into its layer's entry of the stacked array, which lies sharded as the mesh says from the first.
@@ -6,6 +6,8 @@ into its layer's entry of the stacked array, which lies sharded as the mesh says
 
 import dataclasses
 import functools
+import json
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,96 +16,38 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import safetensors
 import safetensors.numpy
 from jax.sharding import Mesh
 
 from tvjax.errors import UserError, reject
-from tvjax.files import read_json, write_json, write_whole
+from tvjax.files import read_json
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.pretrained.families import FAMILIES, Family, describe, read_config
+from tvjax.nn.pretrained.folder import CONFIG, FOLDER, Folder, inside, write_model
 from tvjax.nn.pretrained.forms import Form
 from tvjax.parallel.mesh import path_of, shardings
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-FOLDER = "accepted: a Hugging Face folder: config.json, safetensors, tokenizer.json"
 # Buffers that some versions wrote and no version reads.
-BUFFERS = ("attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias", "rotary_emb.inv_freq")
+BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# Fields of a config that say how the model is computed and kept: no config.json has them, or only as a hint.
+HOW = ("dtype", "param_dtype", "unroll", "remat")
+Planned = tuple[str, Form, tuple[str, ...], int | None, list[tuple[int, ...]]]
 
 
 def abstract_params(config: DecoderConfig) -> Any:
     """Shapes and dtypes of a decoder's parameters: nothing is made."""
+    # Neither changes the parameters, and one layer is traced faster than all.
+    return jax.tree.map(lambda leaf: leaf, _abstract(dataclasses.replace(config, unroll=1, remat="none")))
+
+
+@functools.lru_cache(maxsize=32)
+def _abstract(config: DecoderConfig) -> Any:
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     return jax.eval_shape(lambda t: Decoder(config).init(jax.random.key(0), t)["params"], tokens)
 
 
-class Folder:
-    """The tensors of a folder, by name: where each lies, its shape and dtype. Nothing is read until it is asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._files: dict[str, Path] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.dtypes: dict[str, str] = {}
-        for file, names in self._listed().items():
-            with self._open(file) as tensors:
-                held = set(tensors.keys())
-                for name in held if names is None else names:
-                    if name not in held:
-                        raise UserError(f"{file}: has no tensor {name}, which {path / INDEX} says it holds")
-                    entry = tensors.get_slice(name)
-                    self._files[name] = file
-                    self.shapes[name] = tuple(entry.get_shape())
-                    self.dtypes[name] = entry.get_dtype()
-
-    def _listed(self) -> dict[Path, list[str] | None]:
-        """The files, with the tensors that the index says each holds (None: whatever it holds)."""
-        if (self.path / INDEX).is_file():
-            listed = read_json(self.path / INDEX, FOLDER).get("weight_map")
-            if not isinstance(listed, dict) or not all(isinstance(v, str) for v in listed.values()):
-                raise UserError(f"{self.path / INDEX}: weight_map is no map from tensors to files")
-            files: dict[Path, list[str] | None] = {}
-            for name, file in listed.items():
-                names = files.setdefault(self._inside(file), [])
-                assert names is not None
-                names.append(name)
-            return files
-        if (self.path / SINGLE).is_file():
-            return {self._inside(SINGLE): None}
-        pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in self.path.glob(pattern))
-        if pickles:
-            raise UserError(
-                f"{self.path}: holds {pickles[0]}, a pickle, which can run any program when it is read; accepted: "
-                f"{SINGLE} or {INDEX} (transformers writes them with save_pretrained)"
-            )
-        raise UserError(f"{self.path}: holds neither {SINGLE} nor {INDEX}; {FOLDER}")
-
-    def _inside(self, name: str) -> Path:
-        """The file `name` of this folder. A link may only lead to the blobs of the hub's cache."""
-        file = self.path / name
-        allowed = [self.path.resolve(), (self.path / ".." / ".." / "blobs").resolve()]
-        if Path(name).name != name or name in ("", ".", "..") or file.resolve().parent not in allowed:
-            raise UserError(f"{self.path}: names the file {name!r}; accepted: files in this folder")
-        if not file.is_file():
-            raise UserError(f"{file}: no such file, although {INDEX} names it")
-        return file
-
-    def _open(self, file: Path) -> Any:
-        try:
-            return safetensors.safe_open(str(file), framework="numpy")
-        except (safetensors.SafetensorError, OSError) as error:
-            raise UserError(f"{file}: not a whole safetensors file ({error}); fetch it again") from None
-
-    def read(self, name: str) -> np.ndarray:
-        """One tensor. Its file is opened for it alone, so that what was read does not stay mapped."""
-        with self._open(self._files[name]) as tensors:
-            return tensors.get_tensor(name)
-
-
-def _plan(
-    family: Family, config: DecoderConfig, leaves: Mapping[str, jax.ShapeDtypeStruct]
-) -> Iterable[tuple[str, Form, tuple[str, ...], int | None, list[tuple[int, ...]]]]:
+def _plan(family: Family, config: DecoderConfig, leaves: Mapping[str, jax.ShapeDtypeStruct]) -> Iterable[Planned]:
     """Each tensor of a folder: its name, its form, its parameters, its layer, and their shapes in one layer."""
     for name, form, paths in family.rows:
         if not all(path in leaves for path in paths):
@@ -128,27 +72,35 @@ def load_folder(
 ) -> tuple[DecoderConfig, Any, dict[str, Any]]:
     """The config, the parameters (sharded over `mesh` by the rules) and config.json of a Hugging Face folder.
 
-    dtype: of parameters and activations; by default that of the file's tensors. `how` sets unroll and remat. Raises
+    dtype: of parameters and activations; by default the narrowest that holds every tensor that is read as it is, with a
+    warning where config.json names another (transformers would convert to that one). `how` sets unroll and remat. A
+    readout of the folder's own is kept, with a warning, where config.json ties it to an embedding that differs. Raises
     `UserError` for a folder that is not whole, or a model that is not implemented.
     """
     folder_path = Path(path)
-    values = read_json(folder_path / "config.json", FOLDER)
-    config = read_config(values, str(folder_path / "config.json"))
+    values = read_json(inside(folder_path, CONFIG), FOLDER)
+    if values.get("transformers_weights") is not None:
+        raise reject(f"{folder_path / CONFIG}: transformers_weights", values["transformers_weights"], "none")
+    config = read_config(values, str(folder_path / CONFIG))
     folder = Folder(folder_path)
-    family = FAMILIES[values["model_type"]]
-    found = {DTYPES.get(kind) for kind in folder.dtypes.values()} - {None}
-    dtype = dtype or ("float32" if "float32" in found or not found else sorted(map(str, found))[0])
+    config, abstract, plan, names = _choose(folder, FAMILIES[values["model_type"]], config)
+    if dtype is None:
+        dtype = _narrowest({DTYPES[folder.dtypes[name]] for name in names.values()})
+        for field in ("dtype", "torch_dtype"):
+            if values.get(field) not in (None, dtype):
+                warnings.warn(
+                    f"{folder_path}: {field} of config.json is {values[field]}, its tensors are {dtype}: the model is "
+                    "read in that; dtype= chooses another",
+                    stacklevel=2,
+                )
     if dtype not in DTYPES.values():
         raise reject("dtype", dtype, ", ".join(DTYPES.values()))
     config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype, **how)
     if not 0 <= config.unroll <= config.num_layers:
         raise reject("unroll", config.unroll, f"0 (all layers) to {config.num_layers}")
-    abstract = abstract_params(config)
     leaves = _flat(abstract)
-    plan = list(_plan(family, config, leaves))
-    names = _match(folder, family, plan, config)
     places = {} if mesh is None else _flat(shardings(mesh, abstract, members=False))
-    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    kind = _kind(dtype)
     made: dict[str, jax.Array] = {}
     for name, form, paths, layer, shapes in plan:
         parts = form.split(folder.read(names[name]), shapes, config)
@@ -164,14 +116,60 @@ def load_folder(
     return config, params, values
 
 
-def _match(folder: Folder, family: Family, plan: list[Any], config: DecoderConfig) -> dict[str, str]:
-    """For each planned tensor its name in the folder. Raises `UserError` for a missing, misshaped or surplus one."""
+def _kind(dtype: str) -> np.dtype[Any]:
+    return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+
+def _narrowest(dtypes: set[str]) -> str:
+    """The dtype that holds every number of these, with no bit to spare: neither half precision holds the other."""
+    return next(iter(dtypes)) if len(dtypes) == 1 else "float32"
+
+
+def _choose(
+    folder: Folder, family: Family, config: DecoderConfig
+) -> tuple[DecoderConfig, Any, list[Planned], dict[str, str]]:
+    """The config with or without a readout of its own, the parameters' shapes, and what is read for them."""
+    head, bias, table = (_name_of(family, p) for p in ("readout/kernel", "readout/bias", "front/embedding"))
+    if config.tied_readout and (head in folder.shapes or bias in folder.shapes):
+        own = dataclasses.replace(config, tied_readout=False)
+        abstract = abstract_params(own)
+        plan = list(_plan(family, own, _flat(abstract)))
+        names = _match(folder, family, plan, own, tied=True)
+        differs = not folder.same(names[head], names[table])
+        if differs:
+            warnings.warn(
+                f"{folder.path}: config.json ties {head} to {table}, but they differ: the model keeps both, as in "
+                "transformers (tie_word_embeddings false says so)",
+                stacklevel=2,
+            )
+        if differs or bias in folder.shapes:
+            return own, abstract, plan, names
+    abstract = abstract_params(config)
+    plan = list(_plan(family, config, _flat(abstract)))
+    return config, abstract, plan, _match(folder, family, plan, config, tied=config.tied_readout)
+
+
+def _name_of(family: Family, path: str) -> str:
+    """The name in the file of the tensor that is one parameter."""
+    return next((name for name, _, paths in family.rows if paths == (path,)), "")
+
+
+def _match(folder: Folder, family: Family, plan: list[Planned], config: DecoderConfig, *, tied: bool) -> dict[str, str]:
+    """For each planned tensor its name in the folder. Raises `UserError` for a missing, misshaped or surplus one.
+
+    tied: of embedding and readout the folder needs to have one.
+    """
     bare = not any(name.startswith(family.prefix) for name in folder.shapes)
     names = {name: name.removeprefix(family.prefix) if bare else name for name, *_ in plan}
+    head, table = _name_of(family, "readout/kernel"), _name_of(family, "front/embedding")
+    if tied and names[table] not in folder.shapes:
+        names[table] = head
+    if tied and head in names and head not in folder.shapes:
+        names[head] = names[table]
     for name, form, _, _, shapes in plan:
         given, wanted = names[name], form.shape(shapes, config)
         if given not in folder.shapes:
-            raise UserError(f"{folder.path}: has no tensor {given}, which this model needs")
+            raise UserError(f"{folder.path}: has no tensor {name if given == head else given}, which this model needs")
         if folder.shapes[given] != tuple(wanted):
             raise UserError(
                 f"{folder.path}: tensor {given}: given shape {list(folder.shapes[given])}; accepted: {list(wanted)}, "
@@ -181,25 +179,35 @@ def _match(folder: Folder, family: Family, plan: list[Any], config: DecoderConfi
             raise UserError(
                 f"{folder.path}: tensor {given}: given {folder.dtypes[given]}; accepted: {', '.join(DTYPES)}"
             )
-    tied = {"lm_head.weight", "embed_out.weight"} if config.tied_readout else set()
     for name in folder.shapes:
-        if name not in names.values() and name not in tied and not name.endswith(BUFFERS):
+        if name not in names.values() and not (tied and name == head) and not name.endswith(BUFFERS):
             raise UserError(f"{folder.path}: holds a tensor {name} that this model has no place for")
     return names
 
 
-def save_folder(path: str | Path, config: DecoderConfig, params: Any, values: Mapping[str, Any] | None = None) -> None:
-    """Write a folder that `transformers` loads, in one file; `values` is its config.json (default: `describe`).
+def save_folder(
+    path: str | Path,
+    config: DecoderConfig,
+    params: Any,
+    values: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write a folder that `transformers` loads, with one file of weights, in place of the model that is there.
 
-    Raises `UserError` for a decoder that no family describes.
+    values: a config.json that describes this model but for its depth, dtype and tied readout (default: `describe`);
+    files: those of its tokenizer, by name (None: those that are there stay). The tensors, and config.json, have the
+    narrowest dtype that holds all of `params`. Raises `UserError`, before anything is written, for a decoder that no
+    family or not `values` describes, for parameters that are not this decoder's, and for a folder that cannot be
+    written or that holds a model in another form (`write_model`).
     """
-    values = dict(values or describe(config))
-    leaves = {name: np.asarray(jax.device_get(leaf)) for name, leaf in _flat(params).items()}
-    shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+    values = describe(config) if values is None else _restated(values, config)
+    leaves = _whole(config, params)
     kind = leaves["front/embedding"].dtype
-    for name, leaf in _flat(abstract_params(read_config(values, "config.json", warn=False))).items():
+    values = {name: v for name, v in values.items() if name not in ("dtype", "torch_dtype")} | {"dtype": kind.name}
+    shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+    for name, leaf in _flat(abstract_params(read_config(values, CONFIG, warn=False))).items():
         shapes.setdefault(name, leaf)
-        if name == "readout/kernel" and name in leaves and leaves[name].shape != leaf.shape:
+        if name == "readout/kernel" and leaves[name].shape != leaf.shape:
             leaves[name] = np.pad(leaves[name], ((0, 0), (0, leaf.shape[1] - leaves[name].shape[1])))
             shapes[name] = leaf
     tensors = {}
@@ -207,6 +215,41 @@ def save_folder(path: str | Path, config: DecoderConfig, params: Any, values: Ma
         parts = [leaves.get(p, np.zeros(shapes[p].shape, kind)) for p in paths]
         parts = parts if layer is None else [part[layer] for part in parts]
         tensors[name] = np.ascontiguousarray(form.join(parts, config))
-    folder = Path(path)
-    write_whole(folder / SINGLE, safetensors.numpy.save(tensors, metadata={"format": "pt"}))
-    write_json(folder / "config.json", values)
+    weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
+    write_model(Path(path), weights, json.dumps(values, indent=2) + "\n", files)
+
+
+def _whole(config: DecoderConfig, params: Any) -> dict[str, np.ndarray]:
+    """The parameters by path, in one dtype. Raises `UserError` where they are not those of `config`."""
+    leaves = {name: np.asarray(jax.device_get(leaf)) for name, leaf in _flat(params).items()}
+    wanted = {name: leaf.shape for name, leaf in _flat(abstract_params(config)).items()}
+    for name in sorted(leaves.keys() | wanted.keys()):
+        if name not in wanted:
+            raise UserError(
+                f"export: params: {name}: given an array; accepted: none, since this model's config has none"
+            )
+        shape = leaves[name].shape if name in leaves else None
+        if shape != wanted[name]:
+            raise UserError(f"export: params: {name}: given shape {shape}; accepted: {wanted[name]}, by its config")
+        if leaves[name].dtype.name not in DTYPES.values():
+            raise reject(f"export: params: {name}", leaves[name].dtype.name, ", ".join(DTYPES.values()))
+    kind = _kind(_narrowest({leaf.dtype.name for leaf in leaves.values()}))
+    return {name: leaf.astype(kind, copy=False) for name, leaf in leaves.items()}
+
+
+def _restated(values: Mapping[str, Any], config: DecoderConfig) -> dict[str, Any]:
+    """`values` with the depth and the readout that `config` has. Raises `UserError` where they do not describe it."""
+    source = "config.json of the model's folder"
+    values = dict(values)
+    if read_config(values, source, warn=False).num_layers != config.num_layers:
+        values["n_layer" if values["model_type"] in ("gpt2", "gptj") else "num_hidden_layers"] = config.num_layers
+        if values.get("layer_types") is not None:
+            windows = config.windows or (0,) * config.num_layers
+            values["layer_types"] = ["sliding_attention" if window else "full_attention" for window in windows]
+    values["tie_word_embeddings"] = config.tied_readout
+    written = read_config(values, source, warn=False)
+    for field in dataclasses.fields(config):
+        ours, theirs = getattr(config, field.name), getattr(written, field.name)
+        if ours != theirs and field.name not in HOW:
+            raise reject(f"export: {field.name}", ours, f"{theirs!r}, which {source} says")
+    return values
