@@ -115,7 +115,5 @@ class Released:
     def losses(self) -> np.ndarray:
         """The loss of each example of the first batch."""
         rows = list(range(self.o.batch))
-        torch.set_float32_matmul_precision("highest")
         found = self.padded(rows) if self.o.side == "torch-padded" else torch.stack([self.one(i) for i in rows])
-        torch.set_float32_matmul_precision("high")  # as jax multiplies on an accelerator
         return found.cpu().numpy()

@@ -75,6 +75,7 @@ def measure(config: dict[str, Any], rounds: int) -> None:
     import jax
 
     from tvjax.experiments.planned import PlanConfig, trainer_of
+    from tvjax.experiments.rundir import flatten
     from tvjax.experiments.settings import build
     from tvjax.experiments.tvp_settings import MeshConfig
     from tvjax.parallel.mesh import make_mesh
@@ -88,6 +89,9 @@ def measure(config: dict[str, Any], rounds: int) -> None:
         begun = time.perf_counter()
         init, dispatch, evaluate = trainer.compile()
         print(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, compiled in {time.perf_counter() - begun:.1f} s")
+        for name, value in flatten(config).items():
+            if name.endswith("matmul_precision"):
+                print(f"{name} = {value}")
         data, hyper, key = with_values(trainer.data), trainer.hyper, jax.random.key(0)
         of_evaluation = flops(trainer.evaluate.trace(trainer.abstract.params, data, key, hyper).jaxpr)
         state = init(hyper, data)

@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from tvjax.nn.decoder import DecoderConfig
+
 
 def serve(run: Callable[[], None]) -> None:
     """Be one side: after two runs to warm up, answer each line on stdin with the seconds that one run took."""
@@ -36,7 +38,8 @@ def measure(command: list[str], names: list[str], rounds: int) -> dict[str, list
     for process in sides.values():
         process.stdin.close()
         process.wait()
-    print(f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, {rounds} rounds")
+    machine = f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, {rounds} rounds"
+    print(f"{machine}; float32 products at {DecoderConfig.matmul_precision} precision")
     return seconds
 
 

@@ -15,7 +15,10 @@ def get_config() -> ConfigDict:
 
     config.target = ConfigDict()  # the frozen model
     config.target.path = ""  # a Hugging Face folder; "": the small model of config.training.target
-    config.target.dtype = ""  # float32, bfloat16, float16; "": that of the folder's tensors
+    # Of its parameters, which nothing trains, and activations: float32, bfloat16, float16; "": that of the folder's
+    # tensors. What is trained is float32 always.
+    config.target.dtype = ""
+    config.target.matmul_precision = "highest"  # of all here: highest, high, default (tvp_synthetic.py)
     config.target.trained = "runs/text_model"  # where the small model is, or is trained once; used if path is ""
     config.target.remat = (
         "none"  # activations that the backward pass computes again: none, full, dots (all but products)

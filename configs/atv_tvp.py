@@ -33,7 +33,7 @@ def get_config(task: str = "linear") -> ConfigDict:
     config.writer = ConfigDict()  # ATV: a generator, from scratch, and one linear map to the prescribed layer
     config.writer.num_layers = 2  # of the generator: as many as theta is made by
     config.writer.width = 64
-    config.writer.num_heads = 2
+    config.writer.num_heads = 2  # all in float32, at the target's matmul_precision
     config.writer.objective = "risk"  # of the answer with the vector (risk); or distance from theta, as a control
     config.writer.demonstrations = ()  # numbers of demonstrations after which it is trained; (): the target's own S
 

@@ -18,7 +18,10 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.path = ""  # a Hugging Face folder; "": the small model of config.training
-    config.model.dtype = ""  # float32, bfloat16, float16; "": that of the folder's tensors
+    config.model.dtype = (
+        ""  # of parameters and activations: float32, bfloat16, float16; "": that of the folder's tensors
+    )
+    config.model.matmul_precision = "highest"  # of float32 on GPUs, TPUs: highest, high, default (tvp_synthetic.py)
     config.model.trained = "runs/text_model"  # where the small model is, or is trained once; used if path is ""
 
     config.data = _TRAINING["get_config"]().data  # which tasks: the fields of configs/text_model.py, commented there

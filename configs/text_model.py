@@ -25,7 +25,8 @@ def get_config() -> ConfigDict:
     config.model.width = 128  # D
     config.model.num_heads = 4  # H
     config.model.hidden_width = 384  # F
-    config.model.dtype = "float32"  # float32, bfloat16
+    config.model.dtype = "float32"  # of activations: float32, bfloat16; its parameters are float32, in the folder too
+    config.model.matmul_precision = "highest"  # of float32 on GPUs, TPUs: highest, high, default (tvp_synthetic.py)
 
     config.train = ConfigDict()
     config.train.demonstrations = 6  # K: a prompt shows one more pair, and every answer counts

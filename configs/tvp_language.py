@@ -24,7 +24,10 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()  # that is fine-tuned
     config.model.path = ""  # a Hugging Face folder; "": the small model of config.training
-    config.model.dtype = "float32"  # float32, bfloat16, float16; "": that of the folder's tensors
+    # Of activations: float32, bfloat16; "": that of the folder's tensors, but for float16, where small gradients are 0.
+    # Parameters, which are tuned, are float32, whatever the folder has.
+    config.model.dtype = "float32"
+    config.model.matmul_precision = "highest"  # of float32 on GPUs, TPUs: highest, high, default (tvp_synthetic.py)
     config.model.trained = "runs/tvp_language_base"  # where the small model is, or is trained once; used if path is ""
 
     config.training = _TRAINING["get_config"]()  # of the small model; used if model.path is "" and it is not there yet

@@ -4,6 +4,7 @@ Prompts are a `Prompt`, texts (for a model with a tokenizer), `Tokens`, or the d
 ``[B, T, I]`` or token ids ``[B, T]``). Texts are padded on the left; padding changes no number.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 from tvjax.errors import UserError, reject
 from tvjax.files import read_json
 from tvjax.nn import decoding
-from tvjax.nn.decoder import PADDING, Decoder
+from tvjax.nn.decoder import PADDING, PRECISIONS, Decoder, Precision
 from tvjax.nn.model import Model, forward
 from tvjax.nn.tokens import Tokens, pad
 from tvjax.tasks.prompt import Prompt
@@ -35,6 +36,7 @@ def load(
     dtype: str | None = None,
     mesh: Mesh | None = None,
     unroll: int = 0,
+    precision: Precision | None = None,
 ) -> Model:
     """The model in a run directory or in a Hugging Face folder (config.json, safetensors, tokenizer.json).
 
@@ -42,20 +44,27 @@ def load(
     `.task` and `.layout` sample prompts for it. Of a Hugging Face folder, dtype is that of parameters and activations
     (the file's by default), the parameters lie on `mesh`, and unroll is how many layers one iteration runs: 0, all of
     them, is fastest and compiles longest, and `generate` then makes a second copy of the blocks' parameters, which 1
-    does not. Raises `UserError` where `path` is neither.
+    does not. precision: how exact products of float32 are on a GPU or TPU, "highest", "high" or "default"; None is that
+    of the run, and of a Hugging Face folder "highest". Raises `UserError` where `path` is neither.
     """
     from tvjax.nn.pretrained import load_model
 
+    if precision not in (None, *PRECISIONS):
+        raise reject("precision", precision, f"None or one of {', '.join(PRECISIONS)}")
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"{path}: no such folder; accepted: a run directory or a Hugging Face folder")
     values = read_json(folder / "config.json", "accepted: a run directory or a Hugging Face folder")
     if "model_type" in values:
-        return load_model(folder, dtype=dtype, mesh=mesh, unroll=unroll)
-    from tvjax.experiments import experiment_of, tvp
+        model = load_model(folder, dtype=dtype, mesh=mesh, unroll=unroll)
+    else:
+        from tvjax.experiments import experiment_of, tvp
 
-    experiment_of(values)
-    return tvp.load(folder, values, member)
+        experiment_of(values)
+        model = tvp.load(folder, values, member)
+    if precision is None:
+        return model
+    return dataclasses.replace(model, config=dataclasses.replace(model.config, matmul_precision=precision))
 
 
 def atv(model: Model, run_dir: str | Path, queries: Sequence[str] | str, *, method: str = "") -> jax.Array:

@@ -196,7 +196,7 @@ def test_every_rule_finds_parameters_and_their_optimizer_state():
                 assert given == (axis if size % 2 == 0 else None), path  # an odd vocabulary is whole everywhere
 
 
-def atv_trainer(mesh: dict[str, int], devices: Any = None, dtype: str = "float32") -> Trainer:
+def atv_experiment(dtype: str = "float32") -> AdapterExperiment:
     """ATV with a small random target and generator, on random examples."""
     sizes = {"inputs": "tokens", "vocab_size": 12, "num_outputs": 12, "num_heads": 2, "unroll": 1, "dtype": dtype}
     target = DecoderConfig(**sizes, num_layers=2, width=16, positions="rotary", norm="rmsnorm", bias=False)
@@ -217,7 +217,7 @@ def atv_trainer(mesh: dict[str, int], devices: Any = None, dtype: str = "float32
         name: Decoder(config).init(jax.random.key(key), jnp.zeros((1, 2), jnp.int32))["params"]
         for key, (name, config) in enumerate({"target": target, "generator": generator}.items())
     }
-    experiment = AdapterExperiment(
+    return AdapterExperiment(
         ExampleConfig(batch=8, examples=count),
         ATV(target, generator, (1, 2), positions="all"),
         Decoder(target),
@@ -226,8 +226,13 @@ def atv_trainer(mesh: dict[str, int], devices: Any = None, dtype: str = "float32
         examples,
         fewest=count,
     )
+
+
+def atv_trainer(mesh: dict[str, int], devices: Any = None, dtype: str = "float32") -> Trainer:
+    """The programs that train two members of it."""
+    experiment = atv_experiment(dtype)
     hyper = {"seed": jnp.arange(2), "learning_rate": jnp.full(2, 3e-3), "scale": jnp.ones((2, 2))}
-    hyper["examples"] = jnp.full(2, count)
+    hyper["examples"] = jnp.full(2, experiment.fewest)
     train = TrainConfig(steps=STEPS, log_every=5, evaluate_every=STEPS, checkpoint_every=STEPS)
     optimizer = OptimizerConfig(warmup_steps=4, clip_norm=1.0)
     return Trainer(

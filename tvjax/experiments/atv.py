@@ -59,16 +59,18 @@ def _models(
     """The target and, where it is a model of its own, the generator, in float32 and without its readout."""
     found: list[Model] = []
     for part, chosen, dtype in (("target", s.target, s.target.dtype), ("generator", s.generator, "float32")):
+        how: dict[str, Any] = {"dtype": dtype or None, "matmul_precision": s.target.matmul_precision}
         if part == "generator" and s.generator.kind == "target":
             return found[0], None
         if part == "target" and target is not None:
             found.append(target)
         elif chosen.path:
             mesh = processes.own(make_mesh(**dataclasses.asdict(s.mesh)))
-            found.append(load_model(Path(chosen.path), dtype=dtype or None, mesh=mesh, unroll=1))  # as `small_model`
+            found.append(load_model(Path(chosen.path), mesh=mesh, unroll=1, **how))  # as `small_model`
         else:
             where = {"place": f"config.training.{part}", "names": f"config.{part}.trained"}
-            found.append(text_model.small_model(config["training"][part], Path(chosen.trained), dtype, say, **where))
+            trained = Path(chosen.trained)
+            found.append(text_model.small_model(config["training"][part], trained, say, **where, **how))
     if found[1].source.tokenizer is None:
         raise reject("config.generator.path", s.generator.path, "a folder with a tokenizer.json")
     params = {name: value for name, value in found[1].params.items() if name != "readout"}

@@ -20,7 +20,7 @@ from tvjax.experiments.settings import (
 from tvjax.experiments.text_data import DataConfig
 from tvjax.experiments.text_model import TextModelSettings
 from tvjax.experiments.tvp_settings import MeshConfig
-from tvjax.nn.decoder import DecoderConfig
+from tvjax.nn.decoder import DecoderConfig, Precision
 from tvjax.nn.lora import sites
 from tvjax.tasks.text import Template
 from tvjax.train.loop import TrainConfig
@@ -36,10 +36,15 @@ HOW = ("atv", "baselines", "vectors", "rates", "train", "optimizer", "evaluation
 
 @dataclasses.dataclass(frozen=True)
 class TargetConfig:
-    """The frozen model: a Hugging Face folder; where it is empty, the small model of the run `trained`."""
+    """The frozen model: a Hugging Face folder; where it is empty, the small model of the run `trained`.
+
+    dtype: of its parameters and activations; "" is that of the folder's tensors. matmul_precision: as `DecoderConfig`
+    has it, of all products in the run, those of what is trained too.
+    """
 
     path: str = ""
-    dtype: str = ""
+    dtype: Literal["", "float32", "bfloat16", "float16"] = ""
+    matmul_precision: Precision = "highest"
     trained: str = "runs/text_model"
     remat: Literal["none", "full", "dots"] = "none"
 

@@ -122,7 +122,12 @@ class ATVTVPSettings:
         w, longest = self.writer, target.layout.length(target.prompt.demonstrations + 1)
         inputs = target.task.decoder_inputs() | {"num_outputs": 1}
         return DecoderConfig(
-            num_layers=w.num_layers, width=w.width, num_heads=w.num_heads, max_positions=longest, **inputs
+            num_layers=w.num_layers,
+            width=w.width,
+            num_heads=w.num_heads,
+            max_positions=longest,
+            matmul_precision=target.decoder.matmul_precision,
+            **inputs,
         )
 
 

@@ -145,6 +145,8 @@ def _task_vectors(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
 def _tvp_language(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     s = TVPLanguageSettings.from_config(_one_step(config))
     decoder = _model(s.model.path, "config.model.path", s.model.dtype, config["training"], 0)
+    precision = s.model.matmul_precision
+    decoder = dataclasses.replace(decoder, param_dtype="float32", matmul_precision=precision)
     s.check_model(decoder)
     return tvp_language.make_trainer(s, TuningExperiment(s, decoder, abstract_params(decoder), _tables(c)), mesh)
 
@@ -166,10 +168,12 @@ def _atv(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
         raise reject("config.methods", s.methods, f"one that is trained and can be planned: {', '.join(TRAINED[-3:])}")
     t, training = s.target, config["training"]
     target = _model(t.path, "config.target.path", t.dtype, training.get("target"), 1)
+    target = dataclasses.replace(target, matmul_precision=t.matmul_precision)
     check_model(s, target)
     given, generator = {"target": abstract_params(target)}, None
     if s.generator.kind == "model":
         read = _model(s.generator.path, "config.generator.path", "float32", training.get("generator"), 0)
+        read = dataclasses.replace(read, matmul_precision=t.matmul_precision)
         generator = atv.headless(read, s.generator.dtype)
         given["generator"] = {name: leaf for name, leaf in abstract_params(read).items() if name != "readout"}
     examples = {"train": (len(s.tasks.trained), s.examples.examples), "dev": (len(s.tasks.trained), s.evaluation.dev)}
@@ -188,7 +192,8 @@ def _model(path: str, field: str, dtype: str, training: Any, unroll: int) -> Dec
         dtype = dtype or "bfloat16"
         return shape_of(path, field, dtype=dtype, param_dtype=dtype, unroll=unroll)
     s = TextModelSettings.from_config(training)
-    return dataclasses.replace(s.decoder(s.model.vocab_size), unroll=unroll)
+    dtype = dtype or "float32"  # in which its folder is written
+    return dataclasses.replace(s.decoder(s.model.vocab_size), dtype=dtype, param_dtype=dtype, unroll=unroll)
 
 
 def _tables(c: PlanConfig) -> dict[str, np.ndarray]:

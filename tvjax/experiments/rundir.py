@@ -26,6 +26,9 @@ PLAN = "plan.json"
 FREE = ("mesh",)
 """Groups of the config that may change when a run goes on: they do not change what is computed."""
 
+LATER = {"matmul_precision": "highest"}
+"""Fields that a run of before does not have in its config.json, and what it means that they are not there."""
+
 
 def flatten(config: Mapping[str, Any], path: str = "config") -> dict[str, Any]:
     """``{'config.model.width': 64, ...}``; tuples are lists, as in JSON."""
@@ -90,9 +93,10 @@ def check_same(folder: Path, config: Mapping[str, Any], place: str = "config", n
     for name in sorted(there.keys() | here.keys()):
         if name.split(".")[1] in FREE:
             continue
-        if there.get(name) != here.get(name):
-            accepted = f"{there.get(name)!r}, as in {folder}/config.json, or another {names}"
-            raise reject(name.replace("config", place, 1), here.get(name), accepted)
+        absent = LATER.get(name.rpartition(".")[2])
+        if there.get(name, absent) != here.get(name, absent):
+            accepted = f"{there.get(name, absent)!r}, as in {folder}/config.json, or another {names}"
+            raise reject(name.replace("config", place, 1), here.get(name, absent), accepted)
 
 
 def run_once(
@@ -130,7 +134,11 @@ def run_of(folder: Path) -> str:
     )
     if path is None:
         return ""
-    fixed = {name: value for name, value in flatten(read_json(path, A_RUN)).items() if name.split(".")[1] not in FREE}
+    fixed = {
+        name: value
+        for name, value in flatten(read_json(path, A_RUN)).items()
+        if name.split(".")[1] not in FREE and value != LATER.get(name.rpartition(".")[2], ...)
+    }
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 

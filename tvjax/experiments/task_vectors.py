@@ -7,7 +7,7 @@ is chosen on the dev split, everything else is measured on the test split.
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +18,7 @@ from tvjax.experiments.bench import METHODS, Bench, VectorConfig, Vectors, best_
 from tvjax.experiments.settings import build, group, groups
 from tvjax.experiments.text_data import DataConfig, keep_tasks
 from tvjax.files import write_json
+from tvjax.nn.decoder import Precision
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import load_model
 from tvjax.tasks.text import Template
@@ -27,10 +28,14 @@ from tvjax.vectors.from_prompts import vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A Hugging Face folder; where it is empty, the model of the run `trained`, made if absent."""
+    """A Hugging Face folder; where it is empty, the model of the run `trained`, made if absent.
+
+    dtype: of parameters and activations; "" is that of the folder's tensors. matmul_precision: as in `DecoderConfig`.
+    """
 
     path: str = ""
-    dtype: str = ""
+    dtype: Literal["", "float32", "bfloat16", "float16"] = ""
+    matmul_precision: Precision = "highest"
     trained: str = "runs/text_model"
 
 
@@ -109,10 +114,11 @@ ACCURACIES = ("zero_shot", "few_shot", "shuffled_shot", *METHODS, "shuffled_vect
 
 def open_model(config: Mapping[str, Any], m: ModelConfig, say: Callable[[str], None]) -> Model:
     """The model that `m`, config.model, names; that of config.training is trained first, once, where it names none."""
+    how: dict[str, Any] = {"dtype": m.dtype or None, "matmul_precision": m.matmul_precision}
     if m.path:
-        return load_model(Path(m.path), dtype=m.dtype or None)
+        return load_model(Path(m.path), **how)
     where = {"place": "config.training", "names": "config.model.trained"}
-    return text_model.small_model(config["training"], Path(m.trained), m.dtype, say, **where)
+    return text_model.small_model(config["training"], Path(m.trained), say, **where, **how)
 
 
 def _save(path: Path, bench: Bench, name: str, entry: Mapping[str, Any], made: Mapping[str, Vectors]) -> None:

@@ -22,7 +22,7 @@ from tvjax.experiments.settings import at_least, build, check_seed, check_traini
 from tvjax.experiments.text_data import DataConfig, keep_tasks
 from tvjax.experiments.text_prompts import answer_scores, ask, draw_prompts, tables
 from tvjax.files import write_json, write_whole
-from tvjax.nn.decoder import Decoder, DecoderConfig
+from tvjax.nn.decoder import Decoder, DecoderConfig, Precision
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer, load_model
 from tvjax.nn.pretrained.tokenizer import train_tokenizer
@@ -40,7 +40,10 @@ MODEL = "model"
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The decoder, of the form of Llama: rotary positions, RMSNorm, a gated MLP, no biases; and its vocabulary."""
+    """The decoder, of the form of Llama: rotary positions, RMSNorm, a gated MLP, no biases; and its vocabulary.
+
+    dtype: of its activations; its parameters, which are trained, are float32, in the folder too.
+    """
 
     vocab_size: int
     num_layers: int
@@ -48,6 +51,7 @@ class ModelConfig:
     num_heads: int
     hidden_width: int = 0
     dtype: str = "float32"
+    matmul_precision: Precision = "highest"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +120,7 @@ class TextModelSettings:
             bias=False,
             tied_readout=True,
             dtype=m.dtype,
-            param_dtype=m.dtype,
+            matmul_precision=m.matmul_precision,
         )
 
 
@@ -215,8 +219,11 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
 
 
 def small_model(
-    config: Mapping[str, Any], folder: Path, dtype: str, say: Callable[[str], None], *, place: str, names: str
+    config: Mapping[str, Any], folder: Path, say: Callable[[str], None], *, place: str, names: str, **how: Any
 ) -> Model:
-    """The model of the run in `folder`, which is trained first, once, where there is none; as `rundir.run_once`."""
+    """The model of the run in `folder`, loaded with `how`; it is trained first, once, where there is none.
+
+    place, names: as in `rundir.run_once`.
+    """
     rundir.run_once(run, config, folder, say, what="a small language model", place=place, names=names)
-    return load_model(folder / MODEL, dtype=dtype or None, unroll=1)  # asked by many programs: what counts is compiling
+    return load_model(folder / MODEL, unroll=1, **how)  # asked by many programs: what counts is compiling

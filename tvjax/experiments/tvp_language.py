@@ -27,6 +27,7 @@ from tvjax.nn.model import Model
 from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks.text import TextTask
 from tvjax.train.loop import Trainer
+from tvjax.train.state import in_float32
 from tvjax.vectors import store
 
 KINDS = ("zero_shot", "single_vector", "vector", "best_vector", "few_shot")
@@ -140,6 +141,14 @@ def _differences(s: TVPLanguageSettings, members: list[dict[str, Any]], rights: 
     return found
 
 
+def _open(config: Mapping[str, Any], s: TVPLanguageSettings, say: Callable[[str], None]) -> Model:
+    """The model as it is tuned and asked: it computes in config.model.dtype, and its parameters are float32."""
+    chosen = dataclasses.replace(s.model, dtype="float32" if s.model.dtype else "")  # nothing is rounded on the way
+    model = open_model(config, chosen, say)
+    decoder = dataclasses.replace(model.config, dtype=s.model.dtype or model.config.dtype, param_dtype="float32")
+    return dataclasses.replace(model, params=in_float32(model.params), config=decoder)
+
+
 def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Fine-tune (or with mode "eval" only load) what `config` asks for in `folder`, ask it, return the summary.
 
@@ -149,7 +158,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     tasks = _tasks(s, folder)
     rundir.prepare(folder, config, new=mode == "train")
     keep_tasks(tasks, folder, say)
-    model = open_model(config, s.model, say)
+    model = _open(config, s, say)
     s.check_model(model.config)
     bench = Bench(model, s.vectors, s.template, tasks)
     experiment = make_experiment(s, tasks, model)

@@ -94,12 +94,21 @@ class TVPLanguageSettings:
         return s
 
     def check_model(self, decoder: DecoderConfig) -> None:
-        """Raise `UserError` for members or a mesh that do not fit the model."""
+        """Raise `UserError` for members or a mesh that do not fit the model, or a folder of a dtype not to tune in."""
+        _check_dtype(self, decoder.dtype)
         check_members(self.population, decoder.num_layers)
         check_places(self.mesh, self.population, self.batch, decoder)
 
 
+def _check_dtype(s: TVPLanguageSettings, computes: str) -> None:
+    """`computes`: the dtype of activations, and so of the gradients in between; those of float16 vanish below 6e-8."""
+    if computes == "float16":
+        given = s.model.dtype or f"'', and so the folder's {computes}"
+        raise reject("config.model.dtype", given, "float32 or bfloat16: small gradients are 0 in float16")
+
+
 def _check(s: TVPLanguageSettings) -> None:
+    _check_dtype(s, s.model.dtype)
     for name, tasks in s.tasks.groups.items():
         if not tasks or len(set(tasks)) < len(tasks):
             raise reject(f"config.tasks.{name}", tasks, "different names of tasks, at least one")

@@ -226,9 +226,10 @@ def _check_model(s: TVPSettings) -> None:
     for name in ("norm_epsilon", "rotary_base"):
         if getattr(d, name) <= 0:
             raise reject(f"{path}.{name}", getattr(d, name), "more than 0")
-    for name in ("dtype", "param_dtype"):
-        if getattr(d, name) not in ("float32", "bfloat16"):
-            raise reject(f"{path}.{name}", getattr(d, name), "float32 or bfloat16")
+    if d.dtype not in ("float32", "bfloat16"):
+        raise reject(f"{path}.dtype", d.dtype, "float32 or bfloat16")
+    if d.param_dtype != "float32":
+        raise reject(f"{path}.param_dtype", d.param_dtype, f"float32, as all that trains; {path}.dtype is computed in")
     if d.unroll > d.num_layers:
         raise reject(f"{path}.unroll", d.unroll, f"0 (all layers) to num_layers = {d.num_layers}")
 

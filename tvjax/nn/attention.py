@@ -31,12 +31,14 @@ def attention(
     past: tuple[jax.Array, jax.Array, jax.Array] | None = None,
     scale: float = 0.0,
     cap: float = 0.0,
+    precision: str | None = None,
 ) -> jax.Array:
     """softmax(cap(scale q k^T)) v for each head: ``[B, T, H, C]``; head h reads key/value head ``h * G // H``.
 
     mask_BTT: True = may look, ``[B or 1, T, T]``; causal where it is None. past: keys and values that stand before
     these, ``[B, G, S, C]``, and their mask ``[B or 1, T, S]``. scale: C^-1/2 where it is 0. cap(a) = cap tanh(a / cap),
-    where it is not 0. A query that may look at nothing gets zeros. Reverse-mode derivatives only.
+    where it is not 0. precision: of the products, as `lax.dot_general` takes it. A query that may look at nothing gets
+    zeros. Reverse-mode derivatives only.
     """
     batch, length, heads, channels = q_BTHC.shape
     groups = k_BTGC.shape[2]
@@ -53,7 +55,7 @@ def attention(
         q_BGNC = q_BGRTC[:, :, :, start:stop].reshape(batch, groups, repeat * rows, channels)
         parts = [(k_BGTC[:, :, :seen], v_BGTC[:, :, :seen], keep_BTS), *([past] if past else [])]
         parts = [(k, v, jnp.tile(keep, (1, repeat, 1))[:, None]) for k, v, keep in parts]
-        out_BGNC = _general(q_BGNC, parts, cap) if cap or past else _core(q_BGNC, *parts[0])
+        out_BGNC = _general(q_BGNC, parts, cap, precision) if cap or past else _core(q_BGNC, *parts[0], precision)
         return out_BGNC.reshape(batch, groups, repeat, rows, channels)
 
     if mask_BTT is not None:
@@ -68,58 +70,65 @@ def attention(
     return out_BGRTC.transpose(0, 3, 1, 2, 4).reshape(q_BTHC.shape)
 
 
-def _general(q: jax.Array, parts: list[tuple[jax.Array, jax.Array, jax.Array]], cap: float) -> jax.Array:
+def _general(
+    q: jax.Array, parts: list[tuple[jax.Array, jax.Array, jax.Array]], cap: float, precision: str | None
+) -> jax.Array:
     """`_core` over keys that lie in several arrays, without joining them; derivatives are JAX's own.
 
     q: ``[B, G, N, C]``, scaled; each part: keys and values ``[B, G, S, C]`` and a mask ``[B or 1, 1, N, S]``.
     """
     logits = []
     for k, _, keep in parts:
-        a = _dot(q, k, 3, 3)
+        a = _dot(q, k, 3, 3, precision)
         logits.append(jnp.where(keep, cap * jnp.tanh(a / cap) if cap else a, FORBIDDEN))
     top = functools.reduce(jnp.maximum, [a.max(-1, keepdims=True) for a in logits])
     # exp(FORBIDDEN - FORBIDDEN) = 1 in a row that sees nothing: the mask takes it out.
     weights = [jnp.where(keep, jnp.exp(a - top), 0.0) for a, (_, _, keep) in zip(logits, parts, strict=True)]
     total = sum(w.sum(-1, keepdims=True) for w in weights)
-    out = sum(_dot(w.astype(v.dtype), v, 3, 2) for w, (_, v, _) in zip(weights, parts, strict=True))
+    out = sum(_dot(w.astype(v.dtype), v, 3, 2, precision) for w, (_, v, _) in zip(weights, parts, strict=True))
     return (out / jnp.where(total > 0, total, 1.0)).astype(q.dtype)
 
 
-def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
+def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int, precision: str | None) -> jax.Array:
     """The product over one axis of each; axes 0 and 1 are the batch. Accumulates in float32 at least."""
-    dimensions = (((axis_a,), (axis_b,)), ((0, 1), (0, 1)))
-    return lax.dot_general(a, b, dimensions, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32))
+    dimensions, least = (((axis_a,), (axis_b,)), ((0, 1), (0, 1))), jnp.promote_types(a.dtype, jnp.float32)
+    return lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=least)
 
 
-@jax.custom_vjp
-def _core(q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _core(q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array, precision: str | None) -> jax.Array:
     """q: ``[B, G, N, C]``, scaled; k, v: ``[B, G, S, C]``; keep: ``[B or 1, 1, N, S]``."""
-    return _forward(q, k, v, keep)[0]
+    return _forward(q, k, v, keep, precision)[0]
 
 
-def _forward(q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    logits = jnp.where(keep, _dot(q, k, 3, 3), FORBIDDEN)
+def _forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array, precision: str | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    logits = jnp.where(keep, _dot(q, k, 3, 3, precision), FORBIDDEN)
     weights = jnp.exp(logits - logits.max(-1, keepdims=True))
     # A row that sees nothing has weights too: its inverse of zero takes them out, here and in the backward pass.
     inverse = jnp.where(keep.any(-1, keepdims=True), 1 / weights.sum(-1, keepdims=True), 0.0)
     weights = weights.astype(v.dtype)
-    return (_dot(weights, v, 3, 2) * inverse).astype(v.dtype), weights, inverse
+    return (_dot(weights, v, 3, 2, precision) * inverse).astype(v.dtype), weights, inverse
 
 
-def _core_forward(q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array) -> tuple[jax.Array, tuple]:
-    out, weights, inverse = _forward(q, k, v, keep)
+def _core_forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array, precision: str | None
+) -> tuple[jax.Array, tuple]:
+    out, weights, inverse = _forward(q, k, v, keep, precision)
     return out, (q, k, v, out, weights, inverse)
 
 
-def _core_backward(saved: tuple, d_out: jax.Array) -> tuple:
+def _core_backward(precision: str | None, saved: tuple, d_out: jax.Array) -> tuple:
+    # It is traced outside of what stands around the forward pass: no context manager there holds here.
     q, k, v, out, weights, inverse = saved
     d_sum = d_out * inverse
     row = (d_sum * out).sum(-1, keepdims=True)
     d_sum = d_sum.astype(v.dtype)
-    d_logits = (weights * (_dot(d_sum, v, 3, 3) - row)).astype(q.dtype)
-    d_q = _dot(d_logits, k, 3, 2).astype(q.dtype)
-    d_k = _dot(d_logits, q, 2, 2).astype(k.dtype)
-    return d_q, d_k, _dot(weights, d_sum, 2, 2).astype(v.dtype), None
+    d_logits = (weights * (_dot(d_sum, v, 3, 3, precision) - row)).astype(q.dtype)
+    d_q = _dot(d_logits, k, 3, 2, precision).astype(q.dtype)
+    d_k = _dot(d_logits, q, 2, 2, precision).astype(k.dtype)
+    return d_q, d_k, _dot(weights, d_sum, 2, 2, precision).astype(v.dtype), None
 
 
 _core.defvjp(_core_forward, _core_backward)

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -32,6 +32,11 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+Precision = Literal["highest", "high", "default"]
+"""How exact products of float32 are: on a TPU 6, 3 or 1 passes of bfloat16, on a GPU float32, or else TF32.
+A CPU has one precision, and products of bfloat16 or float16 are the same under all."""
+PRECISIONS = get_args(Precision)
+
 KEPT_BY = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 """What a rematerialized block keeps for its backward pass beside its input: nothing, or the products with kernels."""
 
@@ -41,6 +46,8 @@ class DecoderConfig:
     """What a decoder is made of. `experiments` checks the values that a user may set.
 
     remat: whether the backward pass computes a block's activations again: none, all, or all but the `dots`.
+    dtype: of activations, in which products are computed; param_dtype: of parameters, float32 where they are trained.
+    matmul_precision: how exact products of float32 are on a GPU or TPU, in both passes (`jax.lax.Precision`).
     From `unbiased` on, what only pretrained families need (`FAMILY_FIELDS`): parts that go without a bias although
     `bias` is set; how the MLP joins the stream (after attention, beside it, or beside it and behind the same norm);
     norms after attention and MLP; norms of queries and keys; what is added to every norm's scale; a factor on the
@@ -69,6 +76,7 @@ class DecoderConfig:
     remat: Literal["none", "full", "dots"] = "none"
     dtype: str = "float32"
     param_dtype: str = "float32"
+    matmul_precision: Precision = "highest"
 
     unbiased: tuple[Literal["attention", "out", "mlp", "norm", "readout"], ...] = ()
     residual: Literal["sequential", "parallel", "shared_norm"] = "sequential"
@@ -233,7 +241,14 @@ class Block(nn.Module):
         mask_BTT, past_mask_BTS = sight.masks(window)
         before = None if past is None or past_mask_BTS is None else (*past, past_mask_BTS)
         heads_BTHC = attention(
-            q_BTHC, k_BTGC, v_BTGC, mask_BTT, past=before, scale=c.attention_scale, cap=c.attention_cap
+            q_BTHC,
+            k_BTGC,
+            v_BTGC,
+            mask_BTT,
+            past=before,
+            scale=c.attention_scale,
+            cap=c.attention_cap,
+            precision=c.matmul_precision,
         )
         heads_BTHC = tap(self, "heads", heads_BTHC)
         out_BTD = Linear(c, "out", heads, (c.width,), 1 / (2 * c.num_layers), name="out")(heads_BTHC)
@@ -277,10 +292,11 @@ class Decoder(nn.Module):
     ) -> jax.Array:
         front = self._front()
         sight = _sight(self.config, inputs.shape[1], positions_BT, mask_BTT, past)
-        h_BTD = tap(self, "embed", self._embed(front(inputs), None if positions_BT is None else sight.positions_BT))
-        h_BTD = self._blocks(h_BTD, past, sight)
-        h_BND = h_BTD[:, at] if isinstance(at, slice) else jnp.take_along_axis(h_BTD, at[..., None], axis=1)
-        return self._read_out(front, h_BND)
+        with jax.default_matmul_precision(self.config.matmul_precision):  # of products here, and of their gradients
+            h_BTD = tap(self, "embed", self._embed(front(inputs), None if positions_BT is None else sight.positions_BT))
+            h_BTD = self._blocks(h_BTD, past, sight)
+            h_BND = h_BTD[:, at] if isinstance(at, slice) else jnp.take_along_axis(h_BTD, at[..., None], axis=1)
+            return self._read_out(front, h_BND)
 
     def _front(self) -> Any:
         c = self.config

@@ -40,11 +40,11 @@ def init_lora(key: jax.Array, c: DecoderConfig, names: tuple[str, ...], rank: in
     return made
 
 
-def apply_lora(params: Any, lora: Any) -> Any:
-    """`params` with the adapted kernels in their places; everything else is the same array."""
+def apply_lora(params: Any, lora: Any, precision: str | None = None) -> Any:
+    """`params` with the adapted kernels in their places; everything else is the same array. precision: of products."""
     blocks = dict(params["blocks"])
     for name, pair in lora.items():
         kernel = blocks[name]["kernel"]
-        delta = (pair["down"] @ pair["up"]).reshape(kernel.shape)
-        blocks[name] = {**blocks[name], "kernel": kernel + delta.astype(kernel.dtype)}
+        delta = jnp.matmul(pair["down"], pair["up"], precision=precision).reshape(kernel.shape)
+        blocks[name] = {**blocks[name], "kernel": (kernel + delta).astype(kernel.dtype)}  # rounded once, if at all
     return {**params, "blocks": blocks}

@@ -16,10 +16,11 @@ TERA = 1e12
 class Chip:
     """One kind of device, by its vendor's figures.
 
-    flops: FLOP/s of matrix products by dtype, none of them sparse, float32 at JAX's default precision (one bfloat16
-    pass on a TPU, TF32 on an NVIDIA GPU). memory: bytes that a program may have; bandwidth: bytes/s of it; link:
-    bytes/s that one chip can send to others of its slice or node. kinds: what `device_kind` calls it. slices: the
-    prefix of a slice's name, for the TPU compiler, and axes: how many a slice has; chips: most in a slice.
+    flops: FLOP/s of matrix products by `rate`, none of them sparse: float32 is at JAX's default precision (one bfloat16
+    pass on a TPU, TF32 on an NVIDIA GPU), and its other precisions have rows of their own. memory: bytes that a program
+    may have; bandwidth: bytes/s of it; link: bytes/s that one chip can send to others of its slice or node. kinds: what
+    `device_kind` calls it. slices: the prefix of a slice's name, for the TPU compiler, and axes: how many a slice has;
+    chips: most in a slice.
     """
 
     name: str
@@ -35,18 +36,27 @@ class Chip:
     chips: int = 0
 
 
+def rate(dtype: str, precision: str) -> str:
+    """The row of `Chip.flops` for products of `dtype` at a precision ("" is the default)."""
+    return f"{dtype}_{precision}" if dtype == "float32" and precision in ("high", "highest") else dtype
+
+
 def _tpu(
     name: str, tera: float, memory: float, bandwidth: float, link: float, linked: str = "", **more: object
 ) -> Chip:
     flops = dict.fromkeys(("bfloat16", "float16", "float32"), tera * TERA)
+    flops |= {"float32_high": tera * TERA / 3, "float32_highest": tera * TERA / 6}  # passes of bfloat16
     source = f"Google Cloud documentation, 'TPU {name.removeprefix('tpu-')}', key specifications"
     source += "; memory: capacity in the TPU compiler's messages" + linked
     numbers = (memory * GIB, bandwidth * GB, link * GB)
     return Chip(name, "tpu", flops, *numbers, source, slices=name.removeprefix("tpu-"), **more)  # type: ignore[arg-type]
 
 
-def _gpu(name: str, bf16: float, tf32: float, memory: float, bandwidth: float, link: float, source: str) -> Chip:
+def _gpu(
+    name: str, bf16: float, tf32: float, fp32: float, memory: float, bandwidth: float, link: float, source: str
+) -> Chip:
     flops = {"bfloat16": bf16 * TERA, "float16": bf16 * TERA, "float32": tf32 * TERA}
+    flops |= {"float32_high": tf32 * TERA, "float32_highest": fp32 * TERA}
     kind = "NVIDIA " + name.split("-")[0].upper()
     return Chip(name, "gpu", flops, memory * GB, bandwidth * GB, link * GB, source, kinds=(kind,))
 
@@ -63,14 +73,14 @@ CHIPS: dict[str, Chip] = {
         _tpu("tpu-v5e", 197, 15.75, 819, 200, kinds=("TPU v5 lite", "TPU v5e"), axes=2, chips=256),
         _tpu("tpu-v5p", 459, 95.74, 2765, 600, kinds=("TPU v5", "TPU v5p"), axes=3, chips=6144),
         _tpu("tpu-v6e", 918, 31.25, 1638, 400, kinds=("TPU v6 lite", "TPU v6e"), axes=2, chips=256),
-        _gpu("a100-40g", 312, 156, 40, 1555, 300, f"NVIDIA A100 data sheet, SXM, without sparsity, {_SEEN}"),
-        _gpu("a100-80g", 312, 156, 80, 2039, 300, f"NVIDIA A100 data sheet, SXM, without sparsity, {_SEEN}"),
-        _gpu("h100", 989.4, 494.7, 80, 3350, 450, f"NVIDIA H100 data sheet, SXM, halved: no sparsity, {_SEEN}"),
-        _gpu("h200", 989.4, 494.7, 141, 4800, 450, f"NVIDIA H200 data sheet, SXM, halved: no sparsity, {_SEEN}"),
+        _gpu("a100-40g", 312, 156, 19.5, 40, 1555, 300, f"NVIDIA A100 data sheet, SXM, without sparsity, {_SEEN}"),
+        _gpu("a100-80g", 312, 156, 19.5, 80, 2039, 300, f"NVIDIA A100 data sheet, SXM, without sparsity, {_SEEN}"),
+        _gpu("h100", 989.4, 494.7, 66.9, 80, 3350, 450, f"NVIDIA H100 data sheet, SXM, halved: no sparsity, {_SEEN}"),
+        _gpu("h200", 989.4, 494.7, 66.9, 141, 4800, 450, f"NVIDIA H200 data sheet, SXM, halved: no sparsity, {_SEEN}"),
         Chip(
             "cpu",
             "cpu",
-            {"float32": 80e9, "bfloat16": 80e9},
+            dict.fromkeys(("float32", "float32_high", "float32_highest", "bfloat16"), 80e9),
             8 * GB,
             20 * GB,
             10 * GB,

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from tvjax.parallel.hardware import rate
+
 BITS = {"pred": 8, "bf16": 16, "token": 0, "opaque": 0}
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
@@ -63,7 +65,7 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled program, of one device: FLOPs of matrix products by dtype, bytes read and written, and the rest."""
+    """A compiled program, of one device: FLOPs of matrix products by `rate`, bytes read and written, and the rest."""
 
     flops: dict[str, float]
     moved: float
@@ -130,7 +132,8 @@ def read(text: str, mesh: Mesh) -> Program:
         for one in computations[computation]:
             if one.opcode in ("dot", "convolution"):
                 kind = DTYPES.get(shapes[one.operands[0]][0][0], "float32")
-                flops[kind] += times * _products(one, shapes)
+                precision = re.search(r"operand_precision=\{(\w+)", one.rest)
+                flops[rate(kind, precision.group(1) if precision else "")] += times * _products(one, shapes)
             if not inside:
                 moved += times * _moved(one, shapes, computations)
             kind = one.opcode.removesuffix("-start")

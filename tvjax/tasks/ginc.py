@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from tvjax.tasks.base import Parameters, StringTask, require
-from tvjax.tasks.oracles import sum_before
+from tvjax.tasks.oracles import EXACT, sum_before
 
 DELIMITER = 0
 """The word of slot 0."""
@@ -143,7 +143,7 @@ class GINC(StringTask):
         start = start / start.sum((-2, -1), keepdims=True)
 
         def on(state: jax.Array) -> jax.Array:
-            return jnp.einsum("...vs,vu,...st->...ut", state, value_VV, slot_SS)
+            return jnp.einsum("...vs,vu,...st->...ut", state, value_VV, slot_SS, precision=EXACT)
 
         def see(carry: tuple[jax.Array, jax.Array], word: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
             state, log_likelihood = carry
@@ -155,7 +155,7 @@ class GINC(StringTask):
         start = jnp.broadcast_to(start, (*shape, *start.shape[-2:]))
         words = jnp.moveaxis(jnp.broadcast_to(x[..., 1:], (*shape, x.shape[-1] - 1)), -1, 0)
         (state, log_likelihood), _ = jax.lax.scan(see, (start, jnp.zeros(shape)), words)
-        return log_likelihood, jnp.einsum("...vs,wvs->...w", state, says_WVS.astype(state.dtype))
+        return log_likelihood, jnp.einsum("...vs,wvs->...w", state, says_WVS.astype(state.dtype), precision=EXACT)
 
     def oracle(
         self, x: jax.Array, y: jax.Array, queries: jax.Array, *, noise: float = 0.0, held_out: bool = False

@@ -14,7 +14,7 @@ import optax
 
 from tvjax.tasks.automata import NO_EDGE, Alphabet, distinct_automata
 from tvjax.tasks.base import Parameters, StringTask, require
-from tvjax.tasks.oracles import sum_before
+from tvjax.tasks.oracles import EXACT, sum_before
 
 SURE = 1e-6
 """The least probability that the oracle gives a symbol: its risk is finite where it is wrong."""
@@ -187,7 +187,7 @@ class RegBench(StringTask):
             evidence_MN = jnp.maximum(log_x_MN + log_y_MN, -1e4)
             posterior_MN = jax.nn.softmax(sum_before(evidence_MN, axis=1) + jnp.maximum(log_query_MN, -1e4), axis=0)
             share_MNA = next_MNA / next_MNA.sum(-1, keepdims=True)
-            return jnp.einsum("mn,mna->na", posterior_MN, share_MNA)
+            return jnp.einsum("mn,mna->na", posterior_MN, share_MNA, precision=EXACT)
 
         said_BNA = jax.lax.map(one, (x, y, queries))
         said = jnp.pad(said_BNA, ((0, 0), (0, 0), (0, self.vocab_size - self.symbols)))

@@ -140,8 +140,19 @@ class Checkpoints:
         assert tree is not None
         changed = [path for path, total in sums(tree).items() if about["sums"].get(path) != total]
         if changed:
+            self._check_width(step, changed[0])
             raise ValueError(f"{changed[0]}: not the bits that were saved")
         return tree
+
+    def _check_width(self, step: int, path: str) -> None:
+        """Raise `UserError` where the array at `path` was saved in half precision, in which nothing trains any more."""
+        stored = ocp.StandardCheckpointHandler().metadata(self._folder / str(step) / "state").tree
+        kinds = {path_of(keys): leaf.dtype for keys, leaf in jax.tree_util.tree_leaves_with_path(stored)}
+        if jnp.issubdtype(kinds[path], jnp.floating) and kinds[path].itemsize < 4:
+            raise UserError(
+                f"checkpoint of step {step}: {path}: given {kinds[path]}; accepted: float32, in which all that trains "
+                "is kept: start in a new --workdir"
+            )
 
     def drop_after(self, step: int) -> None:
         """Delete checkpoints newer than `step`, which did not read whole, and those not written to their end."""

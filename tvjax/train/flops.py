@@ -8,9 +8,11 @@ import math
 from collections import Counter
 from typing import Any
 
+from tvjax.parallel.hardware import rate
+
 
 def flops(jaxpr: Any) -> Counter[str]:
-    """Floating point operations of all matrix products in `jaxpr`, over all devices, by the dtype of their operands.
+    """Floating point operations of all matrix products in `jaxpr`, over all devices, by `hardware.rate`.
 
     A product of ``[M, K]`` and ``[K, N]`` is ``2 M K N``; everything else is left out, as is usual. What remat computes
     again is counted again. Of the branches of a condition the costliest counts, of a `while` loop one iteration.
@@ -21,7 +23,9 @@ def flops(jaxpr: Any) -> Counter[str]:
             left = eqn.invars[0].aval
             (contracted, _), _ = eqn.params["dimension_numbers"]
             sums = math.prod(left.shape[axis] for axis in contracted)
-            total[left.dtype.name] += 2 * sums * math.prod(eqn.outvars[0].aval.shape)
+            total[rate(left.dtype.name, _precision(eqn.params["precision"]))] += (
+                2 * sums * math.prod(eqn.outvars[0].aval.shape)
+            )
             continue
         inner = [flops(found) for value in eqn.params.values() for found in _jaxprs(value)]
         if eqn.primitive.name == "cond":
@@ -30,6 +34,11 @@ def flops(jaxpr: Any) -> Counter[str]:
         for counts in inner:
             total.update({dtype: times * count for dtype, count in counts.items()})
     return total
+
+
+def _precision(value: Any) -> str:
+    """That of both operands, as it is called in a config; "" where it is none of those."""
+    return value[0].name.lower() if isinstance(value, tuple) else ""
 
 
 def _jaxprs(value: Any) -> list[Any]:

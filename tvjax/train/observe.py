@@ -99,7 +99,7 @@ class Meter:
 
 
 def ideal_seconds(flops: Mapping[str, float], chip: Chip, devices: int) -> float:
-    """The time in which so many devices could do `flops` (by dtype) and nothing else, at the vendor's rates.
+    """The time in which so many devices could do `flops` (by `hardware.rate`) and nothing else, at the vendor's rates.
 
     A dtype that the table of chips does not have counts as float32.
     """

@@ -2,6 +2,9 @@
 
 A run trains a population of M members: `params` and `opt_state` lead with a member axis, and the step of one member
 is `vmap`ped over it. A member's numbers do not depend on its company.
+
+Parameters that train, and Adam's moments, are float32, whatever is computed in: in bfloat16 a step of 1e-3 from 1.0
+rounds back to 1.0, and in float16 Adam's epsilon is 0.
 """
 
 import dataclasses
@@ -25,7 +28,7 @@ class Experiment(Protocol):
         """How many examples a step of one member sees."""
 
     def init(self, key: jax.Array, data: Any) -> Any:
-        """Fresh parameters of one member."""
+        """Fresh parameters of one member; they are trained in float32."""
 
     def data(self) -> Any:
         """Arrays that stay on the device (an empty tree where batches are sampled)."""
@@ -133,13 +136,23 @@ def member_key(hyper: Hyper, stream: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(hyper["seed"]), stream)
 
 
+def in_float32(tree: Any) -> Any:
+    """`tree` with float32 for floating-point numbers of fewer bits."""
+
+    def wide(leaf: Any) -> Any:
+        narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
+        return leaf.astype(jnp.float32) if narrow else leaf
+
+    return jax.tree.map(wide, tree)
+
+
 def init_state(
     experiment: Experiment, tx: optax.GradientTransformation, hyper: Hyper, data: Any, *, best: bool = False
 ) -> TrainState:
-    """The population before its first step; best: with room for the best parameters."""
+    """The population before its first step, in float32; best: with room for the best parameters."""
 
     def one(hyper: Hyper) -> tuple[Any, Any]:
-        params = experiment.init(member_key(hyper, INIT), data)
+        params = in_float32(experiment.init(member_key(hyper, INIT), data))
         return params, tx.init(params)
 
     params, opt_state = jax.vmap(one)(hyper)

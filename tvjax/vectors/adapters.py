@@ -88,7 +88,7 @@ class ATV:
 
     @property
     def expansion(self) -> Expansion:
-        return Expansion(len(self.layers), self.target.width, self.rank, self.start)
+        return Expansion(len(self.layers), self.target.width, self.rank, self.start, self.target.matmul_precision)
 
     def init(self, key: jax.Array, given: Given) -> Any:
         """The generator as it is given, or fresh where none is, and a fresh expansion."""
@@ -210,7 +210,7 @@ class LoRA:
         return None
 
     def change(self, params: Any, given: Given, made: None, q: Questions) -> Change:
-        return Change(apply_lora(given["target"], params))
+        return Change(apply_lora(given["target"], params, self.target.matmul_precision))
 
 
 @dataclasses.dataclass(frozen=True)

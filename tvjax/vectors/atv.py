@@ -7,6 +7,7 @@
 The frozen model is a function of these writes alone: they are data, and what made them is trained through them.
 """
 
+import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -25,20 +26,22 @@ class Expansion(nn.Module):
     """``v = u W + b``, ``[B, S] -> [B, N, D]``: one map to the vectors of all N layers together.
 
     rank: of a bottleneck before it (0: none). start: "uniform" in +-1/sqrt(S), kernel and bias, as PyTorch's linear
-    layers begin and so the released code; or "zero", from which nothing is changed at first.
+    layers begin and so the released code; or "zero", from which nothing is changed at first. precision: of products.
     """
 
     layers: int
     width: int
     rank: int = 0
     start: Literal["uniform", "zero"] = "uniform"
+    precision: str | None = None
 
     @nn.compact
     def __call__(self, u_BS: jax.Array) -> jax.Array:
+        dense = functools.partial(nn.Dense, precision=self.precision)
         if self.rank:
-            u_BS = nn.Dense(self.rank, use_bias=False, name="down", kernel_init=_uniform(u_BS.shape[-1]))(u_BS)
+            u_BS = dense(self.rank, use_bias=False, name="down", kernel_init=_uniform(u_BS.shape[-1]))(u_BS)
         init = nn.initializers.zeros if self.start == "zero" else _uniform(u_BS.shape[-1])
-        v_BF = nn.Dense(self.layers * self.width, name="up", kernel_init=init, bias_init=init)(u_BS)
+        v_BF = dense(self.layers * self.width, name="up", kernel_init=init, bias_init=init)(u_BS)
         return v_BF.reshape(-1, self.layers, self.width)
 
 
