@@ -23,6 +23,7 @@ from tvjax.nn.model import Model, forward
 from tvjax.nn.tokens import Tokens, pad
 from tvjax.tasks.prompt import Prompt
 from tvjax.vectors import edits as editing
+from tvjax.vectors import origin
 from tvjax.vectors.edits import Write
 
 Prompts = Prompt | Tokens | jax.Array | Sequence[str] | str
@@ -67,13 +68,15 @@ def load(
     return dataclasses.replace(model, config=dataclasses.replace(model.config, matmul_precision=precision))
 
 
-def atv(model: Model, run_dir: str | Path, queries: Sequence[str] | str, *, method: str = "") -> jax.Array:
+def atv(
+    model: Model, run_dir: str | Path, queries: Sequence[str] | str, *, method: str = "", any_model: bool = False
+) -> jax.Array:
     """The vectors that an ATV run writes for queries, ``[N, B, D]``: ``tvjax.add(vectors, layers=...)`` takes them.
 
     model: the run's target; queries: bare inputs, which the run's template shows to its generator; method: "atv_last"
     or "atv_all" ("" is the first that the run has), to be added at "last" or "all" of the prompt. lambda is multiplied
     in; the layers are all of the model's, or those of the run's config.atv.layers. Raises `UserError` where `run_dir`
-    holds no ATV run.
+    holds no ATV run, and for a model that its vectors are not of, unless `any_model`.
     """
     from tvjax.experiments import atv as experiment
 
@@ -82,7 +85,7 @@ def atv(model: Model, run_dir: str | Path, queries: Sequence[str] | str, *, meth
     if values.get("experiment") != "atv":
         raise reject("run_dir", str(run_dir), "the workdir of an ATV run")
     asked = [queries] if isinstance(queries, str) else list(queries)
-    return experiment.write_vectors(model, folder, values, asked, method)
+    return experiment.write_vectors(model, folder, values, asked, method, any_model)
 
 
 def export(model: Model, path: str | Path) -> None:
@@ -121,7 +124,8 @@ def _index(positions_BT: jax.Array, position: jax.Array) -> jax.Array:
 
 
 def _tree(model: Model, edits: Edits, positions_BT: jax.Array) -> Any:
-    """Writes become the tree that the taps read; a tree passes as it is."""
+    """Writes become the tree that the taps read; a tree passes as it is. Vectors of another model are refused."""
+    origin.check(model, edits)
     return edits if edits is None or isinstance(edits, dict) else editing.place(edits, model.config, positions_BT)
 
 
@@ -186,17 +190,20 @@ def generate(
     edits: Write | Sequence[Write] | None = None,
     during: Literal["prompt", "steps", "both"] | None = None,
     addresses: Sequence[str] = (),
-    stop: Sequence[int] = (),
+    stop: Sequence[int] | None = None,
     key: jax.Array | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
 ) -> Any:
-    """Continue prompts with a cache: texts give texts, anything else a `Generated`.
+    """Continue prompts with a cache: texts give texts, without the token that ended them, anything else a `Generated`.
 
     `edits` act on the prompt, on each new token as it is read ("steps"), or on both; by default on what their positions
-    name: "all" is both, anything else is of the prompt. Greedy, or sampled where there is a `key`. `addresses` are
-    captured at the state that each new token was read from; `stop` are token ids that end a prompt.
+    name: "all" is both, anything else is of the prompt. Greedy, or sampled where there is a `key`: an answer depends on
+    the key, on its prompt, and on how many prompts before it in the batch are equal to it. `addresses` are captured at
+    the state that each new token was read from. `stop` are token ids that end a prompt, by default the end tokens of
+    the model's folder (`model.source.end_ids`); given ones stand in their place, and () is none.
     """
+    stop = getattr(model.source, "end_ids", ()) if stop is None else stop
     if max_new_tokens < 1:
         raise reject("max_new_tokens", max_new_tokens, "1 or more")
     if during not in (None, "prompt", "steps", "both"):
@@ -209,6 +216,7 @@ def generate(
     if model.config.positions == "learned" and longest > limit:
         raise reject("max_new_tokens", max_new_tokens, f"prompts and new tokens within the model's {limit} positions")
     writes = [edits] if isinstance(edits, Write) else list(edits or ())
+    origin.check(model, writes)
     later = [w for w in writes if during in ("steps", "both") or (during is None and w.positions == "all")]
     made = decoding.generate(
         model.decoder,
@@ -233,13 +241,23 @@ def generate(
 
 
 def sweep(
-    model: Model, prompts: Prompts, vectors: jax.Array, *, position: int = -1, edit: str = "replace"
+    model: Model,
+    prompts: Prompts,
+    vectors: jax.Array,
+    *,
+    position: int = -1,
+    edit: str = "replace",
+    any_model: bool = False,
 ) -> jax.Array:
     """The readout ``[L+1, B, O]`` at `position` with ``vectors[l]`` written there at layer l, for l = 0..L in turn.
 
     vectors: ``[L+1, B, D]``. One program for all layers: the layer is data. What stands before `position` does not
-    depend on it, so that is read once, and each layer costs one token.
+    depend on it, so that is read once, and each layer costs one token. Vectors of a file are refused by a model that
+    they are not of, unless `any_model`.
     """
+    if not any_model:
+        origin.check(model, vectors)
+    vectors = jnp.asarray(vectors)
     inputs, positions_BT = tokenize(model, prompts)
     layers = model.config.num_layers
     if vectors.shape[0] != layers + 1:

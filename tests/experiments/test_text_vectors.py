@@ -215,10 +215,10 @@ class TestVectors:
             layer = entry[f"{kind}_layer"]
             assert layer == 1 + int(np.argmax(entry[f"{kind}_by_layer_dev"][1:]))
             assert entry[kind] == pytest.approx(entry[f"{kind}_by_layer_test"][layer])
-            assert about[f"{kind}.layer"] == str(layer)
+            assert about[f"{kind}.layer"] == layer
             right = []
             for x, y in asked:
-                edits = write(jnp.asarray(vectors[kind][layer]), layers=layer)
+                edits = write(vectors[kind][layer], layers=layer)
                 right.append(
                     tvjax.generate(model, f"{x} ->", max_new_tokens=1, edits=edits, during="prompt") == f" {y}"
                 )

@@ -246,7 +246,7 @@ class TestSummary:
         """Of the base model, prompt by prompt through the library; a vector at its prescribed layer."""
         entry = ran[1]["members"][0]
         vectors, about = load_vectors(ran[0] / "vectors" / "base.safetensors")
-        assert about["model"] == fingerprint(model.params) and about["prescribed_layer"] == "2"
+        assert about["model"] == fingerprint(model.params) and about["prescribed_layer"] == 2
         s = TVPLanguageSettings.from_config(config)
         bench = Bench(model, s.vectors, s.template, {n: suite()[n] for n in TRAIN + HELDOUT})
 

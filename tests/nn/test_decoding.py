@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +13,10 @@ import pytest
 import tvjax
 from tests.nn.golden import GOLDEN, make, needs_torch
 from tvjax.errors import UserError
+from tvjax.nn import decoding
 from tvjax.nn.decoder import PADDING
 from tvjax.nn.model import forward
-from tvjax.nn.pretrained import load_model
+from tvjax.nn.pretrained import end_ids, load_model
 from tvjax.nn.tokens import Tokens, pad
 from tvjax.vectors import edits
 
@@ -141,21 +144,209 @@ def test_stop_tokens_end_a_prompt_and_leave_the_others_alone():
         np.testing.assert_array_equal(row, np.where(np.arange(STEPS) < length, expected, 0))
 
 
-def test_sampling_repeats_with_its_key_and_follows_the_logits():
-    model = golden("llama3")
-    draw = lambda seed, **how: np.asarray(
-        tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, key=jax.random.key(seed), **how).ids_BN
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory):
+    """A folder with a tokenizer in which ``w7`` is token 7, and what may say where a text ends."""
+    import tokenizers
+
+    folder = tmp_path_factory.mktemp("talker")
+    shutil.copy(GOLDEN / "llama3" / "model.safetensors", folder)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{i}": i for i in range(64)}, "w0"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.save(str(folder / "tokenizer.json"))
+    values = json.loads((GOLDEN / "llama3" / "config.json").read_text())
+
+    def say(load=True, **files):
+        """The model of a folder in which each of `files` says this eos_token_id (None: nothing; "-": no such file)."""
+        for name in ("config", "generation_config"):
+            ends = files.get(name, "-")
+            path = folder / f"{name}.json"
+            path.unlink(missing_ok=True)
+            fields = {k: v for k, v in values.items() if k != "eos_token_id"} if name == "config" else {}
+            if name == "config" or ends != "-":
+                path.write_text(json.dumps(fields | ({} if ends in ("-", None) else {"eos_token_id": ends})))
+        return load_model(folder, unroll=1) if load else folder
+
+    return say
+
+
+class TestEnds:
+    TEXT = "w5 w9 w13 w2 w40"
+
+    @pytest.fixture(scope="class")
+    def said(self, talker):
+        return tvjax.generate(talker(), self.TEXT, max_new_tokens=STEPS).split()
+
+    # What each file says, and what counts: run in transformers, too, by the test that needs it.
+    CASES = (
+        ("-", "-", ()),
+        (3, "-", (3,)),
+        ([3, 4, 3], "-", (3, 4)),
+        (3, None, ()),
+        (None, 7, (7,)),
+        (3, 7, (7,)),
+        (3, [7, 8], (7, 8)),
+        (-1, "-", ()),
+        ([64, 5, 10**12], "-", (5,)),
+        ([], "-", ()),
     )
-    np.testing.assert_array_equal(draw(0), draw(0))
-    assert (draw(0) != draw(1)).any()
-    greedy = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS).ids_BN
-    np.testing.assert_array_equal(draw(0, top_k=1), greedy)
-    np.testing.assert_array_equal(draw(0, temperature=1e-4), greedy)
-    many = Tokens(*(jnp.repeat(a[:1], 4000, 0) for a in (TOKENS["left"].ids_BT, TOKENS["left"].valid_BT)))
-    drawn = tvjax.generate(model, many, max_new_tokens=1, key=jax.random.key(3)).ids_BN[:, 0]
-    share = np.bincount(drawn, minlength=64) / 4000
-    expected = jax.nn.softmax(tvjax.run(model, TOKENS["left"], last=True)[0, 0])
-    assert np.abs(share - expected).max() < 0.03
+
+    def test_they_are_those_of_the_folder(self, talker):
+        for config, generation, expected in self.CASES:
+            folder = talker(load=False, config=config, generation_config=generation)
+            assert end_ids(folder, json.loads((folder / "config.json").read_text()), 64) == expected
+
+    @needs_torch
+    def test_they_are_those_of_transformers(self, talker):
+        from transformers import AutoModelForCausalLM
+
+        for config, generation, expected in self.CASES:
+            folder = talker(load=False, config=config, generation_config=generation)
+            model = AutoModelForCausalLM.from_pretrained(folder)
+            theirs = model._prepare_generation_config(None)[0].eos_token_id
+            theirs = [] if theirs is None else theirs if isinstance(theirs, list) else [theirs]
+            assert expected == tuple(i for i in dict.fromkeys(theirs) if 0 <= i < 64)
+
+    @pytest.mark.parametrize("ends", ["</s>", True, 2.0, ["3"], [[3]], {"id": 3}])
+    def test_what_is_no_id_is_refused(self, talker, ends):
+        for files in ({"config": ends}, {"generation_config": ends}):
+            folder = talker(load=False, **files)
+            values = json.loads((folder / "config.json").read_text())
+            with pytest.raises(UserError, match=f"{next(iter(files))}.json: eos_token_id: given .*accepted: an id"):
+                end_ids(folder, values, 64)
+
+    def test_a_file_that_is_no_json_is_refused(self, talker):
+        folder = talker(load=False, generation_config=3)
+        (folder / "generation_config.json").write_text("{")
+        with pytest.raises(UserError, match=r"generation_config\.json: not whole JSON"):
+            load_model(folder)
+
+    def test_a_text_ends_before_the_first_of_them(self, talker, said):
+        ids = [int(word[1:]) for word in said]
+        end = next(i for i in ids if i != ids[0])
+        first = ids.index(end)
+        for model in (
+            talker(config=end),
+            talker(config=ids[0], generation_config=end),
+        ):
+            assert tvjax.generate(model, self.TEXT, max_new_tokens=STEPS).split() == said[:first]
+            made = tvjax.generate(model, jnp.array([[5, 9, 13, 2, 40]]), max_new_tokens=STEPS)
+            assert made.count_B.tolist() == [first + 1]
+            assert made.ids_BN[0].tolist() == [*ids[: first + 1], *[0] * (STEPS - first - 1)]
+        assert tvjax.generate(model, self.TEXT, max_new_tokens=STEPS, stop=()).split() == said
+        assert tvjax.generate(model, self.TEXT, max_new_tokens=STEPS, stop=(ids[0],)) == ""
+
+    @needs_torch
+    def test_texts_are_those_of_transformers(self, talker, said):
+        """In a batch of prompts that end at different tokens, or not at all."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        texts = [self.TEXT, "w7 w3", "w1 w2 w3 w4 w5 w6 w7", "w60 w30 w20"]
+        ends = [int(said[1][1:]), int(said[-1][1:])]
+        model = talker(config=0, generation_config=ends)
+        reference = AutoModelForCausalLM.from_pretrained(model.source.folder)
+        ours = tvjax.generate(model, texts, max_new_tokens=STEPS)
+        for text, answer in zip(texts, ours, strict=True):
+            ids = torch.tensor([model.source.tokenizer.encode([text])[0]])
+            row = reference.generate(ids, do_sample=False, max_new_tokens=STEPS, pad_token_id=0)[0, ids.shape[1] :]
+            assert answer.split() == [f"w{i}" for i in row.tolist() if i not in ends]
+        assert len({len(answer.split()) for answer in ours}) > 1
+
+
+class TestSampling:
+    PROMPTS = (*make.PROMPTS, make.PROMPTS[0][:-1], make.PROMPTS[0][::-1])
+    ROOM = 23
+
+    @classmethod
+    def draw(cls, prompts, seed=0, side="left", length=ROOM, **how):
+        options = {"max_new_tokens": 3, "key": jax.random.key(seed)} | how
+        return np.asarray(tvjax.generate(golden("llama3"), pad(prompts, side=side, length=length), **options).ids_BN)
+
+    def test_it_repeats_with_its_key_and_can_be_greedy(self):
+        np.testing.assert_array_equal(self.draw(self.PROMPTS), self.draw(self.PROMPTS))
+        assert (self.draw(self.PROMPTS) != self.draw(self.PROMPTS, seed=1)).any()
+        greedy = tvjax.generate(golden("llama3"), pad(self.PROMPTS, length=self.ROOM), max_new_tokens=3).ids_BN
+        np.testing.assert_array_equal(self.draw(self.PROMPTS, temperature=1e-4), greedy)
+
+    def test_an_answer_does_not_depend_on_what_else_is_in_the_batch(self):
+        """Nor on its row, on the side or width of padding, or on being the beginning of another prompt."""
+        alone = [self.draw([p])[0] for p in self.PROMPTS]
+        assert len({tuple(a) for a in alone}) == len(self.PROMPTS)
+        np.testing.assert_array_equal(self.draw(self.PROMPTS[:1], length=0)[0], alone[0])
+        for rows, side in (((0, 1, 2, 3, 4), "left"), ((4, 2, 0, 3, 1), "right"), ((1, 0, 1, 1, 2), "right")):
+            drawn = self.draw([self.PROMPTS[i] for i in rows], side=side)
+            for place, i in enumerate(rows):
+                if i not in rows[:place]:
+                    np.testing.assert_array_equal(drawn[place], alone[i])
+
+    def test_equal_prompts_have_answers_of_their_own_in_their_order(self):
+        a, b = self.PROMPTS[:2]
+        five, mixed = self.draw([a] * 5), self.draw([b, a, a, b, a])
+        assert len({tuple(row) for row in five}) == 5
+        np.testing.assert_array_equal(mixed[[1, 2, 4]], five[:3])
+        np.testing.assert_array_equal(mixed[[0, 3]], self.draw([b] * 5)[:2])
+
+    @pytest.mark.parametrize("key", [jax.random.key(5, impl="rbg"), jax.random.PRNGKey(5)], ids=["rbg", "old"])
+    def test_whatever_the_kind_of_key(self, key):
+        whole = decoding.prompt_keys(key, pad(self.PROMPTS))
+        turned = decoding.prompt_keys(key, pad(self.PROMPTS[::-1], side="right"))[::-1]
+        np.testing.assert_array_equal(*map(jax.random.key_data, (whole, turned)))
+
+    @staticmethod
+    def check_counts(drawn, share_V):
+        """Chi-square, with tokens expected less than 5 times taken as one: not in the tail."""
+        expected_V, count_V = share_V * len(drawn), np.bincount(drawn, minlength=len(share_V))
+        assert not count_V[share_V == 0].any()
+        rare = expected_V < 5
+        seen, expected = (np.append(n[~rare], n[rare].sum()) for n in (count_V, expected_V))
+        seen, expected = seen[expected > 0], expected[expected > 0]
+        freedom = len(seen) - 1
+        assert abs(((seen - expected) ** 2 / expected).sum() - freedom) < 4 * (2 * freedom) ** 0.5
+
+    def test_equal_prompts_follow_the_distribution(self):
+        drawn = self.draw([self.PROMPTS[0]] * 4000, length=0, max_new_tokens=1, seed=3)[:, 0]
+        logits_V = tvjax.run(golden("llama3"), jnp.array(self.PROMPTS[:1]), last=True)[0, 0]
+        self.check_counts(drawn, np.asarray(jax.nn.softmax(logits_V)))
+
+    def test_one_prompt_under_many_keys_does_at_any_temperature_and_of_the_k_likeliest(self):
+        tokens = pad(self.PROMPTS[:1])
+        logits_V = 2 * np.random.default_rng(0).normal(size=30)
+
+        @functools.partial(jax.jit, static_argnums=1)
+        @functools.partial(jax.vmap, in_axes=(0, None))
+        def draw(key, top_k):
+            key_B = decoding.prompt_keys(key, tokens)
+            return decoding._choose(jnp.asarray(logits_V)[None], key_B, jnp.float32(0.7), top_k)[0]
+
+        for top_k in (0, 6):
+            kept_V = np.where(logits_V >= np.sort(logits_V)[-top_k], logits_V, -np.inf)
+            drawn = np.asarray(draw(jax.random.split(jax.random.key(1), 3000), top_k))
+            self.check_counts(drawn, np.asarray(jax.nn.softmax(kept_V / 0.7)))
+
+    def test_exactly_k_are_drawn_from_where_some_are_tied(self):
+        key_B = jax.random.split(jax.random.key(0), 400)
+        logits_BV = jnp.tile(jnp.array([0.0, 1.0, 2.0, 1.0, 1.0]), (400, 1))
+        for top_k, expected in ((1, {2}), (2, {1, 2}), (3, {1, 2, 3}), (9, {0, 1, 2, 3, 4})):
+            drawn = decoding._choose(logits_BV, key_B, jnp.float32(1), top_k)
+            assert set(drawn.tolist()) == expected
+
+    def test_prompts_that_differ_have_keys_that_differ(self):
+        """Some 13 000 of up to eight tokens, in one place or in their order."""
+        rng = np.random.default_rng(0)
+        prompts = {tuple(rng.integers(0, 4, rng.integers(1, 9)).tolist()) for _ in range(40_000)}
+        key_B = jax.jit(decoding.prompt_keys)(jax.random.key(0), pad(sorted(prompts)))
+        assert len(np.unique(jax.random.key_data(key_B), axis=0)) == len(prompts) > 10_000
+
+
+def test_new_tokens_stand_behind_prompts_that_start_later():
+    """Learned positions tell: a prompt at 3.. goes on where it ends, with the cache as without it."""
+    model, prompt = golden("gpt2"), make.PROMPTS[0]
+    tokens = Tokens(jnp.array([prompt]), jnp.ones((1, len(prompt)), bool), jnp.array([3]))
+    made_N = decoding.generate(model.decoder, model.params, tokens, STEPS).ids_BN[0]
+    ids = jnp.concatenate([jnp.array(prompt), made_N[:-1]])[None]
+    out = forward(model.decoder, model.params, ids, positions_BT=3 + jnp.arange(ids.shape[1])[None])[0]
+    np.testing.assert_array_equal(out[0, len(prompt) - 1 :].argmax(-1), made_N)
 
 
 @pytest.mark.parametrize("side", TOKENS)
@@ -174,8 +365,6 @@ def test_captured_while_decoding_is_what_one_pass_holds(side):
 
 
 def test_one_compilation_for_every_vector_layer_and_prompt_of_a_shape():
-    from tvjax.nn import decoding
-
     model = golden("llama3")
     decoding._generate.clear_cache()
     for layer, scale in ((1, 0.5), (2, 2.0)):

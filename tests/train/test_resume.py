@@ -61,7 +61,8 @@ def assert_same_bits(first: Any, second: Any) -> None:
 
 def assert_same_run(trainer: Any, folder: Path, whole: Path) -> None:
     assert logged(folder) == logged(whole)
-    assert (folder / "eval" / "summary.json").read_bytes() == (whole / "eval" / "summary.json").read_bytes()
+    for name in ("eval/summary.json", *(f"vectors/{file.name}" for file in (whole / "vectors").iterdir())):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
     assert_same_bits(restored(trainer, folder)[0], restored(trainer, whole)[0])
 
 

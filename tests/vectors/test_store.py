@@ -1,45 +1,333 @@
-"""Vectors on disk: they come back as they were, with what one must know; broken files are named."""
+"""Vectors on disk: they come back as they were and know their model; broken files are named."""
 
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import tvjax
+from tests.nn.golden import GOLDEN
+from tests.runs import REPOSITORY
 from tvjax.errors import UserError
+from tvjax.nn.pretrained import load_model
+from tvjax.parallel.mesh import make_mesh
+from tvjax.vectors import origin
 from tvjax.vectors.store import fingerprint
 
-
-def test_round_trip_with_metadata(tmp_path):
-    vectors = {"theta": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32), "task.c": np.arange(4)}
-    tvjax.save_vectors(tmp_path / "v.safetensors", vectors, about={"model": "abc", "layer": 2, "position": "last"})
-    back, about = tvjax.load_vectors(tmp_path / "v.safetensors")
-    assert {k: v.tolist() for k, v in back.items()} == {k: v.tolist() for k, v in vectors.items()}
-    assert about["model"] == "abc"
-    assert about["layer"] == "2"
-    assert "0 = embedding" in about["layer_numbering"]
+PARAMS = {"a": np.ones(3), "b": np.zeros(2)}
+PROMPTS = jnp.array([[5, 9, 13, 2], [7, 3, 3, 40]])
+LAYERS, WIDTH = 3, 16
 
 
-def test_a_missing_and_a_truncated_file_are_named(tmp_path):
-    path = tmp_path / "v.safetensors"
-    with pytest.raises(UserError, match=r"v\.safetensors: no such file"):
-        tvjax.load_vectors(path)
-    tvjax.save_vectors(path, {"theta": np.ones(100, np.float32)}, about={})
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(UserError, match="not a whole safetensors file"):
-        tvjax.load_vectors(path)
+def save(path, vectors, **how):
+    tvjax.save_vectors(path, vectors, **{"model": PARAMS, "layers": 2, **how})
+    return tvjax.load_vectors(path)
+
+
+class TestRoundTrip:
+    DTYPES = ("bool", "int8", "uint16", "int32", "uint64", "int64", "float16", "float32", "float64", "bfloat16")
+    NAMES = ("theta", "task.c", "", "a b/c", "\N{GREEK SMALL LETTER THETA}", '"\n', "0")
+
+    def draw_array(self, rng):
+        """Of any dtype and shape, in any order in memory."""
+        name = self.DTYPES[rng.integers(len(self.DTYPES))]
+        shape = rng.integers(0, 4, rng.integers(0, 4))
+        array = rng.normal(size=2 * shape).astype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+        array = array[tuple(slice(None, None, (2, -2)[rng.integers(2)]) for _ in shape)]
+        if array.ndim > 1 and rng.integers(2):
+            array = np.asfortranarray(array)
+        if name in ("int32", "float64") and rng.integers(2):
+            array = array.astype(array.dtype.newbyteorder(">"))
+        return np.broadcast_to(array, (2, *array.shape)) if rng.integers(4) == 0 else array
+
+    def draw_value(self, rng, depth=0):
+        values = ["2", 2, 2.5, 1e-300, 2**70, True, None, "", "null", '{"a": 1}', "\N{SNOWMAN}\n", float("inf")]
+        kind = rng.integers(8 if depth < 2 else 6)
+        if kind < 6:
+            return values[rng.integers(len(values))]
+        inner = [self.draw_value(rng, depth + 1) for _ in range(rng.integers(3))]
+        return inner if kind == 6 else {f"k{i}": v for i, v in enumerate(inner)}
+
+    @pytest.mark.filterwarnings("ignore:invalid value")
+    def test_what_is_saved_comes_back(self, tmp_path):
+        """120 files of arrays and metadata drawn at random."""
+        rng = np.random.default_rng(0)
+        for case in range(120):
+            names = rng.permutation(len(self.NAMES))[: rng.integers(1, 4)]
+            vectors = {self.NAMES[i]: self.draw_array(rng) for i in names}
+            about = {f"key{i}": self.draw_value(rng) for i in range(rng.integers(4))}
+            back = save(tmp_path / "v.safetensors", vectors, about=about)
+            assert set(back.arrays) == set(vectors), case
+            for name, array in vectors.items():
+                assert back[name].shape == array.shape and back[name].dtype == array.dtype.newbyteorder("="), case
+                assert back[name].tobytes() == array.astype(back[name].dtype).tobytes(), (case, name)
+            assert back.about == about and json.dumps(back.about, sort_keys=True) == json.dumps(about, sort_keys=True)
+
+    def test_metadata_name_all_of_the_contract(self, tmp_path):
+        back = save(
+            tmp_path / "v.safetensors",
+            {"theta": np.ones((2, 3), np.float32), "nan": np.array(np.nan)},
+            address="embed, blocks/resid",
+            layers=range(2),
+            positions=np.array([0, -1]),
+            template={"before": "Q: "},
+            about={"made_by": "a test", "layer": "2", "shares": (np.float32(0.5), jnp.arange(2))},
+        )
+        assert (back.model, back.address, back.layers) == (fingerprint(PARAMS), "embed, blocks/resid", (0, 1))
+        assert (back.positions, back.template) == ([0, -1], {"before": "Q: "})
+        assert back.about == {"made_by": "a test", "layer": "2", "shares": [0.5, [0, 1]]}
+        assert "0 = embedding" in back.layer_numbering
+        assert back["nan"].shape == () and np.isnan(back["nan"])
+        arrays, about = back
+        assert arrays["theta"].tolist() == back[0]["theta"].tolist() == [[1] * 3] * 2
+        assert about["model"] == back.model and about["made_by"] == "a test" and about["layers"] == (0, 1)
+
+    def test_what_was_loaded_is_saved_as_what_it_was(self, tmp_path):
+        first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+        loaded = save(first, {"theta": np.ones(3)}, layers=[1, 2], positions="all", template="{x} ->", about={"n": 1})
+        tvjax.save_vectors(second, loaded)
+        assert first.read_bytes() == second.read_bytes()
+        tvjax.save_vectors(second, {"half": loaded["theta"] / 2}, layers=1)
+        assert tvjax.load_vectors(second).model == loaded.model
+        with pytest.raises(UserError, match=f"model: given '0123'; accepted: {loaded.model}, whose vectors these are"):
+            tvjax.save_vectors(second, loaded, model="0123")
+
+    def test_the_same_run_writes_the_same_bytes(self, tmp_path):
+        """In another process, with another order of names."""
+        program = """
+import sys, numpy as np
+from tvjax.vectors.store import save_vectors
+arrays = {f"v{i}": np.full(3, i, ("float32", "int8", "float64")[i % 3]) for i in range(9)}
+about = {f"k{i}": i for i in range(9)}
+save_vectors(sys.argv[1], arrays, model="0123", layers=[1], about=about)
+"""
+        here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": "7"}
+        subprocess.run([sys.executable, "-c", program, str(there)], env=environment, check=True, timeout=120)
+        arrays = {f"v{i}": np.full(3, i, ("float32", "int8", "float64")[i % 3]) for i in reversed(range(9))}
+        save(here, arrays, model="0123", layers=1, about={f"k{i}": i for i in reversed(range(9))})
+        assert here.read_bytes() == there.read_bytes()
+        assert safetensors.numpy.load_file(here).keys() == arrays.keys()
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("how", "line"),
+        [
+            ({"model": None}, r"model: given None; accepted: the model that .*save_vectors\(\.\.\., model=model"),
+            ({"layers": None}, "layers: given None; accepted: a layer or a list of layers, 0..L"),
+            ({"layers": "all"}, "layers: given 'all'"),
+            ({"layers": [1.5]}, r"layers: given \[1.5\]"),
+            ({"layers": -1}, "layers: given -1"),
+            ({"address": "resid"}, "'resid'"),
+            ({"address": 2}, "address: given 2; accepted: text"),
+            ({"about": "a test"}, "about: given 'a test'; accepted: a mapping"),
+            ({"about": {"seen": {"x": {1}}}}, r"about.seen.x: given \{1\}"),
+            ({"about": {1: 2}}, "about: given 1; accepted: names that are text"),
+        ],
+    )
+    def test_metadata_that_cannot_be_kept(self, tmp_path, how, line):
+        with pytest.raises(UserError, match=line):
+            save(tmp_path / "v.safetensors", {"theta": np.ones(3)}, **how)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            np.ones(2, np.complex64),
+            np.array([None, {}]),
+            "text",
+            None,
+            [[1], [1, 2]],
+            np.ma.masked_array([1.0, 2.0], [True, False]),
+            jax.random.key(0),
+            np.ones(2, ml_dtypes.float8_e4m3fn),
+            np.ones(2, np.longdouble),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_arrays_that_cannot_be_kept(self, tmp_path, value):
+        with pytest.raises(UserError, match=r"vectors\['theta'\]: given .*accepted: an array of bool"):
+            save(tmp_path / "v.safetensors", {"theta": value})
+
+    @pytest.mark.parametrize(
+        "vectors", [{1: np.ones(2)}, {"__metadata__": np.ones(2)}, {"\ud800": np.ones(2)}, np.ones(2)]
+    )
+    def test_names_that_cannot_be_kept(self, tmp_path, vectors):
+        with pytest.raises(UserError, match="vectors: given"):
+            save(tmp_path / "v.safetensors", vectors)
+
+    def test_files_that_are_none(self, tmp_path):
+        path = tmp_path / "v.safetensors"
+        with pytest.raises(UserError, match=r"v\.safetensors: no such file"):
+            tvjax.load_vectors(path)
+        whole = safetensors.numpy.save({"theta": np.ones(9, np.float32)}, metadata={"tvjax": "{"})
+        for content, line in (
+            (whole[:-4], "not a whole safetensors file"),
+            (b"", "not a whole safetensors file"),
+            (whole, "its metadata are no JSON"),
+            (safetensors.numpy.save({"x": np.ones(2, ml_dtypes.float8_e4m3fn)}), "x: given F8_E4M3; accepted: BOOL"),
+            (safetensors.numpy.save({"x": np.ones(2, np.complex64)}), "x: given C64; accepted: BOOL"),
+        ):
+            path.write_bytes(content)
+            with pytest.raises(UserError, match=line):
+                tvjax.load_vectors(path)
+        with pytest.raises(UserError, match="a folder; accepted"):
+            tvjax.load_vectors(tmp_path)
+        for wrong in (tmp_path, path / "under"):
+            with pytest.raises(UserError, match="cannot be written"):
+                save(wrong, {"theta": np.ones(3)})
+
+    def test_a_name_that_is_not_there(self, tmp_path):
+        back = save(tmp_path / "v.safetensors", {"theta": np.ones(3), "phi": np.ones(3)})
+        with pytest.raises(UserError, match="vectors: given 'thta'; accepted: phi, theta"):
+            back["thta"]
+        with pytest.raises(UserError, match=r"accepted: one: \['phi'\], \['theta'\]"):
+            tvjax.add(back, layers=1)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "v.safetensors"
-    tvjax.save_vectors(path, {"theta": np.ones(3, np.float32)}, about={})
+    save(path, {"theta": np.ones(3, np.float32)})
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
-        tvjax.save_vectors(path, {"theta": np.zeros(3, np.float32)}, about={})
-    assert tvjax.load_vectors(path)[0]["theta"].tolist() == [1, 1, 1]
+        save(path, {"theta": np.zeros(3, np.float32)})
+    assert tvjax.load_vectors(path)["theta"].tolist() == [1, 1, 1]
     assert [p.name for p in tmp_path.iterdir()] == ["v.safetensors"]
 
 
-def test_a_fingerprint_tells_models_apart():
-    params = {"a": np.ones(3), "b": np.zeros(2)}
-    assert fingerprint(params) == fingerprint(dict(params))
-    assert fingerprint(params) != fingerprint({"a": np.ones(3), "b": np.array([0, 1e-9])})
-    assert fingerprint(params) != fingerprint({"a": np.ones(3), "c": np.zeros(2)})
+class TestFingerprint:
+    def test_it_tells_models_apart(self):
+        assert fingerprint(PARAMS) == fingerprint(dict(PARAMS))
+        assert fingerprint(PARAMS) != fingerprint({"a": np.ones(3), "b": np.array([0, 1e-9])})
+        assert fingerprint(PARAMS) != fingerprint({"a": np.ones(3), "c": np.zeros(2)})
+
+    def test_it_is_that_of_the_numbers_wherever_they_lie(self):
+        here, spread = (load_model(GOLDEN / "llama3", unroll=1, mesh=m) for m in (None, make_mesh(fsdp=4, tensor=2)))
+        assert fingerprint(here.params) == fingerprint(spread.params)
+        assert fingerprint(load_model(GOLDEN / "llama3", dtype="bfloat16").params) != fingerprint(here.params)
+
+    def test_it_is_computed_once_for_arrays_that_cannot_change(self, monkeypatch):
+        hashed = []
+        whole = origin._hashed
+        monkeypatch.setattr(origin, "_hashed", lambda params: hashed.append(1) or whole(params))
+        params = jax.tree.map(jnp.asarray, PARAMS)
+        first = fingerprint(params)
+        assert fingerprint(dict(params)) == first and len(hashed) == 1
+        assert fingerprint({**params, "a": 2 * params["a"]}) != first
+        assert fingerprint({"a": params["a"], "c": params["b"]}) != first
+        changing = {"a": np.ones(3), "b": np.zeros(2)}
+        first = fingerprint(changing)
+        changing["a"][0] = 2
+        assert fingerprint(changing) != first
+        for number in range(40):  # arrays that are gone leave their ids to others
+            params = {"a": jnp.full(3, number)}
+            assert fingerprint(params) == whole(params)
+        assert len(origin._known) <= 16
+
+
+class TestTheirModel:
+    @pytest.fixture(scope="class")
+    def models(self):
+        return tuple(load_model(GOLDEN / name, unroll=1) for name in ("llama3", "qwen2"))
+
+    @pytest.fixture
+    def path(self, tmp_path, models):
+        theta = np.random.default_rng(0).normal(size=(LAYERS + 1, 2, WIDTH)).astype(np.float32)
+        path = tmp_path / "theta.safetensors"
+        tvjax.save_vectors(path, {"theta": theta}, model=models[0], layers=range(LAYERS + 1))
+        return path
+
+    CALLS = (
+        ("run", lambda m, edits: tvjax.run(m, PROMPTS, edits=edits)),
+        ("capture", lambda m, edits: tvjax.capture(m, PROMPTS, ["blocks/resid"], edits=edits)["blocks/resid"]),
+        ("generate", lambda m, edits: tvjax.generate(m, PROMPTS, max_new_tokens=2, edits=edits).ids_BN),
+        ("steps", lambda m, edits: tvjax.generate(m, PROMPTS, max_new_tokens=2, edits=edits, during="steps").ids_BN),
+    )
+    WAYS = (
+        ("slice", lambda v, **how: tvjax.replace(v["theta"][2], layers=2, **how)),
+        ("scaled mean", lambda v, **how: tvjax.add(0.5 * v["theta"].mean(1)[2], layers=1, **how)),
+        ("whole", lambda v, **how: tvjax.add(v, layers=range(LAYERS + 1), **how)),
+        ("mixed", lambda v, **how: tvjax.mix(v["theta"][1].astype(np.float16), layers=2, keep=0.5, **how)),
+        ("listed", lambda v, **how: [tvjax.add(np.ones(WIDTH), layers=1), tvjax.add(v["theta"][0], layers=1, **how)]),
+        ("unpacked", lambda v, **how: tvjax.add(next(iter(v))["theta"][1], layers=1, **how)),
+    )
+
+    @pytest.mark.parametrize(("name", "call"), CALLS, ids=[name for name, _ in CALLS])
+    def test_another_one_refuses_them(self, models, path, name, call):
+        vectors, plain = tvjax.load_vectors(path), safetensors.numpy.load_file(path)
+        ours, other = models
+        for way, write in self.WAYS if name == "run" else self.WAYS[:1]:
+            expected = write(dataclasses.replace(vectors, arrays=plain))  # arrays that know nothing
+            np.testing.assert_array_equal(call(ours, write(vectors)), call(ours, expected))
+            line = f"model {vectors.model} .*theta.safetensors.* is {fingerprint(other.params)} .*qwen2, in float32"
+            with pytest.raises(UserError, match=line) as caught:
+                call(other, write(vectors))
+            assert "any_model=True" in str(caught.value) and "\n" not in str(caught.value), way
+            if name != "steps":
+                np.testing.assert_array_equal(call(other, write(vectors, any_model=True)), call(other, expected))
+
+    def test_a_sweep_refuses_them(self, models, path):
+        vectors = tvjax.load_vectors(path)
+        plain = np.asarray(vectors["theta"])
+        for given in (vectors, vectors["theta"]):
+            np.testing.assert_array_equal(
+                tvjax.sweep(models[0], PROMPTS, given), tvjax.sweep(models[0], PROMPTS, plain)
+            )
+            with pytest.raises(UserError, match="any_model"):
+                tvjax.sweep(models[1], PROMPTS, given)
+            tvjax.sweep(models[1], PROMPTS, given, any_model=True)
+
+    def test_a_tree_of_edits_refuses_them(self, models, path):
+        edit = tvjax.Edit(jnp.zeros(()), tvjax.load_vectors(path)["theta"][0][:, None])
+        tvjax.run(models[0], PROMPTS, edits={"embed": edit})
+        with pytest.raises(UserError, match="any_model"):
+            tvjax.run(models[1], PROMPTS, edits={"embed": edit})
+
+    def test_the_same_folder_in_another_dtype_is_another_model(self, path):
+        half = load_model(GOLDEN / "llama3", unroll=1, dtype="bfloat16")
+        with pytest.raises(UserError, match="llama3, in bfloat16"):
+            tvjax.run(half, PROMPTS, edits=tvjax.add(tvjax.load_vectors(path)["theta"][2], layers=2))
+
+    def test_a_model_whose_parameters_changed_is_another(self, models, path):
+        """Whether they were replaced before or after a first call."""
+        write = tvjax.add(tvjax.load_vectors(path)["theta"][2], layers=2)
+        tvjax.run(models[0], PROMPTS, edits=write)
+        params = jax.tree.map(lambda p: 1.01 * p, models[0].params)
+        with pytest.raises(UserError, match="any_model"):
+            tvjax.run(models[0].replace(params=params), PROMPTS, edits=write)
+
+        def loss(params):
+            return tvjax.run(models[0].replace(params=params), PROMPTS, edits=write).sum()
+
+        with pytest.raises(UserError, match=r"in jit or grad .*any_model=True"):
+            jax.grad(loss)(models[0].params)
+
+    def test_nothing_is_hashed_for_vectors_that_know_no_model(self, models, monkeypatch):
+        monkeypatch.setattr(origin, "_hashed", lambda params: pytest.fail("hashed"))
+        monkeypatch.setattr(origin, "_known", [])
+        write = tvjax.add(np.ones(WIDTH), layers=1)
+        for name, call in self.CALLS:
+            call(models[0], write if name != "steps" else None)
+
+    def test_files_of_before_are_read(self, models, tmp_path):
+        """One metadata key each, and those of others, which say nothing."""
+        path = tmp_path / "old.safetensors"
+        about = {"model": fingerprint(models[0].params), "position": "last", "layers": "[1, 2]", "layer": "2"}
+        path.write_bytes(safetensors.numpy.save({"theta": np.ones(WIDTH, np.float32)}, metadata=about))
+        old = tvjax.load_vectors(path)
+        assert (old.layers, old.positions, old.about) == ((1, 2), "last", {"layer": "2"})
+        tvjax.run(models[0], PROMPTS, edits=tvjax.add(old, layers=1))
+        with pytest.raises(UserError, match=about["model"]):
+            tvjax.run(models[1], PROMPTS, edits=tvjax.add(old, layers=1))
+        for metadata in (None, {"layers": "0..L"}):
+            path.write_bytes(safetensors.numpy.save({"theta": np.ones(WIDTH, np.float32)}, metadata=metadata))
+            tvjax.run(models[1], PROMPTS, edits=tvjax.add(tvjax.load_vectors(path), layers=1))

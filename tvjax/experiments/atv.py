@@ -39,7 +39,7 @@ from tvjax.parallel import processes
 from tvjax.parallel.batches import Batches
 from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks.text import Template, TextTask, some
-from tvjax.vectors import store
+from tvjax.vectors import origin, store
 from tvjax.vectors.adapters import Queries
 
 UNROLLED = 6
@@ -280,14 +280,15 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
         seen = np.mean([o.right[task].mean() for task in s.tasks.seen])
         say(f"{name}: accuracy {seen:.2f} on seen tasks, {o.tokens:.0f} tokens a query")
         for task, vectors in (o.vectors or {}).items():
-            about = {
-                "model": fingerprint,
-                "address": "blocks/resid",
-                "layers": list(arena.layers),
-                "position": "all" if name == "atv_all" else "the last token of the prompt",
-                "made_by": f"{name}, seed {s.examples.seeds[0]}, of the test queries of {task}; to be added",
-            }
-            store.save_vectors(folder / "vectors" / f"{name}.{task}.safetensors", {"vectors": vectors}, about=about)
+            store.save_vectors(
+                folder / "vectors" / f"{name}.{task}.safetensors",
+                {"vectors": vectors},
+                model=fingerprint,
+                layers=arena.layers,
+                positions="all" if name == "atv_all" else "last",
+                template=dataclasses.asdict(arena.readers["query"].template),
+                about={"made_by": f"{name}, seed {s.examples.seeds[0]}, of the test queries of {task}; to be added"},
+            )
     summary = {
         "experiment": "atv",
         "target": {
@@ -325,16 +326,21 @@ def _chance(arena: Arena) -> dict[str, float]:
     return found
 
 
-def write_vectors(model: Model, folder: Path, config: Mapping[str, Any], queries: list[str], method: str) -> jax.Array:
+def write_vectors(
+    model: Model, folder: Path, config: Mapping[str, Any], queries: list[str], method: str, any_model: bool = False
+) -> jax.Array:
     """What the run in `folder` writes for `queries` with its first seed, lambda included: ``[N, B, D]``.
 
-    method: "atv_last" or "atv_all"; "" is the first that the run has. Raises `UserError` where it has none.
+    method: "atv_last" or "atv_all"; "" is the first that the run has. Raises `UserError` where it has none, and for a
+    model that its vectors are not of, unless `any_model`.
     """
     s = ATVSettings.from_config(config)
     known = [name for name in s.methods if name in OURS[:2]]
     method = method or next(iter(known), "")
     if method not in known:
         raise reject("method", method, ", ".join(known) or "those of a run that has atv_last or atv_all")
+    for file in [] if any_model else sorted((folder / "vectors").glob(f"{method}.*.safetensors"))[:1]:
+        origin.check(model, store.load_vectors(file)["vectors"])
     config = {**config, "mesh": {}}  # whatever the run was made on
     arena = open_arena(config, folder, "eval", lambda line: None, model)
     names, hyper = population(arena, s.rates.atv)

@@ -141,20 +141,15 @@ def _write(
     """vectors/*.safetensors: theta with the tasks behind it, and each writer's vectors, of the same prompts."""
     target = experiment.target
     count, task_name = target.settings.prompt.demonstrations, target.settings.task_name
-    about = {
-        "model": print_,
-        "address": "blocks/resid",
-        "layers": [target.layer],
-        "position": f"query {count} of layout {target.settings.prompt.layout}",
-    }
-    made = f"extraction after {count} demonstrations of task {task_name}"
+    made = f"extraction after {count} demonstrations of task {task_name}, layout {target.settings.prompt.layout}"
     parameters = {f"task.{name}": value for name, value in tasks["task"].items()}
     files = {"theta": ({"theta": found["vectors"], **parameters}, made)}
     for m, seed in enumerate(experiment.settings.seeds):
         made = f"ATV trained for {experiment.settings.writer.objective}, seed {seed}, of the prompts of theta"
         files[f"seed_{seed}"] = ({"written": found["members"]["vectors"][:, m]}, made)
     for name, (arrays, made) in files.items():
-        store.save_vectors(folder / "vectors" / f"{name}.safetensors", arrays, about={**about, "made_by": made})
+        path = folder / "vectors" / f"{name}.safetensors"
+        store.save_vectors(path, arrays, model=print_, layers=target.layer, about={"made_by": made})
 
 
 def make_trainer(experiment: WriterExperiment, mesh: Mesh | None = None) -> Trainer:

@@ -125,14 +125,19 @@ def _save(path: Path, bench: Bench, name: str, entry: Mapping[str, Any], made: M
     """The vectors of a task, with what one must know to use them."""
     c = bench.config
     about = {
-        "model": store.fingerprint(bench.model.params),
-        "address": "embed, blocks/resid",
-        "position": "the last token of the prompt",
         "made_by": f"{c.prompts} prompts of {c.demonstrations} demonstrations of {name}",
         **{f"{kind}.layer": entry[f"{kind}_layer"] for kind in METHODS},
         **{f"{kind}.edit": "add" if method.keep else "replace" for kind, method in METHODS.items()},
     }
-    store.save_vectors(path, {kind: made[kind][name] for kind in METHODS}, about=about)
+    store.save_vectors(
+        path,
+        {kind: made[kind][name] for kind in METHODS},
+        model=bench.model,
+        address="embed, blocks/resid",
+        layers=range(bench.model.config.num_layers + 1),
+        template=dataclasses.asdict(bench.template),
+        about=about,
+    )
 
 
 def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:

@@ -218,14 +218,18 @@ def write(settings: TVPSettings, params: Any, folder: Path) -> dict[str, Any]:
     parameters = {f"task.{name}": value[:KEPT_VECTORS] for name, value in seen["parameters"].items()}
     for m, name in enumerate(settings.population.name):
         theta_LPD = seen["theta"][m, :KEPT_VECTORS].swapaxes(0, 1)
-        about = {
-            "model": store.fingerprint(jax.tree.map(lambda p, m=m: p[m], params)),
-            "address": "embed, blocks/resid",
-            "position": f"query {settings.prompt.demonstrations} of layout {settings.prompt.layout}",
-            "prescribed_layer": spread["prescribed_layer"][m],
-            "made_by": f"extraction after {settings.prompt.demonstrations} demonstrations of task {settings.task_name}",
-        }
-        store.save_vectors(folder / "vectors" / f"{name}.safetensors", {"theta": theta_LPD, **parameters}, about=about)
+        shown, layout = settings.prompt.demonstrations, settings.prompt.layout
+        store.save_vectors(
+            folder / "vectors" / f"{name}.safetensors",
+            {"theta": theta_LPD, **parameters},
+            model=jax.tree.map(lambda p, m=m: p[m], params),
+            address="embed, blocks/resid",
+            layers=range(settings.decoder.num_layers + 1),
+            about={
+                "prescribed_layer": spread["prescribed_layer"][m],
+                "made_by": f"extraction after {shown} demonstrations of task {settings.task_name}, layout {layout}",
+            },
+        )
     write_json(folder / "eval" / "summary.json", summary)
     return summary
 

@@ -174,15 +174,19 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
         right, vectors, best = measured(asked, layer, float(s.tvp.edit == "add"), s.evaluation.single)
         rights.append(right)
         members[m] = _entry(s, about, right, best)
-        origin = {
-            "model": store.fingerprint(params),
-            "address": "embed, blocks/resid",
-            "position": "the last token of the prompt",
-            "prescribed_layer": layer,
-            "edit": s.tvp.edit,
-            "made_by": f"{s.vectors.prompts} prompts of {s.demonstrations} demonstrations of each task",
-        }
-        store.save_vectors(folder / "vectors" / f"{about['name']}.safetensors", vectors, about=origin)
+        store.save_vectors(
+            folder / "vectors" / f"{about['name']}.safetensors",
+            vectors,
+            model=asked.model,
+            address="embed, blocks/resid",
+            layers=range(model.config.num_layers + 1),
+            template=dataclasses.asdict(s.template),
+            about={
+                "prescribed_layer": layer,
+                "edit": s.tvp.edit,
+                "made_by": f"{s.vectors.prompts} prompts of {s.demonstrations} demonstrations of each task",
+            },
+        )
     summary = {
         "experiment": "tvp_language",
         "model": {"path": str(model.source.folder), "model_type": model.source.values["model_type"]},

@@ -67,14 +67,44 @@ def before(
     return past_of(found, before_BT), inputs[rows, index_B][:, None], here_B1
 
 
-def _choose(logits_BV: jax.Array, key: jax.Array | None, temperature: jax.Array, top_k: int) -> jax.Array:
-    """The next token of each prompt: the likeliest, or with a key one drawn among the `top_k` likeliest (0: all)."""
-    if key is None:
+def _mixed(x: jax.Array) -> jax.Array:
+    """32 bits of which each depends on all of `x`: shifts and products by large odd numbers, in turn."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    return x ^ (x >> 16)
+
+
+def prompt_keys(key: jax.Array, tokens: Tokens) -> jax.Array:
+    """A key for each prompt ``[B]``: a function of `key`, the prompt's own tokens, and how many-th of its equals it is.
+
+    Neither padding nor the rest of the batch matters, but equal prompts have keys of their own. [ours]
+    """
+    index_BT = jnp.cumsum(tokens.valid_BT, axis=1).astype(jnp.uint32)
+    marks = []
+    for seed in (1, 2):
+        bits_BT = _mixed(_mixed(index_BT + jnp.uint32(seed << 30)) ^ tokens.ids_BT.astype(jnp.uint32))
+        marks.append(jnp.where(tokens.valid_BT, bits_BT, 0).sum(1, dtype=jnp.uint32))
+    order_B = jnp.lexsort(marks)
+    sorted_2B, row_B = jnp.stack(marks)[:, order_B], jnp.arange(len(order_B))
+    new_B = jnp.pad((sorted_2B[:, 1:] != sorted_2B[:, :-1]).any(0), (1, 0), constant_values=True)
+    number_B = jnp.zeros_like(row_B).at[order_B].set(row_B - jax.lax.cummax(jnp.where(new_B, row_B, 0)))
+    # Of threefry, whose draws under vmap are those of each key alone.
+    root = jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
+    return jax.vmap(lambda *numbers: functools.reduce(jax.random.fold_in, numbers, root))(*marks, number_B)
+
+
+def _choose(logits_BV: jax.Array, key_B: jax.Array | None, temperature: jax.Array, top_k: int) -> jax.Array:
+    """The next token of each prompt: the likeliest, or with keys one drawn among the `top_k` likeliest (0: all).
+
+    Of equally likely ones at the edge, those of the lowest ids are among them.
+    """
+    if key_B is None:
         return logits_BV.argmax(-1).astype(jnp.int32)
-    if top_k:
-        least = jax.lax.top_k(logits_BV, top_k)[0][:, -1:]
-        logits_BV = jnp.where(logits_BV >= least, logits_BV, -jnp.inf)
-    return jax.random.categorical(key, logits_BV / temperature).astype(jnp.int32)
+    if not top_k:
+        return jax.vmap(jax.random.categorical)(key_B, logits_BV / temperature).astype(jnp.int32)
+    best_BK, ids_BK = jax.lax.top_k(logits_BV, min(top_k, logits_BV.shape[-1]))
+    drawn_B = jax.vmap(jax.random.categorical)(key_B, best_BK / temperature)
+    return jnp.take_along_axis(ids_BK, drawn_B[:, None], axis=1)[:, 0].astype(jnp.int32)
 
 
 def _axis(address: str) -> int:
@@ -109,7 +139,8 @@ def generate(
 
     prompt_edits: a tree for the whole prompts ``[B, T]``; step_edits: one for a single new token ``[B, 1]``. A token is
     read from the state before it, so an edit of the prompt's last position acts on the first new token. One program
-    for each shape; it ends when every prompt has come to a stop token.
+    for each shape; it ends when every prompt has come to a stop token. What is sampled for a prompt depends on its own
+    tokens and the key (`prompt_keys`).
     """
     check_addresses(addresses)
     static = (decoder, max_new_tokens, tuple(addresses), tuple(stop), top_k)
@@ -132,6 +163,8 @@ def _generate(
 ) -> Generated:
     batch, length = tokens.ids_BT.shape
     last_B1 = tokens.last_B[:, None]
+    key_B = None if key is None else prompt_keys(key, tokens)
+    next_B = tokens.count_B if tokens.start_B is None else tokens.start_B + tokens.count_B
     out, found = forward(
         decoder,
         params,
@@ -143,8 +176,9 @@ def _generate(
     )
 
     def choose(logits_BV: jax.Array, step: jax.Array | int) -> jax.Array:
-        """`_choose` with a key of the step's own."""
-        return _choose(logits_BV, None if key is None else jax.random.fold_in(key, step), temperature, top_k)
+        """`_choose` with keys of the step's own."""
+        step_B = None if key_B is None else jax.vmap(jax.random.fold_in, (0, None))(key_B, step)
+        return _choose(logits_BV, step_B, temperature, top_k)
 
     first_B = choose(out[:, 0], 0)
     ended = jnp.isin(first_B, jnp.array(stop)) if stop else jnp.zeros(batch, bool)
@@ -168,7 +202,7 @@ def _generate(
     def step(state: tuple) -> tuple:
         """One token more for every prompt that has not ended."""
         n, token_B, ended, used_B, ids_BN, past, seen = state
-        position_B = tokens.count_B + n - 1
+        position_B = next_B + n - 1
         out, found = forward(
             decoder,
             params,

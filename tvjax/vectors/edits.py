@@ -14,6 +14,7 @@ from flax import struct
 from tvjax.errors import reject
 from tvjax.nn.decoder import PADDING, DecoderConfig
 from tvjax.nn.taps import Edit
+from tvjax.vectors.origin import Origin, origin_of
 
 Tree = dict[str, Any]
 HEADS = "blocks/heads"
@@ -27,6 +28,7 @@ class Write:
     vectors: ``[D]``, ``[B, D]``, or either with a leading axis of the layers (`per_layer`); at "blocks/heads" D is
     ``H, C``, and `heads` (empty: all) says which of them are written.
     positions: "last" (of each prompt), "all", indices among a prompt's own tokens, or a mask ``[B, T]`` or ``[T]``.
+    origin: the model that the vectors are of, if they know it; another one refuses the write.
     """
 
     vectors: jax.Array
@@ -38,6 +40,7 @@ class Write:
     per_layer: bool = struct.field(pytree_node=False, default=False)
     address: str = struct.field(pytree_node=False, default="blocks/resid")
     heads: tuple[int, ...] = struct.field(pytree_node=False, default=())
+    origin: Origin | None = struct.field(pytree_node=False, default=None)
 
 
 def mix(
@@ -49,12 +52,16 @@ def mix(
     scale: Any = 1.0,
     address: str = "blocks/resid",
     heads: Sequence[int] = (),
+    any_model: bool = False,
 ) -> Write:
     """Write ``keep * a + scale * vectors``. A leading axis of `vectors` as long as a list of `layers` is per layer.
+
+    Vectors of a file (`tvjax.load_vectors`) are refused by a model that they are not of, unless `any_model`.
 
     Raises `UserError` for vectors whose axes do not fit, and for an address that is not written.
     """
     chosen = (layers,) if isinstance(layers, int) else tuple(layers)
+    origin = None if any_model else origin_of(vectors)
     vectors = jnp.asarray(vectors)
     if address not in WRITABLE:
         raise reject("address", address, ", ".join(WRITABLE))
@@ -77,11 +84,11 @@ def mix(
     elif positions not in ("last", "all"):
         raise reject("positions", positions, "'last', 'all', indices, or a mask")
     where = (chosen, positions, mask, per_layer, address, tuple(heads))
-    return Write(vectors, jnp.asarray(keep), jnp.asarray(scale), *where)
+    return Write(vectors, jnp.asarray(keep), jnp.asarray(scale), *where, origin)
 
 
 def replace(vectors: jax.Array, *, layers: int | Sequence[int], positions: Any = "last", **where: Any) -> Write:
-    """Put `vectors` in the place of the states (Hendel et al. 2023). `where`: address and heads, as of `mix`."""
+    """Put `vectors` in the place of the states (Hendel et al. 2023). `where`: address, heads, any_model."""
     return mix(vectors, layers=layers, positions=positions, **where)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from tvjax.errors import UserError
+from tvjax.files import read_json
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained.folder import CONFIG, TEMPLATES, along
 from tvjax.nn.pretrained.tokenizer import Tokenizer
@@ -17,7 +19,7 @@ __all__ = ["Pretrained", "Tokenizer", "load_model", "save_model"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained:
-    """Where a pretrained model comes from: its folder, its config.json, and its tokenizer if there is one.
+    """Where a model comes from: its folder, its config.json, its tokenizer if there is one, and what ends a text.
 
     files: what `export` writes beside the model, by name: the tokenizer's files, as they were when it was loaded.
     """
@@ -26,6 +28,25 @@ class Pretrained:
     values: dict[str, Any]
     tokenizer: Tokenizer | None
     files: dict[str, bytes] = dataclasses.field(default_factory=dict, repr=False)
+    end_ids: tuple[int, ...] = ()
+
+
+def end_ids(folder: Path, values: dict[str, Any], size: int) -> tuple[int, ...]:
+    """The ids below `size` that end a text: what generation_config.json says, or where there is none config.json.
+
+    As in `transformers`: nothing said is none, whatever the other file or the family's default. `values`: config.json.
+    Raises `UserError` where they are no ids, or the file does not read.
+    """
+    file = folder / "generation_config.json"
+    if file.is_file():
+        values = read_json(file, "accepted: a JSON object, or no such file")
+    else:
+        file = folder / CONFIG
+    given = values.get("eos_token_id")
+    ids = [] if given is None else given if isinstance(given, list) else [given]
+    if not all(type(i) is int for i in ids):
+        raise UserError(f"{file}: eos_token_id: given {given!r}; accepted: an id, a list of ids, or null")
+    return tuple(i for i in dict.fromkeys(ids) if 0 <= i < size)
 
 
 def load_model(folder: Path, *, dtype: str | None = None, mesh: Mesh | None = None, **how: Any) -> Model:
@@ -33,7 +54,8 @@ def load_model(folder: Path, *, dtype: str | None = None, mesh: Mesh | None = No
     config, params, values = load_folder(folder, dtype=dtype, mesh=mesh, **how)
     files = along(folder)
     tokenizer = Tokenizer(folder) if "tokenizer.json" in files else None
-    return Model(params, config, Pretrained(folder, values, tokenizer, files))
+    ends = end_ids(folder, values, config.vocab_size)
+    return Model(params, config, Pretrained(folder, values, tokenizer, files, ends))
 
 
 def save_model(model: Model, folder: Path) -> None:

@@ -1,0 +1,95 @@
+"""Which model vectors are of: its fingerprint goes with them, and another model refuses them."""
+
+import hashlib
+import weakref
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from tvjax.errors import UserError
+from tvjax.nn.model import Model
+from tvjax.parallel import processes
+
+_REMEMBERED = 16
+_known: list[tuple[Any, list[weakref.ref], str]] = []
+
+
+def fingerprint(params: Any) -> str:
+    """A short hash of a parameter tree: names and numbers, wherever they lie. Of several processes all must call it.
+
+    The same folder in another dtype has other numbers: it is another model. Settings that are no parameters (a window,
+    the scaling of rotary positions) do not count. A tree of jax arrays, which cannot change, is hashed once.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    if not all(isinstance(leaf, jax.Array) for leaf in leaves):
+        return _hashed(params)
+    for known, refs, name in _known:
+        if known == structure and all(ref() is leaf for ref, leaf in zip(refs, leaves, strict=True)):
+            return name
+    name = _hashed(params)
+    _known[:] = [*_known[1 - _REMEMBERED :], (structure, [weakref.ref(leaf) for leaf in leaves], name)]
+    return name
+
+
+def _hashed(params: Any) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(processes.fetch(leaf)).tobytes())
+    return digest.hexdigest()[:16]
+
+
+class Origin(NamedTuple):
+    """The fingerprint of the model that vectors are of, and the file that says so."""
+
+    model: str
+    file: str
+
+
+class ModelArray(np.ndarray):
+    """A numpy array that knows its `Origin`, as do its slices and what numpy's arithmetic makes of it.
+
+    jax's arrays cannot know it: `jnp.asarray(a)` is a plain array.
+    """
+
+    origin: Origin | None = None
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self.origin = getattr(obj, "origin", None)
+
+
+def known(array: np.ndarray, origin: Origin | None) -> ModelArray:
+    """`array` with its origin."""
+    view = array.view(ModelArray)
+    view.origin = origin
+    return view
+
+
+def origin_of(vectors: Any) -> Origin | None:
+    """The origin of vectors, or None where nothing is known of it."""
+    return getattr(vectors, "origin", None)
+
+
+def check(model: Model, edits: Any) -> None:
+    """Raise `UserError` where writes, or arrays in a tree of edits, are known to be of another model than `model`.
+
+    Nothing is computed where they know of none.
+    """
+    asked = jax.tree.leaves(edits, is_leaf=lambda e: hasattr(e, "origin"))
+    origins = {origin for origin in map(origin_of, asked) if origin is not None}
+    if not origins:
+        return
+    accepted = "accepted: vectors of this model, or any_model=True (of replace, add, mix, sweep, atv)"
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(model.params)):
+        raise UserError(
+            f"vectors: {min(origins).file}: in jit or grad the model that they meet is not known; {accepted}"
+        )
+    here = fingerprint(model.params)
+    for origin in sorted(origins):
+        if origin.model != here:
+            folder = getattr(model.source, "folder", None)
+            raise UserError(
+                f"vectors: given those of model {origin.model} ({origin.file}); {accepted}, which is {here}"
+                + (f" ({folder}, in {model.config.param_dtype})" if folder else "")
+            )
