@@ -1,6 +1,7 @@
 """Vectors on disk: safetensors with what one must know to use them again.
 
-The file has one metadata key, `tvjax`, whose value is JSON: the library keeps keys in an order of each process's own.
+Each field is one metadata key, which any reader of safetensors shows. Text stands as it is, anything else as JSON, and
+so does text that would read as JSON: what comes back is what was given.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from tvjax.parallel import processes
 from tvjax.vectors.origin import ModelArray, Origin, fingerprint, known, origin_of
 
 LAYER_NUMBERING = "0 = embedding, l = residual stream after block l"
-KEY = "tvjax"
+FIELDS = ("model", "address", "layers", "positions", "template", "layer_numbering")
 BITS = {"float": (16, 32, 64), "int": (8, 16, 32, 64), "uint": (8, 16, 32, 64)}
 DTYPES = {"BOOL": "bool", "BF16": "bfloat16"} | {
     f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind, widths in BITS.items() for bits in widths
@@ -56,8 +57,7 @@ class Vectors:
 
     def __iter__(self) -> Iterator[Any]:
         """Arrays and metadata, for ``arrays, about = load_vectors(path)``."""
-        names = ("model", "address", "layers", "positions", "template", "layer_numbering")
-        return iter((dict(self.arrays), {**self.about, **{name: getattr(self, name) for name in names}}))
+        return iter((dict(self.arrays), {**self.about, **{name: getattr(self, name) for name in FIELDS}}))
 
     def _only(self) -> ModelArray:
         if len(self.arrays) != 1:
@@ -108,7 +108,12 @@ def save_vectors(
         raise reject("vectors", type(items).__name__, "arrays by name, {name: array}, or what load_vectors returned")
     kept |= {"model": _model(items, model), "layers": _layers(layers, model), "layer_numbering": LAYER_NUMBERING}
     arrays = {_name(name): _array(name, value) for name, value in items.items()}
-    content = safetensors.numpy.save(arrays, metadata={KEY: json.dumps(kept, sort_keys=True)})
+    about = kept.pop("about")
+    for name in (*FIELDS, "position"):
+        if name in about:
+            raise reject(f"about.{name}", about[name], f"other names than {', '.join(FIELDS)}, which have their own")
+    metadata = {name: _text(value) for name, value in {**about, **kept}.items()}
+    content = _in_order(safetensors.numpy.save(arrays, metadata=metadata))
     try:
         write_whole(Path(path).expanduser(), content)
     except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
@@ -199,24 +204,40 @@ def load_vectors(path: str | Path) -> Vectors:
         raise UserError(f"{path}: not a whole safetensors file ({error})") from None
     except OSError as error:
         raise UserError(f"{path}: does not read ({error}); accepted: a safetensors file of vectors") from None
-    values = _said(path, metadata)
+    values = _fields(metadata)
     origin = Origin(values["model"], str(path)) if values["model"] else None
     return Vectors({name: known(array, origin) for name, array in arrays.items()}, **values)
 
 
-def _said(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """The fields of `Vectors`. Files of before, and of others, have a key for each, and "position"."""
-    if KEY in metadata:
-        try:
-            values = json.loads(metadata[KEY])
-            return {**values, "layers": tuple(values["layers"])}
-        except (ValueError, TypeError, KeyError):
-            raise UserError(f"{path}: its metadata are no JSON of tvjax's; accepted: a file of save_vectors") from None
+def _text(value: Any) -> str:
+    """`value` as metadata can hold it, from which `_value` makes it again."""
+    return value if isinstance(value, str) and _value(value) is value else json.dumps(value, sort_keys=True)
+
+
+def _value(text: str) -> Any:
     try:
-        layers = tuple(map(int, json.loads(metadata["layers"])))
-        del metadata["layers"]
-    except (ValueError, TypeError, KeyError):
-        layers = ()
-    values = {name: metadata.pop(name, "") for name in ("model", "address", "template")}
-    values |= {"positions": metadata.pop("position", ""), "layers": layers}
-    return {**values, "about": metadata, "layer_numbering": metadata.pop("layer_numbering", "")}
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with the keys of its header in order: the library has those of metadata in one of each process."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[start:]
+
+
+def _fields(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of `Vectors`. Files of before have "position"; those of others may have none of them."""
+    about = {name: _value(text) for name, text in metadata.items()}
+    about["positions"] = about.pop("positions", about.pop("position", ""))
+    fields = {name: about.pop(name, "") for name in FIELDS if name != "layers"}
+    for name in ("model", "address", "layer_numbering"):  # a file of before may have digits here, unquoted
+        if not isinstance(fields[name], str):
+            fields[name] = metadata[name]
+    layers = about.get("layers")
+    if not (isinstance(layers, list) and all(type(layer) is int for layer in layers)):
+        return {**fields, "layers": (), "about": about}
+    return {**fields, "layers": tuple(about.pop("layers")), "about": about}
