@@ -15,4 +15,5 @@ class RunError(Exception):
 
 def reject(field: str, given: object, accepted: str) -> UserError:
     """What to raise for a bad value of `field`, in one line: what was given, and what is accepted."""
-    return UserError(f"{field}: given {given!r}; accepted: {accepted}")
+    shown = " ".join(repr(given).split()) if "\n" in repr(given) else repr(given)
+    return UserError(f"{field}: given {shown if len(shown) <= 300 else shown[:300] + '..'}; accepted: {accepted}")

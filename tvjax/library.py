@@ -19,14 +19,16 @@ from tvjax.errors import UserError, reject
 from tvjax.files import read_json
 from tvjax.nn import decoding
 from tvjax.nn.decoder import PADDING, PRECISIONS, Decoder, Precision
-from tvjax.nn.model import Model, forward
-from tvjax.nn.tokens import Tokens, pad
-from tvjax.tasks.prompt import Prompt
+from tvjax.nn.inputs import Inputs, Prompts, check_length, inputs_of, texts_of
+from tvjax.nn.model import ADDRESSES, Model, forward
+from tvjax.nn.selection import addresses as addresses_of
+from tvjax.nn.selection import finite, integer, several
+from tvjax.nn.selection import positions as positions_of
+from tvjax.nn.tokens import Tokens
 from tvjax.vectors import edits as editing
 from tvjax.vectors import origin
 from tvjax.vectors.edits import Write
 
-Prompts = Prompt | Tokens | jax.Array | Sequence[str] | str
 Edits = Write | Sequence[Write] | dict[str, Any] | None
 
 
@@ -84,8 +86,10 @@ def atv(
     values = read_json(folder / "config.json", "accepted: the workdir of an ATV run")
     if values.get("experiment") != "atv":
         raise reject("run_dir", str(run_dir), "the workdir of an ATV run")
-    asked = [queries] if isinstance(queries, str) else list(queries)
-    return experiment.write_vectors(model, folder, values, asked, method, any_model)
+    texts = texts_of(queries, "queries")
+    if not texts:
+        raise reject("queries", queries, "a text, or a list of at least one")
+    return experiment.write_vectors(model, folder, values, texts, method, any_model)
 
 
 def export(model: Model, path: str | Path) -> None:
@@ -95,91 +99,68 @@ def export(model: Model, path: str | Path) -> None:
     save_model(model, Path(path))
 
 
-def tokenize(model: Model, prompts: Prompts) -> tuple[jax.Array, jax.Array | None]:
-    """The decoder's inputs and their positions ``[B, T]`` (None: 0, 1, ..). Raises `UserError` for empty prompts."""
-    if isinstance(prompts, str):
-        prompts = [prompts]
-    if isinstance(prompts, Prompt):
-        return prompts.inputs, None
-    if isinstance(prompts, Sequence):
-        tokenizer = getattr(model.source, "tokenizer", None)
-        if tokenizer is None:
-            raise reject("prompts", "texts", "token ids, since this model has no tokenizer")
-        prompts = pad(tokenizer.encode(prompts))
-    if isinstance(prompts, Tokens):
-        whole = not isinstance(prompts.valid_BT, jax.core.Tracer) and bool(prompts.valid_BT.all())
-        return prompts.ids_BT, None if whole else prompts.positions_BT
-    return jnp.asarray(prompts), None
+def _tree(model: Model, edits: Edits, inputs: Inputs) -> Any:
+    """Writes become the tree that the taps read; a tree is checked against what there is to write.
 
-
-def _places(inputs: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
-    return jnp.arange(inputs.shape[1])[None] if positions_BT is None else positions_BT
-
-
-def _index(positions_BT: jax.Array, position: jax.Array) -> jax.Array:
-    """Where in T each prompt's own token number `position` ``[N]`` stands (negative: from its end): ``[B, N]``."""
-    count_B = (positions_BT != PADDING).sum(1)
-    wanted_BN = jnp.where(position[None] < 0, count_B[:, None] + position[None], position[None])
-    return jnp.argmax(positions_BT[:, None, :] == wanted_BN[:, :, None], axis=-1)
-
-
-def _tree(model: Model, edits: Edits, positions_BT: jax.Array) -> Any:
-    """Writes become the tree that the taps read; a tree passes as it is. Vectors of another model are refused."""
+    Raises `UserError` for vectors of another model.
+    """
+    if edits is None:
+        return None
     origin.check(model, edits)
-    return edits if edits is None or isinstance(edits, dict) else editing.place(edits, model.config, positions_BT)
+    if isinstance(edits, dict):
+        editing.check_tree(edits, model.config, inputs.batch, inputs.values.shape[1])
+        return edits
+    return editing.place(edits, model.config, inputs.places_BT, inputs.batch)
 
 
 def capture(
     model: Model,
     prompts: Prompts,
-    addresses: Sequence[str],
+    addresses: Sequence[str] | str,
     *,
-    positions: str | Sequence[int] = "all",
-    layers: Sequence[int] | None = None,
+    positions: Any = "all",
+    layers: Any = None,
     edits: Edits = None,
 ) -> dict[str, jax.Array]:
     """Activations at `addresses`, ``{address: [B, T, ...]}``, with a leading axis of layers for those inside `blocks`.
 
-    positions: "all" (of the padded array), "last" (of each prompt; T becomes 1), or indices among each prompt's own
-    tokens. layers: numbers 1..L, all by default. Only what is asked for is stored.
+    addresses: one or several. positions: "all" (of the padded array), "last" (of each prompt; T becomes 1), an int or
+    ints ``[N]`` among each prompt's own tokens, ints ``[B, N]`` of each prompt, a slice of its tokens, or a mask of
+    bools ``[T]`` or ``[B, T]``, of which padding does not count; as many of every prompt. layers: an int, ints, a slice
+    or a mask (``[L+1]``, or ``[L]`` for 1..L) of 1..L, all by default. Order and repetitions are kept, and only what is
+    asked for is stored. Raises `UserError` for what is not there, naming it.
     """
-    inputs, positions_BT = tokenize(model, prompts)
-    places_BT = _places(inputs, positions_BT)
-    read_BN = None
-    if isinstance(positions, str):
-        if positions not in ("all", "last"):
-            raise reject("positions", positions, "'all', 'last', or indices")
-        if positions == "last":
-            read_BN = _index(places_BT, jnp.array([-1]))
-    else:
-        shortest = int((places_BT != PADDING).sum(1).min())
-        for position in positions:
-            if not -shortest <= position < shortest:
-                raise reject("positions", position, f"-{shortest}..{shortest - 1}, the tokens of the shortest prompt")
-        read_BN = _index(places_BT, jnp.array(list(positions), jnp.int32))
+    inputs = inputs_of(model, prompts)
+    if not addresses_of(addresses, ADDRESSES):
+        raise reject("addresses", addresses, f"at least one of {', '.join(ADDRESSES)}")
+    named, mask = positions_of(positions)
+    read_BN = None if named == "all" else inputs.own().index(named, mask)
     return forward(
         model.decoder,
         model.params,
-        inputs,
-        edits=_tree(model, edits, places_BT),
+        inputs.values,
+        edits=_tree(model, edits, inputs),
         addresses=addresses,
         layers=layers,
         read_BN=read_BN,
         at=slice(0, 1),
-        positions_BT=positions_BT,
+        positions_BT=inputs.positions_BT,
     )[1]
 
 
 def run(model: Model, prompts: Prompts, *, edits: Edits = None, last: bool = False) -> jax.Array:
     """The readout ``[B, T, O]`` (predictions, or logits for tokens) with `edits` written in.
 
-    last: only that of each prompt's last position, ``[B, 1, O]``.
+    last: only that of each prompt's last position, ``[B, 1, O]``. Raises `UserError` for an edit that names what is not
+    there, or that would change nothing.
     """
-    inputs, positions_BT = tokenize(model, prompts)
-    places_BT = _places(inputs, positions_BT)
-    at = jnp.broadcast_to(_index(places_BT, jnp.array([-1])), (inputs.shape[0], 1)) if last else slice(None)
-    tree = _tree(model, edits, places_BT)
-    return forward(model.decoder, model.params, inputs, edits=tree, at=at, positions_BT=positions_BT)[0]
+    inputs = inputs_of(model, prompts)
+    if not isinstance(last, bool | np.bool_):
+        raise reject("last", last, "True or False")
+    where: dict[str, Any] = {"edits": _tree(model, edits, inputs), "positions_BT": inputs.positions_BT}
+    if last:
+        where["at"] = jnp.broadcast_to(inputs.own().index("last"), (inputs.batch, 1))
+    return forward(model.decoder, model.params, inputs.values, **where)[0]
 
 
 def generate(
@@ -187,51 +168,51 @@ def generate(
     prompts: Prompts,
     *,
     max_new_tokens: int,
-    edits: Write | Sequence[Write] | None = None,
+    edits: Edits = None,
     during: Literal["prompt", "steps", "both"] | None = None,
-    addresses: Sequence[str] = (),
-    stop: Sequence[int] | None = None,
-    key: jax.Array | None = None,
+    addresses: Sequence[str] | str = (),
+    stop: Any = None,
+    key: jax.Array | int | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
 ) -> Any:
     """Continue prompts with a cache: texts give texts, without the token that ended them, anything else a `Generated`.
 
     `edits` act on the prompt, on each new token as it is read ("steps"), or on both; by default on what their positions
-    name: "all" is both, anything else is of the prompt. Greedy, or sampled where there is a `key`: an answer depends on
-    the key, on its prompt, and on how many prompts before it in the batch are equal to it. `addresses` are captured at
-    the state that each new token was read from. `stop` are token ids that end a prompt, by default the end tokens of
-    the model's folder (`model.source.end_ids`); given ones stand in their place, and () is none.
+    name: "all" is both, anything else is of the prompt, and so is a tree. Greedy, or sampled where there is a `key` (or
+    the seed of one): an answer depends on the key, on its prompt, and on how many prompts before it in the batch are
+    equal to it. `addresses` are captured at the state that each new token was read from. `stop` are token ids that end
+    a prompt, one or a list, by default the end tokens of the model's folder (`model.source.end_ids`); given ones stand
+    in their place, and () is none. Raises `UserError` for edits that would act on nothing, and as `run` does.
     """
-    stop = getattr(model.source, "end_ids", ()) if stop is None else stop
+    max_new_tokens = integer("max_new_tokens", max_new_tokens, "an int, 1 or more")
     if max_new_tokens < 1:
         raise reject("max_new_tokens", max_new_tokens, "1 or more")
-    if during not in (None, "prompt", "steps", "both"):
-        raise reject("during", during, "'prompt', 'steps', 'both' or None")
-    if temperature <= 0:
-        raise reject("temperature", temperature, "more than 0; greedy decoding is the one without a key")
-    inputs, positions_BT = tokenize(model, prompts)
-    places_BT = jnp.broadcast_to(_places(inputs, positions_BT), inputs.shape)
-    longest, limit = int((places_BT != PADDING).sum(1).max()) + max_new_tokens - 1, model.config.max_positions
-    if model.config.positions == "learned" and longest > limit:
-        raise reject("max_new_tokens", max_new_tokens, f"prompts and new tokens within the model's {limit} positions")
-    writes = [edits] if isinstance(edits, Write) else list(edits or ())
-    origin.check(model, writes)
-    later = [w for w in writes if during in ("steps", "both") or (during is None and w.positions == "all")]
+    if isinstance(prompts, Tokens) and prompts.start_B is not None:
+        raise reject("prompts", "Tokens with start_B", "whole prompts: what stands before these is not known")
+    inputs = inputs_of(model, prompts)
+    if model.config.inputs != "tokens":
+        raise reject("model", "one of real features", "a model of tokens: no other says its next input")
+    check_length(model, inputs, max_new_tokens)
+    ends = getattr(model.source, "end_ids", ()) if stop is None else stop
+    stop = decoding.stop_tokens(ends, model.config.num_outputs)
+    key, temperature, top_k = decoding.sampling(key, temperature, top_k, model.config.num_outputs)
+    in_prompt, later = _phases(edits, during, max_new_tokens)
+    valid_BT = jnp.asarray(np.broadcast_to(inputs.places_BT, inputs.values.shape) != PADDING)
     made = decoding.generate(
         model.decoder,
         model.params,
-        Tokens(inputs, places_BT != PADDING),
+        Tokens(inputs.values, valid_BT),
         max_new_tokens,
-        prompt_edits=editing.place(writes, model.config, places_BT) if writes and during != "steps" else None,
-        step_edits=editing.place_step(later, model.config) if later else None,
+        prompt_edits=_tree(model, in_prompt, inputs),
+        step_edits=editing.place_step(later, model.config, inputs.batch) if later else None,
         addresses=addresses,
         stop=stop,
         key=key,
         temperature=temperature,
         top_k=top_k,
     )
-    if not isinstance(prompts, str | Sequence):
+    if not texts_of(prompts):
         return made
     ids, count = np.asarray(made.ids_BN), np.asarray(made.count_B)
     texts = [
@@ -240,33 +221,70 @@ def generate(
     return texts[0] if isinstance(prompts, str) else texts
 
 
+def _phases(edits: Edits, during: str | None, max_new_tokens: int) -> tuple[Edits, list[Write]]:
+    """The edits of the prompt, and those of the new tokens. Raises `UserError` for one that would act on neither."""
+    if during not in (None, "prompt", "steps", "both"):
+        raise reject("during", during, "'prompt', 'steps', 'both' or None")
+    steps = during in ("steps", "both")
+    if edits is None or isinstance(edits, dict):
+        if edits is not None and steps:
+            raise reject("during", during, "'prompt' or None for a tree, which is made for the positions of the prompt")
+        return edits, []
+    writes = editing.listed(edits)
+    for number, write in enumerate(writes):
+        if steps and write.positions not in ("last", "all"):
+            raise reject(
+                f"edits[{number}]", f"during={during!r}", "positions 'last' or 'all': no other names new tokens"
+            )
+    if during == "steps" and max_new_tokens == 1:
+        raise reject("max_new_tokens", 1, "2 or more with edits of steps: the first is read from the prompt")
+    later = [write for write in writes if steps or (during is None and write.positions == "all")]
+    return (None if during == "steps" else writes), later
+
+
 def sweep(
     model: Model,
     prompts: Prompts,
-    vectors: jax.Array,
+    vectors: Any,
     *,
-    position: int = -1,
+    position: Any = -1,
     edit: str = "replace",
     any_model: bool = False,
 ) -> jax.Array:
     """The readout ``[L+1, B, O]`` at `position` with ``vectors[l]`` written there at layer l, for l = 0..L in turn.
 
-    vectors: ``[L+1, B, D]``. One program for all layers: the layer is data. What stands before `position` does not
-    depend on it, so that is read once, and each layer costs one token. Vectors of a file are refused by a model that
-    they are not of, unless `any_model`.
+    vectors: ``[L+1, B, D]``, or ``[L+1, 1, D]`` for the same in all prompts. position: "last", an int, or ints ``[B]``
+    (or a slice or a mask of one place a prompt) among each prompt's own tokens. One program for all layers: the layer
+    is data. What stands before `position` does not depend on it, so that is read once, and each layer costs one token.
+    Raises `UserError` for another shape, for a position that one of the prompts does not have, and for vectors of a
+    file that are of another model, unless `any_model`.
     """
+    inputs = inputs_of(model, prompts)
     if not any_model:
         origin.check(model, vectors)
-    vectors = jnp.asarray(vectors)
-    inputs, positions_BT = tokenize(model, prompts)
-    layers = model.config.num_layers
-    if vectors.shape[0] != layers + 1:
-        raise reject("vectors", vectors.shape, f"a leading axis of L + 1 = {layers + 1}")
+    batch, layers, width = inputs.batch, model.config.num_layers, model.config.width
+    vectors = finite("vectors", vectors)
+    if vectors.shape not in ((layers + 1, batch, width), (layers + 1, 1, width)):
+        accepted = f"[L + 1 = {layers + 1}, B = {batch} or 1, D = {width}]"
+        raise reject("vectors", f"shape {list(vectors.shape)}", accepted)
     if edit not in ("replace", "add"):
         raise reject("edit", edit, "'replace' or 'add'")
-    places_BT = jnp.broadcast_to(_places(inputs, positions_BT), inputs.shape[:2])
-    index_B = _index(places_BT, jnp.array([position]))[:, 0]
-    return _sweep(model.decoder, edit, model.params, inputs, places_BT, index_B, jnp.asarray(vectors))
+    index_B = _one_place(inputs, position)
+    places_BT = jnp.broadcast_to(inputs.places_BT, inputs.values.shape[:2])
+    return _sweep(model.decoder, edit, model.params, inputs.values, places_BT, index_B, jnp.asarray(vectors))
+
+
+def _one_place(inputs: Inputs, position: Any) -> jax.Array:
+    """Where in T the one place stands that `position` names in each prompt, ``[B]``."""
+    named, mask = positions_of(position)
+    if several(position) and isinstance(named, tuple) and isinstance(named[0], int):
+        named = tuple((number,) for number in named)
+    if named == "all":
+        raise reject("position", position, "'last', an int, or ints [B]")
+    index_BN = inputs.own("position").index(named, mask)
+    if index_BN.shape[1] != 1:
+        raise reject("position", position, "one place in each prompt")
+    return jnp.broadcast_to(index_BN[:, 0], inputs.batch)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -347,6 +347,10 @@ def write_vectors(
     experiment, params = train(arena, method, folder_of(folder, s, method), names, hyper)
     reader = arena.readers["query"]
     tokens = pad(reader.tokenizer.encode([reader.template.prompt([], text) for text in queries]), side="right")
+    reads, count_B = arena.generator or arena.target.config, np.asarray(tokens.count_B)
+    if reads.positions == "learned" and count_B.max() > reads.max_positions:
+        accepted = f"a query that is read in {reads.max_positions} tokens, the positions of the model that reads it"
+        raise reject(f"queries[{count_B.argmax()}]", f"{count_B.max()} tokens", accepted)
     read = Queries(tokens.ids_BT, tokens.positions_BT, tokens.last_B, jnp.zeros(len(queries), jnp.int32))
     first = jax.tree.map(lambda p: p[0], params)
     made_BND = experiment.adapter.read(first, experiment.given, read, hyper["scale"][0], None)

@@ -257,6 +257,11 @@ def _check_method(s: ATVSettings) -> None:
         raise reject("config.atv.dropout", a.dropout, "0 up to, not including, 1")
     if len(set(a.layers)) < len(a.layers) or any(layer < 1 for layer in a.layers):
         raise reject("config.atv.layers", a.layers, "different layers, numbered from 1; (): all")
+    for one in s.sensitivity.layers:
+        if not one or len(set(one)) < len(one):
+            raise reject(
+                "config.sensitivity.layers", s.sensitivity.layers, "different layers, at least one in each entry"
+            )
     if not a.scale or (a.layers and len(a.scale) not in (1, len(a.layers))):
         raise reject("config.atv.scale", a.scale, "one number, or one for each of config.atv.layers")
     at_least(1, "config.generator", below=g.below, demonstrations=g.demonstrations, draws=g.draws)

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from tvjax.errors import reject
+from tvjax.nn import selection
 from tvjax.nn.decoder import PADDING, Decoder, Past, apart
-from tvjax.nn.model import check_addresses, forward
+from tvjax.nn.model import ADDRESSES, forward
 from tvjax.nn.tokens import Tokens
 
 CACHE = ("blocks/keys", "blocks/values")
@@ -107,6 +109,43 @@ def _choose(logits_BV: jax.Array, key_B: jax.Array | None, temperature: jax.Arra
     return jnp.take_along_axis(ids_BK, drawn_B[:, None], axis=1)[:, 0].astype(jnp.int32)
 
 
+def stop_tokens(stop: Any, size: int) -> tuple[int, ...]:
+    """The ids that end a text: one or several of a model's `size` tokens. Raises `UserError` for any other."""
+    return selection.token_ids("stop", stop, size)
+
+
+def sampling(key: Any, temperature: Any, top_k: Any, size: int) -> tuple[jax.Array | None, float, int]:
+    """How a token is chosen among `size`: key (also of a seed), temperature and top_k, of which none is ignored.
+
+    Raises `UserError` for what is no key, no number over 0, or no number of tokens, and for a temperature or a top_k
+    where there is no key.
+    """
+    count, warm = f"an int, 0 (all) to {size}, the tokens of the model", "a number more than 0; greedy is without a key"
+    top_k = selection.integer("top_k", top_k, count)
+    if not 0 <= top_k <= size:
+        raise reject("top_k", top_k, count)
+    heat = selection.finite("temperature", temperature)
+    if heat.ndim or not heat > 0:
+        raise reject("temperature", temperature, warm)
+    if key is None and (top_k or temperature != 1.0):
+        raise reject("key", None, "a key, or a seed, with a temperature or top_k; without them decoding is greedy")
+    return _key(key), float(heat), top_k
+
+
+def _key(key: Any) -> jax.Array | None:
+    accepted = "a jax.random.key, or an int from 0 to 2^31 - 1, the seed of one"
+    if isinstance(key, jax.Array) and key.ndim:  # the older form of a key, ``[2]``
+        if key.shape != (2,) or key.dtype != jnp.uint32:
+            raise reject("key", f"an array of shape {list(key.shape)}", accepted)
+        return jax.random.wrap_key_data(key)
+    if key is None or (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        return key
+    seed = selection.integer("key", key, accepted)
+    if not 0 <= seed < 2**31:
+        raise reject("key", key, accepted)
+    return jax.random.key(seed)
+
+
 def _axis(address: str) -> int:
     """Where the positions stand: behind the layers, if there are layers."""
     return 2 if address.startswith("blocks/") else 1
@@ -142,8 +181,7 @@ def generate(
     for each shape; it ends when every prompt has come to a stop token. What is sampled for a prompt depends on its own
     tokens and the key (`prompt_keys`).
     """
-    check_addresses(addresses)
-    static = (decoder, max_new_tokens, tuple(addresses), tuple(stop), top_k)
+    static = (decoder, max_new_tokens, selection.addresses(addresses, ADDRESSES), tuple(stop), top_k)
     return _generate(*static, params, tokens, prompt_edits, step_edits, key, jnp.asarray(temperature, jnp.float32))
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from tvjax.errors import reject
+from tvjax.nn import selection
 from tvjax.nn.decoder import Decoder, DecoderConfig, Past
 from tvjax.nn.taps import ASKS, KEPT, READS, WRITES, Ask
 
@@ -37,13 +37,6 @@ class Model:
         return Decoder(self.config)
 
 
-def check_addresses(addresses: Sequence[str]) -> None:
-    """Raise `UserError` for an address that no decoder has."""
-    for address in addresses:
-        if address not in ADDRESSES:
-            raise reject("addresses", address, f"one of {', '.join(ADDRESSES)}")
-
-
 def cut(decoder: Decoder, params: Any, layer: int) -> tuple[tuple[Decoder, Any], tuple[Decoder, Any]]:
     """The blocks up to `layer` and those above it, ``1 <= layer < L``, each as a decoder with its parameters.
 
@@ -66,8 +59,8 @@ def forward(
     inputs: jax.Array,
     *,
     edits: Mapping[str, Any] | None = None,
-    addresses: Sequence[str] = (),
-    layers: Sequence[int] | None = None,
+    addresses: Sequence[str] | str = (),
+    layers: Any = None,
     read_BN: jax.Array | None = None,
     at: slice | jax.Array = slice(None),
     positions_BT: jax.Array | None = None,
@@ -76,17 +69,17 @@ def forward(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The readout at positions `at` and the activations at `addresses`, ``{address: array}``; nothing else is kept.
 
-    Activations inside `blocks` have a leading axis of L, or of the chosen `layers` (numbered 1..L); those of positions
-    `read_BN` alone are kept where it is given. Raises `UserError` for an address or a layer that is not there.
+    Activations inside `blocks` have a leading axis of L, or of the chosen `layers` (numbered 1..L, in their order, each
+    as often as it is named); those of positions `read_BN` alone are kept where it is given. Raises `UserError` for an
+    address or a layer that is not there.
     """
-    check_addresses(addresses)
-    for layer in layers or ():
-        if not 1 <= layer <= decoder.config.num_layers:
-            raise reject("layers", layer, f"1..{decoder.config.num_layers} (layer 0 is the address 'embed')")
+    wanted, chosen = selection.addresses(addresses, ADDRESSES), None
+    if layers is not None:
+        where = " (layer 0 is the address 'embed')"
+        chosen = selection.layers_of(selection.choice("layers", layers), 1, decoder.config.num_layers, where)
     places = (at.start, at.stop, at.step) if isinstance(at, slice) else None
-    chosen = None if layers is None else tuple(layers)
     arrays = (edits, read_BN, None if places else at, positions_BT, mask_BTT, past)
-    return _forward(decoder, tuple(addresses), chosen, places, params, inputs, *arrays)
+    return _forward(decoder, wanted, chosen, places, params, inputs, *arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -117,7 +110,14 @@ def _forward(
     found = {address: _at(state[collection], address) for address in addresses}
     if collection == KEPT and "embed" in found:
         found["embed"] = found["embed"][0]
+    if layers is not None and len(set(layers)) < len(layers):
+        slots = jnp.array([_distinct(layers).index(layer) for layer in layers])
+        found = {name: a[slots] if name.startswith("blocks/") else a for name, a in found.items()}
     return jnp.asarray(out), found
+
+
+def _distinct(layers: Sequence[int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(layers))
 
 
 def _at(tree: Any, address: str) -> Any:
@@ -135,7 +135,7 @@ def _asks(
     length: int,
 ) -> dict[str, Any]:
     """The collections that make taps keep `layers` and positions `read_BN` of `addresses`, and nothing else."""
-    layers = tuple(range(1, c.num_layers + 1)) if layers is None else layers
+    layers = tuple(range(1, c.num_layers + 1)) if layers is None else _distinct(layers)
     read_BN = jnp.arange(length)[None] if read_BN is None else read_BN
     read_BN = jnp.broadcast_to(read_BN, (batch, read_BN.shape[1]))
     blocks = jnp.array(layers, jnp.int32) - 1

@@ -1,7 +1,7 @@
 """Token ids of prompts of unequal lengths, padded on either side: the answer does not depend on which."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from flax import struct
 
 from tvjax.errors import reject
 from tvjax.nn.decoder import PADDING
+from tvjax.nn.selection import host
 
 
 @struct.dataclass
@@ -47,14 +48,68 @@ def pad(prompts: Sequence[Sequence[int]], *, side: Literal["left", "right"] = "l
     """Lists of ids as one array of `length` positions (0: as the longest). Raises `UserError` for an empty one."""
     if side not in ("left", "right"):
         raise reject("side", side, "'left' or 'right'")
-    longest = max((len(p) for p in prompts), default=0)
-    if not prompts or min(len(p) for p in prompts) == 0:
-        raise reject("prompts", list(prompts)[:1], "at least one prompt, each of at least one token")
+    rows = [_row(f"prompts[{number}]", prompt) for number, prompt in enumerate(prompts)]
+    longest = max(map(len, rows), default=0)
+    if not rows:
+        raise reject("prompts", prompts, "at least one prompt")
     if length and longest > length:
         raise reject("length", length, f"{longest} or more, the tokens of the longest prompt")
-    ids, valid = np.zeros((2, len(prompts), length or longest), np.int32)
-    for row, prompt in enumerate(prompts):
-        start = 0 if side == "right" else ids.shape[1] - len(prompt)
-        ids[row, start : start + len(prompt)] = prompt
-        valid[row, start : start + len(prompt)] = 1
+    ids, valid = np.zeros((2, len(rows), length or longest), np.int32)
+    for number, row in enumerate(rows):
+        start = 0 if side == "right" else ids.shape[1] - len(row)
+        ids[number, start : start + len(row)] = row
+        valid[number, start : start + len(row)] = 1
     return Tokens(jnp.asarray(ids), jnp.asarray(valid.astype(bool)))
+
+
+def _row(field: str, prompt: Sequence[int]) -> np.ndarray:
+    try:
+        row = np.asarray(prompt)
+    except (TypeError, ValueError):  # traced ids, lists in it of unequal lengths
+        raise reject(field, prompt, "ids, which are ints, of at least one token") from None
+    if row.ndim != 1 or not row.size or row.dtype.kind not in "iu" or (row.astype(np.int32) != row).any():
+        raise reject(field, prompt, "ids, which are ints, of at least one token")
+    return row
+
+
+def tokens_of(prompts: Any, size: int) -> Tokens:
+    """`Tokens`, an array of ids ``[B, T]``, or lists of ids, as `Tokens` for a model that has `size` tokens.
+
+    Lists of unequal lengths are padded on the left. At padding any id may stand. Raises `UserError` for what is no id,
+    for an id that is not there, naming the prompt and the index, and for a prompt without tokens.
+    """
+    if (
+        isinstance(prompts, list | tuple)
+        and len({len(p) for p in prompts if isinstance(p, list | tuple) or getattr(p, "ndim", 0) > 0}) > 1
+    ):
+        prompts = pad(prompts)
+    given = prompts if isinstance(prompts, Tokens) else None
+    ids_BT: Any = _ids(prompts if given is None else given.ids_BT)
+    valid_BT: Any = np.ones(ids_BT.shape, bool) if given is None else given.valid_BT
+    valid_BT = valid_BT if isinstance(valid_BT, jax.Array) else np.asarray(valid_BT)
+    if valid_BT.shape != ids_BT.shape or valid_BT.dtype != bool:
+        shown = f"valid_BT of {valid_BT.dtype}, shape {list(valid_BT.shape)}"
+        raise reject("prompts", shown, f"bools of shape {list(ids_BT.shape)}, as ids_BT")
+    ids, valid = host(ids_BT), host(valid_BT)
+    if ids is not None and valid is not None:
+        for prompt in np.flatnonzero(~valid.any(1))[:1]:
+            raise reject(f"prompts[{prompt}]", "padding alone", "at least one token")
+        outside = (ids < 0) | (ids >= size)
+        for prompt, index in np.argwhere(outside & valid)[:1]:
+            raise reject(f"prompts[{prompt}][{index}]", int(ids[prompt, index]), f"token ids 0..{size - 1}")
+        ids_BT = np.where(valid, ids, 0) if outside.any() else ids_BT
+    return Tokens(jnp.asarray(ids_BT), valid_BT, None if given is None else given.start_B)
+
+
+def _ids(prompts: Any) -> Any:
+    """An array of ints ``[B, T]``, still of the dtype that it has."""
+    accepted = "token ids [B, T], which are ints; one prompt is [[5, 9, ..]], or ids[None]"
+    try:
+        array = prompts if isinstance(prompts, jax.Array) else np.asarray(prompts)
+    except jax.errors.TracerArrayConversionError:
+        array = jnp.asarray(prompts)
+    except (TypeError, ValueError, OverflowError):
+        raise reject("prompts", prompts, accepted) from None
+    if array.ndim != 2 or array.dtype.kind not in "iu" or not array.size:
+        raise reject("prompts", f"{array.dtype} of shape {list(array.shape)}", accepted)
+    return array

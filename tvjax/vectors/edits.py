@@ -4,15 +4,20 @@
 that the decoder's taps read. Layer l is h^l: 0 is the embedding, l what stands in block l or, at `blocks/resid`, after.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from tvjax.errors import reject
-from tvjax.nn.decoder import PADDING, DecoderConfig
+from tvjax.nn import selection
+from tvjax.nn.decoder import DecoderConfig
+from tvjax.nn.model import ADDRESSES
+from tvjax.nn.selection import Chosen, Positions
 from tvjax.nn.taps import Edit
 from tvjax.vectors.origin import Origin, origin_of
 
@@ -27,97 +32,86 @@ class Write:
 
     vectors: ``[D]``, ``[B, D]``, or either with a leading axis of the layers (`per_layer`); at "blocks/heads" D is
     ``H, C``, and `heads` (empty: all) says which of them are written.
+    keep, scale: a number, or one for each layer or prompt, ``[layers]``, ``[B]`` or ``[layers or 1, B or 1]``.
     positions: "last" (of each prompt), "all", indices among a prompt's own tokens, or a mask ``[B, T]`` or ``[T]``.
+    layers, positions and heads are as `tvjax.nn.selection` has them: `listed` says whether layers were more than one.
     origin: the model that the vectors are of, if they know it; another one refuses the write.
     """
 
     vectors: jax.Array
     keep: jax.Array
     scale: jax.Array
-    layers: tuple[int, ...] = struct.field(pytree_node=False)
-    positions: Any = struct.field(pytree_node=False, default="last")
-    mask: jax.Array | None = None
+    layers: Chosen = struct.field(pytree_node=False)
+    positions: Positions = struct.field(pytree_node=False, default="last")
+    mask: Any = None
     per_layer: bool = struct.field(pytree_node=False, default=False)
     address: str = struct.field(pytree_node=False, default="blocks/resid")
-    heads: tuple[int, ...] = struct.field(pytree_node=False, default=())
+    heads: Chosen = struct.field(pytree_node=False, default=())
+    listed: bool = struct.field(pytree_node=False, default=False)
     origin: Origin | None = struct.field(pytree_node=False, default=None)
 
 
 def mix(
-    vectors: jax.Array,
+    vectors: Any,
     *,
-    layers: int | Sequence[int],
+    layers: Any,
     positions: Any = "last",
     keep: Any = 0.0,
     scale: Any = 1.0,
     address: str = "blocks/resid",
-    heads: Sequence[int] = (),
+    heads: Any = (),
     any_model: bool = False,
 ) -> Write:
     """Write ``keep * a + scale * vectors``. A leading axis of `vectors` as long as a list of `layers` is per layer.
 
-    Vectors of a file (`tvjax.load_vectors`) are refused by a model that they are not of, unless `any_model`.
+    layers: an int, or a list, a slice or a mask ``[L+1]`` (or ``[L]``: 1..L); heads: the same, of H; positions: "last",
+    "all", an int or ints ``[N]`` of every prompt, ints ``[B, N]`` of each, a slice, or a mask of bools ``[T]`` or
+    ``[B, T]``, of which padding does not count. keep, scale: a number, or as `Write` has it.
 
-    Raises `UserError` for vectors whose axes do not fit, and for an address that is not written.
+    any_model: write vectors of a file (`tvjax.load_vectors`) into another model too, which refuses them otherwise.
+
+    Raises `UserError` for what is none of that, for a layer, head or position that is named twice, for vectors that are
+    not finite or whose axes do not fit, and for an address that is not written; `place` for what a model does not have.
     """
-    chosen = (layers,) if isinstance(layers, int) else tuple(layers)
-    origin = None if any_model else origin_of(vectors)
-    vectors = jnp.asarray(vectors)
-    if address not in WRITABLE:
-        raise reject("address", address, ", ".join(WRITABLE))
-    if heads and address != HEADS:
+    chosen, several = selection.choice("layers", layers), selection.several(layers)
+    source = None if any_model else origin_of(vectors)
+    vectors = _vectors(vectors)
+    selection.addresses(address, WRITABLE, "address")
+    named = () if isinstance(heads, tuple | list) and not heads else selection.choice("heads", heads)
+    if named and address != HEADS:
         raise reject("heads", heads, f"none, unless the address is {HEADS}")
+    for field, numbers in (("layers", chosen), ("heads", named)):
+        selection.once(field, numbers)
     unit = 2 if address == HEADS else 1
-    per_layer = not isinstance(layers, int) and vectors.ndim > unit
-    if per_layer and vectors.shape[0] != len(chosen):
-        raise reject("vectors", vectors.shape, f"a leading axis of {len(chosen)}, one entry for each of the layers")
+    per_layer = several and vectors.ndim > unit
+    if per_layer and not isinstance(chosen, selection.Span):
+        _check_leading(vectors, sum(chosen) if isinstance(chosen[0], bool) else len(chosen))
     if vectors.ndim - per_layer not in (unit, unit + 1):
         shape = "H, C" if unit == 2 else "D"
         raise reject("vectors", vectors.shape, f"[{shape}], [B, {shape}], or either with a leading axis of the layers")
-    mask = None
-    if not isinstance(positions, str):
-        given = jnp.asarray(positions)
-        if given.dtype == bool:
-            positions, mask = "mask", given
-        else:
-            positions = tuple(int(p) for p in given.reshape(-1))
-    elif positions not in ("last", "all"):
-        raise reject("positions", positions, "'last', 'all', indices, or a mask")
-    where = (chosen, positions, mask, per_layer, address, tuple(heads))
-    return Write(vectors, jnp.asarray(keep), jnp.asarray(scale), *where, origin)
+    where = (chosen, *selection.positions(positions), per_layer, address, named, several)
+    return Write(vectors, selection.factor("keep", keep), selection.factor("scale", scale), *where, source)
 
 
-def replace(vectors: jax.Array, *, layers: int | Sequence[int], positions: Any = "last", **where: Any) -> Write:
+def _vectors(vectors: Any) -> jax.Array:
+    """At least float32, so that what it is multiplied with is not rounded to fewer bits."""
+    array = jnp.asarray(selection.finite("vectors", vectors))
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _check_leading(vectors: jax.Array, count: int) -> None:
+    if len(vectors) != count:
+        raise reject("vectors", vectors.shape, f"a leading axis of {count}, one entry for each of the layers")
+
+
+def replace(vectors: Any, *, layers: Any, positions: Any = "last", **where: Any) -> Write:
     """Put `vectors` in the place of the states (Hendel et al. 2023). `where`: address, heads, any_model."""
     return mix(vectors, layers=layers, positions=positions, **where)
 
 
-def add(
-    vectors: jax.Array, *, layers: int | Sequence[int], positions: Any = "last", scale: Any = 1.0, **where: Any
-) -> Write:
+def add(vectors: Any, *, layers: Any, positions: Any = "last", scale: Any = 1.0, **where: Any) -> Write:
     """Add ``scale * vectors`` to the states (Todd et al. 2024, Kang et al. 2025). `where`: as of `replace`."""
     return mix(vectors, layers=layers, positions=positions, keep=1.0, scale=scale, **where)
-
-
-def _positions(write: Write, positions_BT: jax.Array) -> jax.Array:
-    """The mask ``[B or 1, T]`` of the positions that `write` names."""
-    real_BT = positions_BT != PADDING
-    if write.mask is not None:
-        mask_BT = write.mask if write.mask.ndim == 2 else write.mask[None]
-        if mask_BT.shape[1] != positions_BT.shape[1]:
-            raise reject("positions", mask_BT.shape, f"a mask over {positions_BT.shape[1]} positions")
-        return mask_BT
-    if write.positions == "all":
-        return real_BT
-    count_B = real_BT.sum(1)[:, None]
-    if write.positions == "last":
-        return positions_BT == count_B - 1
-    length = positions_BT.shape[1]
-    outside = [p for p in write.positions if not -length <= p < length]
-    if outside:
-        raise reject("positions", outside[0], f"-{length}..{length - 1}, since the prompt has {length} positions")
-    chosen = [positions_BT == (p if p >= 0 else count_B + p) for p in write.positions]
-    return jnp.stack(chosen).any(0)
 
 
 def affine(
@@ -129,13 +123,13 @@ def affine(
     may be traced: the layer of a sweep is data. ``keep`` holds where both masks do, the rest of the stream is kept.
     """
     here = at_layer.astype(bool)[:, None, None, None] & at_position.astype(bool)[None, :, :, None]
-    return _stream(jnp.asarray(keep), scale * vectors, here)
+    return _stream(jnp.asarray(keep).reshape(1, 1, 1, 1), scale * vectors, here)
 
 
 def _stream(keep: jax.Array, added: jax.Array, here: jax.Array) -> Tree:
     """The tree of ``[L+1, ...]`` leaves over h^0..h^L."""
     layers = here.shape[0]
-    keep = jnp.full((layers, *[1] * (here.ndim - 1)), keep, added.dtype)
+    keep = jnp.broadcast_to(jnp.asarray(keep, added.dtype), (layers, *keep.shape[1:]))
     added = jnp.broadcast_to(added, (layers, *added.shape[1:]))
     return {"embed": Edit(keep[0], added[0], here[0]), "blocks": {"resid": Edit(keep[1:], added[1:], here[1:])}}
 
@@ -166,51 +160,102 @@ def _compose(a: Edit, b: Edit) -> Edit:
     return Edit(jnp.where(b.here, keep, keep_a), jnp.where(b.here, added, add_a))
 
 
-def place(writes: Write | Sequence[Write], config: DecoderConfig, positions_BT: jax.Array) -> Tree:
+def place(writes: Write | Sequence[Write], config: DecoderConfig, positions_BT: Any, batch: int = 0) -> Tree:
     """The edits tree of `writes`, applied in their order, for prompts whose tokens stand at `positions_BT`.
 
-    Raises `UserError` for a layer, a head, a position or a width that is not there.
+    batch: how many prompts there are, where `positions_BT` has one row for them all. Raises `UserError` for a layer, a
+    head, a position or a width that is not there, and for vectors or factors of another number of prompts.
     """
-    return _joined(writes, config, lambda write: _positions(write, positions_BT))
+    own = selection.Own.of(positions_BT, batch or (len(positions_BT) if len(positions_BT) > 1 else 0))
+    return _joined(writes, config, lambda write: own.where(write.positions, write.mask), own.batch)
 
 
-def place_step(writes: Write | Sequence[Write], config: DecoderConfig) -> Tree | None:
+def place_step(writes: Write | Sequence[Write], config: DecoderConfig, batch: int = 0) -> Tree | None:
     """The edits tree for a token that is generated: the last, and one of all; indices and masks do not name it."""
-    writes = [writes] if isinstance(writes, Write) else list(writes)
-    writes = [write for write in writes if write.positions in ("last", "all")]
-    return _joined(writes, config, lambda write: jnp.ones((1, 1), bool)) if writes else None
+    writes = [write for write in listed(writes) if write.positions in ("last", "all")]
+    return _joined(writes, config, lambda write: jnp.ones((1, 1), bool), batch) if writes else None
 
 
-def _joined(writes: Write | Sequence[Write], config: DecoderConfig, where: Any) -> Tree:
-    tree: Tree | None = None
-    for write in [writes] if isinstance(writes, Write) else writes:
-        new = _one(write, config, where(write))
-        tree = new if tree is None else merge(tree, new)
-    if tree is None:
-        raise reject("edits", writes, "at least one write")
-    return tree
+def listed(writes: Write | Sequence[Write]) -> list[Write]:
+    """One write or several as a list. Raises `UserError` for none, and for what is no write."""
+    if isinstance(writes, Write):
+        return [writes]
+    if not isinstance(writes, list | tuple) or not writes:
+        raise reject("edits", writes, "what replace, add or mix make, or a list of at least one")
+    for number, write in enumerate(writes):
+        if not isinstance(write, Write):
+            raise reject(f"edits[{number}]", write, "what replace, add or mix make")
+    return list(writes)
 
 
-def _one(write: Write, c: DecoderConfig, at_position: jax.Array) -> Tree:
+def check_tree(tree: Any, config: DecoderConfig, batch: int, length: int) -> None:
+    """Raise `UserError` for a tree with what no tap reads, with a shape that does not fit, or that changes nothing."""
+    heads, groups = (config.num_heads, config.channels), (config.kv_heads, config.channels)
+    units = {"embed": (config.width,), "blocks/heads": heads, "blocks/keys": groups, "blocks/values": groups}
+    if not tree:
+        raise reject("edits", tree, "a tree with at least one Edit, or None")
+    flat = {name: edit for name, edit in tree.items() if name != "blocks"}
+    inside = tree.get("blocks", {})
+    if not isinstance(inside, dict):
+        raise reject("edits", "no dictionary at 'blocks'", "a dictionary of addresses in it")
+    for address, edit in {**flat, **{f"blocks/{name}": edit for name, edit in inside.items()}}.items():
+        selection.addresses(address, ADDRESSES, "edits")
+        if not isinstance(edit, Edit):
+            raise reject(f"edits at {address}", type(edit).__name__, "a tvjax.Edit")
+        layers = (config.num_layers,) if address.startswith("blocks/") else ()
+        _check_edit(address, edit, layers, (batch, length, *units.get(address, (config.width,))))
+
+
+def _check_edit(address: str, edit: Edit, layers: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    for name in ("keep", "add", "here"):
+        leaf = getattr(edit, name)
+        if name == "here" and leaf is None:
+            continue
+        inner = np.shape(leaf)[len(layers) :]
+        fits = np.shape(leaf)[: len(layers)] == layers and len(inner) <= len(shape)
+        if not fits or any(a not in (1, b) for a, b in zip(inner[::-1], shape[::-1], strict=False)):
+            raise reject(f"edits at {address}", f"{name} of shape {np.shape(leaf)}", f"one for {(*layers, *shape)}")
+        if name != "here":
+            selection.finite(f"edits at {address}: {name}", leaf)
+            continue
+        here = selection.host(leaf)
+        if here is not None and not here.any():
+            raise reject(f"edits at {address}", "here, which is true nowhere", "a mask that is true somewhere")
+
+
+def _joined(writes: Write | Sequence[Write], config: DecoderConfig, where: Any, batch: int) -> Tree:
+    trees = [_one(write, config, jnp.asarray(where(write)), batch) for write in listed(writes)]
+    return functools.reduce(merge, trees)
+
+
+def _one(write: Write, c: DecoderConfig, at_position: jax.Array, batch: int) -> Tree:
     stream, unit = write.address == "blocks/resid", (c.num_heads, c.channels) if write.address == HEADS else (c.width,)
-    lowest = 0 if stream else 1
-    for layer in write.layers:
-        if not lowest <= layer <= c.num_layers:
-            raise reject("layers", layer, f"{lowest}..{c.num_layers} at {write.address}")
-    for head in write.heads:
-        if not 0 <= head < c.num_heads:
-            raise reject("heads", head, f"0..{c.num_heads - 1}")
+    layers = jnp.array(selection.layers_of(write.layers, 0 if stream else 1, c.num_layers, f" at {write.address}"))
     if write.vectors.shape[-len(unit) :] != unit:
         raise reject("vectors", write.vectors.shape, f"{list(unit)} at the end, the shape of one state at this address")
+    if write.per_layer:
+        _check_leading(write.vectors, len(layers))
     blank = [1] * len(unit)
-    at_layer_ = jnp.zeros(c.num_layers + 1, bool).at[jnp.array(write.layers)].set(True)
+    at_layer_ = jnp.zeros(c.num_layers + 1, bool).at[layers].set(True)
     here = at_layer_.reshape(-1, 1, 1, *blank) & at_position.reshape(1, *at_position.shape, *blank)
     if write.heads:
-        here = here & jnp.zeros(c.num_heads, bool).at[jnp.array(write.heads)].set(True)[None, None, None, :, None]
+        heads = jnp.array(selection.heads_of(write.heads, c.num_heads))
+        here = here & jnp.zeros(c.num_heads, bool).at[heads].set(True)[None, None, None, :, None]
     vectors = write.vectors if write.per_layer else write.vectors[None]
     vectors = vectors.reshape(vectors.shape[0], -1, 1, *unit)  # [layers or 1, B or 1, 1, unit]
-    if write.per_layer:
-        table = jnp.zeros((c.num_layers + 1, *vectors.shape[1:]), vectors.dtype)
-        vectors = table.at[jnp.array(write.layers)].set(vectors)
-    tree = _stream(write.keep, write.scale * vectors, here)
+    if batch and vectors.shape[1] not in (1, batch):
+        raise reject("vectors", f"those of {vectors.shape[1]} prompts", f"[D] of all, or of {batch}, the prompts")
+
+    def over_layers(values: jax.Array) -> jax.Array:
+        """``[layers or 1, ...]`` as ``[L+1 or 1, ...]``."""
+        blank_table = jnp.zeros((c.num_layers + 1, *values.shape[1:]), values.dtype)
+        return values if len(values) == 1 else blank_table.at[layers].set(values)
+
+    def factors(field: str, values: jax.Array) -> jax.Array:
+        """``[layers or 1, B or 1, 1, ...]``."""
+        values = selection.factors_of(field, values, len(layers), batch, write.listed)
+        return values.reshape(*values.shape, 1, *blank)
+
+    added = factors("scale", write.scale) * vectors
+    tree = _stream(over_layers(factors("keep", write.keep)), over_layers(added), here)
     return tree if stream else {"blocks": {write.address.split("/")[1]: tree["blocks"]["resid"]}}
