@@ -46,7 +46,14 @@ case $type in
 esac
 version=${TPU_VERSION:-$version}
 read -ra options <<<"${TPU_OPTIONS:-}"
-restarts=${RESTARTS:-10} poll=${POLL:-15} ending=${ENDING:-60} logs=${LOGS:-$(mktemp -d)}
+restarts=${RESTARTS:-10} poll=${POLL:-15} ending=${ENDING:-60}
+for number in "RESTARTS=$restarts" "POLL=${poll/./}" "ENDING=$ending"; do
+  if [[ ! $number =~ =[0-9]+$ ]]; then
+    say "${number%%=*}: given '${number#*=}'; accepted: a number"
+    exit 2
+  fi
+done
+logs=${LOGS:-$(mktemp -d)}
 mkdir -p "$logs"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -54,5 +54,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Imported when used: the command line answers --help, and refuses bad input, without waiting for jax.
     if name not in _PLACES:
-        raise AttributeError(f"module 'tvjax' has no attribute {name!r}")
+        from tvjax.errors import near
+
+        raise AttributeError(f"module 'tvjax' has no attribute {name!r}{near(name, __all__)}")
     return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

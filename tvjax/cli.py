@@ -1,8 +1,10 @@
 """The door of the command line: flags are read here, and every way to end has its exit code and one line."""
 
+import ast
 import dataclasses
 import errno
 import inspect
+import io
 import os
 import re
 import signal
@@ -11,20 +13,32 @@ import threading
 import traceback
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tvjax.errors import RunError, UserError, reject
-from tvjax.files import read_json
+from tvjax import remote
+from tvjax.errors import RunError, UserError, near, reject
+from tvjax.files import nearest_beside, read_json, user_path
 from tvjax.parallel import processes
 
 MODES = ("train", "eval", "report", "plan")
+MODE = ("mode", "train")
+READING = ("eval", "report")
+"""Modes that need a run that is there."""
+NAMES = {
+    "config": "a config file, e.g. --config=configs/tvp_synthetic.py",
+    "workdir": "a folder, of a run or for one",
+    "mode": ", ".join(MODES),
+}
+"""The flags beside those of fields, and what each takes."""
 FLAGS = (
     "flags only: --config=FILE[:ARG], --config.FIELD=VALUE, --workdir=DIR, --profile=FIRST:LAST, --mode="
     + "|".join(MODES)
 )
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""A place that a user named, or that lies in one, is not what it should be."""
 
 
 def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
@@ -32,36 +46,32 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
 
     To plan, it has a group `plan` more, which is no part of a run.
 
-    Raises `UserError` for a flag, a config file, an argument of it or a field that is wrong.
+    Raises `UserError` for a flag, a config file, an argument of it or a field that is wrong, where there is no run to
+    measure or to report, and where a report is asked to differ from its run.
     """
-    from absl import flags
-    from ml_collections import ConfigDict, config_flags
+    from ml_collections import ConfigDict
 
-    source, others = _split_config(argv)
-    config = _load(*source) if source else _config_of_run(others)
-    if re.search(r"(^| )--?mode[= ]plan( |$)", " ".join(others)):
+    given = _split(argv[1:])
+    source, workdir, mode = (str(given.pop(name, usual)) for name, usual in (("config", ""), ("workdir", ""), MODE))
+    if mode not in MODES:
+        raise reject("--mode", mode, ", ".join(MODES))
+    run = _config_of_run(workdir, mode) if mode in READING or not source else {}
+    file, *argument = source.split(":", 1) if source else [""]
+    config = _load(file, *argument) if source else _unlocked(run, workdir)
+    if mode == "plan":
+        processes.start()
         from tvjax.experiments.planned import PlanConfig
 
         with config.unlocked():
             config.plan = ConfigDict(dataclasses.asdict(PlanConfig()))
-    _check_fields(others, config)
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=others)
-    flags.DEFINE_string("workdir", "", "the run directory", flag_values=values)
-    flags.DEFINE_string("mode", "train", "what to do", flag_values=values)
-    try:
-        rest = values(others)
-    except flags.UnrecognizedFlagError as error:
-        raise reject(f"--{error.flagname}", error.flagvalue.partition("=")[2], FLAGS) from None
-    except Exception as error:
-        raise _misfit(error, config) from None
-    if len(rest) > 1:
-        raise reject("command line", rest[1], FLAGS)
-    if values.mode not in MODES:
-        raise reject("--mode", values.mode, ", ".join(MODES))
-    name = "-".join([Path(source[0]).stem, *source[1:]]) if source else Path(values.workdir).name
-    name = re.sub(r"[^\w.-]+", "-", name)
-    return values.config.to_dict(), name, values.workdir, values.mode
+    values = _override(config, given)
+    if mode == "report" and (source or given):
+        processes.start()
+        from tvjax.experiments.rundir import check_same
+
+        check_same(remote.place(workdir), values, free=())
+    name = "-".join([Path(file).stem, *argument]) if source else Path(workdir).name
+    return values, re.sub(r"[^\w.-]+", "-", name), workdir, mode
 
 
 def read_profile(argv: list[str]) -> tuple[list[str], tuple[int, int] | None]:
@@ -69,58 +79,101 @@ def read_profile(argv: list[str]) -> tuple[list[str], tuple[int, int] | None]:
     given = [word for word in argv if re.match(r"--?profile(=|$)", word)]
     if not given:
         return argv, None
-    value = given[-1].partition("=")[2]
-    steps = re.fullmatch(r"(\d+):(\d+)", value)
+    value = " ".join(word.partition("=")[2] for word in given)
+    steps = re.fullmatch("([0-9]{1,18}):([0-9]{1,18})", value)
     if steps is None or not 1 <= int(steps[1]) <= int(steps[2]):
         raise reject("--profile", value, "FIRST:LAST, two steps in this order, the first of training being 1")
     return [word for word in argv if word not in given], (int(steps[1]), int(steps[2]))
 
 
-def _split_config(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The config's file and, where there is one, its argument; and the rest of the command line."""
-    given, others = None, []
-    words = iter(argv)
-    for word in words:
-        if word in ("--config", "-config"):
-            given = next(words, None)
-        elif re.match(r"--?config=", word):
-            given = word.split("=", 1)[1]
-        else:
-            others.append(word)
-    return given.split(":", 1) if given else [], others
+def _split(words: list[str]) -> dict[str, str | bool]:
+    """The flags as ``{name: value}``; of a field without a value True, of ``--noconfig.FIELD`` False.
+
+    Raises `UserError` for a word that is no flag of `FLAGS`, for one that is there twice, and for one without a value.
+    """
+    given: dict[str, str | bool] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        flag = re.fullmatch(r"--?([^-=][^=]*)(?:=(.*))?", word, re.DOTALL)
+        if "\0" in word or re.search("[\ud800-\udfff]", word):
+            raise reject("command line", word, "text of UTF-8, without NUL")
+        if flag is None:
+            raise reject("command line", word, FLAGS)
+        name, value = flag.groups()
+        if value is None and name.startswith("noconfig."):
+            name, value = name.removeprefix("no"), False
+        elif value is None and rest and not re.match("--?[A-Za-z]", rest[0]):
+            value = rest.pop(0)
+        if name not in NAMES and not name.startswith("config."):
+            known = near(f"--{name}", [f"--{known}" for known in (*NAMES, "profile", "help")])
+            raise UserError(f"--{name}: given {value or ''!r}; accepted: {FLAGS}{known}")
+        if name in given:
+            raise UserError(f"--{name}: given twice, {given[name]!r} and {value!r}; accepted: one value")
+        if not value and name in NAMES:
+            raise reject(f"--{name}", value or "", NAMES[name])
+        given[name] = True if value is None else value
+    return given
 
 
-def _config_of_run(words: list[str]) -> Any:
-    """The config of the run in --workdir: it need not be named again. Raises `UserError` where there is none."""
+def _config_of_run(workdir: str, mode: str) -> dict[str, Any]:
+    """The config of the run in `workdir`: it need not be named again. Raises `UserError` where there is none."""
     from etils import epath
+
+    path = epath.Path(remote.place(workdir)) / "config.json" if workdir else None
+    try:
+        found = path is not None and path.exists()
+    except OSError:  # no folder has such a name, or it may not be read
+        found = False
+    if path is not None and found:
+        values = read_json(path, "accepted: the workdir of a run")
+        if "experiment" not in values:
+            raise UserError(f"{path}: no experiment in it; accepted: the workdir of a run")
+        return values
+    beside = nearest_beside(remote.place(workdir)) if workdir and "://" not in workdir else ""
+    if mode in READING:
+        accepted = f"for --mode={mode} the folder of a run, which --mode=train makes (config.json is missing there)"
+        raise UserError(f"--workdir: given {workdir!r}; accepted: {accepted}{beside}")
+    accepted = f"{NAMES['config']}, or the --workdir of a run"
+    there = f"; {workdir} is none{beside}" if workdir else ""
+    raise UserError(f"--config: given None; accepted: {accepted}{there}")
+
+
+def _unlocked(values: dict[str, Any], workdir: str) -> Any:
+    """The values of a run's config.json as a config file would make them, its lists as tuples."""
     from ml_collections import ConfigDict
 
-    folders = [word.split("=", 1)[1] for word in words if re.match(r"--?workdir=", word)]
-    path = epath.Path(folders[-1]) / "config.json" if folders else None
-    if path is None or not path.exists():
-        raise reject(
-            "--config", None, "a config file, e.g. --config=configs/tvp_synthetic.py, or the --workdir of a run"
-        )
-    return ConfigDict(read_json(path, "accepted: the workdir of a run"))
+    def made(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: made(inner) for name, inner in value.items()}
+        return tuple(map(made, value)) if isinstance(value, list) else value
+
+    try:
+        return ConfigDict(made(values))
+    except Exception as error:
+        raise UserError(f"{workdir}/config.json: {error}; accepted: the config of a run") from None
 
 
-def _load(path: str, *argument: str) -> Any:
+def _load(given: str, *argument: str) -> Any:
     """What the file's `get_config` makes. Raises `UserError` where it is missing, fails or makes another thing."""
     from ml_collections import ConfigDict
 
-    if not Path(path).is_file():
-        raise reject("--config", path, "a config file that exists, e.g. configs/tvp_synthetic.py")
+    place = user_path(given, "--config")
+    if not os.path.isfile(place):
+        accepted = "a config file that exists, e.g. configs/tvp_synthetic.py"
+        raise UserError(f"--config: given {given!r}; accepted: {accepted}{nearest_beside(place)}")
+    path = str(place)
     module = types.ModuleType("tvjax_config")
     module.__file__ = path
     accepted = "a Python file with get_config(), which takes the argument after ':' and makes a ConfigDict"
     try:
-        exec(compile(Path(path).read_bytes(), path, "exec"), vars(module))
+        exec(compile(place.read_bytes(), path, "exec"), vars(module))
         config = module.get_config(*argument)
     except UserError:
         raise
     except SyntaxError as error:
-        place = f"{error.filename or path}:{error.lineno or 1}"
-        raise UserError(f"{place}: not Python ({error.msg}); accepted: {accepted}") from None
+        line = f"{error.filename or path}:{error.lineno or 1}"
+        raise UserError(f"{line}: not Python ({error.msg}); accepted: {accepted}") from None
     except (Exception, SystemExit) as error:
         raise UserError(f"{path}: it raised {type(error).__name__} ({error}); accepted: {accepted}") from None
     if not isinstance(config, ConfigDict):
@@ -128,32 +181,74 @@ def _load(path: str, *argument: str) -> Any:
     return config
 
 
-def _check_fields(words: list[str], config: Any) -> None:
-    """Raise `UserError` for the first ``--config.FIELD`` that the config does not have, with those that it has."""
-    for word in words:
-        override = re.match(r"--?config\.([\w.]+)(.*)", word)
-        if override is None:
-            continue
-        group, place = config, "config"
-        for name in override.group(1).split("."):
-            if not hasattr(group, "keys") or name not in group:
-                fields = f"the fields of {place} are {', '.join(group)}" if hasattr(group, "keys") else "it is no group"
-                raise reject(f"{place}.{name}", override.group(2).removeprefix("="), f"no such field; {fields}")
-            group, place = group[name], f"{place}.{name}"
+def _override(config: Any, given: Mapping[str, str | bool]) -> dict[str, Any]:
+    """The values of `config` with those of the fields in `given`.
+
+    Raises `UserError` for a field or a value that it does not take, and for one that it needs and that is not given.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    words = ["main"]
+    for name, value in given.items():
+        kind = _kind(name, value, config)
+        if isinstance(value, bool) and kind is not bool:
+            raise reject(name, "" if value else "no", _taken(kind))
+        if kind is type(None):  # of no type yet: what the text says as Python, or the text
+            _set(config, name, str(value))
+        else:
+            words.append(f"--{name}={value}")
+    values = flags.FlagValues()
+    try:
+        if len(words) > 1:
+            config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
+            values(words)
+            config = values.config
+        return dict(config.to_dict())
+    except Exception as error:
+        raise _misfit(error, config) from None
+
+
+def _kind(path: str, value: object, config: Any) -> type:
+    """The type of the field at `path`. Raises `UserError`, with the fields that are there, where none is."""
+    group, place, kind = config, "config", type(config)
+    for name in path.split(".")[1:]:
+        if not hasattr(group, "keys") or name not in group:
+            fields = f"the fields of {place} are {', '.join(group)}" if hasattr(group, "keys") else "it is no group"
+            raise reject(f"{place}.{name}", value, f"no such field; {fields}")
+        try:
+            kind = group.get_type(name)
+        except Exception:  # a placeholder for what must be given
+            kind = type(None)
+        place = f"{place}.{name}"
+        group = group[name] if hasattr(kind, "keys") else None
+    return kind
+
+
+def _set(config: Any, path: str, value: str) -> None:
+    *groups, last = path.split(".")[1:]
+    for name in groups:
+        config = config[name]
+    with config.ignore_type():
+        try:
+            config[last] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            config[last] = value
+
+
+def _taken(kind: type) -> str:
+    """What a field of a config takes."""
+    return "no value: it is a group of fields" if hasattr(kind, "keys") else f"a value of type {kind.__name__}"
 
 
 def _misfit(error: Exception, config: Any) -> UserError:
-    """The line for a value that the flag parser refused."""
-    text = " ".join(str(error).split())
-    refused = re.match(r"flag --config\.([\w.]+)=(.*?): ", text)
+    """The line for a value that the flag parser refused, or that the config cannot tell."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    refused = re.match(r"flag --(config\.[\w.]+)=(.*?): ", text)
     if refused is None:
-        return UserError(f"command line: {text or type(error).__name__}; accepted: {FLAGS}")
-    field, value = refused.groups()
-    for name in field.split("."):
-        config = config[name]
-    is_group = hasattr(config, "keys")
-    accepted = "no value: it is a group of fields" if is_group else f"a value of type {type(config).__name__}"
-    return reject(f"config.{field}", value, accepted)
+        return UserError(f"config: {text}; accepted: a value for each field, as --config.FIELD=VALUE")
+    name, value = refused.groups()
+    return reject(name, value, _taken(_kind(name, value, config)))
 
 
 def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
@@ -162,6 +257,8 @@ def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
     sys.unraisablehook = lambda echo: None if _is_echo(echo) else sys.__unraisablehook__(echo)
     threading.excepthook = lambda echo: None if _is_echo(echo) else threading.__excepthook__(echo)
     warnings.filterwarnings("ignore", r"coroutine .* was never awaited")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a letter shows its number
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main(argv)
     except (UserError, RunError) as error:
@@ -169,6 +266,10 @@ def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
     except KeyboardInterrupt:
         return _end(130, "interrupted; the same command with this --workdir goes on from the last checkpoint")
     except OSError as error:
+        if error.errno in NO_ACCESS and error.filename:
+            return _end(
+                2, f"{error.filename}: {error.strerror}; accepted: what can be read, and written to where a run is"
+            )
         if error.errno not in DISK_FULL:
             raise
         place = f" at {error.filename}" if error.filename else ""

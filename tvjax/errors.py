@@ -1,5 +1,12 @@
 """The two ways a run ends badly, each with its exit code and one line that a user can act on."""
 
+import difflib
+import re
+from collections.abc import Iterable
+
+LONGEST = 400
+"""Characters of what was given that a line repeats."""
+
 
 class UserError(Exception):
     """The user's input is wrong (exit code 2). The message names the field or file, what was given and is accepted."""
@@ -14,6 +21,32 @@ class RunError(Exception):
 
 
 def reject(field: str, given: object, accepted: str) -> UserError:
-    """What to raise for a bad value of `field`, in one line: what was given, and what is accepted."""
-    shown = " ".join(repr(given).split()) if "\n" in repr(given) else repr(given)
-    return UserError(f"{field}: given {shown if len(shown) <= 300 else shown[:300] + '..'}; accepted: {accepted}")
+    """What to raise for a bad value of `field`, in one line: what was given, and what is accepted.
+
+    Where `accepted` lists names, the one nearest to what was given is named too; where it says that there is "no such
+    field", the one nearest to the last part of `field`.
+    """
+    word = re.split(r"[. ]", field)[-1] if accepted.startswith("no such field") else given
+    text = " ".join(repr(given).split()) if "\n" in repr(given) else repr(given)
+    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return UserError(f"{field}: given {shown}; accepted: {accepted}{near(word, _names(accepted))}")
+
+
+def near(word: object, names: Iterable[str], before: str = "") -> str:
+    """``; did you mean 'NAME'?`` for the one of `names` that is most like `word`, or "" where none is.
+
+    before: what stands before each name where it is used, as the folder of a file.
+    """
+    lower = {name.lower(): name for name in names}
+    if not isinstance(word, str) or word in lower.values():
+        return ""
+    found = difflib.get_close_matches(word.lower()[:LONGEST], lower, n=1)
+    return f"; did you mean {before + lower[found[0]]!r}?" if found else ""
+
+
+def _names(accepted: str) -> list[str]:
+    """The names that a text lists, such as ``one of a, b``, ``the fields are a, b`` and ``'a', 'b', or indices``."""
+    listed = re.split(r"\bone of | are |: ", accepted)[-1]
+    parts = [part.strip("'\"") for part in re.split(r",? or |, |\|", listed)]
+    names = [part for part in parts if re.fullmatch(r"[^\W\d][\w./:-]*", part) and part != "more"]
+    return names if len(names) > 1 else []

@@ -1,4 +1,4 @@
-"""Files are whole or absent: written beside their place, then moved into it; and one way to read JSON.
+"""Files are whole or absent: written beside their place, then moved into it; and one way to read a path and JSON.
 
 Of several processes the first alone writes.
 """
@@ -9,8 +9,31 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tvjax.errors import UserError
+from tvjax.errors import UserError, near, reject
 from tvjax.parallel import processes
+
+
+def user_path(path: str | os.PathLike[str], field: str = "path") -> Path:
+    """The place that a user names: ``~`` is the home folder, ``~NAME`` that of a user of this machine.
+
+    Raises `UserError`, which names `field`, for a home that is not there and for what no path can be.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise reject(field, path, "a path")
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        raise reject(field, text, "a path; what begins with ~ is a home folder, and here is none (./~ is a name)")
+    return Path(found)
+
+
+def nearest_beside(path: Path) -> str:
+    """``; did you mean 'PATH'?`` where the folder of `path` has something of a like name; "" elsewhere."""
+    try:
+        names = [name for name in os.listdir(path.parent) if not name.startswith(".")]
+    except (OSError, ValueError):
+        return ""
+    return near(path.name, names, "" if path.parent == Path() else f"{path.parent}/")
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -43,10 +66,13 @@ def read_text(path: Path, advice: str) -> str:
 
 def read_json(path: Path, advice: str) -> dict[str, Any]:
     """The object in a JSON file. Raises `UserError`, with `advice` behind it, where there is none."""
+    text = read_text(path, advice)
     try:
-        value = json.loads(read_text(path, advice))
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not whole JSON (line {error.lineno}: {error.msg}); {advice}") from None
+    except (ValueError, RecursionError) as error:  # a number of too many digits, too deep a nesting
+        raise UserError(f"{path}: JSON that cannot be read ({type(error).__name__}); {advice}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: not a JSON object; {advice}")
     return value

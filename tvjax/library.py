@@ -6,6 +6,7 @@ Prompts are a `Prompt`, texts (for a model with a tokenizer), `Tokens`, or the d
 
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tvjax.errors import UserError, reject
-from tvjax.files import read_json
+from tvjax.files import nearest_beside, read_json, user_path
 from tvjax.nn import decoding
 from tvjax.nn.decoder import PADDING, PRECISIONS, Decoder, Precision
 from tvjax.nn.inputs import Inputs, Prompts, check_length, inputs_of, texts_of
@@ -30,13 +31,17 @@ from tvjax.vectors import origin
 from tvjax.vectors.edits import Write
 
 Edits = Write | Sequence[Write] | dict[str, Any] | None
+A_MODEL = (
+    "accepted: the folder of a tvp run, or one with config.json, *.safetensors and tokenizer.json, as transformers'"
+    " save_pretrained writes it and huggingface_hub's snapshot_download fetches it"
+)
 
 
 def load(
     path: str | Path,
     member: str | None = None,
     *,
-    dtype: str | None = None,
+    dtype: Any = None,
     mesh: Mesh | None = None,
     unroll: int = 0,
     precision: Precision | None = None,
@@ -44,30 +49,55 @@ def load(
     """The model in a run directory or in a Hugging Face folder (config.json, safetensors, tokenizer.json).
 
     Of a run, `member` names one of its population (the last one by default), and `model.source` holds its settings:
-    `.task` and `.layout` sample prompts for it. Of a Hugging Face folder, dtype is that of parameters and activations
-    (the file's by default), the parameters lie on `mesh`, and unroll is how many layers one iteration runs: 0, all of
-    them, is fastest and compiles longest, and `generate` then makes a second copy of the blocks' parameters, which 1
-    does not. precision: how exact products of float32 are on a GPU or TPU, "highest", "high" or "default"; None is that
-    of the run, and of a Hugging Face folder "highest". Raises `UserError` where `path` is neither.
+    `.task` and `.layout` sample prompts for it. Of a Hugging Face folder, dtype, a name or one of numpy's or jax's, is
+    that of parameters and activations (the file's by default), the parameters lie on `mesh`, and unroll is how many
+    layers one iteration runs: 0, all of them, is fastest and compiles longest, and `generate` then makes a second copy
+    of the blocks' parameters, which 1 does not. precision: how exact products of float32 are on a GPU or TPU,
+    "highest", "high" or "default"; None is that of the run, and of a Hugging Face folder "highest". Raises `UserError`
+    where `path` is neither, and where more is asked for than it has.
     """
-    from tvjax.nn.pretrained import load_model
-
     if precision not in (None, *PRECISIONS):
         raise reject("precision", precision, f"None or one of {', '.join(PRECISIONS)}")
-    folder = Path(path)
-    if not folder.is_dir():
-        raise UserError(f"{path}: no such folder; accepted: a run directory or a Hugging Face folder")
-    values = read_json(folder / "config.json", "accepted: a run directory or a Hugging Face folder")
+    folder = user_path(path)
+    if not os.path.isdir(folder):
+        what = "a file" if os.path.exists(folder) else "no such folder"
+        raise UserError(f"{path}: {what}; {A_MODEL}{nearest_beside(folder)}")
+    values = read_json(folder / "config.json", A_MODEL)
     if "model_type" in values:
-        model = load_model(folder, dtype=dtype, mesh=mesh, unroll=unroll)
-    else:
-        from tvjax.experiments import experiment_of, tvp
+        from tvjax.nn.pretrained import load_model
 
-        experiment_of(values)
-        model = tvp.load(folder, values, member)
+        if member is not None:
+            raise reject("member", member, "None: a Hugging Face folder holds one model")
+        model = load_model(folder, dtype=_dtype(dtype), mesh=mesh, unroll=unroll)
+    else:
+        for name, given, usual in (("dtype", dtype, None), ("mesh", mesh, None), ("unroll", unroll, 0)):
+            if given != usual:
+                raise reject(name, given, f"{usual} for a run, whose model is as its config says")
+        model = _of_run(folder, values, member)
     if precision is None:
         return model
     return dataclasses.replace(model, config=dataclasses.replace(model.config, matmul_precision=precision))
+
+
+def _of_run(folder: Path, values: dict[str, Any], member: str | None) -> Model:
+    from tvjax.experiments import experiment_of, tvp
+
+    if "experiment" not in values:
+        raise UserError(f"{folder}/config.json: neither model_type nor experiment is in it; {A_MODEL}")
+    if experiment_of(values) != "tvp":
+        inner = f"; it made {folder}/model" if os.path.isfile(folder / "model" / "config.json") else ""
+        raise UserError(f"{folder}: a run of {values['experiment']}; {A_MODEL}{inner}")
+    return tvp.load(folder, values, member)
+
+
+def _dtype(given: Any) -> str | None:
+    """The name of a dtype, which may be given as one of numpy's or jax's."""
+    if given is None or isinstance(given, str):
+        return given
+    try:
+        return np.dtype(given).name
+    except TypeError:
+        raise reject("dtype", given, "the name of a dtype, e.g. 'bfloat16', or jnp.bfloat16") from None
 
 
 def atv(
@@ -82,7 +112,7 @@ def atv(
     """
     from tvjax.experiments import atv as experiment
 
-    folder = Path(run_dir)
+    folder = user_path(run_dir, "run_dir")
     values = read_json(folder / "config.json", "accepted: the workdir of an ATV run")
     if values.get("experiment") != "atv":
         raise reject("run_dir", str(run_dir), "the workdir of an ATV run")
@@ -96,7 +126,10 @@ def export(model: Model, path: str | Path) -> None:
     """Write `model` as a folder that `transformers` loads. Raises `UserError` for a decoder that it has no name for."""
     from tvjax.nn.pretrained import save_model
 
-    save_model(model, Path(path))
+    folder = user_path(path)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise reject("path", str(path), "a folder, or a name for one that is not there yet")
+    save_model(model, folder)
 
 
 def _tree(model: Model, edits: Edits, inputs: Inputs) -> Any:

@@ -4,7 +4,7 @@
                            (may be left out where --workdir holds a run: it is that of the run)
   --config.FIELD=VALUE     change one field, e.g. --config.train.steps=200 or --config.population.seed="(0,1)"
   --workdir=DIR            the run directory; what it holds is gone on with (default: a new one, runs/NAME-DATE);
-                           gs://BUCKET/RUN is one too
+                           gs://BUCKET/RUN is one too, and ~/DIR one in the home folder
   --mode=train|eval|report train, evaluate and report; or only from the second, or the third, on (default: train)
   --mode=plan              compile for --config.plan.devices=N of --config.plan.hardware=NAME and say what it would take
   --profile=FIRST:LAST     trace the dispatches that hold these steps of training, into profile/ of the run directory
@@ -13,6 +13,7 @@ Exit codes: 0 done; 2 the input is wrong; 3 the run cannot go on; 143 stopped by
 """
 
 import json
+import re
 import sys
 import time
 
@@ -24,14 +25,18 @@ from tvjax.parallel import processes
 
 def main(argv: list[str]) -> None:
     """Do what the command line asks for. Raises `UserError`, `RunError`, or SystemExit with the exit code."""
-    if "--help" in argv or "-h" in argv:
+    if any(re.fullmatch("-h|--?help(=.*)?", word) for word in argv[1:]):
         print(__doc__.strip())
         return
     argv, steps = read_profile(argv)
     config, name, workdir, mode = read_flags(argv)
     if steps and mode != "train":
         raise reject("--mode", mode, "train, with --profile: there are no steps elsewhere")
+    if mode != "report":
+        processes.start()
     processes.join()
+    if mode in ("train", "eval"):
+        processes.check_devices()
     if processes.count() > 1 and not workdir:
         raise reject("--workdir", workdir, "a folder: the processes share it, and go on with what it holds")
     workdir = workdir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"

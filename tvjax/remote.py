@@ -11,6 +11,8 @@ from typing import Any
 
 from etils import epath
 
+from tvjax.errors import reject
+from tvjax.files import user_path
 from tvjax.parallel import processes
 
 CHECKPOINTS = "checkpoints"
@@ -19,12 +21,25 @@ CHECKPOINTS = "checkpoints"
 def here(workdir: str) -> Path:
     """The folder in which a run works: `workdir` itself, or the one that stands for it, filled with what is there."""
     if "://" not in workdir:
-        return Path(workdir)
+        return user_path(workdir, "--workdir")
+    place(workdir)
     folder = Path(tempfile.mkdtemp(prefix=f"tvjax-{processes.index()}-")) / "run"  # of this process alone
     folder.mkdir()
     _address(folder).write_text(workdir)
     _copy(there(folder), folder)
     return folder
+
+
+def place(workdir: str) -> Any:
+    """Where `workdir` is, here or in a store, as a path. Raises `UserError` for a store that nothing here reads."""
+    if "://" not in workdir:
+        return user_path(workdir, "--workdir")
+    try:
+        found = _at(workdir)
+        found.exists()
+    except (KeyError, ImportError) as error:
+        raise reject("--workdir", workdir, f"a folder, or gs://BUCKET/RUN where gcsfs is installed ({error})") from None
+    return found
 
 
 def there(folder: Path) -> Any:

@@ -130,6 +130,18 @@ FILES = {
     "lacks.py": "config = 3\n",
     "number.py": "def get_config():\n    return 3\n",
     "empty.py": "from ml_collections import ConfigDict as get_config\n",
+    "binary.py": "\xff\xfe = 3",
+    "lazy.py": (
+        "from ml_collections import ConfigDict, config_dict\n"
+        "def get_config(): return ConfigDict({'experiment': 'tvp', 'a': config_dict.placeholder(int, required=True)})\n"
+    ),
+    "none.py": (
+        "import runpy\n"
+        "def get_config():\n"
+        "    config = runpy.run_path('CONFIG')['get_config']()\n"
+        "    with config.ignore_type(): config.task.name = None\n"
+        "    return config\n"
+    ),
     "other.py": "from ml_collections import ConfigDict\nget_config = lambda: ConfigDict({'experiment': 'atvv'})\n",
 }
 
@@ -164,7 +176,12 @@ LINES = {
     "profile of one step": (["--config=CONFIG", "--profile=10"], "--profile", "'10'", "FIRST:LAST"),
     "profile of step 0": (["--config=CONFIG", "--profile=0:5"], "--profile", "'0:5'", "being 1"),
     "profile backwards": (["--config=CONFIG", "--profile=15:10"], "--profile", "'15:10'", "in this order"),
-    "profile of no training": (["--config=CONFIG", "--profile=1:5", "--mode=eval"], "--mode", "'eval'", "--profile"),
+    "profile of no training": (
+        ["--workdir=FOLDER/run", "--profile=1:5", "--mode=eval"],
+        "--mode",
+        "'eval'",
+        "--profile",
+    ),
     "unknown flag": (["--config=CONFIG", "--wrokdir=x"], "--wrokdir", "'x'", "--workdir"),
     "stray argument": (["--config=CONFIG", "stray"], "'stray'", "flags only"),
     "mesh": (["--config=CONFIG", "--config.mesh.data=16"], "config.mesh", "16", "at most 8", "devices"),
@@ -175,6 +192,78 @@ LINES = {
     "workdir under a file": (["--config=CONFIG", "--workdir=FOLDER/lacks.py/run"], "--workdir", "lacks.py/run", "made"),
     "workdir that is a file": (["--config=CONFIG", "--workdir=FOLDER/lacks.py"], "--workdir", "lacks.py", "folder"),
     "foreign folder": (["--config=CONFIG", "--workdir=FOLDER"], "--workdir", "FOLDER", "an empty folder"),
+    "a flag file": (["--config=CONFIG", "--flagfile=nowhere"], "--flagfile", "'nowhere'", "flags only"),
+    "no flag file": (["--config=CONFIG", "--flagfile="], "--flagfile", "flags only"),
+    "undefok": (["--config=CONFIG", "--undefok=foo", "--foo=3"], "--undefok", "'foo'", "flags only"),
+    "another help": (["--helpfull"], "--helpfull", "did you mean '--help'?"),
+    "config twice": (["--config=CONFIG", "--config=CONFIG:sinusoid"], "--config: given twice"),
+    "a field twice": (["--config=CONFIG", "--config.train.steps=50", "--config.train.steps=100"], "steps: given twice"),
+    "workdir twice": (["--config=CONFIG", "--workdir=a", "--workdir=b"], "--workdir: given twice, 'a' and 'b'"),
+    "mode twice": (["--config=CONFIG", "--mode=eval", "--mode=train"], "--mode: given twice"),
+    "profile twice": (["--config=CONFIG", "--profile=1:5", "--profile=2:6"], "--profile", "'1:5 2:6'", "FIRST:LAST"),
+    "profile of many digits": (["--config=CONFIG", "--profile=1:" + "9" * 5000], "--profile", "FIRST:LAST"),
+    "config without a name": (["--config="], "--config", "''", "a config file"),
+    "empty workdir": (["--config=CONFIG", "--workdir="], "--workdir", "''", "a folder"),
+    "workdir without a value": (["--config=CONFIG", "--workdir", "--mode=train"], "--workdir", "''", "a folder"),
+    "empty mode": (["--config=CONFIG", "--mode="], "--mode", "''", "train, eval"),
+    "a mode that is not": (["--config=CONFIG", "--nomode"], "--nomode", "did you mean '--mode'?"),
+    "no to a number": (["--config=CONFIG", "--noconfig.train.steps"], "config.train.steps", "type int"),
+    "no to no field": (["--config=CONFIG", "--noconfig.model.bais"], "config.model.bais", "did you mean 'bias'?"),
+    "no field": (["--config=CONFIG", "--config.=3"], "config.", "no such field"),
+    "entry of a tuple": (["--config=CONFIG", "--config.population.seed[5]=3"], "seed[5]", "no such field"),
+    "bracket": (["--config=CONFIG", "--config.population.seed[=3"], "seed[", "no such field"),
+    "a text without its value": (["--config=CONFIG", "--config.task.name"], "config.task.name", "type str"),
+    "digits": (["--config=CONFIG", "--config.train.steps=" + "9" * 5000], "config.train.steps", "type int"),
+    "exponent": (["--config=CONFIG", "--config.train.steps=1e3"], "config.train.steps", "'1e3'", "type int"),
+    "Python": (["--config=CONFIG", "--config.population.seed=open('x','w')"], "config.population.seed", "int"),
+    "only dashes": (["--config=CONFIG", "--"], "command line", "'--'", "flags only"),
+    "an empty word": (["--config=CONFIG", ""], "command line", "''", "flags only"),
+    "NUL": (["--config=CONFIG", "--workdir=a\0b"], "command line", "without NUL"),
+    "no UTF-8": (["--config=CONFIG", "--workdir=a\udcff"], "command line", "UTF-8"),
+    "too long a name": (["--config=CONFIG", "--workdir=" + "a" * 300], "--workdir", "too long"),
+    "too long a name to plan": (["--config=CONFIG", "--mode=plan", "--workdir=" + "a" * 300], "--workdir", "too long"),
+    "too long a name of a run": (["--mode=report", "--workdir=" + "a" * 300], "--workdir", "the folder of a run"),
+    "too long a name of a config": (["--config=" + "a" * 300 + ".py"], "--config", "that exists"),
+    "a plan in a file": (["--config=CONFIG", "--mode=plan", "--workdir=FOLDER/lacks.py"], "--workdir", "can be made"),
+    "a plan where nothing is": (["--config=CONFIG", "--mode=plan", "--workdir=/proc/a"], "--workdir", "can be made"),
+    "nobody's home": (["--config=CONFIG", "--workdir=~no-such-user/a"], "--workdir", "~no-such-user/a", "home folder"),
+    "nobody's config": (["--config=~no-such-user/a.py"], "--config", "~no-such-user/a.py", "home folder"),
+    "an unknown store": (["--config=CONFIG", "--workdir=http://a/b"], "--workdir", "http://a/b", "gs://BUCKET/RUN"),
+    "no UTF-8 in a config": (["--config=FOLDER/binary.py"], "binary.py:1", "not Python"),
+    "a placeholder": (["--config=FOLDER/lazy.py"], "config", "required", "a value for each field"),
+    "a placeholder that is set wrongly": (["--config=FOLDER/lazy.py", "--config.a=x"], "config.a", "'x'"),
+    "None in a config": (["--config=FOLDER/none.py"], "config.task.name", "None", "linear"),
+    "None in a config, set": (["--config=FOLDER/none.py", "--config.task.name=3"], "config.task.name", "3", "linear"),
+    "too many arguments": (["--config=ROOT/configs/atv_text.py:a"], "atv_text.py", "get_config()"),
+    "near mode": (["--config=CONFIG", "--mode=reprot"], "did you mean 'report'?"),
+    "near flag": (["--config=CONFIG", "--wrokdir=x"], "did you mean '--workdir'?"),
+    "near field": (["--config=CONFIG", "--config.model.widht=3"], "did you mean 'width'?"),
+    "near group": (["--config=CONFIG", "--config.modle.width=3"], "did you mean 'model'?"),
+    "near argument": (["--config=CONFIG:sinusiod"], "did you mean 'sinusoid'?"),
+    "near config": (["--config=ROOT/configs/tvp_synthetc.py"], "did you mean 'ROOT/configs/tvp_synthetic.py'?"),
+    "near experiment": (["--config=FOLDER/other.py"], "did you mean 'atv'?"),
+    "near family": (["--config=CONFIG", "--config.task.name=linaer"], "did you mean 'linear'?"),
+    "near layout": (["--config=CONFIG", "--config.prompt.layout=xzyy"], "did you mean 'xzy'?"),
+    "near hardware": (
+        ["--config=CONFIG", "--mode=plan", "--workdir=FOLDER/new", "--config.plan.hardware=tpu-v5pp"],
+        "did you mean 'tpu-v5p'?",
+    ),
+    "near run": (["--mode=report", "--workdir=FOLDER/runn"], "--workdir", "did you mean 'FOLDER/run'?"),
+    "near run to evaluate": (["--mode=eval", "--workdir=FOLDER/runn"], "--workdir", "did you mean 'FOLDER/run'?"),
+    "report without a run": (["--config=CONFIG", "--mode=report"], "--workdir", "the folder of a run"),
+    "report of another value": (
+        ["--workdir=FOLDER/run", "--mode=report", "--config.train.steps=7"],
+        "config.train.steps",
+        "7",
+        "FOLDER/run/config.json",
+    ),
+    "report of another mesh": (
+        ["--workdir=FOLDER/run", "--mode=report", "--config.mesh.data=2"],
+        "config.mesh.data",
+        "2",
+        "FOLDER/run/config.json",
+    ),
+    "report of another config": (["--config=CONFIG:sinusoid", "--workdir=FOLDER/run", "--mode=report"], "config."),
     "another config": (
         ["--config=CONFIG", "--workdir=FOLDER/run", "--config.model.width=32"],
         "config.model.width",
@@ -188,13 +277,16 @@ LINES = {
 def folder(tmp_path) -> Path:
     """Config files that are wrong, an empty folder, and the run directory of the stock config."""
     for name, content in FILES.items():
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content.replace("CONFIG", str(CONFIG)).encode("latin-1"))
     (tmp_path / "new").mkdir()
     return tmp_path
 
 
 def put_in(words: list[str], folder: Path) -> list[str]:
-    return [word.replace("CONFIG", str(CONFIG)).replace("FOLDER", str(folder)) for word in words]
+    names = {"CONFIG": CONFIG, "FOLDER": folder, "ROOT": REPOSITORY}
+    for name, place in names.items():
+        words = [word.replace(name, str(place)) for word in words]
+    return words
 
 
 @pytest.mark.parametrize("row", LINES.values(), ids=LINES.keys())

@@ -117,6 +117,13 @@ def test_wrong_use_ends_with_code_2_and_one_line(stage, job):
     assert not stage.calls("srun")
 
 
+@pytest.mark.parametrize("wrong", [{"RESTARTS": "ten"}, {"SAVING_SECONDS": "long"}], ids=str)
+def test_a_variable_that_is_no_number_is_named(stage, job, wrong):
+    code, err = ended(job(**wrong))
+    assert code == 2 and err.count("\n") == 1 and f"tvjax: {next(iter(wrong))}: given" in err
+    assert not stage.calls("srun")
+
+
 def test_help_says_how_it_is_used(stage):
     code, out, _ = stage.run("bash", "launch/slurm.sbatch", "--help")
     assert code == 0 and out.startswith("Usage, in the folder of the checkout: sbatch")

@@ -166,6 +166,12 @@ class TestUse:
         code, _, err = pod(stage, "--config=c.py")
         assert code == 2 and err.count("\n") == 1 and "--workdir=gs://" in err
 
+    @pytest.mark.parametrize("wrong", [{"RESTARTS": "ten"}, {"ENDING": "1.5"}, {"POLL": "soon"}], ids=str)
+    def test_a_variable_that_is_no_number_is_named(self, stage, wrong):
+        code, _, err = pod(stage, **wrong)
+        assert code == 2 and err.count("\n") == 1 and f"tvjax: {next(iter(wrong))}: given" in err
+        assert not stage.calls("gcloud")
+
     def test_help_says_how_it_is_used(self, stage):
         code, out, _ = stage.run("bash", "launch/tpu_pod.sh", "--help")
         assert code == 0 and out.startswith("Usage: bash launch/tpu_pod.sh NAME ZONE -- ARGUMENTS")

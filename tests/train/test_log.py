@@ -150,3 +150,10 @@ def test_on_a_terminal_a_bar_shows_the_step_the_risks_and_the_speed(monkeypatch)
     text = stream.getvalue()
     assert "training" in text and "45/100" in text and "2.0 steps/s" in text and "icl loss 0.5" in text
     assert "step 45/100" not in text
+
+
+@pytest.mark.parametrize("damaged", ["[1]", "null", "3", '{"step": "1"}', '{"member": "a"}', '{"a":' * 10**5])
+def test_rows_end_where_a_line_is_no_row(damaged, tmp_path):
+    first = rows(5)[0]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([json.dumps(first), damaged, json.dumps(first)]))
+    assert read_rows(tmp_path / "metrics.jsonl") == [first]

@@ -21,6 +21,6 @@ EXPERIMENTS: dict[str, Callable[[Mapping[str, Any], Path, str], Any]] = {
 def experiment_of(config: Mapping[str, Any]) -> str:
     """The name of the experiment that `config` asks for. Raises `UserError` for one that is not there."""
     name = config.get("experiment")
-    if name not in EXPERIMENTS:
+    if not isinstance(name, str) or name not in EXPERIMENTS:
         raise reject("config.experiment", name, ", ".join(EXPERIMENTS))
-    return str(name)
+    return name

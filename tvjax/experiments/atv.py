@@ -30,7 +30,7 @@ from tvjax.experiments.atv_methods import (
 from tvjax.experiments.atv_settings import TRAINED, ATVSettings, check_model
 from tvjax.experiments.bench import Bench
 from tvjax.experiments.text_data import keep_tasks
-from tvjax.files import write_json
+from tvjax.files import user_path, write_json
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer, load_model
@@ -66,11 +66,12 @@ def _models(
             found.append(target)
         elif chosen.path:
             mesh = processes.own(make_mesh(**dataclasses.asdict(s.mesh)))
-            found.append(load_model(Path(chosen.path), mesh=mesh, unroll=1, **how))  # as `small_model`
+            folder = user_path(chosen.path, f"config.{part}.path")
+            found.append(load_model(folder, mesh=mesh, unroll=1, **how))  # as `small_model`
         else:
             where = {"place": f"config.training.{part}", "names": f"config.{part}.trained"}
-            trained = Path(chosen.trained)
-            found.append(text_model.small_model(config["training"][part], trained, say, **where, **how))
+            folder = user_path(chosen.trained, f"config.{part}.trained")
+            found.append(text_model.small_model(config["training"][part], folder, say, **where, **how))
     if found[1].source.tokenizer is None:
         raise reject("config.generator.path", s.generator.path, "a folder with a tokenizer.json")
     params = {name: value for name, value in found[1].params.items() if name != "readout"}

@@ -22,7 +22,7 @@ from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir, tvp
 from tvjax.experiments.atv_tvp_settings import ATVTVPSettings, target_config
 from tvjax.experiments.atv_tvp_writer import Target, WriterExperiment
-from tvjax.files import read_json, write_json
+from tvjax.files import read_json, user_path, write_json
 from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks import NO_SHIFT, draw, reference_scores
@@ -33,7 +33,7 @@ from tvjax.vectors import store
 def open_target(s: ATVTVPSettings, config: Mapping[str, Any], say: Callable[[str], None]) -> Target:
     """The frozen member, whose run is trained first, once, where there is none."""
     values, settings = target_config(s.target, config), s.target_settings(config)
-    folder = Path(s.target.run or s.target.trained)
+    folder = user_path(s.target.run or s.target.trained, "config.target." + ("run" if s.target.run else "trained"))
     if not s.target.run:
         where = {"place": "config.training", "names": "config.target.trained"}
         rundir.run_once(tvp.run, values, folder, say, what="the target", **where)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from tvjax.errors import UserError, reject
@@ -19,7 +18,7 @@ from tvjax.experiments.settings import (
     groups,
 )
 from tvjax.experiments.tvp_settings import MeshConfig, TVPSettings
-from tvjax.files import read_json
+from tvjax.files import read_json, user_path
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.train.loop import TrainConfig
 from tvjax.train.state import OptimizerConfig
@@ -135,7 +134,7 @@ def target_config(c: TargetConfig, config: Mapping[str, Any]) -> Mapping[str, An
     """The config of the target's run. Raises `UserError` where `c.run` holds none, or another experiment's."""
     if not c.run:
         return group(config.get("training"), "config.training")
-    values = read_json(Path(c.run) / "config.json", A_RUN)
+    values = read_json(user_path(c.run, "config.target.run") / "config.json", A_RUN)
     if values.get("experiment") != "tvp":
         raise reject("config.target.run", c.run, "the workdir of a TVP run (config.experiment = 'tvp')")
     return values

@@ -76,6 +76,7 @@ def plan(config: Config, folder: Path, say: Callable[[str], None] = print) -> Pl
     at_least(0, "config.plan", devices=c.devices)
     at_least(1, "config.plan", query_tokens=c.query_tokens, answer_tokens=c.answer_tokens)
     config = {name: value for name, value in config.items() if name != "plan"}
+    rundir.make_folder(folder)
     chip = chip_named(c.hardware)
     sizes = mesh_sizes(build(MeshConfig, config.get("mesh", {}), "config.mesh"), c.devices)
     mesh = make_mesh(**sizes, devices=devices_of(chip, math.prod(sizes.values())))

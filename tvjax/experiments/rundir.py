@@ -6,15 +6,15 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from tvjax.errors import UserError, reject
-from tvjax.files import read_json, write_json
+from tvjax.experiments import code
+from tvjax.files import read_json, write_json, write_whole
 from tvjax.parallel import processes
 from tvjax.train.loop import Trainer
 from tvjax.train.state import TrainState
@@ -57,12 +57,7 @@ def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:
 def _prepare(folder: Path, config: Mapping[str, Any], new: bool) -> None:
     if not new:
         check_same(folder, config)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise reject("--workdir", str(folder), f"a folder that can be made ({error.strerror})") from None
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise reject("--workdir", str(folder), "a folder that can be written")
+    make_folder(folder)
     if (folder / "config.json").exists():
         check_same(folder, config)
     elif any(path.name != PLAN and not path.name.startswith(".config.json.") for path in folder.iterdir()):
@@ -75,23 +70,51 @@ def _prepare(folder: Path, config: Mapping[str, Any], new: bool) -> None:
     _keep_environment(folder / "environment.json")
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run, unless it is there. Raises `UserError` where it cannot be made or written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise reject("--workdir", str(folder), f"a folder that can be made ({error.strerror})") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise reject("--workdir", str(folder), "a folder that can be written")
+
+
 def _keep_environment(path: Path) -> None:
-    """Write in what this process runs; where a process before it ran in something else, that stays, as `earlier`."""
-    now, before = environment(), read_json(path, "accepted: none, or one that a run wrote") if path.exists() else {}
+    """Write in what this process runs; where a process before it ran in something else, that stays, as `earlier`.
+
+    What the code differs by from its commit is a file beside it, one for each difference.
+    """
+    accepted = "accepted: none, or one that a run wrote"
+    now, before = environment(), read_json(path, accepted) if path.exists() else {}
     earlier = before.pop("earlier", [])
+    if not isinstance(earlier, list):
+        raise UserError(f"{path}: earlier: given {earlier!r}; {accepted}")
     if before and before != now:
         earlier.append(before)
-    write_json(path, {**now, "earlier": earlier} if earlier else now)
+    difference = code.state()[1]
+    if difference and not (path.parent / now["git_diff"]).exists():
+        write_whole(path.parent / now["git_diff"], difference)
+    try:
+        write_json(path, {**now, "earlier": earlier} if earlier else now)
+    except ValueError:  # a NaN that stood there
+        raise UserError(f"{path}: has what JSON has not; {accepted}") from None
 
 
-def check_same(folder: Path, config: Mapping[str, Any], place: str = "config", names: str = "--workdir") -> None:
-    """Raise `UserError` where the run in `folder` has another config than `config`.
+def check_same(
+    folder: Path,
+    config: Mapping[str, Any],
+    place: str = "config",
+    names: str = "--workdir",
+    free: Collection[str] = FREE,
+) -> None:
+    """Raise `UserError` where the run in `folder` has another config than `config`, but for the groups `free`.
 
     place: where that stands in what the user gave; names: what names the folder there.
     """
     there, here = flatten(read_json(folder / "config.json", A_RUN)), flatten(config)
     for name in sorted(there.keys() | here.keys()):
-        if name.split(".")[1] in FREE:
+        if name.split(".")[1] in free:
             continue
         absent = LATER.get(name.rpartition(".")[2])
         if there.get(name, absent) != here.get(name, absent):
@@ -143,7 +166,7 @@ def run_of(folder: Path) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and the git commit, so that a number can be traced to what made it."""
+    """Versions, devices and the code (`code.state`), so that a number can be traced to what made it."""
     packages = ("tvjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     versions = {}
     for package in packages:
@@ -152,20 +175,13 @@ def environment() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     devices = jax.devices()
+    commit, difference = code.state()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "packages": versions,
         "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
-        "git_commit": _commit(),
+        "git_commit": commit,
+        **({"git_diff": code.name_of(difference)} if difference else {}),
     }
-
-
-def _commit() -> str:
-    source = Path(__file__).resolve().parent
-    command = ["git", "-C", str(source), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"

@@ -17,7 +17,7 @@ from tvjax.experiments import rundir, text_model
 from tvjax.experiments.bench import METHODS, Bench, VectorConfig, Vectors, best_layer, check_vectors, state_vectors
 from tvjax.experiments.settings import build, group, groups
 from tvjax.experiments.text_data import DataConfig, keep_tasks
-from tvjax.files import write_json
+from tvjax.files import user_path, write_json
 from tvjax.nn.decoder import Precision
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import load_model
@@ -116,9 +116,10 @@ def open_model(config: Mapping[str, Any], m: ModelConfig, say: Callable[[str], N
     """The model that `m`, config.model, names; that of config.training is trained first, once, where it names none."""
     how: dict[str, Any] = {"dtype": m.dtype or None, "matmul_precision": m.matmul_precision}
     if m.path:
-        return load_model(Path(m.path), **how)
+        return load_model(user_path(m.path, "config.model.path"), **how)
     where = {"place": "config.training", "names": "config.model.trained"}
-    return text_model.small_model(config["training"], Path(m.trained), say, **where, **how)
+    folder = user_path(m.trained, where["names"])
+    return text_model.small_model(config["training"], folder, say, **where, **how)
 
 
 def _save(path: Path, bench: Bench, name: str, entry: Mapping[str, Any], made: Mapping[str, Vectors]) -> None:

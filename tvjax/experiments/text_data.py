@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tvjax.errors import reject
 from tvjax.experiments.settings import at_least
+from tvjax.files import user_path
 from tvjax.parallel import processes
 from tvjax.tasks import records
 from tvjax.tasks.suite import suite
@@ -35,13 +36,14 @@ class DataConfig:
         if self.tfds and (self.path or self.tasks):
             raise reject("config.data.tfds", self.tfds, "() where config.data.path or config.data.tasks is given")
         if self.tfds:
-            found = [records.read_dataset(*row, data_dir=self.tfds_dir, most=self.most) for row in self.tfds]
+            place = str(user_path(self.tfds_dir, "config.data.tfds_dir")) if self.tfds_dir else ""
+            found = [records.read_dataset(*row, data_dir=place, most=self.most) for row in self.tfds]
             names = [task.name for task in found]
             if len(set(names)) < len(names):
                 raise reject("config.data.tfds", names, "data sets of different names")
             return {task.name: task for task in found}
         if self.path:
-            return read_folder(self.path, self.tasks)
+            return read_folder(user_path(self.path, "config.data.path"), self.tasks)
         known = suite()
         for name in self.tasks:
             if name not in known:

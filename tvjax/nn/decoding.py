@@ -15,6 +15,7 @@ from tvjax.errors import reject
 from tvjax.nn import selection
 from tvjax.nn.decoder import PADDING, Decoder, Past, apart
 from tvjax.nn.model import ADDRESSES, forward
+from tvjax.nn.show import brief
 from tvjax.nn.tokens import Tokens
 
 CACHE = ("blocks/keys", "blocks/values")
@@ -30,6 +31,8 @@ class Generated:
     ids_BN: jax.Array
     count_B: jax.Array
     activations: dict[str, jax.Array]
+
+    __repr__ = brief
 
 
 def past_of(found: Mapping[str, jax.Array], positions_BT: jax.Array, room: int = 0) -> Past:

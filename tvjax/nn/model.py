@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,22 @@ class Model:
     @property
     def decoder(self) -> Decoder:
         return Decoder(self.config)
+
+    def __repr__(self) -> str:
+        c, source = self.config, self.source
+        count = sum(math.prod(getattr(leaf, "shape", ())) for leaf in jax.tree.leaves(self.params))
+        heads = f"{c.num_heads} heads" + (f" ({c.kv_heads} of keys and values)" if c.kv_heads != c.num_heads else "")
+        inputs = f"{c.vocab_size} tokens" if c.inputs == "tokens" else "real inputs"
+        lines = [
+            f"Model of {c.num_layers} layers, width {c.width}, {heads}, {inputs}, {c.num_outputs} outputs",
+            f"{count:,} parameters in {c.param_dtype}, computed in {c.dtype}",
+        ]
+        if hasattr(source, "folder"):
+            tokenizer = "with" if source.tokenizer else "without"
+            lines.append(f"from {source.folder} ({source.values['model_type']}), {tokenizer} a tokenizer")
+        elif source is not None:
+            lines.append(f"from a run; source: {type(source).__name__}")
+        return "\n  ".join(lines)
 
 
 def cut(decoder: Decoder, params: Any, layer: int) -> tuple[tuple[Decoder, Any], tuple[Decoder, Any]]:

@@ -11,6 +11,7 @@ from flax import struct
 from tvjax.errors import reject
 from tvjax.nn.decoder import PADDING
 from tvjax.nn.selection import host
+from tvjax.nn.show import brief
 
 
 @struct.dataclass
@@ -23,6 +24,8 @@ class Tokens:
     ids_BT: jax.Array
     valid_BT: jax.Array
     start_B: jax.Array | None = None
+
+    __repr__ = brief
 
     @property
     def positions_BT(self) -> jax.Array:

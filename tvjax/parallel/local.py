@@ -205,17 +205,21 @@ def run(command: list[str], count: int, devices: int, restarts: int) -> int:
     raise RunError(f"a process was lost {restarts + 1} times; checkpoints are kept; the same command goes on from them")
 
 
+def _is_number(text: str, least: int) -> bool:
+    return re.fullmatch("[0-9]{1,9}", text) is not None and int(text) >= least
+
+
 def main(argv: list[str]) -> int:
     """Read the command line and run the job. Raises `UserError`."""
     count, *rest = argv[1:] or [""]
-    if not count.isdigit() or int(count) < 1 or rest[:1] != ["--"]:
+    if not _is_number(count, 1) or rest[:1] != ["--"]:
         raise reject("command line", " ".join(argv[1:]), "N -- ARGUMENTS, N processes and what tvjax.main is given")
     if in_a_larger_job() and count != "1":
         raise reject("command line", count, "1 process on each host, as TVJAX_PROCESSES is set")
     numbers = {}
     for name, usual, least in (("DEVICES_PER_PROCESS", "1", 1), ("RESTARTS", "3", 0)):
         given = os.environ.get(name, usual)
-        if not given.isdigit() or int(given) < least:
+        if not _is_number(given, least):
             raise reject(name, given, f"a number, {least} or more")
         numbers[name] = int(given)
     command = [sys.executable, "-m", "tvjax.main", *rest[1:]]

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tvjax.errors import RunError, UserError
+from tvjax.errors import RunError, UserError, reject
 
 HEARTBEAT_SECONDS = 20
 """A process that says nothing for so long is lost, and the others end: within twice as long at most."""
@@ -32,6 +32,8 @@ _LINE_BYTES = 2048
 _SIGNS_OF_LOSS = re.compile(
     r"[Gg]loo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|[Cc]onnection (reset|closed|refused)"
 )
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_HOST = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.%]+\]")
 _place = {"index": 0, "count": 1}
 
 
@@ -40,21 +42,10 @@ def join() -> None:
 
     Raises `UserError` where the environment names no whole job.
     """
-    named = os.environ.get("TVJAX_PROCESSES", "")
-    if not named:
+    job = _job()
+    if job is None:
         return
-    import jax
-
-    job: dict[str, Any] = {}
-    if named != "auto":
-        try:
-            job = {"num_processes": int(named), "process_id": int(os.environ["TVJAX_PROCESS_ID"])}
-            job["coordinator_address"] = os.environ["TVJAX_COORDINATOR"]
-        except (KeyError, ValueError) as error:
-            raise UserError(
-                f"TVJAX_PROCESSES={named}: {error}; accepted: auto, or a number, with TVJAX_PROCESS_ID (a number) and "
-                "TVJAX_COORDINATOR (host:port)"
-            ) from None
+    jax = start()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Programs with collectives that run at the same time on a CPU can wait for each other for ever.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -62,11 +53,62 @@ def join() -> None:
         jax.distributed.initialize(
             **job, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, shutdown_timeout_seconds=ENDING_SECONDS
         )
-    except ValueError as error:
-        raise UserError(f"TVJAX_PROCESSES={named}: {error}; accepted: auto where jax can tell the job") from None
+    except (ValueError, KeyError, IndexError, TypeError) as error:  # a launcher's variables are missing, or no numbers
+        named = os.environ["TVJAX_PROCESSES"]
+        raise UserError(
+            f"TVJAX_PROCESSES={named}: {error or type(error).__name__}; accepted: auto where jax can tell the job"
+        ) from None
     _place.update(index=jax.process_index(), count=jax.process_count())
     if not first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _job() -> dict[str, Any] | None:
+    """What the environment says of the job, for jax; {} where jax is to find it, None where there is none.
+
+    Raises `UserError` where it names a part of a job, or what no job can have.
+    """
+    named, number, address = (
+        os.environ.get(f"TVJAX_{name}", "") for name in ("PROCESSES", "PROCESS_ID", "COORDINATOR")
+    )
+    if named == "auto":
+        return {}
+    if not (named or number or address):
+        return None
+    if not _NUMBER.fullmatch(named) or int(named) < 1:
+        accepted = "auto, or a number, 1 or more; with it TVJAX_PROCESS_ID, a number, and TVJAX_COORDINATOR, host:port"
+        raise reject("TVJAX_PROCESSES", named, accepted)
+    if not _NUMBER.fullmatch(number) or int(number) >= int(named):
+        raise reject("TVJAX_PROCESS_ID", number, f"a number, 0..{int(named) - 1}, as TVJAX_PROCESSES={named}")
+    host, _, port = address.rpartition(":")
+    if not _HOST.fullmatch(host) or not _NUMBER.fullmatch(port) or not 1 <= int(port) < 2**16:
+        raise reject("TVJAX_COORDINATOR", address, "host:port, where process 0 can be reached; a port is 1..65535")
+    return {"num_processes": int(named), "process_id": int(number), "coordinator_address": address}
+
+
+def start() -> Any:
+    """The module jax, which reads its own variables first. Raises `UserError` for a value that it refuses."""
+    try:
+        import jax
+    except ValueError as error:
+        raise UserError(f"jax does not start: {error}; accepted: JAX_... variables as jax documents them") from None
+    return jax
+
+
+def check_devices() -> None:
+    """Raise `UserError` where the environment asks jax for devices that are not here.
+
+    A device that is merely busy keeps jax's own error: the same command may find it free.
+    """
+    asked = [f"{name}={os.environ[name]}" for name in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES") if os.environ.get(name)]
+    try:
+        start().devices()
+    except (RuntimeError, AssertionError) as error:
+        text = " ".join(str(error).split())
+        if not asked or re.search("UNAVAILABLE|in use|busy", text):
+            raise
+        why = f" ({text})" if text else ""
+        raise UserError(f"{' '.join(asked)}: jax has no such device here; accepted: what it finds{why}") from None
 
 
 def count() -> int:

@@ -94,7 +94,7 @@ def read_metrics(run_dir: Path, names: Sequence[str]) -> tuple[Metrics, ...]:
         try:
             row = json.loads(line)
             step, name = int(row["step"]), str(row["member"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             if number == len(lines):
                 continue
             raise UserError(

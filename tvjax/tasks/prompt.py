@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from tvjax.nn.show import brief
+
 X, Y, Z, PAD = range(4)
 NUM_KINDS = 4
 
@@ -63,6 +65,8 @@ class Prompt:
     weights: jax.Array
     parameters: dict[str, jax.Array]
     layout: Layout = struct.field(pytree_node=False)
+
+    __repr__ = brief
 
     @property
     def queries(self) -> slice:

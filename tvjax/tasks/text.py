@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tvjax.errors import UserError, reject
+from tvjax.files import user_path
 
 SPLITS = {"train": 0.5, "dev": 0.2, "test": 0.3}
 Pair = tuple[str, str]
@@ -80,7 +81,7 @@ def read_folder(folder: str | Path, names: Sequence[str] = ()) -> dict[str, Text
 
     Raises `UserError` for a folder or a task that is not there, and for a file that holds anything else.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     files = {path.stem: path for path in sorted(folder.glob("*.json"))} if folder.is_dir() else {}
     if not files:
         raise UserError(f"{folder}: no NAME.json in it; accepted: a folder of lists of {{'input', 'output'}}")

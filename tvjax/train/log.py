@@ -15,15 +15,18 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The whole lines of a metrics file; a last line that a kill cut short is left out."""
+    """The whole lines of a metrics file, up to the first that is no row, as a last one that a kill cut short is."""
     if not path.exists():
         return []
     rows = []
     for line in path.read_text(errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int) or "member" not in row:
+            break
+        rows.append(row)
     return rows
 
 

@@ -18,6 +18,7 @@ from tvjax.nn import selection
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.model import ADDRESSES
 from tvjax.nn.selection import Chosen, Positions
+from tvjax.nn.show import brief
 from tvjax.nn.taps import Edit
 from tvjax.vectors.origin import Origin, origin_of
 
@@ -49,6 +50,8 @@ class Write:
     heads: Chosen = struct.field(pytree_node=False, default=())
     listed: bool = struct.field(pytree_node=False, default=False)
     origin: Origin | None = struct.field(pytree_node=False, default=None)
+
+    __repr__ = brief
 
 
 def mix(

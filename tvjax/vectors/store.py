@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from tvjax.errors import UserError, reject
-from tvjax.files import write_whole
+from tvjax.files import user_path, write_whole
 from tvjax.nn.model import ADDRESSES, Model
 from tvjax.parallel import processes
 from tvjax.vectors.origin import ModelArray, Origin, fingerprint, known, origin_of
@@ -115,7 +115,7 @@ def save_vectors(
     metadata = {name: _text(value) for name, value in {**about, **kept}.items()}
     content = _in_order(safetensors.numpy.save(arrays, metadata=metadata))
     try:
-        write_whole(Path(path).expanduser(), content)
+        write_whole(user_path(path), content)
     except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); accepted: the path of a file") from None
 
@@ -187,7 +187,7 @@ def load_vectors(path: str | Path) -> Vectors:
 
     Raises `UserError` where it is missing, not whole safetensors, or holds what numpy has no dtype for.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.is_dir():
         raise UserError(f"{path}: a folder; accepted: a safetensors file of vectors")
     try:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tvjax.errors import UserError
+from tvjax.errors import UserError, reject
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.pretrained.fields import Fields
 from tvjax.nn.pretrained.forms import GEMMA2_ROWS, GPT2_ROWS, GPT_NEOX_ROWS, GPTJ_ROWS, LLAMA_ROWS, Row
@@ -251,7 +251,7 @@ def read_config(values: Mapping[str, Any], source: str, *, warn: bool = True, **
     """
     name = str(values.get("model_type"))
     if name not in FAMILIES:
-        raise UserError(f"{source}: model_type: given {values.get('model_type')!r}; accepted: {', '.join(FAMILIES)}")
+        raise reject(f"{source}: model_type", values.get("model_type"), ", ".join(FAMILIES))
     fields = Fields(name, values, source)
     vocabulary = fields["vocab_size"]
     settings = {"inputs": "tokens", "vocab_size": vocabulary, "num_outputs": vocabulary, **FAMILIES[name].read(fields)}

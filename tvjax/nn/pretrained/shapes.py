@@ -1,10 +1,9 @@
 """Pretrained models by their shapes alone: a config.json in a folder, or one that is known by its name."""
 
-from pathlib import Path
 from typing import Any
 
 from tvjax.errors import reject
-from tvjax.files import read_json
+from tvjax.files import read_json, user_path
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.pretrained.families import read_config
 
@@ -51,7 +50,7 @@ def shape_of(path: str, field: str, **how: Any) -> DecoderConfig:
 
     Raises `UserError` where it is neither.
     """
-    folder = Path(path)
+    folder = user_path(path, field)
     if (folder / "config.json").is_file():
         return read_config(read_json(folder / "config.json", ""), str(folder / "config.json"), **how)
     if folder.name not in SHAPES:

@@ -31,7 +31,7 @@ from tvjax.parallel.mesh import path_of, shardings
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Fields of a config that say how the model is computed and kept: no config.json has them, or only as a hint.
-HOW = ("dtype", "param_dtype", "unroll", "remat")
+HOW = ("dtype", "param_dtype", "matmul_precision", "unroll", "remat")
 Planned = tuple[str, Form, tuple[str, ...], int | None, list[tuple[int, ...]]]
 
 

@@ -1,0 +1,66 @@
+"""Which code a run is made with: the commit that it lies on and, where it differs from that, the difference."""
+
+import difflib
+import functools
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+LONGEST = 2**20
+"""Bytes of a difference that are kept."""
+UNKNOWN = "unknown"
+
+
+@functools.cache
+def state(package: Path = PACKAGE) -> tuple[str, str]:
+    """The commit of `package`, with ``-dirty`` where the code is no longer that, and what then differs from it.
+
+    The code is what git tracks in the folder that `package` lies in, and each file NAME.py of the package that git does
+    not know yet. Of a binary file only its name is told. It is looked at once in a process, which has imported it by
+    then. ("unknown", "") where no repository tracks the package: it was installed, or there is no git.
+    """
+    try:
+        if not _git(package, "ls-files", "--error-unmatch", "__init__.py"):
+            return UNKNOWN, ""
+        commit = _git(package, "rev-parse", "HEAD").strip()
+        names = _git(package, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py").split("\0")
+        how = ("--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--relative")
+        changes = _git(package.parent, "diff", "HEAD", *how, "--", ".")
+        changes += "".join(_new(package, name) for name in sorted(filter(None, names)))
+    except (OSError, subprocess.SubprocessError):
+        return UNKNOWN, ""
+    return (f"{commit}-dirty", _cut(changes)) if changes else (commit, "")
+
+
+def name_of(difference: str) -> str:
+    """The file in a run directory that keeps a difference: another one for another difference."""
+    return f"code-{hashlib.sha256(difference.encode()).hexdigest()[:12]}.diff"
+
+
+def _git(folder: Path, *words: str) -> str:
+    """What git says of the repository around `folder`, whatever the environment names and whoever owns it."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-c", "safe.directory=*", "-c", "core.quotepath=off", *words]
+    done = subprocess.run(
+        command, cwd=folder, env=variables | {"GIT_OPTIONAL_LOCKS": "0"}, capture_output=True, check=True, timeout=10
+    )
+    return done.stdout.decode(errors="replace")
+
+
+def _new(package: Path, name: str) -> str:
+    """A file that git does not know, as a difference from none."""
+    lines = (package / name).read_text(errors="replace").splitlines()
+    place = f"b/{package.name}/{name}"
+    made = list(difflib.unified_diff([], lines, "/dev/null", place, lineterm=""))
+    return "\n".join(made or [f"{place}: new, and empty"]) + "\n"
+
+
+def _cut(text: str) -> str:
+    """`text`, or its first whole lines within `LONGEST` and a line that says how much is left out."""
+    whole = text.encode()
+    if len(whole) <= LONGEST:
+        return text
+    kept = whole[:LONGEST].rpartition(b"\n")[0]
+    return f"{kept.decode(errors='replace')}\n... cut here: {len(whole) - len(kept)} bytes more\n"
