@@ -34,7 +34,7 @@ def _activation(f: Fields, name: str) -> str:
 def _rotary(f: Fields, channels: int, *names: str) -> dict[str, Any]:
     """Rotary positions in heads of `channels`; `names` are those of base and fraction, if they are not Llama's."""
     rope = read_rope(f, *names)
-    width = int(channels * rope.fraction)
+    width = int(channels * min(rope.fraction, 2.0))  # more than 1 is refused below, however much it is
     if width % 2 or not 0 < width <= channels:
         name = names[-1] if names else "head_dim"
         raise f.reject(name, f"one that turns an even number of channels, but {width} of a head's {channels} turn")

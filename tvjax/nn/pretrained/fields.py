@@ -291,7 +291,7 @@ class Fields:
             value = float(value) if abs(value) < 2**1000 else math.inf
         if type(value) is not kind.type:
             raise self.reject(name, f"a value of type {kind.type.__name__}", value)
-        if kind.type is float and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise self.reject(name, "a finite number", value)
         if not kind.holds(value):
             raise self.reject(name, kind.accepted, value)
@@ -315,7 +315,7 @@ class Fields:
 
     def _check_others(self, family: str) -> list[str]:
         rows = {name for row in FIELDS[family] for name in (row.name, *row.aliases)}
-        read, unread = READ[""] | READ.get(family, {}), []
+        read, unread = {**READ[""], **READ.get(family, {})}, []
         for name, value in self._given.items():
             if name in rows or name in INERT:
                 continue

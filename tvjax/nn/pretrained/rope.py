@@ -68,7 +68,7 @@ class _Block:
             if isinstance(value, dict):
                 raise self.f.reject(f"{self.name}.{key}", "a number or a word, the same for all layers", value)
         for key, kind in zip(names, kinds, strict=False):
-            if kind not in SCALINGS:
+            if not isinstance(kind, str) or kind not in SCALINGS:
                 raise self.f.reject(f"{self.name}.{key}", "rope_type default, linear or llama3", kind)
         if kinds[0] != kinds[-1]:
             raise self.f.reject(f"{self.name}.type", f"{kinds[0]!r}, as rope_type says", kinds[-1])
