@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.vectors.seed = 0  # of demonstrations and queries
     config.vectors.memory = 1.0  # GiB that a pass may take beside the parameters; batches are made to fit
     config.vectors.batch = 64  # most prompts (or heads, or layers) in one pass
-    config.vectors.questions = 100  # most pairs of a split that are asked
+    config.vectors.questions = 100  # most inputs of a split that are asked
     config.vectors.heads = 10  # heads that a function vector sums (Todd et al. 2024 take 10 of GPT-J's)
     config.vectors.shuffled_prompts = 25  # prompts of a task on which each head's indirect effect is measured
     config.vectors.learned_steps = 100  # of Adam, for the vector that is learned

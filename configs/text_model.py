@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
     config.data.tasks = ()  # names of tasks; (): all
     config.data.tfds = ()  # or data sets: (name, input, output), e.g. (("glue/sst2", "{sentence}", "{label}"),)
     config.data.tfds_dir = ""  # where they are prepared, as array_record; "": where tensorflow-datasets has them
-    config.data.most = 0  # pairs that are taken of a data set; 0: all
+    config.data.most = 0  # inputs that are taken of a data set, with all their answers; 0: all
 
     config.template = ConfigDict()  # a pair is shown as before + input + between + " " + output + after
     config.template.before = ""

@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
     config.vectors.seed = 0  # of demonstrations and queries
     config.vectors.memory = 1.0  # GiB that a pass may take beside the parameters; batches are made to fit
     config.vectors.batch = 64  # most prompts (or layers) in one pass
-    config.vectors.questions = 60  # most pairs of a split that are asked
+    config.vectors.questions = 60  # most inputs of a split that are asked
 
     config.evaluation = ConfigDict()
     config.evaluation.training_prompts = 128  # prompts of each evaluation during training

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 
 from tvjax.errors import UserError
@@ -30,11 +31,70 @@ class Reviews(tfds.core.GeneratorBasedBuilder):
             yield n, {"text": f" review {n % 12} ", "label": n % 2 if labelled else -1}
 
 
+KINDS = {
+    "single": (tfds.features.Scalar(np.float32), [3.8, 5.0, -0.1, 1e-10, 16777216.0, 1 / 3], []),
+    "half": (tfds.features.Scalar(np.float16), [3.8, 5.0, 1e-4], []),
+    "double": (tfds.features.Scalar(np.float64), [3.8, 0.1, 5.0], []),
+    "count": (tfds.features.Scalar(np.int64), [7, -1, 2**40], []),
+    "truth": (tfds.features.Scalar(np.bool_), [True, False], []),
+    "tensor": (tfds.features.Tensor(shape=(), dtype=np.float32), [3.8], []),
+    "words": (tfds.features.Text(), ["Été", "a\nb"], ["", " \n", b"\xff"]),
+    "answers": (tfds.features.Sequence(tfds.features.Text()), [["a plane", "one plane"]], [[], ["a", " "]]),
+    "numbers": (tfds.features.Sequence(np.int32), [], [[1, 2], []]),
+    "many": (tfds.features.Tensor(shape=(2,), dtype=np.float32), [], [[1.0, 2.0]]),
+    "lost": (tfds.features.Scalar(np.float32), [], [float("nan"), float("inf")]),
+    "nested": (tfds.features.FeaturesDict({"a": tfds.features.Text()}), [], [{"a": "b"}]),
+}
+EXPECTED = {
+    "single": ["3.8", "5.0", "-0.1", "1e-10", "16777216.0", "0.33333334"],
+    "half": ["3.8", "5.0", "0.0001"],
+    "double": ["3.8", "0.1", "5.0"],
+    "count": ["7", "-1", "1099511627776"],
+    "truth": ["True", "False"],
+    "tensor": ["3.8"],
+    "words": ["Été", "a\nb"],
+    "answers": ["a plane", "one plane"],
+}
+
+
+class Kinds(tfds.core.GeneratorBasedBuilder):
+    """One feature of each kind; the second record of split N is the Nth value that is wrong."""
+
+    name = "tvjax_kinds"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        tfds.core.BuilderConfig(name=f"{kind}_{'good' if number < 0 else number}")
+        for kind, (_, _, wrong) in KINDS.items()
+        for number in range(-1, len(wrong))
+    ]
+
+    def _info(self):
+        kind = self.builder_config.name.rpartition("_")[0]
+        features = {"number": tfds.features.Scalar(np.int64), "value": KINDS[kind][0]}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        kind, _, which = self.builder_config.name.rpartition("_")
+        _, right, wrong = KINDS[kind]
+        for number, value in enumerate(right if which == "good" else [*right[:1], wrong[int(which)]]):
+            yield number, {"number": number, "value": value}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
     Reviews(data_dir=str(folder), file_format="array_record").download_and_prepare()
     return str(folder)
+
+
+def read_kind(kind, folder, shown="n {number}", said="{value}"):
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    made = Kinds(config=kind, data_dir=folder, file_format="array_record")
+    made.download_and_prepare(download_config=config)
+    return records.read_dataset(f"tvjax_kinds/{kind}", shown, said, data_dir=folder).pairs
 
 
 class TestKept:
@@ -56,6 +116,11 @@ class TestKept:
             assert all(split_of(e["input"].decode()) == split for e in sources[split])
         assert records.kept(tmp_path) == {"words": task}
 
+    def test_all_answers_come_back(self, tmp_path):
+        task = TextTask("next", (("may", "june"), ("a", "b"), ("may", "might")))
+        records.keep({"next": task}, tmp_path)
+        assert records.kept(tmp_path) == {"next": task}
+
     def test_nothing_there_is_none_and_a_broken_one_is_refused(self, tmp_path):
         assert records.kept(tmp_path) is None
         records.keep({"up": suite()["uppercase"]}, tmp_path)
@@ -63,6 +128,33 @@ class TestKept:
             file.write_bytes(file.read_bytes()[:100])
         with pytest.raises(UserError, match="not a whole data set"):
             records.kept(tmp_path)
+
+
+class TestValues:
+    @pytest.mark.parametrize("kind", EXPECTED)
+    def test_they_are_spelled_as_they_were_written(self, kind, folder):
+        pairs = read_kind(f"{kind}_good", folder)  # in an order of the library's own
+        assert [y for _, y in sorted(pairs, key=lambda pair: int(pair[0].removeprefix("n ")))] == EXPECTED[kind]
+
+    def test_each_of_a_list_of_texts_is_a_right_answer(self, folder):
+        assert read_kind("answers_good", folder) == (("n 0", "a plane"), ("n 0", "one plane"))
+        with pytest.raises(UserError, match=r"\{value\} = .* in record 0 of split train"):
+            read_kind("answers_good", folder, "{value}", "{number}")
+
+    @pytest.mark.parametrize(
+        "kind", [f"{kind}_{n}" for kind, (_, _, wrong) in KINDS.items() for n in range(len(wrong))]
+    )
+    def test_others_are_refused_by_their_record(self, kind, folder):
+        """10 cases: of a list, a dict, nothing, no number."""
+        good = len(KINDS[kind.rpartition("_")[0]][1][:1])
+        with pytest.raises(UserError) as error:
+            read_kind(kind, folder)
+        assert f"in record {good} of split train of tvjax_kinds/{kind}" in str(error.value)
+        assert "{value} =" in str(error.value) and "\n" not in str(error.value)
+
+    def test_examples_without_a_label_are_counted(self, folder):
+        with pytest.warns(UserWarning, match="10 examples have no label"):
+            records.read_dataset("tvjax_reviews", "{text}", "{label}", data_dir=folder)
 
 
 class TestByName:
@@ -84,6 +176,8 @@ class TestByName:
             ("tvjax_reviews", "text", "{label}", "at least one feature"),
             ("tvjax_reviews", "{text", "{label}", "a format string"),
             ("tvjax_reviews", "{text.__class__}", "{label}", "in braces: text, label"),
+            ("tvjax_reviews", "{text:.3}", "{label}", "without a format"),
+            ("tvjax_reviews", "{text!r}", "{label}", "without a format"),
         ],
     )
     def test_what_is_not_there_is_refused(self, folder, name, shown, said, says):

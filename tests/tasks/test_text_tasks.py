@@ -10,7 +10,7 @@ import pytest
 
 from tvjax.errors import UserError
 from tvjax.tasks.suite import DOMAINS, number_word, plural, suite
-from tvjax.tasks.text import SPLITS, Template, TextTask, read_folder, shots, split_of
+from tvjax.tasks.text import SPLITS, Template, TextTask, read_folder, shots, some, split_of
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "function_vectors"
 
@@ -48,6 +48,25 @@ class TestSplits:
             TextTask("t", (("a", "b"),)).split("validation")
 
 
+class TestSeveralAnswers:
+    TASK = TextTask("next", (("may", "june"), ("a", "b"), ("may", "might"), ("seven", "eight"), ("may", "june")))
+
+    def test_an_input_has_all_its_answers(self):
+        assert self.TASK.answers == {"may": ("june", "might"), "a": ("b",), "seven": ("eight",)}
+
+    def test_a_question_is_an_input_with_all_answers_in_one_split(self):
+        parts = {split: self.TASK.questions(split) for split in SPLITS}
+        assert sorted(sum(parts.values(), ())) == [("a", "b"), ("may", "june"), ("seven", "eight")]
+        (home,) = [split for split, asked in parts.items() if ("may", "june") in asked]
+        assert {("may", "june"), ("may", "might")} <= set(self.TASK.split(home))
+        assert some(parts[home], 1) == parts[home][:1] or len(parts[home]) > 1
+
+    def test_the_built_in_tasks_have_one_each(self):
+        """So that numbers that were published with them stay."""
+        assert all(len(ys) == 1 for task in suite().values() for ys in task.answers.values())
+        assert suite()["opposite"].answers["tight"] == ("loose",)
+
+
 class TestPrompts:
     def test_a_prompt_shows_its_pairs_and_ends_where_the_answer_begins(self):
         template = Template("Q: ", "\nA:", "\n\n")
@@ -68,6 +87,24 @@ class TestPrompts:
         assert [x for x, _ in mixed] == [x for x, _ in straight] and mixed != straight
         assert sorted(y for _, y in mixed) == sorted(y for _, y in straight)
 
+    def test_an_input_of_several_answers_is_shown_once_with_one_of_them(self):
+        pairs = [(x, f"{x}{n}") for n in range(3) for x in "abcde"]
+        drawn = [shots(np.random.default_rng(seed), pairs, 4, apart_from="c") for seed in range(60)]
+        assert all(sorted(x for x, _ in shown) == list("abde") for shown in drawn)
+        assert {pair for shown in drawn for pair in shown} == {pair for pair in pairs if pair[0] != "c"}
+        with pytest.raises(UserError, match="at most 4"):
+            shots(np.random.default_rng(0), pairs, 5, apart_from="c")
+
+    def test_where_each_input_has_one_answer_the_draws_stay_as_they_were(self):
+        """Numbers that were published must come out again."""
+        pairs = suite()["plural"].pairs
+        for seed in range(20):
+            random = np.random.default_rng(seed)
+            others = [pair for pair in pairs if pair[0] != "bag"]
+            expected = [[others[i] for i in random.choice(len(others), 5, replace=False)] for _ in range(2)]
+            again = np.random.default_rng(seed)
+            assert [shots(again, pairs, 5, apart_from="bag") for _ in range(2)] == expected
+
     def test_more_than_there_are_is_refused(self):
         with pytest.raises(UserError, match="at most 1"):
             shots(np.random.default_rng(0), [("a", "b"), ("c", "d")], 2, apart_from="a")
@@ -78,11 +115,12 @@ class TestFolder:
         (folder / f"{name}.json").write_text(value if isinstance(value, str) else json.dumps(value))
 
     def test_pairs_are_read_and_repetitions_dropped(self, tmp_path):
-        self.write(tmp_path, [{"input": " a ", "output": "b"}, {"input": "a", "output": "c"}])
+        pairs = [(" a ", "b"), ("a", "c"), ("a", "b\n")]
+        self.write(tmp_path, [{"input": x, "output": y} for x, y in pairs])
         self.write(tmp_path, [{"input": "x", "output": "y", "more": 1}], "other")
         assert read_folder(tmp_path) == {
             "other": TextTask("other", (("x", "y"),)),
-            "task": TextTask("task", (("a", "b"),)),
+            "task": TextTask("task", (("a", "b"), ("a", "c"))),
         }
         assert list(read_folder(tmp_path, ["task"])) == ["task"]
 
@@ -96,6 +134,13 @@ class TestFolder:
             ([{"input": "a", "output": ["b"]}], "entry 0"),
             ([{"input": "", "output": "b"}], "entry 0"),
             (["a"], "entry 0"),
+            ([{"input": "a", "output": 3.80}], "entry 0"),
+            ([{"input": 7, "output": "b"}], "entry 0"),
+            ('[{"input": "a", "output": NaN}]', "entry 0"),
+            ([{"input": "a", "output": None}], "entry 0"),
+            ([{"input": "a", "output": "\ud800"}], "entry 0"),
+            ('[{"input": "a", "output": "b", "input": "c"}]', "stands twice"),
+            ("[" * 100_000, "not whole JSON"),
         ],
     )
     def test_anything_else_is_refused_in_one_line(self, tmp_path, value, says):
@@ -103,6 +148,16 @@ class TestFolder:
         with pytest.raises(UserError) as error:
             read_folder(tmp_path)
         assert says in str(error.value) and "task.json" in str(error.value) and "\n" not in str(error.value)
+
+    def test_it_is_utf_8_with_or_without_a_mark(self, tmp_path):
+        text = json.dumps([{"input": "été", "output": "hiver"}], ensure_ascii=False)
+        for encoding in ("utf-8", "utf-8-sig"):
+            (tmp_path / "task.json").write_bytes(text.encode(encoding))
+            assert read_folder(tmp_path)["task"].pairs == (("été", "hiver"),)
+        for encoding in ("latin-1", "utf-16"):
+            (tmp_path / "task.json").write_bytes(text.encode(encoding))
+            with pytest.raises(UserError, match=r"task\.json: not whole JSON"):
+                read_folder(tmp_path)
 
     def test_what_is_not_there_is_refused(self, tmp_path):
         with pytest.raises(UserError, match=r"NAME\.json"):

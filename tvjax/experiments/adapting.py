@@ -108,24 +108,36 @@ class AdapterExperiment:
         return loss, {"risk": loss}
 
     def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
-        """Risk and accuracy on the dev split, each task counting as much as another."""
-        task_I = np.asarray(self.dev.task_I)
-        counts = np.bincount(task_I)
-        weight_I = jnp.asarray(1 / (counts[task_I] * (counts > 0).sum()))
-        size = min(self.chunk, len(task_I))
-        rows_Nb = np.minimum(np.arange(-(-len(task_I) // size) * size), len(task_I) - 1).reshape(-1, size)
+        """Risk and accuracy on the dev split, each task counting as much as another.
+
+        Of a question with several right answers, that of the least risk, and whether any is right. [ours]
+        """
+        first, count = self.dev.first_of_question, self.dev.task_I.shape[0]
+        task_n = np.asarray(self.dev.task_I)[first]
+        counts = np.bincount(task_n)
+        weight_n = jnp.asarray(1 / (counts[task_n] * (counts > 0).sum()))
+        size = min(self.chunk, count)
+        rows_Nb = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
 
         def both(*args: Any) -> jax.Array:
             """Whether an answer is right, and its risk."""
             return jnp.stack([correct(*args, first=self.first).astype(jnp.float32), risk(*args)], axis=-1)
 
-        def part(rows_b: jax.Array) -> jax.Array:
-            """The scores of some examples, means over their prompts: ``[b, 2]``."""
-            args = (params, data["given"], *data["dev"].rows(rows_b), hyper["scale"])
-            return over_prompts(self.adapter, self.decoder, both, *args).mean(0)
+        question_I = self.dev.question_I
 
-        scores_I2 = jax.lax.map(part, jnp.asarray(rows_Nb)).reshape(-1, 2)[: len(task_I)]
-        accuracy, mean_risk = (scores_I2 * weight_I[:, None]).sum(0)
+        def part(rows_b: jax.Array) -> jax.Array:
+            """The scores of some examples: means over their prompts, ``[b, 2]``, or of each prompt, ``[b, P, 2]``."""
+            args = (params, data["given"], *data["dev"].rows(rows_b), hyper["scale"])
+            scores_Pb2 = over_prompts(self.adapter, self.decoder, both, *args)
+            return scores_Pb2.mean(0) if question_I is None else scores_Pb2.swapaxes(0, 1)
+
+        scores_Nb = jax.lax.map(part, jnp.asarray(rows_Nb))
+        scores_n = scores_Nb.reshape(-1, *scores_Nb.shape[2:])[:count]
+        if question_I is not None:
+            right_nP = jax.ops.segment_max(scores_n[..., 0], question_I, len(first))
+            risk_nP = jax.ops.segment_min(scores_n[..., 1], question_I, len(first))
+            scores_n = jnp.stack([right_nP, risk_nP], axis=-1).mean(1)
+        accuracy, mean_risk = (scores_n * weight_n[:, None]).sum(0)
         return {"accuracy": accuracy, "risk": mean_risk}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from tvjax.errors import reject
 from tvjax.evals.statistics import bootstrap, macro
 from tvjax.experiments import rundir, text_model
-from tvjax.experiments.atv_data import Examples, Reader, asked_of, make_examples
+from tvjax.experiments.atv_data import Examples, Reader, asked_of, make_examples, questions_of
 from tvjax.experiments.atv_methods import (
     UNTRAINED,
     Arena,
@@ -165,11 +165,15 @@ def _examples(
     """The examples of each kind of reading, by split; only the test split has the unseen tasks."""
     v = s.evaluation
     known = {name: tasks[name] for name in s.tasks.trained}
-    splits = {"train": (known, s.examples.examples), "dev": (known, v.dev), "test": (tasks, v.test)}
+    splits = {
+        "train": (known, asked_of(known, "train", s.examples.examples)),
+        "dev": (known, questions_of(known, "dev", v.dev)),
+        "test": (tasks, questions_of(tasks, "test", v.test)),
+    }
     return {
         kind: {
-            split: make_examples(which, asked_of(which, split, most), reader, tokenizer, s.templates, 0)
-            for split, (which, most) in splits.items()
+            split: make_examples(which, asked, reader, tokenizer, s.templates, 0)
+            for split, (which, asked) in splits.items()
         }
         for kind, reader in readers.items()
     }
@@ -250,9 +254,9 @@ def _sensitivity(arena: Arena) -> list[dict[str, Any]]:
     arena = dataclasses.replace(arena, settings=dataclasses.replace(s, mesh=mesh), batches=batches)
     experiment, params = train(arena, c.method, arena.folder / "methods" / "sensitivity", names, hyper)
     asked = arena.examples["shown" if c.method == "atv_shown" else "query"]["test"]
-    found = arena.by_task(ask(arena, experiment, params, hyper["scale"], asked).mean(2), asked)
+    found = arena.by_task(ask(arena, experiment, params, hyper["scale"], asked), asked)
     return [
-        one | _by_group(s, {task: values[:, m] for task, values in found.items()}, "_mean")
+        one | _by_group(s, {task: values[:, m].mean(1) for task, values in found.items()}, "_mean")
         for m, one in enumerate(members)
     ]
 
@@ -300,7 +304,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(arena.target.params)),
         },
         "tasks": {group: list(getattr(s.tasks, group)) for group in ("seen", "unseen", "ambiguous")},
-        "num_questions": {name: len(task.split("test")[: s.evaluation.test]) for name, task in tasks.items()},
+        "num_questions": {name: len(task.questions("test")[: s.evaluation.test]) for name, task in tasks.items()},
         "num_demonstrations": s.vectors.demonstrations,
         "num_seeds": len(s.examples.seeds),
         "layers": list(arena.layers),
@@ -315,14 +319,17 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
 
 
 def _chance(arena: Arena) -> dict[str, float]:
-    """Of each ambiguous task, what one gets who knows all answers but guesses the task among those of its inputs."""
+    """Of each ambiguous task, what one gets who knows all answers but guesses the task among those of its inputs, and
+    then one of the answers that are right in that task.
+    """
     s, found = arena.settings, {}
-    answers = {name: dict(arena.tasks[name].pairs) for name in s.tasks.ambiguous}
+    answers = {name: arena.tasks[name].answers for name in s.tasks.ambiguous}
     for name in s.tasks.ambiguous:
         shares = []
-        for x, y in some(arena.tasks[name].split("test"), s.evaluation.test):
+        for x, _ in some(arena.tasks[name].questions("test"), s.evaluation.test):
             said = [other[x] for other in answers.values() if x in other]
-            shares.append(said.count(y) / len(said))
+            right = sum(len(set(ys) & set(answers[name][x])) / len(ys) for ys in said)
+            shares.append(right / len(said))
         found[name] = float(np.mean(shares))
     return found
 

@@ -24,13 +24,22 @@ from tvjax.vectors.adapters import Queries
 class Examples:
     """I examples: `readings` of their queries ``[I, R, G]``, `prompts` with the leaves of `Questions` ``[I, P, ...]``.
 
-    task_I: the number of each example's task, rank_I: its place among those of its task.
+    task_I: the number of each example's task, rank_I: its place among those of its task. question_I: the number of its
+    question, where some have several right answers, each an example, one behind another; None where all have one.
     """
 
     readings: Tokens
     prompts: Questions
     task_I: jax.Array
     rank_I: jax.Array
+    question_I: jax.Array | None = None
+
+    @property
+    def first_of_question(self) -> np.ndarray:
+        """The first example of each question."""
+        if self.question_I is None:
+            return np.arange(self.task_I.shape[0])
+        return np.flatnonzero(np.diff(np.asarray(self.question_I), prepend=-1))
 
     def rows(self, index_B: jax.Array, reading: Any = 0) -> tuple[Queries, Questions]:
         """Some examples with one of their readings: queries, and prompts with the leaves ``[P, B, ...]``."""
@@ -48,19 +57,25 @@ class Reader:
 
     def read(self, task: TextTask, asked: Sequence[Pair], seed: int) -> list[list[list[int]]]:
         """The token ids of each reading of each query, ``[I][R]``; demonstrations are of the train split."""
-        texts = []
+        texts, train = [], task.split("train")
         for x, _ in asked:
             for draw in range(self.draws):
                 random = np.random.default_rng([seed, draw, *f"{task.name}/{x}".encode()])
-                pairs = shots(random, task.split("train"), self.demonstrations, apart_from=x)
+                pairs = shots(random, train, self.demonstrations, apart_from=x)
                 texts.append(self.template.prompt(pairs, x))
         ids = self.tokenizer.encode(texts)
         return [ids[i : i + self.draws] for i in range(0, len(ids), self.draws)]
 
 
 def asked_of(tasks: Mapping[str, TextTask], split: str, most: int) -> dict[str, tuple[Pair, ...]]:
-    """At most `most` pairs of a split of each task."""
+    """At most `most` pairs of a split of each task: of an input with several right answers, each is one to learn."""
     return {name: some(task.split(split), most) for name, task in tasks.items()}
+
+
+def questions_of(tasks: Mapping[str, TextTask], split: str, most: int) -> dict[str, tuple[Pair, ...]]:
+    """At most `most` inputs of a split of each task, with each of their right answers, one behind another."""
+    asked = {name: some(task.questions(split), most) for name, task in tasks.items()}
+    return {name: tuple((x, y) for x, _ in asked[name] for y in task.answers[x]) for name, task in tasks.items()}
 
 
 def make_examples(
@@ -82,11 +97,13 @@ def make_examples(
     prompts = [template.prompt([], x) for _, _, x, _ in rows for template in templates]
     answers = [template.answer(y) for _, _, _, y in rows for template in templates]
     shape, count = (len(rows), len(templates)), (len(rows), reader.draws)
+    known = {place: i for i, place in enumerate(dict.fromkeys((name, x) for name, _, x, _ in rows))}
     return Examples(
         jax.tree.map(lambda a: a.reshape(*count, *a.shape[1:]), flat),
         jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), questions(tokenizer, prompts, answers)),
         jnp.array([number[name] for name, *_ in rows]),
         jnp.array([rank for _, rank, *_ in rows]),
+        None if len(known) == len(rows) else jnp.array([known[name, x] for name, _, x, _ in rows]),
     )
 
 

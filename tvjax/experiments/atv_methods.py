@@ -92,12 +92,17 @@ class Arena:
     @property
     def bare_tokens(self) -> float:
         """How many tokens the bare query takes, over questions and templates."""
-        return float(np.mean(np.asarray(self.examples["query"]["test"].prompts.last_B) + 1))
+        test = self.examples["query"]["test"]
+        return float(np.mean(np.asarray(test.prompts.last_B)[test.first_of_question] + 1))
 
     def by_task(self, values: np.ndarray, asked: Examples) -> Right:
-        """The rows ``[I, ...]`` that belong to each task, of what was found for the examples `asked`."""
-        task_I = np.asarray(asked.task_I)
-        return {task: values[task_I == i] for i, task in enumerate(self.tasks)}
+        """Of what was found for the examples `asked`, ``[I, ...]``, the questions of each task ``[n, ...]``.
+
+        A question counts as right if one of its right answers is given.
+        """
+        first = asked.first_of_question
+        values, task_n = np.maximum.reduceat(values, first), np.asarray(asked.task_I)[first]
+        return {task: values[task_n == i] for i, task in enumerate(self.tasks)}
 
     @functools.cached_property
     def atv_size(self) -> int:
@@ -120,10 +125,10 @@ def _prompted(arena: Arena, prompts_of: Callable[[Bench, str], list[str]], bench
     for bench in benches:
         for name in arena.tasks:
             asked = bench.sample(name, "test")
-            prompts, outputs = prompts_of(bench, name), [y for _, y in asked]
-            right[name].append(bench.right(prompts, outputs, bench.long if long else bench.short))
+            prompts = prompts_of(bench, name)
+            right[name].append(bench.right(prompts, bench.accepted(name, asked), bench.long if long else bench.short))
             lengths += map(len, bench.tokenizer.encode(prompts))
-            some += list(zip(prompts, outputs, strict=True)) if bench is benches[0] else []
+            some += [(prompt, y) for prompt, (_, y) in zip(prompts, asked, strict=True)] if bench is benches[0] else []
     bench, some = benches[0], some[:: max(1, len(some) // arena.settings.evaluation.batch)]
     q = bench.ask([p for p, _ in some], [y for _, y in some], bench.long if long else bench.short)
     return Outcome(
@@ -148,11 +153,11 @@ def few_shot(arena: Arena) -> Outcome:
 
 
 def bm25_shot(arena: Arena) -> Outcome:
-    """Demonstrations of the train split that look like the query."""
+    """Demonstrations of the train split that look like the query, each with one of its right answers."""
     encode = functools.partial(arena.benches[0].tokenizer.encode, special=False)
     found = {}
     for name, task in arena.tasks.items():
-        train = task.split("train")
+        train = arena.benches[0].paired(name, task.questions("train"))
         found[name] = Retriever(train, encode([" " + x for x, _ in train]))
 
     def prompts(bench: Bench, name: str) -> list[str]:
@@ -175,7 +180,7 @@ def _vectors(arena: Arena, kind: str) -> Outcome:
         for name in arena.tasks:
             best[name] = best_layer(bench.by_layer(name, "dev", kind, made[name]))
             asked = bench.sample(name, "test")
-            vector, outputs = made[name][[best[name]]], [y for _, y in asked]
+            vector, outputs = made[name][[best[name]]], bench.accepted(name, asked)
             right[name].append(
                 bench.right_with(bench.zero_shot(asked), outputs, vector, [best[name]], bench.short, method.keep)[:, 0]
             )
@@ -196,7 +201,7 @@ def elicit(arena: Arena) -> Outcome:
         vectors_ND, layers = np.stack([made[name][best[name]] for name in names]), [best[name] for name in names]
         for name in arena.tasks:
             asked = bench.sample(name, "test")
-            prompts, outputs = bench.zero_shot(asked), [y for _, y in asked]
+            prompts, outputs = bench.zero_shot(asked), bench.accepted(name, asked)
             which_B, _ = nearest(
                 bench.states(prompts)[:, middle], np.concatenate(known), owner_N, s.baselines.elicit_threshold
             )
@@ -242,7 +247,7 @@ def _given(arena: Arena, name: str) -> Given:
     if name == "prefix":
         length = arena.settings.baselines.prefix_length or max(1, round(arena.atv_size / per_token(c)))
         bench = arena.benches[0]
-        known = [bench.sample(task, "train") for task in arena.settings.tasks.trained]
+        known = [bench.paired(task, bench.sample(task, "train")) for task in arena.settings.tasks.trained]
         pairs = [pair for row in itertools.zip_longest(*known) for pair in row if pair]  # all tasks, by turns
         text = "".join(bench.template.prompt([pair], "") for pair in pairs)
         ids = bench.tokenizer.encode([text])[0]
@@ -256,7 +261,7 @@ def _summaries(arena: Arena) -> dict[str, jax.Array]:
     """What attention and MLPs add at the last token of demonstrations, means over those of each task: ``[T, L, D]``."""
     bench, found = arena.benches[0], []
     for name in arena.tasks:
-        shown = bench.sample(name, "train")[: bench.config.demonstrations]
+        shown = bench.paired(name, bench.sample(name, "train"))[: bench.config.demonstrations]
         found.append(bench.summaries([bench.template.prompt([], x) + bench.template.answer(y) for x, y in shown]))
     return {name: jnp.stack([one[name] for one in found]) for name in found[0]}
 
@@ -334,7 +339,7 @@ def trained(arena: Arena, name: str, folder: Path) -> Outcome:
     if isinstance(experiment.adapter, adapters.LoRA):
         outcome.about = {"rank": experiment.adapter.rank}
     if isinstance(experiment.adapter, adapters.ATV):
-        outcome.generator_tokens = float(np.mean(np.asarray(asked.readings.last_B) + 1))
+        outcome.generator_tokens = float(np.mean(np.asarray(asked.readings.last_B)[asked.first_of_question] + 1))
         first = jax.tree.map(lambda p: p[0], params)
         fixed = (first, hyper["scale"][0], experiment.given)
         made = arena.batches(written, (experiment.adapter,), fixed, asked)

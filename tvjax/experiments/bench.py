@@ -21,7 +21,7 @@ from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer
 from tvjax.nn.tokens import Tokens, pad
 from tvjax.parallel.batches import Batches
-from tvjax.tasks.text import Pair, Template, TextTask, shots, some
+from tvjax.tasks.text import Answers, Pair, Template, TextTask, drawn, shots, some
 from tvjax.vectors import learned
 from tvjax.vectors.from_prompts import ADDED, at_last, last_outputs, last_states
 from tvjax.vectors.function_vectors import function_vector, indirect_effects, last_heads, strongest
@@ -114,8 +114,9 @@ class Bench:
         self.tokenizer: Tokenizer = model.source.tokenizer
         for name, task in tasks.items():
             for split, least in (("train", config.demonstrations + 1), ("dev", 1), ("test", 1)):
-                if len(task.split(split)) < least:
-                    given = f"{name} with {len(task.split(split))} pairs of the {split} split"
+                count = len(task.questions(split))
+                if count < least:
+                    given = f"{name} with {count} inputs of the {split} split"
                     raise reject("config.data.tasks", given, f"tasks that have {least} or more")
         if config.heads > model.config.num_layers * model.config.num_heads:
             most = model.config.num_layers * model.config.num_heads
@@ -128,8 +129,8 @@ class Bench:
         limit = model.config.max_positions
         if model.config.positions == "learned" and self.long > limit:
             raise reject("config.vectors.demonstrations", config.demonstrations, f"prompts of {limit} tokens")
-        answers = self.tokenizer.encode([template.answer(y) for _, y in pairs], special=False)
-        self.width = 2 + max(map(len, answers))
+        bare = self.tokenizer.encode([template.prompt([], x) for x, _ in pairs])
+        self.width = 2 + max(len(whole) - len(query) for whole, query in zip(alone, bare, strict=True))
         self.batches = batches or Batches(config.memory, config.batch)
 
     @property
@@ -142,8 +143,17 @@ class Bench:
         return np.random.default_rng([self.config.seed, *"/".join(map(str, what)).encode()])
 
     def sample(self, name: str, split: str) -> tuple[Pair, ...]:
-        """At most `questions` pairs of a split."""
-        return some(self.tasks[name].split(split), self.config.questions)
+        """At most `questions` inputs of a split, each with the first of its right answers."""
+        return some(self.tasks[name].questions(split), self.config.questions)
+
+    def accepted(self, name: str, asked: Sequence[Pair]) -> list[Answers]:
+        """All right answers of each of some inputs."""
+        return [self.tasks[name].answers[x] for x, _ in asked]
+
+    def paired(self, name: str, asked: Sequence[Pair], *what: Any) -> list[Pair]:
+        """Some inputs, each with one of its right answers, drawn by `random` of `what`."""
+        known = zip(asked, self.accepted(name, asked), strict=True)
+        return drawn(self.random(name, "answers", *what), {x: answers for (x, _), answers in known})
 
     def zero_shot(self, asked: Sequence[Pair]) -> list[str]:
         """The bare query of each pair."""
@@ -156,27 +166,37 @@ class Bench:
         return [self.template.prompt(draw(apart_from=x), x) for x, _ in asked]
 
     def queries(self, name: str, count: int) -> list[Pair]:
-        """Pairs of the train split to read vectors at, drawn with replacement."""
-        train = self.tasks[name].split("train")
+        """Pairs of the train split to read vectors at, their inputs drawn with replacement."""
+        train = self.paired(name, self.tasks[name].questions("train"))
         return [train[i] for i in self.random(name, "queries").choice(len(train), count)]
 
     def ask(self, prompts: Sequence[str], outputs: Sequence[str], length: int) -> Questions:
-        """Prompts with the answers that are expected of them."""
+        """Prompts with the answer that is expected of each."""
         answers = [self.template.answer(y) for y in outputs]
         return questions(self.tokenizer, prompts, answers, length=length, width=self.width)
 
-    def right(self, prompts: Sequence[str], outputs: Sequence[str], length: int) -> np.ndarray:
-        """Whether each prompt, padded to `length` (`short` or `long`), is answered right: ``[B]``."""
-        return self.answered(self.ask(prompts, outputs, length))
+    def ask_all(
+        self, prompts: Sequence[str], accepted: Sequence[Answers], length: int
+    ) -> tuple[Questions, Callable[[np.ndarray], np.ndarray]]:
+        """Each prompt with each of its right answers, and what makes values of prompts of theirs: the greatest."""
+        flat = [(prompt, y) for prompt, answers in zip(prompts, accepted, strict=True) for y in answers]
+        begin = np.cumsum([0, *map(len, accepted)])[:-1]
+        q = self.ask([prompt for prompt, _ in flat], [y for _, y in flat], length)
+        return q, lambda said: np.maximum.reduceat(said, begin)
+
+    def right(self, prompts: Sequence[str], accepted: Sequence[Answers], length: int) -> np.ndarray:
+        """Whether each prompt, padded to `length` (`short` or `long`), is given one of its right answers: ``[B]``."""
+        q, any_of = self.ask_all(prompts, accepted, length)
+        return any_of(self.answered(q))
 
     def answered(self, q: Questions) -> np.ndarray:
-        """Whether each question is answered right: ``[B]``."""
+        """Whether each question is given its answer: ``[B]``."""
         return np.asarray(self.batches(_right, (self.model.decoder, self.first), (self.model.params,), q), float)
 
     def right_with(
         self,
         prompts: Sequence[str],
-        outputs: Sequence[str],
+        accepted: Sequence[Answers],
         vectors_ND: np.ndarray,
         layers: Sequence[int],
         length: int,
@@ -185,7 +205,8 @@ class Bench:
         """The same with each of some vectors at its layer: ``[B, N]``. keep: 0 replaces the state, 1 adds to it."""
         static = (self.model.decoder, self.first)
         fixed = (self.model.params, jnp.asarray(vectors_ND), jnp.asarray(list(layers)), jnp.asarray(keep))
-        return np.asarray(self.batches(_right_with, static, fixed, self.ask(prompts, outputs, length)), float)
+        q, any_of = self.ask_all(prompts, accepted, length)
+        return any_of(np.asarray(self.batches(_right_with, static, fixed, q), float))
 
     def read(self, name: str, program: Any, *, shuffled: bool = False) -> np.ndarray:
         """What `program` reads at the last tokens of `prompts` few-shot prompts, ``[prompts, ...]``."""
@@ -218,8 +239,7 @@ class Bench:
     ) -> np.ndarray:
         """Whether each question of a split is answered right with each of some vectors at its layer: ``[n, N]``."""
         asked = self.sample(name, split)
-        prompts, outputs = self.zero_shot(asked), [y for _, y in asked]
-        return self.right_with(prompts, outputs, vectors_ND, layers, self.short, keep)
+        return self.right_with(self.zero_shot(asked), self.accepted(name, asked), vectors_ND, layers, self.short, keep)
 
     def _read(self, program: Any, tokens: Tokens) -> np.ndarray:
         found = self.batches(program, (self.model.decoder,), (self.model.params,), tokens)
@@ -263,7 +283,7 @@ def learned_vectors(bench: Bench) -> tuple[Vectors, dict[str, Any]]:
     """A vector for every layer, learned by gradient descent on zero-shot prompts of the train split. [ours]"""
     c, made = bench.config, {}
     for name in bench.tasks:
-        held = bench.sample(name, "train")
+        held = bench.paired(name, bench.sample(name, "train"))
         asked = [held[i % len(held)] for i in range(c.questions)]  # as many for each task: one program for all
         drawn = bench.random(name, "learned").choice(len(held), c.learned_steps * c.learned_batch)
         q = bench.ask(bench.zero_shot(asked), [y for _, y in asked], bench.short)

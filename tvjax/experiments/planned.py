@@ -200,7 +200,8 @@ def _model(path: str, field: str, dtype: str, training: Any, unroll: int) -> Dec
 def _tables(c: PlanConfig) -> dict[str, np.ndarray]:
     """What `text_prompts.tables` makes of tasks, with nothing in it."""
     query, answer = (np.zeros((TASKS * PAIRS, width), np.int32) for width in (c.query_tokens, c.answer_tokens))
-    return {"query": query, "answer": answer, "start": np.arange(TASKS) * PAIRS, "count": np.full(TASKS, PAIRS)}
+    rows = {"first": query, "query": query, "answer": answer, "last": answer}
+    return {**rows, "start": np.arange(TASKS) * PAIRS, "count": np.full(TASKS, PAIRS)}
 
 
 def _examples(c: PlanConfig, templates: int, tasks: int, each: int) -> Examples:

@@ -74,7 +74,7 @@ def _chosen(bench: Bench, name: str, kind: str, vectors_LD: np.ndarray) -> dict[
 def _measure(bench: Bench, name: str, made: Mapping[str, Vectors]) -> dict[str, Any]:
     """What the summary says of a task."""
     test = bench.sample(name, "test")
-    bare, said = bench.zero_shot(test), [y for _, y in test]
+    bare, said = bench.zero_shot(test), bench.accepted(name, test)
     entry: dict[str, Any] = {
         "pairs": {split: len(bench.sample(name, split)) for split in ("dev", "test")},
         **with_interval("zero_shot", bench.right(bare, said, bench.short)),
@@ -93,14 +93,16 @@ def _measure(bench: Bench, name: str, made: Mapping[str, Vectors]) -> dict[str, 
 def _conflict(bench: Bench, shown: str, moved: str, theta_D: np.ndarray, layer: int) -> dict[str, Any] | None:
     """Prompts that demonstrate `shown`, with the vector of `moved` written in: whose answers do they give?
 
-    Of the inputs of the test split that both tasks have and answer differently; None where there are too few.
+    Of the inputs of the test split that both tasks have and have no right answer in common for; None where there are
+    too few.
     """
-    other = dict(bench.sample(moved, "test"))
-    asked = [(x, y) for x, y in bench.sample(shown, "test") if other.get(x, y) != y]
+    both = {x for x, _ in bench.sample(moved, "test")}
+    ours, theirs = (bench.tasks[name].answers for name in (shown, moved))
+    asked = [(x, y) for x, y in bench.sample(shown, "test") if x in both and not set(ours[x]) & set(theirs[x])]
     if len(asked) < bench.config.conflicts:
         return None
     prompts = bench.few_shot(shown, asked)
-    answers = {"shown": [y for _, y in asked], "moved": [other[x] for x, _ in asked]}
+    answers = {"shown": bench.accepted(shown, asked), "moved": bench.accepted(moved, asked)}
     entry: dict[str, Any] = {"shown": shown, "moved": moved, "pairs": len(asked), "layer": layer}
     for whose, outputs in answers.items():
         with_vector = bench.right_with(prompts, outputs, theta_D[None], [layer], bench.long)[:, 0]

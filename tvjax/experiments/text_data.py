@@ -21,7 +21,7 @@ class DataConfig:
     """Which tasks: those of a folder, or data sets of tensorflow-datasets, or else the built-in suite.
 
     path: a folder; tasks: names of its tasks, or of the suite's (empty: all). tfds: data sets as (name, input, output),
-    the last two format strings of features; tfds_dir: where they are; most: pairs that are taken of each (0: all).
+    the last two format strings of features; tfds_dir: where they are; most: inputs that are taken of each (0: all).
     """
 
     path: str = ""
@@ -42,6 +42,8 @@ class DataConfig:
             if len(set(names)) < len(names):
                 raise reject("config.data.tfds", names, "data sets of different names")
             return {task.name: task for task in found}
+        if len(set(self.tasks)) < len(self.tasks):
+            raise reject("config.data.tasks", self.tasks, "each name once")
         if self.path:
             return read_folder(user_path(self.path, "config.data.path"), self.tasks)
         known = suite()

@@ -196,6 +196,9 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
         write_whole(path, train_tokenizer(corpus(tasks, s.template), s.model.vocab_size))
     tokenizer = Tokenizer(path.parent)
     arrays = tables(tasks, s.template, tokenizer, s.demonstrations)
+    if "several" in arrays:
+        count = int((arrays["several"] > 1).sum())
+        say(f"{count} inputs have several right answers: accuracy is how often the one that is drawn is given")
     experiment = TextModelExperiment(s, s.decoder(tokenizer.size), arrays)
     evaluation_key = jax.random.key(s.seed + 1)
     trainer = make_trainer(experiment, evaluation_key, make_mesh())

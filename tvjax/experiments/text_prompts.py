@@ -9,7 +9,8 @@ import numpy as np
 import optax
 from flax import struct
 
-from tvjax.errors import UserError, reject
+from tvjax.errors import reject
+from tvjax.experiments.text_pieces import Pieces
 from tvjax.nn.decoder import PADDING, Decoder
 from tvjax.nn.model import forward
 from tvjax.nn.pretrained import Tokenizer
@@ -19,61 +20,77 @@ from tvjax.tasks.text import Template, TextTask
 def tables(
     tasks: Mapping[str, TextTask], template: Template, tokenizer: Tokenizer, shots: int
 ) -> dict[str, np.ndarray]:
-    """All pairs as token ids: ``query [I, W], answer [I, A]`` with -1 behind their ends, and ``start, count [tasks]``.
+    """All pairs as token ids, such that a prompt of some is, token for token, its whole text.
 
-    Raises `UserError` for a task with too few pairs, and for a template in which tokens cross its parts.
+    ``first, query [I, W]``: each input's query, at the beginning of a prompt (with what the tokenizer puts before every
+    text) and behind another pair. ``answer, last [J, A]``: each answer, before another query and at the end. -1 behind
+    their ends. ``start, count [tasks]``: the inputs of each task. I = J, unless an input has several right answers:
+    then there are ``which, several [I]``, its first row among the answers and how many it has.
+
+    Raises `UserError` for a task with too few inputs, and for a template in which tokens cross its parts.
     """
-    queries: list[str] = []
-    answers: list[str] = []
-    start, count = [], []
+    rows: dict[str, list[list[int]]] = {name: [] for name in ("first", "query", "answer", "last")}
+    several: list[int] = []
+    count: list[int] = []
     for name, task in tasks.items():
-        if len(task.pairs) <= shots:
+        if len(task.answers) <= shots:
             raise reject(
-                "config.train.demonstrations", shots, f"at most {len(task.pairs) - 1}: task {name} has no more"
+                "config.train.demonstrations", shots, f"at most {len(task.answers) - 1}: task {name} has no more"
             )
-        start.append(len(queries))
-        count.append(len(task.pairs))
-        for x, y in task.pairs:
-            queries.append(template.before + x + template.between)
-            answers.append(template.answer(y) + template.after)
-    parts = [tokenizer.encode(texts, special=False) for texts in (queries, answers)]
-    whole = tokenizer.encode([q + a for q, a in zip(queries, answers, strict=True)], special=False)
-    for q, a, both in zip(*parts, whole, strict=True):
-        if q + a != both:
-            raise UserError(
-                f"config.template: {tokenizer.decode(both)!r} has a token that joins a query and its answer; accepted: "
-                "a template whose `between` ends where a token ends"
-            )
-    padded = [np.full((len(rows), max(map(len, rows))), -1, np.int32) for rows in parts]
-    for array, rows in zip(padded, parts, strict=True):
-        for i, row in enumerate(rows):
-            array[i, : len(row)] = row
-    return {"query": padded[0], "answer": padded[1], "start": np.array(start), "count": np.array(count)}
+        queries = [template.before + x + template.between for x in task.answers]
+        answers = [template.answer(y) + template.after for ys in task.answers.values() for y in ys]
+        number = [len(ys) for ys in task.answers.values()]
+        made = Pieces(tokenizer, queries, answers, np.repeat(np.arange(len(queries)), number).tolist(), shots + 1)
+        for kind, known in rows.items():
+            known += getattr(made, kind)
+        several += number
+        count.append(len(queries))
+    width = {kind: max(map(len, known)) for kind, known in rows.items()}
+    wide = max(width["first"], width["query"]), max(width["answer"], width["last"])
+    arrays = {kind: _padded(known, wide[kind in ("answer", "last")]) for kind, known in rows.items()}
+    arrays |= {"start": np.cumsum(count) - count, "count": np.array(count)}
+    if max(several) > 1:
+        arrays |= {"which": np.cumsum(several) - several, "several": np.array(several)}
+    return arrays
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    array = np.full((len(rows), width), -1, np.int32)
+    for i, row in enumerate(rows):
+        array[i, : len(row)] = row
+    return array
 
 
 def draw_prompts(
     data: Mapping[str, jax.Array], key: jax.Array, batch: int, pairs: int, most: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The task of each prompt, ``[B]``, and prompts ``[B, N, W + A]`` of N = `pairs` pairs of it, none twice.
+    """The task of each prompt, ``[B]``, and prompts ``[B, N, W + A]`` of N = `pairs` pairs of it, no input twice.
 
-    data: `tables`; most: the pairs of its largest task. -1 where there is no token.
+    data: `tables`; most: the inputs of its largest task. -1 where there is no token.
     """
     task_key, pair_key = jax.random.split(key)
     task_B = jax.random.randint(task_key, (batch,), 0, data["count"].shape[0])
     luck_BI = jax.random.uniform(pair_key, (batch, most))
     luck_BI = jnp.where(jnp.arange(most)[None] < data["count"][task_B][:, None], luck_BI, -1.0)
     chosen_BN = jax.lax.top_k(luck_BI, pairs)[1] + data["start"][task_B][:, None]
-    return task_B, _rows(data, chosen_BN)
+    return task_B, _rows(data, chosen_BN, key)
 
 
 def draw_pairs(data: Mapping[str, jax.Array], key: jax.Array, task_B: jax.Array, count: int) -> jax.Array:
-    """`count` pairs of each task, ``[B, count, W + A]``, each drawn alone: one may come twice, or stand in a prompt."""
+    """`count` prompts of one pair of each task, ``[B, count, W + A]``, each drawn alone: a pair may come twice."""
     number_BN = jax.random.randint(key, (task_B.shape[0], count), 0, data["count"][task_B][:, None])
-    return _rows(data, number_BN + data["start"][task_B][:, None])
+    return _rows(data, (number_BN + data["start"][task_B][:, None])[..., None], key)[:, :, 0]
 
 
-def _rows(data: Mapping[str, jax.Array], chosen_BN: jax.Array) -> jax.Array:
-    return jnp.concatenate([data["query"][chosen_BN], data["answer"][chosen_BN]], axis=-1)
+def _rows(data: Mapping[str, jax.Array], input_N: jax.Array, key: jax.Array) -> jax.Array:
+    """Prompts of the pairs of some inputs ``[..., N]``, each with one of its right answers: ``[..., N, W + A]``."""
+    answer_N = input_N
+    if "several" in data:
+        luck_N = jax.random.randint(jax.random.fold_in(key, 2), input_N.shape, 0, data["several"][input_N])
+        answer_N = data["which"][input_N] + luck_N
+    query = jnp.concatenate([data["first"][input_N[..., :1]], data["query"][input_N[..., 1:]]], axis=-2)
+    answer = jnp.concatenate([data["answer"][answer_N[..., :-1]], data["last"][answer_N[..., -1:]]], axis=-2)
+    return jnp.concatenate([query, answer], axis=-1)
 
 
 @struct.dataclass

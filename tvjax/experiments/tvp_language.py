@@ -79,7 +79,7 @@ def measured(bench: Bench, layer: int, keep: float, single: int) -> tuple[Right,
     best: dict[str, int] = {}
     for name in bench.tasks:
         asked = bench.sample(name, "test")
-        said = [y for _, y in asked]
+        said = bench.accepted(name, asked)
         states_PLD = bench.few_shot_states(name)
         vectors[name] = states_PLD.mean(0)
         by_layer = {s: bench.asked_with(name, s, vectors[name], bench.layers, keep) for s in ("dev", "test")}

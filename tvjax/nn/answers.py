@@ -36,8 +36,9 @@ def questions(
     """Prompts and answers as `Questions`, with room for `length` tokens and answers of `width` (0: what they need).
 
     Both are cut into tokens together. Raises `UserError` where a token would hold the end of a prompt and the
-    beginning of its answer.
+    beginning of its answer, and for a tokenizer that puts tokens behind every text.
     """
+    tokenizer.check_open()
     alone = tokenizer.encode(prompts)
     whole = tokenizer.encode([p + a for p, a in zip(prompts, answers, strict=True)])
     for prompt, text, ids, more in zip(prompts, answers, alone, whole, strict=True):

@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import io
+import itertools
 import string
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tvjax.errors import UserError, reject
-from tvjax.tasks.text import SPLITS, TextTask, split_of, without_repetition
+from tvjax.tasks.text import SPLITS, Answers, Pair, TextTask, answers_of, split_of
 
 NAME, VERSION = "text_tasks", "1.0.0"
 
@@ -92,7 +94,7 @@ def kept(folder: Path) -> dict[str, TextTask] | None:
         )
     except Exception as error:  # the library and its readers raise what they like
         raise UserError(f"{place}: not a whole data set ({_line(error)}); accepted: one that was kept here") from None
-    pairs: dict[str, list[tuple[str, str]]] = {}
+    pairs: dict[str, list[Pair]] = {}
     for _, name, x, y in rows:
         pairs.setdefault(name, []).append((x, y))
     return {name: TextTask(name, tuple(found)) for name, found in pairs.items()}
@@ -101,27 +103,48 @@ def kept(folder: Path) -> dict[str, TextTask] | None:
 def read_dataset(name: str, shown: str, said: str, *, data_dir: str = "", most: int = 0) -> TextTask:
     """The data set `name` (as tensorflow-datasets names it) as a task: inputs and outputs by format strings.
 
-    shown, said: of its features, e.g. ``"{premise} {hypothesis}"`` and ``"{label}"``; a class label is its name. All
-    its splits are read, an example without a label is left out; `most`: pairs that are taken (0: all). Raises
-    `UserError` for a data set or a feature that is not there.
+    shown, said: of its features, e.g. ``"{premise} {hypothesis}"`` and ``"{label}"``. A class label is its name, a
+    number the shortest decimal that is stored as the same number (3.8, 5.0, 7), a truth value True or False; of a list
+    of texts in `said` each is a right answer. All its splits are read; an example without a label (-1) is left out,
+    with a warning that counts them. most: inputs that are taken (0: all), each with all its answers. Raises `UserError`
+    for a data set or a feature that is not there, and for a value of another kind, an empty text or a number that is
+    not finite, by its record and split.
     """
     tfds = _library()
     try:
         sources = tfds.data_source(name, data_dir=data_dir or None)
     except Exception as error:
         raise reject("config.data.tfds", name, f"a data set that can be read ({_line(error)})") from None
-    pairs: list[tuple[str, str]] = []
+    pairs: list[Pair] = []
+    unlabelled = 0
     for split in sorted(sources):
         features = sources[split].dataset_info.features
-        wanted = [_fields(text, features, name) for text in (shown, said)]
-        for example in sources[split]:
-            values = {f: _shown(features[f], example[f]) for fields in wanted for f in fields}
-            if all(value is not None and value.strip() for value in values.values()):
-                pairs.append((shown.format_map(values).strip(), said.format_map(values).strip()))
-    unique = without_repetition(pairs)
-    if not unique:
+        inputs, outputs = (_fields(text, features, name) for text in (shown, said))
+        for example, where in _examples(sources[split], f"of split {split} of {name}"):
+            values = {
+                f: _texts(f, features[f], example[f], where, several=f not in inputs) for f in (*inputs, *outputs)
+            }
+            unlabelled += not all(values.values())
+            for chosen in itertools.product(*values.values()):
+                one = dict(zip(values, chosen, strict=True))
+                pairs.append((shown.format_map(one).strip(), said.format_map(one).strip()))
+    if unlabelled:
+        warnings.warn(f"config.data.tfds: {name}: {unlabelled} examples have no label: they are left out", stacklevel=2)
+    answers = answers_of(pairs)
+    if not answers:
         raise reject("config.data.tfds", name, "a data set with examples that have an input and an output")
-    return TextTask(task_name(name), unique[: most or None])
+    taken = itertools.islice(answers.items(), most or None)
+    return TextTask(task_name(name), tuple((x, y) for x, ys in taken for y in ys))
+
+
+def _examples(source: Any, where: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """The examples of a split, each with the words for where it stands."""
+    for number in range(len(source)):
+        try:
+            example = source[number]
+        except Exception as error:
+            raise reject("config.data.tfds", f"record {number} {where}", f"one that reads ({_line(error)})") from None
+        yield example, f"record {number} {where}"
 
 
 def task_name(name: str) -> str:
@@ -132,27 +155,63 @@ def task_name(name: str) -> str:
 def _fields(text: str, features: Mapping[str, Any], name: str) -> Sequence[str]:
     """The features that a format string names."""
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
+        parts = [part for part in string.Formatter().parse(text) if part[1] is not None]
     except ValueError as error:
         raise reject("config.data.tfds", text, f"a format string ({error})") from None
-    for field in fields:
+    for _, field, style, conversion in parts:
         if field not in features:
             raise reject("config.data.tfds", text, f"features of {name} in braces: {', '.join(features)}")
-    if not fields:
+        if style or conversion:
+            raise reject("config.data.tfds", text, f"{{{field}}} alone, without a format")
+    if not parts:
         raise reject("config.data.tfds", text, f"at least one feature of {name} in braces: {', '.join(features)}")
-    return fields
+    return [str(field) for _, field, _, _ in parts]
 
 
-def _shown(feature: Any, value: Any) -> str | None:
-    """A feature's value in words; None for a label that is not told."""
+def _texts(field: str, feature: Any, value: Any, where: str, *, several: bool) -> Answers:
+    """A feature's value in words, or several of a list of texts if `several`; none for a label that is not told."""
     if hasattr(feature, "int2str"):
-        return str(feature.int2str(int(value))) if int(value) >= 0 else None
-    return _text(value)
+        return (str(feature.int2str(int(value))),) if int(value) >= 0 else ()
+    try:
+        texts = [_word(one, feature) for one in value] if several and _texts_alone(value) else [_word(value, feature)]
+    except ValueError:
+        texts = []
+    if not texts or not all(text.strip() for text in texts):
+        accepted = f"a text, a number or a label{', or a list of texts' if several else ''}, and none that is missing"
+        raise reject("config.data.tfds", f"{{{field}}} = {_line(repr(value))} in {where}", accepted)
+    return tuple(texts)
+
+
+def _texts_alone(value: Any) -> bool:
+    return isinstance(value, list | np.ndarray) and all(isinstance(one, bytes | str) for one in np.ravel(value))
+
+
+def _word(value: Any, feature: Any) -> str:
+    """A text, a number or a truth value in words. Raises `ValueError` for anything else, and what is not finite."""
+    if isinstance(value, bytes | str):
+        return _text(value)
+    if isinstance(value, bool | int | np.bool_ | np.integer):
+        return str(value)
+    if not isinstance(value, float | np.floating) or not np.isfinite(value):
+        raise ValueError(value)
+    return _decimal(float(value), np.dtype(feature.np_dtype))
+
+
+def _decimal(value: float, dtype: np.dtype) -> str:
+    """The shortest decimal that is `value` in the precision of its feature.
+
+    Of float64 the library stores no more than float32 holds, unless it stores bytes.
+    """
+    single = np.float32 if dtype.itemsize > 4 else dtype.type
+    if float(single(value)) != value:
+        return repr(value)
+    shorter = (f"{value:.{digits}g}" for digits in range(1, 18))
+    return repr(next(float(text) for text in shorter if float(single(float(text))) == value))
 
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _line(what: Exception | str) -> str:
+    return " ".join(str(what).split())[:200] or type(what).__name__

@@ -7,7 +7,7 @@ from tvjax.tasks.text import Pair
 
 
 class Retriever:
-    """The pairs of a task, found by their inputs. Terms are tokens, so that words also match in their pieces."""
+    """Pairs of a task, no input twice, found by their inputs. Terms are tokens: words also match in their pieces."""
 
     def __init__(self, pairs: Sequence[Pair], ids: Sequence[Sequence[int]]) -> None:
         import bm25s

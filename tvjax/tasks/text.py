@@ -1,10 +1,12 @@
 """Text tasks: pairs of an input and an output, how a prompt shows them, and which split each pair belongs to."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,8 @@ from tvjax.files import user_path
 
 SPLITS = {"train": 0.5, "dev": 0.2, "test": 0.3}
 Pair = tuple[str, str]
+Answers = tuple[str, ...]
+"""All right answers of an input: any of them is right."""
 
 
 def split_of(text: str) -> str:
@@ -27,16 +31,38 @@ def split_of(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TextTask:
-    """A named list of (input, output) pairs, without repetitions of an input."""
+    """A named list of (input, output) pairs, none twice. An input of several pairs has several right answers."""
 
     name: str
     pairs: tuple[Pair, ...]
+
+    @functools.cached_property
+    def answers(self) -> dict[str, Answers]:
+        """The inputs in the order of their first pairs, each with all its right answers."""
+        return answers_of(self.pairs)
 
     def split(self, name: str) -> tuple[Pair, ...]:
         """The pairs of "train", "dev" or "test": no input is in two of them."""
         if name not in SPLITS:
             raise reject("split", name, ", ".join(SPLITS))
         return tuple(pair for pair in self.pairs if split_of(pair[0]) == name)
+
+    def questions(self, name: str) -> tuple[Pair, ...]:
+        """The inputs of a split, each once, with the first of its right answers."""
+        return tuple((x, answers[0]) for x, answers in answers_of(self.split(name)).items())
+
+
+def answers_of(pairs: Sequence[Pair]) -> dict[str, Answers]:
+    """The inputs of some pairs, in the order of their first pairs, each with all that it is paired with."""
+    known: dict[str, dict[str, None]] = {}
+    for x, y in pairs:
+        known.setdefault(x, {})[y] = None
+    return {x: tuple(answers) for x, answers in known.items()}
+
+
+def drawn(random: np.random.Generator, answers: Mapping[str, Answers]) -> list[Pair]:
+    """Each input with one of its right answers; nothing is drawn for an input that has one alone."""
+    return [(x, ys[random.integers(len(ys))] if len(ys) > 1 else ys[0]) for x, ys in answers.items()]
 
 
 def some(pairs: Sequence[Pair], most: int) -> tuple[Pair, ...]:
@@ -69,17 +95,16 @@ class Template:
 
 
 def without_repetition(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """The first pair of each input, in order."""
-    first: dict[str, str] = {}
-    for x, y in pairs:
-        first.setdefault(x, y)
-    return tuple(first.items())
+    """Each pair once, in order."""
+    return tuple(dict.fromkeys(pairs))
 
 
 def read_folder(folder: str | Path, names: Sequence[str] = ()) -> dict[str, TextTask]:
     """The tasks of a folder of ``NAME.json`` files, lists of ``{"input": ..., "output": ...}``; of `names` if given.
 
-    Raises `UserError` for a folder or a task that is not there, and for a file that holds anything else.
+    Both are texts, without the blanks around them; of an input in several entries every output is right. Raises
+    `UserError` for a folder or a task that is not there, and for a file that holds anything else: a number could be
+    spelled in several ways.
     """
     folder = user_path(folder)
     files = {path.stem: path for path in sorted(folder.glob("*.json"))} if folder.is_dir() else {}
@@ -93,32 +118,48 @@ def read_folder(folder: str | Path, names: Sequence[str] = ()) -> dict[str, Text
 
 def _read(path: Path) -> tuple[Pair, ...]:
     try:
-        items = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+        items = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: not whole JSON ({error})") from None
     if not isinstance(items, list) or not items:
         raise UserError(f"{path}: holds no list of pairs; accepted: a list of {{'input', 'output'}}")
     pairs = []
     for number, item in enumerate(items):
         x, y = (item.get("input"), item.get("output")) if isinstance(item, Mapping) else (None, None)
-        if not (isinstance(x, str) and isinstance(y, str) and x.strip() and y.strip()):
-            raise UserError(f"{path}: entry {number}: given {item!r}; accepted: {{'input': text, 'output': text}}")
+        if not (isinstance(x, str) and isinstance(y, str) and _whole(x) and _whole(y)):
+            accepted = "{'input': text, 'output': text}; each of several right answers is an entry of its own"
+            raise UserError(f"{path}: entry {number}: given {item!r}; accepted: {accepted}")
         pairs.append((x.strip(), y.strip()))
     return without_repetition(pairs)
+
+
+def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names are all different: of a name that stands twice JSON would keep the last."""
+    known = dict(items)
+    if len(known) < len(items):
+        raise ValueError(f"a name stands twice in an object of the names {[name for name, _ in items][:5]}")
+    return known
+
+
+def _whole(text: str) -> bool:
+    """Whether there is a text, and no half of a character, which JSON can hold."""
+    return bool(text.strip()) and text.encode(errors="ignore").decode() == text
 
 
 def shots(
     random: np.random.Generator, pairs: Sequence[Pair], count: int, *, apart_from: str = "", shuffled: bool = False
 ) -> list[Pair]:
-    """`count` demonstrations drawn without repetition, none with the input `apart_from`.
+    """`count` demonstrations of different inputs, none of them `apart_from`, each with one of its right answers.
 
     shuffled: their outputs are permuted among them, so that they show the words of a task but not the task. Raises
-    `UserError` where there are too few pairs.
+    `UserError` where there are too few inputs.
     """
-    others = [pair for pair in pairs if pair[0] != apart_from]
+    answers = answers_of(pairs)
+    others = [x for x in answers if x != apart_from]
     if len(others) < count:
         raise reject("demonstrations", count, f"at most {len(others)}, the pairs that the task has for them")
-    chosen = [others[i] for i in random.choice(len(others), count, replace=False)]
+    inputs = [others[i] for i in random.choice(len(others), count, replace=False)]
+    chosen = drawn(random, {x: answers[x] for x in inputs})
     if not shuffled:
         return chosen
     order = random.permutation(count)

@@ -1,7 +1,10 @@
 """The tokenizer of a Hugging Face folder, read by the `tokenizers` library."""
 
+import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tvjax.errors import UserError
 
@@ -12,7 +15,7 @@ class Tokenizer:
     def __init__(self, folder: str | Path) -> None:
         import tokenizers
 
-        path = Path(folder) / "tokenizer.json"
+        path = self.path = Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise UserError(f"{path}: no such file; accepted: a folder with a tokenizer.json, or token ids as prompts")
         try:
@@ -30,6 +33,34 @@ class Tokenizer:
     def encode(self, texts: Sequence[str], *, special: bool = True) -> list[list[int]]:
         """The ids of each text; with `special`, what the model puts around every text (often a first token) too."""
         return [list(e.ids) for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=special)]
+
+    def check_open(self) -> None:
+        """Raise `UserError` where it puts tokens behind every text: an answer could not stand there."""
+        put = self._tokenizer.encode("a").special_tokens_mask
+        if 0 in put and put[-1]:
+            raise UserError(
+                f"{self.path}: its post_processor puts tokens behind every text, where an answer should stand; "
+                "accepted: one that puts them before it"
+            )
+
+    def encode_with_spans(self, texts: Sequence[str]) -> list[list[tuple[int, tuple[int, int]]]]:
+        """The ids of `encode`, each with the characters that it stands for; (-1, -1) for what is put around a text."""
+        return [
+            [(i, (-1, -1) if s else span) for i, span, s in zip(e.ids, e.offsets, e.special_tokens_mask, strict=True)]
+            for e in self._untrimmed.encode_batch(list(texts))
+        ]
+
+    @functools.cached_property
+    def _untrimmed(self) -> Any:
+        """The tokenizer with spans that begin where a token does: some leave out the space that a token begins with."""
+        import tokenizers
+
+        described = json.loads(self._tokenizer.to_str())
+        behind = described["post_processor"] or {}
+        for part in (behind, *behind.get("processors", ())):
+            if "trim_offsets" in part:
+                part["trim_offsets"] = False
+        return tokenizers.Tokenizer.from_str(json.dumps(described))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, without special tokens."""
