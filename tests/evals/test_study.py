@@ -171,6 +171,115 @@ def test_the_deepest_usable_layer_decides():
     assert deeper["layer"] == 2 and deeper["ratio"]["mean"] == pytest.approx(0.5)
 
 
+def untested(tree):
+    """The reasons, by claim, for which they are not tested."""
+    claims = study.answers(tree)["claims"]
+    assert not any(claim["supported"] and not claim["tested"] for claim in claims.values())
+    return {name: claim["why"] for name, claim in claims.items() if not claim["tested"]}
+
+
+class TestNotTested:
+    """A claim for which nothing was run is neither supported nor not supported."""
+
+    EVERY = frozenset(study.answers(made_up())["claims"])
+
+    def test_what_was_run_is_tested(self):
+        assert untested(made_up()) == {}
+        assert untested(made_up(shifted=(2.0, 2.2, 1.8))) == {}, "a claim that fails is tested all the same"
+
+    def test_one_seed_tests_nothing(self):
+        tree = made_up()
+        for entry in tree["populations"]:
+            del entry["members"][1:]
+        reasons = untested(tree)
+        assert set(reasons) == self.EVERY and set(reasons.values()) == {study.ONE_SEED}
+
+    def test_where_no_model_learned_nothing_is(self):
+        tree = made_up()
+        for entry in tree["populations"]:
+            for one in entry["members"]:
+                one |= {"icl_risk": 0.97 * PRIOR, "tvp_risk": PRIOR, "tvp_risk_by_layer": [1.1 * PRIOR] * (L + 1)}
+        reasons = untested(tree)
+        assert set(reasons) == self.EVERY
+        assert "under no condition was ICL learned" in reasons["emerges_alone"]
+        assert "neither with TVP-loss nor without it" in reasons["made_where_prescribed"]
+
+    def test_tvp_loss_that_keeps_a_model_from_learning_is_tested(self):
+        """Without it the same training learns: that it makes no vector is a finding."""
+        tree = made_up(made=NONE)
+        for one in tree["populations"][1]["members"]:
+            one["icl_risk"] = PRIOR
+        assert "made_where_prescribed" not in untested(tree)
+
+    def test_without_tvp_loss_its_claims_are_not(self):
+        tree = made_up()
+        tree["populations"] = [entry for entry in tree["populations"] if entry["arm"] == "icl"]
+        reasons = untested(tree)
+        assert set(reasons) == self.EVERY - {"emerges_alone", "not_everywhere"}
+        assert set(reasons.values()) == {"no model was trained with TVP-loss at the base"}
+
+    def test_without_a_vector_there_is_nothing_to_search_or_to_shift(self):
+        reasons = untested(made_up(made=NONE))
+        assert set(reasons) == {"no_search", "deeper_helps_shifts", "more_than_its_compute"}
+
+    def test_without_shifts_or_a_control_their_claims_are_not(self):
+        tree = made_up()
+        tree["populations"] = [entry for entry in tree["populations"] if entry["arm"] != "control"]
+        assert set(untested(tree)) == {"more_than_its_compute"}
+        for entry in tree["populations"]:
+            entry["shifts"] = {}
+        assert untested(tree)["deeper_helps_shifts"] == "no shifts were measured"
+
+    def test_a_condition_without_a_place_for_vectors_alone(self):
+        tree = {"populations": [population("icl", [member(s, 0.1, NONE) for s in range(3)], query_replaced=True)]}
+        assert untested(tree)["not_everywhere"] == "no condition has a place for a vector"
+
+    def test_an_arm_whose_icl_loss_alone_is_missing_is_left_out(self):
+        tree = made_up()
+        tree["populations"].append(population("tvp", [member(s, 0.1, AT_2, 1.0, 2) for s in range(3)], {"width": 8}))
+        tree["populations"] = [p for p in tree["populations"] if p["arm"] != "icl" or p["differs_in"] != {"width": 8}]
+        assert all(not row["differs_in"] for row in study.answers(tree)["trained"])
+
+
+class TestTwoFailures:
+    """A ratio of two risks that are both no better than the prior's is no news."""
+
+    def test_shifts_under_which_both_fail_do_not_count(self):
+        """The prior has 3 there: 30 is better than 60 and says nothing."""
+        tree = made_up()
+        for entry, risk in zip(tree["populations"][:3], (60.0, 30.0, 60.0), strict=True):
+            far = entry["shifts"]["far"]
+            entry["shifts"]["lost"] = {**far, "members": [{**m, "icl_risk": risk} for m in far["members"]]}
+        row = study.answers(tree)["trained"][0]
+        assert row["failed_shifts"] == ["lost"] and set(row["shifts_over_plain"]) == {"far", "lost"}
+        assert row["working_shifts_over_plain"]["values"] == pytest.approx([0.5] * 3)
+        deeper = study.answers(tree)["claims"]["deeper_helps_shifts"]
+        assert (deeper["better"], deeper["failed"], deeper["of"]) == (1, 1, 2)
+
+    def test_they_alone_support_nothing(self):
+        """Under the shift that is not lost TVP-loss hurts: the mean over both would say that it helps."""
+        tree = made_up(shifted=(1.3, 1.43, 1.17))
+        for entry, risk in zip(tree["populations"][:3], (60.0, 3.1, 60.0), strict=True):
+            far = entry["shifts"]["far"]
+            entry["shifts"]["lost"] = {**far, "members": [{**m, "icl_risk": risk} for m in far["members"]]}
+        deeper = study.answers(tree)["claims"]["deeper_helps_shifts"]
+        assert deeper["ratio"]["ci"][1] < 1 and deeper["tested"] and not deeper["supported"]
+
+    def test_where_both_fail_under_all_it_is_not_tested(self):
+        tree = made_up(shifted=(30.0, 33.0, 27.0))
+        for entry in tree["populations"][:3:2]:
+            for one in entry["shifts"]["far"]["members"]:
+                one["icl_risk"] *= 60
+        assert untested(tree)["deeper_helps_shifts"] == "under every shift both are no better than the prior"
+
+
+def test_an_evaluation_that_was_not_finite_is_no_first_step():
+    tree = made_up()
+    history = tree["populations"][0]["members"][0]["history"]
+    history["icl_risk"][0], history["tvp_risk_by_layer"][0] = None, [None] * (L + 1)
+    assert study.answers(tree)["emergence"][0]["learned_from"] == [200] * 3
+
+
 def test_a_layout_without_a_place_for_vectors_decides_nothing():
     """Where theta takes the place of the query, TVP fails by construction: that no vector emerges is no finding."""
     tree = made_up()

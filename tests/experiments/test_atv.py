@@ -23,7 +23,7 @@ from tvjax.nn.pretrained.weights import save_folder
 from tvjax.report import summary_table, write_report
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import Template, some
-from tvjax.vectors import store
+from tvjax.vectors import origin, store
 
 SEEN, AMBIGUOUS, UNSEEN = ("next_letter", "opposite"), ("digits", "double"), ("capital",)
 CONFIG = {
@@ -194,12 +194,12 @@ class TestRun:
     @pytest.mark.slow
     def test_the_target_stays_as_it_is_bit_for_bit(self, done, config, tmp_path):
         arena = atv.open_arena(config, done[0], "eval", lambda line: None)
-        before = store.fingerprint(arena.target.params)
+        before = origin.fingerprint(arena.target.params)
         arena.mode = "train"
         names, hyper = atv.population(arena, 1e-2)
         atv.train(arena, "lora", tmp_path, names, hyper)
-        assert store.fingerprint(arena.target.params) == before
-        assert before == store.fingerprint(tvjax.load(config["target"]["path"]).params)
+        assert origin.fingerprint(arena.target.params) == before
+        assert before == origin.fingerprint(tvjax.load(config["target"]["path"]).params)
 
     def test_stopped_between_methods_it_ends_with_the_same_bits(self, done, config, tmp_path):
         class Enough(Exception):

@@ -19,7 +19,8 @@ from tvjax.report import atv_tvp as atv_tvp_report
 from tvjax.report import summary_table, write_report
 from tvjax.tasks import NO_SHIFT, draw
 from tvjax.vectors.adapters import Queries
-from tvjax.vectors.store import fingerprint, load_vectors
+from tvjax.vectors.origin import fingerprint
+from tvjax.vectors.store import load_vectors
 from tvjax.vectors.tvp import prompt_with
 
 K, PROMPTS = TINY["prompt"]["demonstrations"], 32
@@ -201,7 +202,7 @@ class TestWriter:
             for k in range(K)
         ]
         assert float(loss) == pytest.approx(float(np.mean(risks)), rel=1e-4)
-        assert metrics.keys() == {"risk"}
+        assert metrics.keys() == {"written_loss"}
 
     def test_gradients_reach_all_that_is_used(self, experiment, writers):
         params = jax.tree.map(lambda p: p[0], writers)
@@ -224,7 +225,7 @@ def test_its_programs_trace_for_other_tasks_layouts_and_edits(task, layout, edit
     data, key = {"target": shapes}, jax.random.key(0)
     params = jax.eval_shape(experiment.init, key, data)
     loss, metrics = jax.eval_shape(lambda p, d: experiment.loss(p, d, key, 0, {}), params, data)
-    assert loss.shape == () and "risk" in metrics
+    assert loss.shape == () and "written_loss" in metrics
     drawn = draw(NO_SHIFT, t.task, t.layout, key, 4, K)
     members = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), params)
     found = jax.eval_shape(experiment.score, members, data, drawn)

@@ -83,6 +83,30 @@ FIELDS = {
     "inf": ({"population__learning_rate": (float("inf"),)}, "config.population.learning_rate[0]", "inf", "finite"),
     "negative rate": ({"population__learning_rate": (-1.0,)}, "config.population.learning_rate", "-1.0", "more than 0"),
     "negative weight": ({"population__tvp_weight": (-1.0,)}, "config.population.tvp_weight", "-1.0", "0 or more"),
+    "one weight for all": ({"population__tvp_weight": (0.5,)}, "config.population.tvp_weight", "(0.5,)", "icl"),
+    "one weight for all, of two seeds": (
+        {"population__tvp_weight": (0.5,), "population__seed": (0, 1)},
+        "config.population.tvp_weight",
+        "2 entries, one for each of icl, tvp",
+        "icl",
+    ),
+    "no weight for all": (
+        {"population__tvp_weight": (0.0,), "population__seed": (0, 1)},
+        "config.population.tvp_weight",
+        "(0.0,)",
+        "tvp",
+    ),
+    "one model twice": (
+        {"population__name": ("a", "b"), "population__tvp_weight": (0.5,)},
+        "config.population.tvp_weight",
+        "the members a and b differ",
+        "tvp_weight 0.5",
+    ),
+    "one model twice, entry by entry": (
+        {"population__name": ("a", "b", "c"), "population__tvp_weight": (0.0, 1.0, 1.0)},
+        "config.population.seed",
+        "the members b and c differ",
+    ),
     "clip by nan": ({"optimizer__clip_norm": float("nan")}, "config.optimizer.clip_norm", "nan", "finite"),
     "momentum of 1": ({"optimizer__b1": 1.0}, "config.optimizer.b1", "1.0", "0 up to"),
     "epsilon": ({"model__norm_epsilon": 0.0}, "config.model.norm_epsilon", "0.0", "more than 0"),
@@ -120,6 +144,24 @@ def test_a_missing_field_is_named(field):
 
 def test_the_config_that_the_rows_spoil_is_accepted():
     assert TVPSettings.from_config(SMALL).population.name == ("icl", "tvp")
+
+
+SHARED = {
+    "seed": (7,),
+    "learning_rate": (1e-4,),
+    "prescribed_layer": (1,),
+}
+
+
+@pytest.mark.parametrize("field", SHARED)
+def test_one_value_is_that_of_all_members_where_it_means_them_all(field):
+    population = TVPSettings.from_config(changed(SMALL, **{f"population__{field}": SHARED[field]})).population
+    assert population.spread()[field] == SHARED[field] * 2
+
+
+def test_one_weight_is_that_of_all_members_that_are_called_otherwise_and_differ():
+    fields = {"population__name": ("a", "b"), "population__tvp_weight": (1.0,), "population__prescribed_layer": (1, 2)}
+    assert TVPSettings.from_config(changed(SMALL, **fields)).population.spread()["tvp_weight"] == (1.0, 1.0)
 
 
 FILES = {
@@ -164,6 +206,12 @@ LINES = {
     "unknown field": (["--config=CONFIG", "--config.model.widht=3"], "config.model.widht", "'3'", "width"),
     "unknown group": (["--config=CONFIG", "--config.modle.width=3"], "config.modle", "the fields of config", "model"),
     "field in a field": (["--config=CONFIG", "--config.model.width.x=3"], "config.model.width.x", "no such field"),
+    "one weight for two members": (
+        ["--config=CONFIG", "--config.population.tvp_weight=0.5"],
+        "config.population.tvp_weight",
+        "(0.5,)",
+        "2 entries, one for each of icl, tvp",
+    ),
     "not an int": (["--config=CONFIG", "--config.train.steps=abc"], "config.train.steps", "'abc'", "int"),
     "not a bool": (["--config=CONFIG", "--config.model.bias=maybe"], "config.model.bias", "'maybe'", "bool"),
     "a value for a group": (["--config=CONFIG", "--config.model=3"], "config.model", "'3'", "group"),

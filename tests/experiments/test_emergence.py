@@ -162,11 +162,43 @@ def test_the_page_and_the_table(ran):
     page = write_report(folder).read_text()
     stems = ("conditions", "layers", "training", "prescribed", "shifts")
     assert all((folder / "report" / f"{stem}.png").is_file() and f'src="{stem}.png"' in page for stem in stems)
-    assert "not supported" in page, "ten steps support no claim about TVP-loss"
+    assert "not tested" in page and ">supported" not in page, "in ten steps nothing is learned: no claim is tested"
     text = summary_table(summary)
-    assert "NOT SUPPORTED" in text and "layout xy" in text and "control" in text
+    assert "NOT TESTED" in text and "SUPPORTED" not in text and "layout xy" in text and "control" in text
+    first = "ICL was not learned in every seed, which says nothing of vectors there"
+    assert first in text.splitlines()[1] and page.index(first) < page.index("<h2>Claims")
+    assert "neither learned" in text and "0 of 2 " not in text
     assert "0 of 2, by construction" in page and "0 of 2, by construction" in text
-    assert "the fair control is the additive edit" in page and "0 of 2</td>" in page
+    assert "the fair control is the additive edit" in page and "ICL not learned</td>" in page
+
+
+def test_members_of_a_population_that_are_one_model_are_named_first(ran):
+    tree = copy.deepcopy(ran[1])
+    assert all(entry["identical_members"] == [] for entry in tree["populations"])
+    tree["populations"][1]["identical_members"] = [["a", "b"]]
+    assert summary_table(tree).splitlines()[1] == "In population base.tvp, a, b ended as one model, bit for bit."
+
+
+def test_where_some_learned_the_rest_is_said_to_have_not(ran):
+    """At the base ICL is learned and TVP-loss makes a vector: those claims are tested, and their layers are named."""
+    tree = copy.deepcopy(ran[1])
+    for entry in tree["populations"]:
+        for member in entry["members"]:
+            if entry["differs_in"]:
+                member |= {"icl_risk": entry["prior_risk"], "tvp_risk_by_layer": [entry["prior_risk"]] * 4}
+                continue
+            member["icl_risk"] = 0.1 * entry["prior_risk"] * (1 + 0.01 * member["seed"])
+            risk = 0.2 if entry["arm"] == "tvp" else 0.9
+            at = [1.1, *(risk if n == member["prescribed_layer"] else 0.95 for n in (1, 2)), 1.2]
+            member["tvp_risk_by_layer"] = [entry["prior_risk"] * value * (1 + 0.01 * member["seed"]) for value in at]
+            member["tvp_risk"] = member["tvp_risk_by_layer"][member["prescribed_layer"]]
+    text = summary_table(tree)
+    assert text.splitlines()[1].startswith("Under 2 of 3 conditions ICL was not learned in every seed")
+    rows = {line.split("  ")[0]: " ".join(line.split()) for line in text.splitlines()}
+    assert rows["base"].endswith("none 0 of 2") and rows["2 layers"].endswith("none ICL not learned")
+    claims = [line.split("  ")[0].strip() for line in text[text.index("claims\n") :].splitlines()[1:]]
+    assert claims[1] == "supported", "ICL is learned at the base and no vector is usable there"
+    assert any(line.startswith("supported") and "makes a usable vector" in line for line in text.splitlines())
 
 
 def test_the_page_of_one_seed_and_no_second_loss(ran, tmp_path):

@@ -37,8 +37,8 @@ def test_the_first_steps_at_published_scale(source, tokens):
         after, second = trainer.dispatch(after, {}, trainer.hyper)
     for metrics in (first, second):
         assert np.isfinite(list(metrics.values())).all(), metrics
-    assert abs(float(first["icl_risk"][0]) - np.log(tokens)) < 2
-    assert abs(float(first["tvp_risk"][0]) - np.log(tokens)) < 2
+    assert abs(float(first["icl_loss"][0]) - np.log(tokens)) < 2
+    assert abs(float(first["tvp_loss"][0]) - np.log(tokens)) < 2
     assert int(after.step) == 2
     moved = jax.tree.map(lambda a, b: float(np.abs(a - np.asarray(b)).max()), kernels, after.params["blocks"])
     assert min(jax.tree.leaves(moved)) > 0

@@ -73,7 +73,7 @@ def tvp_plan(mesh, count, **fields):
 @pytest.mark.slow
 def test_members_talk_neither_in_training_nor_in_evaluation():
     names = tuple("abcdefgh")
-    many = {"population__name": names, "population__tvp_weight": (1.0,)}
+    many = {"population__name": names, "population__tvp_weight": (1.0,), "population__seed": tuple(range(8))}
     found = tvp_plan({"member": 8}, 8, **many)
     assert found["step"]["collectives"] == found["evaluation"]["collectives"] == []
     beside = tvp_plan({"member": 4, "data": 2}, 8, **many)["step"]["collectives"]

@@ -20,7 +20,8 @@ from tvjax.experiments.text_prompts import answer_scores, ask, draw_pairs
 from tvjax.experiments.tvp_language_settings import TVPLanguageSettings
 from tvjax.report import language, summary_table, write_report
 from tvjax.tasks.suite import suite
-from tvjax.vectors.store import fingerprint, load_vectors
+from tvjax.vectors.origin import fingerprint
+from tvjax.vectors.store import load_vectors
 
 K = 3
 TRAIN, HELDOUT = ("next_letter", "digits", "uppercase"), ("previous_letter", "double")
@@ -159,7 +160,7 @@ class TestLoss:
         for step, weight, counted in ((4, 1.0, 0.0), (5, 1.0, 1.0), (9, 0.5, 0.5), (9, 0.0, 0.0)):
             hyper = {"prescribed_layer": jnp.array(2), "tvp_weight": jnp.array(weight)}
             loss, m = experiment.loss(model.params, experiment.data(), jax.random.key(1), jnp.array(step), hyper)
-            assert float(loss) == pytest.approx(float(m["icl_risk"] + counted * m["tvp_risk"]))
+            assert float(loss) == pytest.approx(float(m["icl_loss"] + counted * m["tvp_loss"]))
 
     @pytest.mark.parametrize("flows", [True, False])
     def test_the_gradient_flows_through_theta_or_not(self, config, model, flows):
@@ -181,10 +182,10 @@ class TestLoss:
         summary = tvp_language.run(alone, tmp_path / "run", "train", quiet)
         rows = [row for row in logged(ran[0]) if row["member"] == "icl"]
         for row, other in zip(rows, logged(tmp_path / "run"), strict=True):
-            for name in ("icl_risk", "eval_icl_risk", "eval_tvp_risk"):
+            for name in ("icl_loss", "eval_icl_risk", "eval_tvp_risk"):
                 if name in row or name in other:
                     np.testing.assert_allclose(row[name], other[name], rtol=1e-3)
-            assert "tvp_risk" not in other
+            assert "tvp_loss" not in other
         assert [d["of"] for d in summary["differences"]] == ["icl"]
 
 
@@ -328,14 +329,16 @@ class TestReport:
     def test_the_headline_follows_the_numbers(self, ran, gap, interval, says):
         summary = json.loads(json.dumps(ran[1]))
         summary["differences"][0]["heldout"] |= {"vector": gap, "vector_ci": interval}
+        for member in summary["members"]:
+            member["means"]["heldout"] |= {"zero_shot": 0.1, "vector_ci": [0.4, 0.6]}
         (line,) = [row for row in language.headline(summary) if row.startswith("On held-out tasks the vector")]
         assert says in line and f"{gap:+.2f} [{interval[0]:+.2f}, {interval[1]:+.2f}]" in line
 
     def test_without_two_members_to_compare_it_says_so(self, ran):
         summary = ran[1] | {"differences": [d for d in ran[1]["differences"] if d["minus"] == "base"]}
-        assert language.headline(summary) == [
+        assert language.headline(summary)[-1] == (
             "No member differs from another by the TVP-loss alone: the table compares each with the model."
-        ]
+        )
 
     def test_a_broken_summary_is_refused_in_one_line(self, ran, tmp_path):
         shutil.copytree(ran[0], tmp_path / "run")

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import tvjax.report.page
+
 LAYERS, DEMONSTRATIONS, PROMPTS, WIDTH = 4, 16, 1024, 32
 SHIFTS = {
     "inputs_x3": "inputs scaled by 3",
@@ -113,8 +115,8 @@ def metric_lines(summary: dict[str, Any], tokens: bool) -> Iterator[dict[str, An
             icl, tvp = 1.02 - 0.75 * done, 1.3 - (1.1 if member["tvp_weight"] else 0.15) * done
             if step:
                 noise = np.exp(0.08 * rng.normal(size=2))
-                line |= {"loss": icl + tvp, "icl_risk": icl * noise[0], "tvp_risk": tvp * noise[1], "grad_norm": 1.0}
-                line |= {"icl_accuracy": 1 - icl, "tvp_accuracy": max(0, 1 - tvp)} if tokens else {}
+                line |= {"loss": icl + tvp, "icl_loss": icl * noise[0], "tvp_loss": tvp * noise[1], "grad_norm": 1.0}
+                line |= {"icl_mean_accuracy": 1 - icl, "tvp_mean_accuracy": max(0, 1 - tvp)} if tokens else {}
             if step % 500 == 0:
                 end = np.array(member["tvp_risk_by_layer"])
                 line["eval_tvp_risk_by_layer"] = (1.4 + (end - 1.4) * done).tolist()
@@ -191,3 +193,9 @@ def eight_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def edit() -> Callable[[Path, Callable[[dict[str, Any]], None]], None]:
     """``edit(run_dir, change)``: rewrite the run's summary."""
     return edit_summary
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out, for tests of the text alone."""
+    monkeypatch.setattr(tvjax.report.page, "write_figure", lambda exhibit, folder: (960, 480))

@@ -41,7 +41,7 @@ class TestTraining:
         run = read_run(regression_dir)
         left, right = training_figure(run).axes
         assert left.get_yscale() == right.get_yscale() == "log"
-        for ax, name in ((left, "icl_risk"), (right, "tvp_risk")):
+        for ax, name in ((left, "icl_loss"), (right, "tvp_loss")):
             steps, values = run.metrics[1].get(name)
             drawn = line(ax, TRAINED)
             np.testing.assert_array_equal(drawn[0], [steps[2], pytest.approx(values[:5].mean())])
@@ -61,7 +61,7 @@ class TestTraining:
         rows = [json.loads(text) for text in path.read_text().splitlines()]
         for row in rows:
             if row["member"] == "icl":
-                row.pop("tvp_risk", None)
+                row.pop("tvp_loss", None)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         right = training_figure(read_run(pair_dir)).axes[1]
         assert line(right, PLAIN).size == 0 and line(right, TRAINED).size > 0

@@ -63,15 +63,15 @@ class TestWhatIsRead:
 class TestTheLog:
     def test_a_resumed_run_logs_steps_again_and_the_later_line_counts(self, pair_dir: Path) -> None:
         with (pair_dir / "metrics.jsonl").open("a") as log:
-            log.write('{"step": 20, "member": "icl", "icl_risk": 7.5}\n')
-        steps, values = read_run(pair_dir).metrics[0].get("icl_risk")
+            log.write('{"step": 20, "member": "icl", "icl_loss": 7.5}\n')
+        steps, values = read_run(pair_dir).metrics[0].get("icl_loss")
         assert values[steps == 20].tolist() == [7.5] and (np.diff(steps) > 0).all()
 
     def test_a_last_line_cut_by_a_kill_is_left_out(self, pair_dir: Path) -> None:
-        before = read_run(pair_dir).metrics[0].get("icl_risk")[0].size
+        before = read_run(pair_dir).metrics[0].get("icl_loss")[0].size
         with (pair_dir / "metrics.jsonl").open("a") as log:
             log.write('{"step": 4020, "mem')
-        assert read_run(pair_dir).metrics[0].get("icl_risk")[0].size == before
+        assert read_run(pair_dir).metrics[0].get("icl_loss")[0].size == before
 
     def test_a_broken_line_in_the_middle_is_named(self, pair_dir: Path) -> None:
         path = pair_dir / "metrics.jsonl"

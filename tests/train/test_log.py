@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tvjax.train import log
-from tvjax.train.log import MetricsLog, Progress, read_rows
+from tvjax.train.log import MetricsLog, Progress, mean_name, read_rows
 
 
 def rows(step: int, **more: float) -> list[dict]:
@@ -27,6 +27,23 @@ def write(folder, after: int, *written: int) -> None:
 def test_a_line_is_one_member_at_one_step(tmp_path):
     write(tmp_path, -1, 0, 5)
     assert read_rows(tmp_path / "metrics.jsonl") == [*rows(0), *rows(5)]
+
+
+def test_a_number_that_is_not_finite_is_null(tmp_path):
+    """Strict readers refuse NaN and Infinity, which are not JSON; a resumed run mends those that are there."""
+    refuse = lambda word: pytest.fail(word)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "member": "icl", "loss": NaN}\n')
+    record = MetricsLog(tmp_path, 0)
+    record.write(rows(5, norm=float("nan"), curve=[1.0, float("inf"), [float("-inf")]]))
+    record.close()
+    read = [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+    assert read[0]["loss"] is None and read[1]["norm"] is None and read[1]["curve"] == [1.0, None, [None]]
+    assert read_rows(path) == read
+
+
+def test_a_mean_over_a_prompt_has_not_the_name_of_a_risk_at_k():
+    assert [mean_name("icl", score) for score in ("risk", "accuracy")] == ["icl_loss", "icl_mean_accuracy"]
 
 
 def test_a_new_run_drops_what_a_run_without_a_checkpoint_left(tmp_path):

@@ -21,7 +21,7 @@ from tvjax.errors import UserError
 from tvjax.nn.pretrained import load_model
 from tvjax.parallel.mesh import make_mesh
 from tvjax.vectors import origin
-from tvjax.vectors.store import fingerprint
+from tvjax.vectors.origin import fingerprint
 
 PARAMS = {"a": np.ones(3), "b": np.zeros(2)}
 PROMPTS = jnp.array([[5, 9, 13, 2], [7, 3, 3, 40]])

@@ -3,7 +3,8 @@
 Risks are relative to the prior's, and those of two arms are compared seed by seed on the same prompts. A mean over
 seeds is geometric, its interval Student's t on the logarithms; a claim is supported only where such an interval lies,
 whole, on its side, so that one seed supports nothing. A claim that some condition shows asks all of them, so that each
-has an interval wide enough for all to hold together (Bonferroni). The thresholds are ours.
+has an interval wide enough for all to hold together (Bonferroni). What nothing was run for, or what no model under
+test has learned, is not tested: that is neither support nor its absence. The thresholds are ours.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from tvjax.evals.learned import USABLE
 from tvjax.evals.statistics import LEVEL, over_seeds
 
-USABLE = 0.5
-"""A vector is usable where TVP risk is at most this share of the prior's, and ICL is learned where ICL risk is."""
 LEAST = 1e-12
 """What a ratio is never taken to be below: a risk of 0 has no logarithm."""
 Tree = dict[str, Any]
@@ -50,10 +50,11 @@ def answers(summary: Mapping[str, Any]) -> Tree:
         "trained": [
             _trained(same, plain[key])
             for (key, arm), members in arms.items()
-            if arm != "icl"
+            if arm != "icl" and key in plain
             for same in _by_setting(members)
         ],
         "cost": _cost(summary),
+        "twins": {p["name"]: p["identical_members"] for p in summary["populations"] if p.get("identical_members")},
     }
     return {**found, "claims": claims(found)}
 
@@ -86,9 +87,15 @@ def _inner(member: Mapping[str, Any]) -> list[float]:
     return [risk / member["prior_risk"] for risk in member["tvp_risk_by_layer"][1:-1]]
 
 
-def first_step(history: Mapping[str, Any], risks: Sequence[float], prior: float) -> int | None:
+def first_step(history: Mapping[str, Any], risks: Sequence[float | None], prior: float) -> int | None:
     """The first evaluation during training at which the risk is at most `USABLE` of the prior's."""
-    return next((step for step, risk in zip(history["step"], risks, strict=True) if risk <= USABLE * prior), None)
+    steps = zip(history["step"], risks, strict=True)
+    return next((step for step, risk in steps if risk is not None and risk <= USABLE * prior), None)
+
+
+def _least(risks: Sequence[float | None]) -> float | None:
+    """The least of those that are finite; None where none is."""
+    return min((risk for risk in risks if risk is not None), default=None)
 
 
 def _emergence(members: Sequence[Tree]) -> Tree:
@@ -107,7 +114,7 @@ def _emergence(members: Sequence[Tree]) -> Tree:
             first_step(h, h["icl_risk"], m["prior_risk"]) for h, m in zip(histories, members, strict=True)
         ],
         "usable_from": [
-            first_step(h, [min(risks[1:-1]) for risks in h["tvp_risk_by_layer"]], m["prior_risk"])
+            first_step(h, [_least(risks[1:-1]) for risks in h["tvp_risk_by_layer"]], m["prior_risk"])
             for h, m in zip(histories, members, strict=True)
         ],
     }
@@ -118,6 +125,7 @@ def _trained(members: Sequence[Tree], plain: Sequence[Tree]) -> Tree:
     first = members[0]
     by_seed = {member["seed"]: member for member in plain}
     pairs = [(member, by_seed[member["seed"]]) for member in members]
+    shares = [[member["icl_risk"] / member["prior_risk"] for member in arm] for arm in zip(*pairs, strict=True)]
     shifts = {
         name: [over(m["shifts"][name]["icl_risk"], p["shifts"][name]["icl_risk"]) for m, p in pairs]
         for name in first["shifts"]
@@ -126,6 +134,8 @@ def _trained(members: Sequence[Tree], plain: Sequence[Tree]) -> Tree:
     entry |= {
         "num_layers": len(first["tvp_risk_by_layer"]) - 1,
         "tvp": ratio([member["tvp_risk"] / member["prior_risk"] for member in members]),
+        "icl": ratio(shares[0]),
+        "neither_learned": not any(value <= USABLE for arm in shares for value in arm),
         "at_best_layer": sum(1 + int(np.argmin(_inner(m))) == m["prescribed_layer"] for m in members),
         "icl_over_plain": ratio([over(m["icl_risk"], p["icl_risk"]) for m, p in pairs]),
         "usable_from": [
@@ -136,10 +146,23 @@ def _trained(members: Sequence[Tree], plain: Sequence[Tree]) -> Tree:
         ],
         "shifts_over_plain": {name: ratio(values) for name, values in shifts.items()},
     }
-    if shifts:  # the geometric mean over shifts, seed by seed
-        logs = np.log(np.maximum(np.array(list(shifts.values())), LEAST))
-        entry["all_shifts_over_plain"] = ratio(np.exp(logs.mean(0)).tolist())
+    entry["failed_shifts"] = [name for name in shifts if not any(_beats_prior(arm, name) for arm in (members, plain))]
+    if shifts:
+        entry["all_shifts_over_plain"] = _mean_of(list(shifts.values()))
+    working = [values for name, values in shifts.items() if name not in entry["failed_shifts"]]
+    entry["working_shifts_over_plain"] = _mean_of(working) if working else None
     return entry
+
+
+def _mean_of(shifts: Sequence[Sequence[float]]) -> Tree:
+    """The geometric mean over shifts, seed by seed."""
+    return ratio(np.exp(np.log(np.maximum(np.array(shifts), LEAST)).mean(0)).tolist())
+
+
+def _beats_prior(members: Sequence[Tree], shift: str) -> bool:
+    """Whether ICL risk under a shift is below the prior's: the whole interval over seeds, or that of the only one."""
+    entry = ratio([m["shifts"][shift]["icl_risk"] / m["shifts"][shift]["prior_risk"] for m in members])
+    return entry["ci"][1] < 1 if entry["ci"] else entry["mean"] < 1
 
 
 def _cost(summary: Mapping[str, Any]) -> list[Tree]:
@@ -150,7 +173,8 @@ def _cost(summary: Mapping[str, Any]) -> list[Tree]:
     rows = []
     for (key, arm), same in times.items():
         seconds = float(np.mean([population["seconds_per_step"] for population in same]))
-        alone = float(np.mean([population["seconds_per_step"] for population in times[key, "icl"]]))
+        plain = times.get((key, "icl"), [])
+        alone = float(np.mean([population["seconds_per_step"] for population in plain])) if plain else 0.0
         times_icl = seconds / alone if alone else None
         about = {"differs_in": same[0]["differs_in"], "arm": arm, "members": max(len(p["members"]) for p in same)}
         rows.append({**about, "seconds_per_step": seconds, "over_icl": times_icl})
@@ -158,41 +182,100 @@ def _cost(summary: Mapping[str, Any]) -> list[Tree]:
 
 
 def claims(found: Mapping[str, Any]) -> Tree:
-    """Which claims the numbers support: ``{name: {"supported": bool, ...}}``, with what decides each."""
+    """Which claims the numbers support, ``{name: {"supported": bool, "tested": bool, "why": str, ...}}``.
+
+    why: the reason for which a claim is not tested; it is followed by what decides the claim.
+    """
     asked = [row for row in found["emergence"] if not row["query_replaced"]]
+    learned = _learned(asked)
     emerged = _somewhere(asked, surely_below)
-    without = _somewhere(_learned(asked), surely_above)
+    without = _somewhere(learned, surely_above)
     base = [row for row in found["trained"] if row["arm"] == "tvp" and not row["differs_in"]]
     strong = [row for row in base if surely_below(row["tvp"], USABLE)]
+    alone = _first(
+        (not asked, "no condition has a place for a vector"),
+        (not learned, "under no condition was ICL learned in every seed"),
+        (_one_seed(asked, "tvp_best"), ONE_SEED),
+    )
+    made = _first(
+        (not base, "no model was trained with TVP-loss at the base"),
+        (all(row["neither_learned"] for row in base), "neither with TVP-loss nor without it was ICL learned"),
+        (_one_seed(base, "tvp"), ONE_SEED),
+    )
+    return {
+        "emerges_alone": _claim(bool(emerged), alone, where=[row["differs_in"] for row in emerged]),
+        "not_everywhere": _claim(bool(without), alone, where=[row["differs_in"] for row in without]),
+        "made_where_prescribed": _claim(
+            bool(base) and len(strong) == len(base),
+            made,
+            layers=sorted({row["prescribed_layer"] for row in strong}),
+            of=sorted({row["prescribed_layer"] for row in base}),
+        ),
+        "no_search": _no_search(strong, made),
+        **_on_shifts(found, strong, made),
+    }
+
+
+ONE_SEED = "one seed: there is no interval over seeds"
+
+
+def _claim(supported: bool, untested: str, **decides: Any) -> Tree:
+    return {
+        "supported": supported,
+        "tested": supported or not untested,
+        "why": "" if supported else untested,
+        **decides,
+    }
+
+
+def _first(*reasons: tuple[bool, str]) -> str:
+    """The first reason that holds; "" where none does."""
+    return next((why for holds, why in reasons if holds), "")
+
+
+def _one_seed(rows: Sequence[Tree], name: str) -> bool:
+    """Whether no row has an interval."""
+    return all(row[name]["ci"] is None for row in rows)
+
+
+def _no_search(strong: Sequence[Tree], made: str) -> Tree:
+    """Whether the best layer of every member with a usable vector is the prescribed one."""
+    members, of = sum(row["at_best_layer"] for row in strong), sum(len(row["tvp"]["values"]) for row in strong)
+    one_layer = bool(strong) and strong[0]["num_layers"] <= 2
+    untested = made or _first(
+        (not strong, "TVP-loss made no vector that is surely usable"), (one_layer, "there is one inner layer to find")
+    )
+    return _claim(not untested and members == of, untested, members=members, of=of)
+
+
+def _on_shifts(found: Mapping[str, Any], strong: Sequence[Tree], made: str) -> Tree:
+    """Whether the deepest usable vector goes with better ICL on shifted prompts, and better than the control's."""
     deep = [row for row in strong if 2 * row["prescribed_layer"] >= row["num_layers"]]
     deepest = max(deep, key=lambda row: row["prescribed_layer"], default=None)
     shifted = deepest["all_shifts_over_plain"] if deepest and deepest["shifts_over_plain"] else None
-    each = list(deepest["shifts_over_plain"].values()) if deepest else []
+    working = deepest["working_shifts_over_plain"] if deepest else None
+    each = [e for n, e in deepest["shifts_over_plain"].items() if n not in deepest["failed_shifts"]] if deepest else []
     beyond = _beyond_control(found, deepest) if deepest and shifted else None
+    untested = made or _first(
+        (deepest is None, "TVP-loss made no vector in the deeper half that is surely usable"),
+        (shifted is None, "no shifts were measured"),
+        (working is None, "under every shift both are no better than the prior"),
+    )
+    no_control = _first((beyond is None, "no control of this weight was trained and measured under shifts"))
     return {
-        "emerges_alone": {"supported": bool(emerged), "where": [row["differs_in"] for row in emerged]},
-        "not_everywhere": {"supported": bool(without), "where": [row["differs_in"] for row in without]},
-        "made_where_prescribed": {
-            "supported": bool(base) and len(strong) == len(base),
-            "layers": sorted({row["prescribed_layer"] for row in strong}),
-            "of": sorted({row["prescribed_layer"] for row in base}),
-        },
-        "no_search": {
-            "supported": bool(strong)
-            and strong[0]["num_layers"] > 2  # with fewer there is one layer to find
-            and all(row["at_best_layer"] == len(row["tvp"]["values"]) for row in strong),
-            "members": sum(row["at_best_layer"] for row in strong),
-            "of": sum(len(row["tvp"]["values"]) for row in strong),
-        },
-        "deeper_helps_shifts": {
-            "supported": shifted is not None and surely_below(shifted, 1),
-            "layer": deepest["prescribed_layer"] if deepest else None,
-            "ratio": shifted,
-            "better": sum(surely_below(entry, 1) for entry in each),
-            "worse": sum(surely_above(entry, 1) for entry in each),
-            "of": len(each),
-        },
-        "more_than_its_compute": {"supported": beyond is not None and surely_below(beyond, 1), "ratio": beyond},
+        "deeper_helps_shifts": _claim(
+            not untested and all(entry and surely_below(entry, 1) for entry in (shifted, working)),
+            untested,
+            layer=deepest["prescribed_layer"] if deepest else None,
+            ratio=shifted,
+            better=sum(surely_below(entry, 1) for entry in each),
+            worse=sum(surely_above(entry, 1) for entry in each),
+            failed=len(deepest["failed_shifts"]) if deepest else 0,
+            of=len(deepest["shifts_over_plain"]) if deepest else 0,
+        ),
+        "more_than_its_compute": _claim(
+            not untested and beyond is not None and surely_below(beyond, 1), untested or no_control, ratio=beyond
+        ),
     }
 
 

@@ -271,7 +271,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     rundir.prepare(folder, config, new=mode == "train")
     keep_tasks(tasks, folder, say)
     arena = _arena(s, tasks, _models(config, s, say, None), folder, mode, say)
-    fingerprint = store.fingerprint(arena.target.params)
+    fingerprint = origin.fingerprint(arena.target.params)
     outcomes: dict[str, Outcome] = {}
     timing: dict[str, Any] = {}
     for name in s.methods:

@@ -27,7 +27,7 @@ from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks import NO_SHIFT, draw, reference_scores
 from tvjax.train.loop import Trainer
-from tvjax.vectors import store
+from tvjax.vectors import origin, store
 
 
 def open_target(s: ATVTVPSettings, config: Mapping[str, Any], say: Callable[[str], None]) -> Target:
@@ -47,7 +47,7 @@ def open_target(s: ATVTVPSettings, config: Mapping[str, Any], say: Callable[[str
 
 def _keep_target(folder: Path, target: Target) -> str:
     """The target's fingerprint, kept in the run. Raises `UserError` where its writers had another target."""
-    path, found = folder / "target.json", store.fingerprint(target.params)
+    path, found = folder / "target.json", origin.fingerprint(target.params)
     if path.is_file():
         before = read_json(path, rundir.A_RUN).get("fingerprint")
         if before != found:
@@ -120,7 +120,7 @@ def summarize(experiment: WriterExperiment, tasks: dict[str, Any], found: dict[s
         "target": {
             "run": s.target.run or s.target.trained,
             "member": target.name,
-            "fingerprint": store.fingerprint(target.params),
+            "fingerprint": origin.fingerprint(target.params),
         },
     }
     for name, value in tasks["references"].items():

@@ -16,6 +16,7 @@ from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.nn.decoder import Decoder
 from tvjax.parallel.mesh import shard_batch
 from tvjax.tasks import NO_SHIFT, Prompt, ShiftedPrompts, draw
+from tvjax.train.log import mean_name
 from tvjax.train.state import Hyper
 from tvjax.vectors import tvp
 from tvjax.vectors.adapters import ATV, Queries
@@ -106,7 +107,7 @@ class WriterExperiment:
             return loss, {"distance": loss}
         x, y = t.task.draw_pairs(query_key, prompt.parameters, len(chosen))
         scores = self.target.ask(data["target"], written_BSD, x, y)
-        return scores["risk"].mean(), {name: value.mean() for name, value in scores.items()}
+        return scores["risk"].mean(), {mean_name("written", name): value.mean() for name, value in scores.items()}
 
     def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """Scores by number of demonstrations, and the explained variance of theta after all of them."""

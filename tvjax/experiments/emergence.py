@@ -70,6 +70,7 @@ def _entry(s: EmergenceSettings, population: Population, folder: Path) -> dict[s
         "prior_risk": summary["prior_risk"],
         "oracle_risk": summary["oracle_risk"][-1] if "oracle_risk" in summary else None,
         "members": members,
+        "identical_members": summary.get("identical_members", []),
         "shifts": {
             name: {
                 "summary": shift["summary"],

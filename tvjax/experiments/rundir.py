@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,12 @@ def trained_state(trainer: Trainer, folder: Path, mode: str, say: Callable[[str]
     if processes.count() == 1:
         return state
     return dataclasses.replace(state, opt_state=None, **processes.fetch({"params": state.params, "best": state.best}))
+
+
+def say_twins(groups: Sequence[Sequence[str]], say: Callable[[str], None]) -> None:
+    """Warn of members that ended as the same model: what is measured of them is not a comparison."""
+    for names in groups:
+        say(f"warning: members {', '.join(names)} are one model: their parameters are the same, bit for bit")
 
 
 def run_of(folder: Path) -> str:

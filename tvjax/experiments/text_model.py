@@ -30,6 +30,7 @@ from tvjax.nn.pretrained.weights import save_folder
 from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh, shard_batch
 from tvjax.tasks.text import Template, TextTask
+from tvjax.train.log import mean_name
 from tvjax.train.loop import TrainConfig, Trainer
 from tvjax.train.state import Hyper, OptimizerConfig
 
@@ -165,7 +166,7 @@ class TextModelExperiment:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The mean risk over prompts and pairs."""
         scores = self.scores(params, shard_batch(self.draw(data, key, self.settings.batch)))
-        return scores["risk"].mean(), {name: value.mean() for name, value in scores.items()}
+        return scores["risk"].mean(), {mean_name("icl", name): value.mean() for name, value in scores.items()}
 
     def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """Risk and accuracy by number of demonstrations, on fresh prompts."""

@@ -20,9 +20,10 @@ from tvjax.nn.model import Model
 from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh, shard_batch
 from tvjax.tasks import NO_SHIFT, Prompt, draw
+from tvjax.train.log import mean_name
 from tvjax.train.loop import Trainer
 from tvjax.train.state import Hyper
-from tvjax.vectors import store, tvp
+from tvjax.vectors import origin, store, tvp
 
 KEPT_VECTORS = 512
 """Task vectors that a run leaves behind for each member and layer: enough for a figure, small enough to share."""
@@ -87,9 +88,9 @@ class TVPExperiment:
             cut = jax.tree.map(lambda a: a.reshape(-1, s.micro_batches, *a.shape[1:]).swapaxes(0, 1), (batched, asked))
             metrics = jax.tree.map(lambda m: m.mean(0), jax.lax.map(jax.checkpoint(part), cut))
         if not extra:
-            return metrics["icl_risk"], metrics
+            return metrics["icl_loss"], metrics
         weight = hyper["tvp_weight"] * (step >= s.tvp.start_step)
-        return metrics["icl_risk"] + weight * metrics[f"{EXTRA[s.tvp.answered_from]}_risk"], metrics
+        return metrics["icl_loss"] + weight * metrics[f"{EXTRA[s.tvp.answered_from]}_loss"], metrics
 
     def _scores(self, params: Any, prompt: Prompt, asked: Any, step: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """The metrics of prompts, and of the queries x' that were drawn for their TVP-loss, if it has a weight."""
@@ -120,7 +121,7 @@ class TVPExperiment:
 def _weighted(kind: str, scores: dict[str, jax.Array], weights_N: jax.Array) -> dict[str, jax.Array]:
     """Means over the batch and over the positions that count."""
     total = jnp.maximum(weights_N.sum(), 1.0)
-    return {f"{kind}_{name}": (value.mean(0) * weights_N).sum() / total for name, value in scores.items()}
+    return {mean_name(kind, name): (value.mean(0) * weights_N).sum() / total for name, value in scores.items()}
 
 
 def make_trainer(settings: TVPSettings, mesh: Mesh | None = None) -> Trainer:
@@ -155,6 +156,7 @@ def measure(settings: TVPSettings, params: Any) -> tuple[dict[str, Any], dict[st
         "layout": s.prompt.layout,
         "num_layers": s.decoder.num_layers,
         "num_prompts": s.evaluation.prompts,
+        "edit": s.tvp.edit,
         "risk_unit": s.task.risk_unit,
         **_named(entry, s),
         "baselines": baselines.summary(s.task, seen["x"], seen["shown"]),
@@ -203,7 +205,7 @@ def _notes(s: TVPSettings) -> list[str]:
         f"TVP: theta is read at the last query, after {s.prompt.demonstrations} demonstrations, "
         f"and {edit} in the zero-shot prompt."
     ]
-    if s.prompt.layout == "xy":
+    if s.prompt.layout == "xy" and s.tvp.edit == "replace":
         notes.append(
             "Layout xy reads the answer at x itself: replacing that state deletes the query, so TVP fails at every "
             "layer by construction. The fair control is the additive edit: --config.tvp.edit=add."
@@ -214,15 +216,18 @@ def _notes(s: TVPSettings) -> list[str]:
 def write(settings: TVPSettings, params: Any, folder: Path) -> dict[str, Any]:
     """Measure trained members and write eval/summary.json and vectors/*.safetensors, each whole."""
     summary, seen = measure(settings, params)
+    names = settings.population.name
+    marks = {name: origin.fingerprint(jax.tree.map(lambda p, m=m: p[m], params)) for m, name in enumerate(names)}
+    summary["identical_members"] = origin.twins(marks)
     spread = settings.population.spread()
     parameters = {f"task.{name}": value[:KEPT_VECTORS] for name, value in seen["parameters"].items()}
-    for m, name in enumerate(settings.population.name):
+    for m, name in enumerate(names):
         theta_LPD = seen["theta"][m, :KEPT_VECTORS].swapaxes(0, 1)
         shown, layout = settings.prompt.demonstrations, settings.prompt.layout
         store.save_vectors(
             folder / "vectors" / f"{name}.safetensors",
             {"theta": theta_LPD, **parameters},
-            model=jax.tree.map(lambda p, m=m: p[m], params),
+            model=marks[name],
             address="embed, blocks/resid",
             layers=range(settings.decoder.num_layers + 1),
             about={
@@ -248,6 +253,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     with jax.set_mesh(processes.own(trainer.mesh)):
         summary: dict[str, Any] = {}
         processes.on_first(lambda: summary.update(write(settings, state.params, folder)))
+    rundir.say_twins(summary.get("identical_members", []), say)
     return summary
 
 

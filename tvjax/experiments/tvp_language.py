@@ -28,7 +28,7 @@ from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks.text import TextTask
 from tvjax.train.loop import Trainer
 from tvjax.train.state import in_float32
-from tvjax.vectors import store
+from tvjax.vectors import origin, store
 
 KINDS = ("zero_shot", "single_vector", "vector", "best_vector", "few_shot")
 Right = dict[str, dict[str, np.ndarray]]
@@ -164,6 +164,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     experiment = make_experiment(s, tasks, model)
     tuned = rundir.trained_state(make_trainer(s, experiment), folder, mode, say).params
     members, rights = members_of(s), []
+    marks: dict[str, str] = {}
     for m, about in enumerate(members):
         say(f"asking {about['name']}")
         params = model.params
@@ -177,7 +178,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
         store.save_vectors(
             folder / "vectors" / f"{about['name']}.safetensors",
             vectors,
-            model=asked.model,
+            model=marks.setdefault(about["name"], origin.fingerprint(params)),
             address="embed, blocks/resid",
             layers=range(model.config.num_layers + 1),
             template=dataclasses.asdict(s.template),
@@ -187,6 +188,8 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
                 "made_by": f"{s.vectors.prompts} prompts of {s.demonstrations} demonstrations of each task",
             },
         )
+    same = origin.twins(marks)
+    rundir.say_twins(same, say)
     summary = {
         "experiment": "tvp_language",
         "model": {"path": str(model.source.folder), "model_type": model.source.values["model_type"]},
@@ -200,6 +203,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
         "tasks": {group: list(names) for group, names in s.tasks.groups.items()},
         "members": members,
         "differences": _differences(s, members, rights),
+        "identical_members": same,
     }
     write_json(folder / "eval" / "summary.json", summary)
     return summary

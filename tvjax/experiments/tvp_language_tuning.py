@@ -17,6 +17,7 @@ from tvjax.experiments.text_prompts import answer_scores, ask, draw_pairs, draw_
 from tvjax.experiments.tvp_language_settings import TVPLanguageSettings
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.parallel.mesh import shard_batch
+from tvjax.train.log import mean_name
 from tvjax.train.state import Hyper
 from tvjax.vectors import tvp
 from tvjax.vectors.from_prompts import at_last
@@ -98,11 +99,11 @@ class TuningExperiment:
         s = self.settings
         moved = any(s.population.tvp_weight)
         scores = self.scores(params, data, key, s.batch, hyper["prescribed_layer"], moved=moved)
-        metrics = {name: value.mean() for name, value in scores.items()}
+        metrics = {mean_name(*name.split("_", 1)): value.mean() for name, value in scores.items()}
         if not moved:
-            return metrics["icl_risk"], metrics
+            return metrics["icl_loss"], metrics
         weight = hyper["tvp_weight"] * (step >= s.tvp.start_step)
-        return metrics["icl_risk"] + weight * metrics["tvp_risk"], metrics
+        return metrics["icl_loss"] + weight * metrics["tvp_loss"], metrics
 
     def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """ICL and TVP at l*, by number of demonstrations, on fresh prompts of the pairs that are trained on."""

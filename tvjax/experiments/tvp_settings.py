@@ -257,6 +257,37 @@ def check_members(population: PopulationConfig, num_layers: int) -> None:
                 raise reject(f"{path}.{name}", value, "0 or more")
             if name == "seed":
                 check_seed(f"{path}.{name}", value)
+    _check_weights(population)
+    _check_different(population)
+
+
+def _check_weights(population: PopulationConfig) -> None:
+    """Refuse one tvp_weight for all where a member's name says another: `icl` is the ICL loss alone, `tvp` is not."""
+    names, weights = population.name, population.tvp_weight
+    if len(weights) == 1 < len(names):
+        for name in names:
+            arm = re.split(r"[^a-z]", name.lower())[0]
+            if arm in ("icl", "tvp") and (arm == "icl") == (weights[0] > 0):
+                accepted = (
+                    f"{len(names)} entries, one for each of {', '.join(names)}: one for all is that of {name} too"
+                )
+                raise reject("config.population.tvp_weight", weights, f"{accepted}, which its name denies")
+
+
+def _check_different(population: PopulationConfig) -> None:
+    """Refuse two members of which every number is the same: they would be one model, trained and shown twice."""
+    spread = population.spread()
+    fields = [name for name in spread if name != "name"]
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, *numbers in zip(*(spread[field] for field in ("name", *fields)), strict=True):
+        first = seen.setdefault(tuple(numbers), name)
+        if first != name:
+            shared = ", ".join(f"{field} {value}" for field, value in zip(fields, numbers, strict=True))
+            field = next((f for f in ("tvp_weight", *fields) if len(getattr(population, f)) == 1), "tvp_weight")
+            accepted = (
+                f"values in which the members {first} and {name} differ: both have {shared}, and so are one model"
+            )
+            raise reject(f"config.population.{field}", getattr(population, field), accepted)
 
 
 def check_tvp(config: tvp.TVPConfig, demonstrations: int) -> None:

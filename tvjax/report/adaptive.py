@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from tvjax.errors import UserError
+from tvjax.evals.learned import above
 from tvjax.files import read_json
 from tvjax.report.gallery import Exhibit
 from tvjax.report.html import table
@@ -71,6 +72,37 @@ def groups_of(summary: Mapping[str, Any]) -> dict[str, str]:
     return {group: label for group, label in GROUPS.items() if summary["tasks"][group]}
 
 
+def reference(summary: Mapping[str, Any], group: str) -> float:
+    """The accuracy that a method must beat to have done anything: zero-shot's, or on ambiguous tasks that of guessing.
+
+    0 where neither is known.
+    """
+    bare = [m[f"{group}_mean"] for m in summary["methods"] if m["name"] == "zero_shot"]
+    guessed = [float(np.mean(list(summary["chance"].values())))] if group == "ambiguous" and summary["chance"] else []
+    return max([0.0, *bare, *guessed])
+
+
+def works(summary: Mapping[str, Any], name: str, group: str) -> bool:
+    """Whether a method is clearly above `reference` on a group of tasks; what is compared with it is taken to be."""
+    method = next(m for m in summary["methods"] if m["name"] == name)
+    return above(method[f"{group}_mean_ci"], reference(summary, group))
+
+
+def cautions(summary: Mapping[str, Any]) -> list[str]:
+    """What comes before any number: on which tasks nothing works, and on which ATV does not. [ours]"""
+    told, names = [], names_of(summary)
+    for group, label in groups_of(summary).items():
+        least = f"clearly above {reference(summary, group):.2f}, what asking or guessing without help gives"
+        tried = [name for name in names if name != "zero_shot"]
+        ours = [name for name in tried if name in KINDS["ATV"]]
+        failed = [names[name] for name in ours if not works(summary, name, group)]
+        if tried and not any(works(summary, name, group) for name in tried):
+            told.append(f"On {label} no method is {least}: they are not compared there.")
+        elif failed:
+            told.append(f"On {label} {', '.join(failed)} {'is' if len(failed) == 1 else 'are'} not {least}.")
+    return told
+
+
 def summary_table(summary: Mapping[str, Any]) -> str:
     """The results as plain text for the terminal."""
     names, groups = names_of(summary), groups_of(summary)
@@ -78,6 +110,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     lines = [
         f"accuracy on the test split, macro average over tasks [90% bootstrap interval over questions],"
         f" {summary['num_seeds']} seeds",
+        *cautions(summary),
         f"{'':<{width}}"
         + "".join(f"{group:<19}" for group in groups)
         + "knows           trained numbers  tokens a query",
@@ -106,6 +139,7 @@ def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, l
     if vectors:
         exhibits += [_pca(summary, vectors), _cosines(summary, vectors)]
     target = summary["target"]
+    told = "".join(f"<p>{escape(text)}</p>" for text in cautions(summary))
     about = (
         f"target: {target['path']} ({target['model_type']}), {target['num_layers']} layers, width {target['width']},"
         f" {target['parameters']:,} parameters, frozen; k = {summary['num_demonstrations']} demonstrations;"
@@ -113,6 +147,7 @@ def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, l
     )
     parts = [
         f'<p class="quiet">{escape(about)}</p>',
+        f'<div class="headline">{told}</div>' if told else "",
         "<h2>Results</h2>",
         _table(summary, times),
         _differences(summary),
@@ -169,13 +204,19 @@ def _differences(summary: dict[str, Any]) -> str:
     for ours, others in summary["differences"].items():
         rows = [
             f'<tr><th scope="row">{escape(names[other])}</th>'
-            + "".join(f"<td>{_html(entry[g], entry[f'{g}_ci'], '+')}</td>" for g in groups)
+            + "".join(
+                f"<td>{_html(entry[g], entry[f'{g}_ci'], '+')}</td>"
+                if any(works(summary, name, g) for name in (ours, other)) or other == "zero_shot"
+                else "<td>neither works</td>"
+                for g in groups
+            )
             + "</tr>"
             for other, entry in others.items()
         ]
         caption = (
             f"{escape(names[ours])} minus each other method, on the same questions: paired 90% bootstrap intervals. One"
-            " that holds 0 shows no difference on these questions, for these seeds."
+            " that holds 0 shows no difference on these questions, for these seeds. Neither works: both are not clearly"
+            " above zero-shot, or above guessing where tasks share their inputs."
         )
         parts.append(table(caption, _head(["minus", *groups.values()]), rows))
     return "<h2>Differences</h2>" + "".join(parts) if parts else ""

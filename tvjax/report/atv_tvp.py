@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from tvjax.errors import UserError
+from tvjax.evals.learned import ROUNDING, standing
 from tvjax.report.gallery import Exhibit
 from tvjax.report.html import table
 from tvjax.report.pca import colour_scale, coordinates, principal
@@ -53,12 +54,33 @@ OURS = (
 )
 
 
-def _cell(entry: Mapping[str, Any], name: str, index: Any = None, form: str = "") -> str:
+def _cell(entry: Mapping[str, Any], name: str, index: Any = None, form: str = "", prior: float = 0.0) -> str:
     value, interval = entry[name], entry[f"{name}_ci"]
     if index is not None:
         value, interval = value[index], interval[index]
-    said = [f"{v:{form}}" if form else number(v) for v in (value, *interval)]
+    said = [f"{v:{form}}" if form else number(0.0 if abs(v) < ROUNDING * prior else v) for v in (value, *interval)]
     return f"{said[0]} [{said[1]},{said[2]}]"
+
+
+def _works(summary: Mapping[str, Any], entry: Mapping[str, Any], name: str) -> bool:
+    """Whether the risk with these vectors, after all demonstrations, is clearly below the prior's."""
+    return standing(entry[f"{name}_ci"][-1][1] / summary["prior_risk"]) != "nothing"
+
+
+def cautions(summary: Mapping[str, Any]) -> list[str]:
+    """What comes before any number: vectors that do not work, of the target or of the writers. [ours]"""
+    if not _works(summary, summary, "theta_risk"):
+        return [
+            "The target holds no vector that works: with theta TVP risk at K is not clearly below the prior's. There is"
+            " nothing for a writer to reach, and no share of theta says anything."
+        ]
+    failed = [f"seed {m['seed']}" for m in summary["members"] if not _works(summary, m, "written_risk")]
+    if not failed:
+        return []
+    return [
+        f"Of {len(summary['members'])} writers {len(failed)} wrote no vector that works ({', '.join(failed)}): TVP risk"
+        " at K is not clearly below the prior's."
+    ]
 
 
 def _rows(summary: Mapping[str, Any]) -> list[list[str]]:
@@ -67,13 +89,19 @@ def _rows(summary: Mapping[str, Any]) -> list[list[str]]:
     read = [_cell(summary, "theta_task_r2", part, ".2f") for part in parts]
     rows = [["theta", _cell(summary, "theta_risk", -1), "", "", *("" for _ in SHARES), *read]]
     for m in summary["members"]:
-        row = [f"written, seed {m['seed']}", _cell(m, "written_risk", -1), _cell(m, "risk_minus_theta", -1)]
+        compared = _works(summary, summary, "theta_risk") or _works(summary, m, "written_risk")
+        less = _cell(m, "risk_minus_theta", -1) if compared else "neither works"
+        row = [f"written, seed {m['seed']}", _cell(m, "written_risk", -1), less]
         row += [_cell(m, "shuffled_risk", -1)]
         row += [_cell(m, name, form=".2f") for name in SHARES]
         rows.append(row + [_cell(m, "task_r2", part, ".2f") for part in parts])
     rows.append(["no vector", _cell(summary, "zero_shot_risk")])
     rows.append(["prior", _cell(summary, "prior_risk")])
-    return [*rows, ["oracle", _cell(summary, "oracle_risk", -1)]] if "oracle_risk" in summary else rows
+    return (
+        [*rows, ["oracle", _cell(summary, "oracle_risk", -1, prior=summary["prior_risk"])]]
+        if "oracle_risk" in summary
+        else rows
+    )
 
 
 def _heads(summary: Mapping[str, Any]) -> list[str]:
@@ -96,6 +124,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     lines = [
         _setting(summary),
         f"writers {OBJECTIVES[summary['objective']]}",
+        *cautions(summary),
         "",
         f"risk: {summary['risk_unit']} [{EVIDENCE}]",
     ]
@@ -121,9 +150,11 @@ def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, l
         for row in _rows(summary)
     ]
     caption = f"Risk: {summary['risk_unit']}. In brackets: {EVIDENCE}."
+    first = "".join(f"<p>{escape(text)}</p>" for text in cautions(summary))
     known = _cell(summary, "theta_explained_by_task", form=".2f")
     parts = [
         f'<p class="quiet">{escape(about)}</p>',
+        f'<div class="headline">{first}</div>' if first else "",
         f"<p>The writers were {escape(OBJECTIVES[summary['objective']])}.</p>",
         "<h2>Results</h2>",
         table(escape(caption), head, body),

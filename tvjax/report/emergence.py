@@ -5,7 +5,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tvjax.evals.study import USABLE, surely_above, surely_below
+from tvjax.evals.learned import USABLE
+from tvjax.evals.study import answers as answers_of
+from tvjax.evals.study import surely_above, surely_below
 from tvjax.report import emergence_figures as figures
 from tvjax.report.gallery import Exhibit
 from tvjax.report.html import table
@@ -23,7 +25,10 @@ METHOD = (
     "prompts. A claim is supported only where such an interval lies, whole, on its side; a claim of some condition "
     "among several asks it of intervals so much wider that all of them hold together (Bonferroni), and whether ICL was "
     "learned and which layer is best is asked of every seed. A vector is deep from the middle layer on. The best layer "
-    "is chosen on the prompts that it is measured on, which flatters it a little. The members of a population share "
+    "is chosen on the prompts that it is measured on, which flatters it a little; it is named only where it is usable. "
+    "A claim is not tested where nothing was run for it, where no model under test has learned, or where there is one "
+    "seed. Two that failed are not compared; under a shift those are arms of which none is better than the prior. The "
+    "members of a population share "
     "the device, so that times of populations of different sizes are not of the loss alone."
 )
 BY_CONSTRUCTION = (
@@ -46,8 +51,17 @@ def said(entry: Tree) -> str:
     return number(entry["mean"]) + low_high
 
 
-def claims(answers: Tree) -> list[tuple[str, bool, str]]:
-    """Each claim, whether the study supports it, and the numbers that decide: one row a claim."""
+def claims(answers: Tree) -> list[tuple[str, str, str]]:
+    """Each claim, its `verdict`, and the numbers that decide or why there are none: one row a claim."""
+    return [(claim, verdict(found), found["why"] or numbers) for claim, found, numbers in _claims(answers)]
+
+
+def verdict(found: Tree) -> str:
+    """Of a claim: ``supported``, ``not supported`` or ``not tested``."""
+    return ("supported" if found["supported"] else "not supported") if found["tested"] else "not tested"
+
+
+def _claims(answers: Tree) -> list[tuple[str, Tree, str]]:
     found, rows = answers["claims"], answers["emergence"]
     alone, unsure, made = found["emerges_alone"], found["not_everywhere"], found["made_where_prescribed"]
     best = min((row for row in rows if not row["query_replaced"]), key=_tvp_best, default=None)
@@ -58,36 +72,34 @@ def claims(answers: Tree) -> list[tuple[str, bool, str]]:
     return [
         (
             "With the ICL loss alone, a usable vector emerges under some conditions.",
-            alone["supported"],
+            alone,
             f"surely usable under: {where}"
             + (f"; best: {figures.label(best['differs_in'])}, {_said_best(best)}" if best else ""),
         ),
         (
             "ICL can be learned without a usable vector.",
-            unsure["supported"],
+            unsure,
             f"ICL learned, surely no usable vector, under: {without}",
         ),
         (
             "TVP-loss makes a usable vector at the layer that is prescribed.",
-            made["supported"],
+            made,
             f"surely usable at layers {layers} of {', '.join(map(str, made['of'])) or 'none'}",
         ),
         (
             "No search is needed: the best layer is the prescribed one.",
-            search["supported"],
+            search,
             f"{search['members']} of {search['of']} members with a usable vector",
         ),
         (
             "A strong vector in a deep layer improves ICL on shifted prompts.",
-            deeper["supported"],
+            deeper,
             _ratio_of_shifts(deeper),
         ),
         (
             "It does so beyond what the same extra queries do without a vector.",
-            more["supported"],
-            f"ICL risk under shifts over the control's: {said(more['ratio'])}"
-            if more["ratio"]
-            else "nothing to compare, or no control",
+            more,
+            f"ICL risk under shifts over the control's: {said(more['ratio'])}" if more["ratio"] else "",
         ),
     ]
 
@@ -102,11 +114,12 @@ def _said_best(row: Tree) -> str:
 
 def _ratio_of_shifts(deeper: Tree) -> str:
     if deeper["ratio"] is None:
-        return "no usable vector in the deeper half, or no shifts"
+        return ""
     return (
         f"at layer {deeper['layer']}, the deepest that is usable, ICL risk under shifts is {said(deeper['ratio'])}"
         f" {TIMES} that of the ICL loss alone (geometric mean over shifts); of {deeper['of']} shifts, surely better"
-        f" under {deeper['better']}, surely worse under {deeper['worse']}"
+        f" under {deeper['better']}, surely worse under {deeper['worse']}, and both no better than the prior under"
+        f" {deeper['failed']}, which are not counted"
     )
 
 
@@ -121,13 +134,14 @@ def _setting(summary: Tree) -> str:
 
 def summary_table(summary: Tree) -> str:
     """The results as plain text for the terminal."""
-    answers = summary["answers"]
+    answers = answers_of(summary)
     rows = [("condition", "ICL / prior", "TVP / prior, best layer", "layers", "usable"), *_conditions(answers)]
-    lines = [_setting(summary), "risk / prior's risk [90% interval over seeds]", "", "ICL loss alone", *_columns(rows)]
+    lines = [_setting(summary), *headline(answers), "", "risk / prior's risk [90% interval over seeds]", ""]
+    lines += ["ICL loss alone", *_columns(rows)]
     trained = [("", "TVP / prior at l*", "ICL / ICL alone", "under shifts"), *_trained(answers)]
     lines += ["", "with a second loss", *_columns(trained), "", "claims"]
     for claim, holds, numbers in claims(answers):
-        lines.append(f"{'supported' if holds else 'NOT SUPPORTED':<14} {claim} {numbers}")
+        lines.append(f"{holds if holds == 'supported' else holds.upper():<14} {claim} {numbers}")
     return "\n".join(lines) + "\n"
 
 
@@ -143,11 +157,58 @@ def _conditions(answers: Tree) -> list[tuple[str, ...]]:
             figures.label(row["differs_in"]),
             said(row["icl"]),
             said(row["tvp_best"]),
-            ", ".join(map(str, sorted(set(row["best_layers"])))),
-            f"{row['usable']} of {len(row['best_layers'])}" + (", by construction" if row["query_replaced"] else ""),
+            _usable_layers(row) or "none",
+            _usable(row),
         )
         for row in answers["emergence"]
     ]
+
+
+def _usable_layers(row: Tree) -> str:
+    """The best layers of the seeds in which a vector is usable there: a best layer is named where something works."""
+    seeds = zip(row["best_layers"], row["tvp_best"]["values"], strict=True)
+    return ", ".join(map(str, sorted({layer for layer, value in seeds if value <= USABLE})))
+
+
+def _learned(row: Tree) -> int:
+    """In how many seeds ICL was learned."""
+    return sum(value <= USABLE for value in row["icl"]["values"])
+
+
+def _usable(row: Tree) -> str:
+    """In how many seeds a vector is usable; where there is none, whether there could have been one."""
+    count = f"{row['usable']} of {len(row['best_layers'])}"
+    if row["query_replaced"]:
+        return f"{count}, by construction"
+    if row["usable"] or _learned(row) == len(row["best_layers"]):
+        return count
+    return f"ICL learned in {_learned(row)} of {len(row['best_layers'])}" if _learned(row) else "ICL not learned"
+
+
+def headline(answers: Tree) -> list[str]:
+    """What failed, first: where ICL was not learned, what no model was run for, and members that are one model."""
+    rows = answers["emergence"]
+    failed = [row for row in rows if _learned(row) < len(row["icl"]["values"])]
+    told = []
+    for name, groups in answers["twins"].items():
+        told += [f"In population {name}, {', '.join(names)} ended as one model, bit for bit." for names in groups]
+    if failed:
+        which = "; ".join(
+            figures.label(row["differs_in"])
+            + (f" (learned in {_learned(row)} of {len(row['icl']['values'])} seeds)" if _learned(row) else "")
+            for row in failed
+        )
+        told.append(
+            f"Under {len(failed)} of {len(rows)} conditions ICL was not learned in every seed, which says nothing of"
+            f" vectors there: {which}."
+        )
+    unlearned = [figures.second_loss(row) for row in answers["trained"] if max(row["icl"]["values"]) > USABLE]
+    if unlearned:
+        told.append(f"With a second loss, ICL was not learned in every seed by: {'; '.join(unlearned)}.")
+    untested = sum(not claim["tested"] for claim in answers["claims"].values())
+    if untested:
+        told.append(f"Of {len(answers['claims'])} claims, {untested} could not be tested.")
+    return told
 
 
 def _trained(answers: Tree) -> list[tuple[str, ...]]:
@@ -156,23 +217,33 @@ def _trained(answers: Tree) -> list[tuple[str, ...]]:
         (
             figures.second_loss(row),
             said(row["tvp"]) if row["arm"] == "tvp" else "",
-            said(row["icl_over_plain"]),
-            said(row["all_shifts_over_plain"]) if "all_shifts_over_plain" in row else "",
+            "neither learned" if row["neither_learned"] else said(row["icl_over_plain"]),
+            _under_shifts(row),
         )
         for row in answers["trained"]
     ]
 
 
+def _under_shifts(row: Tree) -> str:
+    """ICL risk under shifts over that of the ICL loss alone, unless both fail under all of them."""
+    if "all_shifts_over_plain" not in row:
+        return ""
+    return said(row["all_shifts_over_plain"]) if row["working_shifts_over_plain"] else "both no better than the prior"
+
+
 def contents(summary: Tree, path: Path) -> tuple[list[Exhibit], str, list[str]]:
     """The figures, the heading and the other parts of the page of the run in `path`: all is in its summary."""
-    answers = summary["answers"]
+    answers = answers_of(summary)
+    summary = {**summary, "answers": answers}
+    first = "".join(f"<p>{escape(text)}</p>" for text in headline(answers))
     heads = ("Condition", "ICL / prior", "TVP / prior, best layer", "Best layers", "Usable in seeds")
     second = ("Second loss", "TVP / prior at its layer", "ICL risk / ICL loss alone", "Under shifts / ICL loss alone")
     method = METHOD + (f" {BY_CONSTRUCTION}" if any(row["query_replaced"] for row in answers["emergence"]) else "")
     parts = [
         f'<p class="quiet">{escape(_setting(summary))}</p>',
+        f'<div class="headline">{first}</div>' if first else "",
         "<h2>Claims</h2>",
-        _table("Each claim, and what decides it.", ("Claim", "Here", "Numbers"), _claim_rows(answers)),
+        _table("Each claim, and what decides it.", ("Claim", "Here", "Numbers"), claims(answers)),
         "<h2>Numbers</h2>",
         _table("The ICL loss alone, by condition.", heads, _conditions(answers)),
         _table("A second loss beside it.", second, _trained(answers)) if answers["trained"] else "",
@@ -181,10 +252,6 @@ def contents(summary: Tree, path: Path) -> tuple[list[Exhibit], str, list[str]]:
         f"<h2>What is the paper's, what is ours</h2><p>{escape(PROVENANCE)}</p>",
     ]
     return _exhibits(summary), "where task vectors emerge", parts
-
-
-def _claim_rows(answers: Tree) -> list[tuple[str, ...]]:
-    return [(claim, "supported" if holds else "not supported", numbers) for claim, holds, numbers in claims(answers)]
 
 
 def _cost(answers: Tree) -> list[tuple[str, ...]]:
@@ -255,7 +322,7 @@ def _exhibits(summary: Tree) -> list[Exhibit]:
                 "And out of distribution?",
                 "ICL risk under each shift over that of the ICL loss alone, by prescribed layer",
                 "Below 1 (blue) TVP-loss helped, above 1 (red) it hurt; a star marks an interval over seeds that leaves"
-                " 1 out.",
+                " 1 out. No number: both are no better than the prior.",
                 lambda: figures.shifts(summary),
             )
         )
@@ -278,11 +345,11 @@ def _usable_sentence(rows: Sequence[Tree]) -> str:
 
 def _layers_sentence(rows: Sequence[Tree]) -> str:
     found = [row for row in rows if row["usable"]]
+    if not any(map(_learned, rows)) and not found:
+        return "ICL was learned under no condition: there was no vector to be found."
     if not found:
         return "With the ICL loss alone no layer held a usable vector in any seed."
-    parts = [
-        f"{figures.label(row['differs_in'])}: {', '.join(map(str, sorted(set(row['best_layers']))))}" for row in found
-    ]
+    parts = [f"{figures.label(row['differs_in'])}: {_usable_layers(row)}" for row in found]
     return f"Best layers where one emerged with the ICL loss alone: {'; '.join(parts)}."
 
 
@@ -307,6 +374,9 @@ def _price_sentence(rows: Sequence[Tree]) -> str:
     parts = []
     for row in rows:
         entry = row["icl_over_plain"]
+        if row["neither_learned"]:
+            parts.append(f"{figures.second_loss(row)}: neither learned ICL, and so they are not compared")
+            continue
         side = "worse" if surely_above(entry, 1) else "better" if surely_below(entry, 1) else "no clear difference"
         parts.append(f"{figures.second_loss(row)}: {said(entry)} ({side})")
     return "ICL risk after all demonstrations, over that of the ICL loss alone. " + "; ".join(parts) + "."

@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tvjax.evals.study import USABLE
+from tvjax.evals.learned import USABLE
 from tvjax.report.style import HUES, INK, MARKERS, PRIOR, QUIET, bottom_legend, log_axis, log_limits, open_figure, quiet
 
 Tree = Mapping[str, Any]
@@ -100,7 +100,7 @@ def _by_layer(summary: Tree) -> list[tuple[str, list[float]]]:
     ]
     for row in summary["answers"]["trained"]:
         members = [
-            np.array(member["tvp_risk_by_layer"]) / population["prior_risk"]
+            np.array(member["tvp_risk_by_layer"], float) / population["prior_risk"]
             for population in summary["populations"]
             if population["arm"] == row["arm"] and population["differs_in"] == row["differs_in"]
             for member in population["members"]
@@ -177,7 +177,7 @@ def training(summary: Tree) -> Figure:
         color = HUES[place % len(HUES)]
         steps = members[0]["history"]["step"]
         curves = (
-            [np.array(m["history"]["icl_risk"]) / m["prior_risk"] for m in members],
+            [np.array(m["history"]["icl_risk"], float) / m["prior_risk"] for m in members],
             [_followed(m) / m["prior_risk"] for m in members],
         )
         for ax, curve in zip(axes, curves, strict=True):
@@ -198,7 +198,7 @@ def training(summary: Tree) -> Figure:
 
 def _followed(member: Tree) -> np.ndarray:
     """TVP risk at each evaluation: at the prescribed layer where TVP-loss trains it, else at the best one."""
-    risks = np.array(member["history"]["tvp_risk_by_layer"])
+    risks = np.array(member["history"]["tvp_risk_by_layer"], float)
     return risks[:, member["prescribed_layer"]] if member["arm"] == "tvp" else risks[:, 1:-1].min(1)
 
 
@@ -245,7 +245,8 @@ def shifts(summary: Tree) -> Figure:
     rows = [row for row in summary["answers"]["trained"] if not row["differs_in"] and row["shifts_over_plain"]]
     entries = [{**row["shifts_over_plain"], "mean of all": row["all_shifts_over_plain"]} for row in rows]
     names = list(entries[0])
-    grid = np.array([[entry[name]["mean"] for entry in entries] for name in names])
+    failed = [[*r["failed_shifts"], *([] if r["working_shifts_over_plain"] else ["mean of all"])] for r in rows]
+    grid = np.array([[np.nan if n in f else e[n]["mean"] for e, f in zip(entries, failed, strict=True)] for n in names])
     figure = open_figure(
         3.4 + 1.0 * len(rows),
         1.2 + 0.3 * len(names),
@@ -254,7 +255,8 @@ def shifts(summary: Tree) -> Figure:
     )
     ax = figure.subplots()
     intervals = {(row, column): entries[column][names[row]]["ci"] for (row, column), _ in np.ndenumerate(grid)}
-    starred = frozenset(place for place, ci in intervals.items() if ci and not ci[0] <= 1 <= ci[1])
+    shown = np.isfinite(grid)
+    starred = frozenset(place for place, ci in intervals.items() if shown[place] and ci and not ci[0] <= 1 <= ci[1])
     _heat(figure, ax, grid, (1 / 3, 3.0), "ICL risk / ICL loss alone", starred)
     ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     ax.set_xticks(range(len(rows)), [second_loss(row).replace(" at ", "\nat ") for row in rows])

@@ -12,7 +12,7 @@ from tvjax.report.probes import probes_figure, probes_of, probes_said, rank_figu
 from tvjax.report.progress import heatmap_figure, training_figure
 from tvjax.report.reader import Run
 from tvjax.report.shifts import shifts_figure
-from tvjax.report.words import labels
+from tvjax.report.words import titles
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def gallery(run: Run) -> list[Exhibit]:
 
 
 def _who(run: Run) -> str:
-    return "; ".join(labels(run.summary.members))
+    return "; ".join(titles(run.summary))
 
 
 def _training(run: Run) -> Exhibit:
@@ -88,12 +88,13 @@ def _beside(run: Run) -> dict[str, str]:
 def _tvp(run: Run) -> Exhibit:
     pairs = zip(run.summary.members, run.summary.base.risk.scores, strict=True)
     best = by_setting(run.summary, [scores.tvp[member.best_layer].value for member, scores in pairs])
+    written = "takes the place of z's state in" if run.summary.edit == "replace" else "is added to z's state in"
     return Exhibit(
         "tvp_by_layer",
         "Task vectors by layer",
         f"TVP risk by the layer that is replaced, beside the prior. Lowest of the inner layers: {best}.",
-        "The state of the placeholder z after a whole prompt takes the place of z's state in a zero-shot prompt, one"
-        f" layer at a time. Below the dashed line the state carries the task. Lowest of the inner layers: {best}.",
+        f"The state of the placeholder z after a whole prompt {written} a zero-shot prompt, one layer at a time."
+        f" Below the dashed line the state carries the task. Lowest of the inner layers: {best}.",
         lambda: tvp_figure(run.summary),
     )
 

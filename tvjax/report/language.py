@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from tvjax.evals.learned import above
 from tvjax.report.gallery import Exhibit
 from tvjax.report.html import table
 from tvjax.report.reader import Metrics, read_metrics
@@ -62,14 +63,52 @@ def _cell(entry: Mapping[str, Any], kind: str, form: str = ".2f") -> str:
     return f"{entry[kind]:{form}} [{low:{form}}, {high:{form}}]"
 
 
+def works(summary: Mapping[str, Any], member: Mapping[str, Any], group: str, kind: str) -> bool:
+    """Whether a member's vector or k-shot accuracy is clearly above its own zero-shot accuracy.
+
+    A zero-shot answer has learned something where it is clearly above that of the model before fine-tuning.
+    """
+    bare = summary["members"][0] if kind == "zero_shot" else member
+    return above(member["means"][group][f"{kind}_ci"], bare["means"][group]["zero_shot"])
+
+
+def cautions(summary: Mapping[str, Any]) -> list[str]:
+    """What comes before any comparison: members that are one model, and those that do not learn in context. [ours]"""
+    told = [f"{' and '.join(n)} ended as one model, bit for bit: do not compare them." for n in _twins(summary)]
+    for group, tasks in GROUPS.items():
+        failed = [m["name"] for m in summary["members"] if not works(summary, m, group, "few_shot")]
+        if failed:
+            names = "no model" if len(failed) == len(summary["members"]) else ", ".join(failed)
+            helps = "learns in context" if names == "no model" else "do not learn in context"
+            told.append(
+                f"On {tasks} {names} {helps}: {summary['num_demonstrations']}-shot accuracy is not clearly above"
+                " zero-shot, so that there is nothing that a vector could carry."
+            )
+    return told
+
+
+def _twins(summary: Mapping[str, Any]) -> list[list[str]]:
+    return list(summary.get("identical_members", []))
+
+
 def headline(summary: Mapping[str, Any]) -> list[str]:
-    """What the TVP-loss did, in sentences made from the paired differences, whichever way they point."""
+    """What the TVP-loss did, in sentences made from the paired differences, whichever way they point; failures first.
+
+    Two that do not work are not compared.
+    """
     named = {member["name"]: member for member in summary["members"]}
     against = [d for d in summary["differences"] if named[d["minus"]]["tvp_weight"] is not None]
-    said = []
+    said: list[str] = []
+    neither: list[str] = []
     for d in against:
         for group, tasks in GROUPS.items():
             for kind, what in HEADLINES.items():
+                if not any(works(summary, named[d[which]], group, kind) for which in ("of", "minus")):
+                    bare = "that of the model before fine-tuning" if kind == "zero_shot" else "zero-shot"
+                    neither.append(
+                        f"On {tasks} the {what} of neither {d['of']} nor {d['minus']} is clearly above {bare}."
+                    )
+                    continue
                 one, other = (named[d[which]]["means"][group][kind] for which in ("of", "minus"))
                 low, high = d[group][f"{kind}_ci"]
                 verdict = "better" if low > 0 else "worse" if high < 0 else "neither clearly better nor clearly worse"
@@ -77,10 +116,11 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
                     f"On {tasks} the {what} of {d['of']} is {verdict} than that of {d['minus']}: {one:.2f} against"
                     f" {other:.2f}, a difference of {_cell(d[group], kind, '+.2f')}."
                 )
+    first = cautions(summary)
     return (
-        [*said, SCOPE]
-        if said
-        else ["No member differs from another by the TVP-loss alone: the table compares each with the model."]
+        [*first, *neither, *said, SCOPE]
+        if against
+        else [*first, "No member differs from another by the TVP-loss alone: the table compares each with the model."]
     )
 
 
@@ -110,10 +150,11 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     heads = ["", "", "zero-shot", "vector of 1", "vector", "at best layer", f"{summary['num_demonstrations']}-shot"]
     rows = [heads, *_rows(summary)]
     widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(heads))]
-    lines = [_about(summary), *(setting(member) for member in summary["members"]), ""]
+    lines = [_about(summary), *(setting(member) for member in summary["members"]), *cautions(summary), ""]
     lines.append(f"accuracy on the test split, macro average over tasks [{EVIDENCE}; of differences, paired]")
     lines += ["".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in [*lines, "", *headline(summary)]) + "\n"
+    told = [text for text in headline(summary) if text not in lines]
+    return "\n".join(line.rstrip() for line in [*lines, "", *told]) + "\n"
 
 
 def contents(summary: dict[str, Any], path: Path) -> Contents:

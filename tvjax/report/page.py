@@ -3,14 +3,15 @@
 from html import escape
 from pathlib import Path
 
+from tvjax.evals.learned import ROUNDING, USABLE
 from tvjax.files import write_whole
-from tvjax.report.findings import USABLE, headline
+from tvjax.report.findings import headline
 from tvjax.report.gallery import Exhibit, gallery
 from tvjax.report.html import details, document, figure, table, write_figure
 from tvjax.report.reader import Run, read_run
 from tvjax.report.shifts import icl_ratio, oracle_ratio, tvp_ratio
 from tvjax.report.summary import Condition, Estimate, Measure, Summary
-from tvjax.report.words import baseline_label, labels, number
+from tvjax.report.words import UNLEARNED, baseline_label, number, titles
 
 PROVENANCE = (
     "Task vectors in models trained from scratch, and the TVP-loss, are the work of Yang, Lin, Lee, Papailiopoulos and"
@@ -68,13 +69,18 @@ def _subtitle(summary: Summary) -> str:
 
 
 def _method(summary: Summary) -> str:
+    written = "in place of" if summary.edit == "replace" else "added to"
     return (
         "ICL risk is that of the prompt's own query after K demonstrations. TVP risk is that of a fresh query, answered"
-        " zero-shot with the vector in place of the layer's own state. The prior answers without any demonstration,"
+        f" zero-shot with the vector {written} the layer's own state. The prior answers without any demonstration,"
         f" {_references(summary.base.risk)}. Layer 0 is the embedding, layer l the residual stream after block"
         f" l. Brackets are 90% bootstrap intervals over {summary.num_prompts} prompts; they hold the trained model"
         f" fixed. A vector is called usable when its TVP risk is, with its whole interval, at most {USABLE:g} of the"
-        " prior's, and weak when it is below the prior's. The best layer is chosen on the same prompts that it is"
+        f" prior's, and weak when it is below the prior's. Where the whole interval of ICL risk at K is not below the"
+        f" prior's the page says \N{LEFT DOUBLE QUOTATION MARK}{UNLEARNED}\N{RIGHT DOUBLE QUOTATION MARK} and compares"
+        " nothing with it. A best layer is named only where TVP risk is below the prior's. Risks below"
+        f" {ROUNDING:g} of the prior's are shown as 0: they are the rounding of float32. The best layer"
+        " is chosen on the same prompts that it is"
         " measured on, which flatters it a little."
     )
 
@@ -91,11 +97,12 @@ def _results(summary: Summary, measure: Measure, word: str, unit: str) -> str:
     last = summary.base.num_demonstrations
     heads = ("", f"ICL {word}, K = {last}", f"TVP {word}, prescribed layer", f"TVP {word}, best layer", "Zero-shot")
     rows = []
-    for member, name, scores in zip(summary.members, labels(summary.members), measure.scores, strict=True):
+    for index, (member, name, scores) in enumerate(zip(summary.members, titles(summary), measure.scores, strict=True)):
+        best = f"layer {member.best_layer}: " if summary.works(index, member.best_layer) else "none works: "
         cells = (
             _cell(scores.icl[last]),
             _cell(scores.tvp[member.prescribed_layer], f"layer {member.prescribed_layer}: "),
-            _cell(scores.tvp[member.best_layer], f"layer {member.best_layer}: "),
+            _cell(scores.tvp[member.best_layer], best),
             _cell(scores.zero_shot),
         )
         identity = f"{escape(name)} <small>{escape(member.name)}, seed {member.seed}</small>"
@@ -117,7 +124,7 @@ def _shifts(summary: Summary) -> str:
     """The shifts by members, each risk relative to the prior's under the same shift."""
     if not summary.shifts:
         return ""
-    names = "".join(f'<th scope="colgroup" colspan="2">{escape(name)}</th>' for name in labels(summary.members))
+    names = "".join(f'<th scope="colgroup" colspan="2">{escape(name)}</th>' for name in titles(summary))
     pair = '<th scope="col">ICL</th><th scope="col">TVP</th>' * len(summary.members)
     head = (
         f'<tr><td colspan="5"></td>{names}</tr>\n<tr><th scope="col">Shift</th><th scope="col">What changes</th>'
@@ -136,7 +143,7 @@ def _shift(summary: Summary, condition: Condition) -> str:
     cells = []
     for index, member in enumerate(summary.members):
         for ratio in (icl_ratio(condition, index), tvp_ratio(condition, index, member)):
-            good = ' class="good"' if ratio.high < 1 else ""
+            good = ' class="good"' if ratio.high < 1 and summary.learned(index) else ""
             cells.append(
                 f"<td{good}>{number(ratio.value)} <small>[{number(ratio.low)}, {number(ratio.high)}]</small></td>"
             )

@@ -25,7 +25,7 @@ from tvjax.report.style import (
     rings,
 )
 from tvjax.report.summary import Estimate, Measure, Probes, Summary
-from tvjax.report.words import arms, number
+from tvjax.report.words import UNLEARNED, arms, number
 
 STYLES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 NO_EDIT = -1
@@ -264,6 +264,9 @@ def _swap_said(summary: Summary, layers: Sequence[int]) -> str:
     meaning = {"vector": "to the vector's task", "prompt": "to the prompt's own task", "neither": "clearly to neither"}
     parts = []
     for name, indices in arms(summary.members).items():
+        if not any(map(summary.learned, indices)):
+            parts.append(f"{name}: nothing to read, {UNLEARNED}")
+            continue
         counts = {kind: sum(kinds[index] == kind for index in indices) for kind in meaning}
         said = [
             f"{meaning[kind]}{f' ({n} of {len(indices)} seeds)' if n < len(indices) else ''}"

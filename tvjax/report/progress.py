@@ -23,6 +23,7 @@ from tvjax.report.style import (
     quiet,
 )
 from tvjax.report.words import number
+from tvjax.train.log import mean_name
 
 
 def training_figure(run: Run) -> Figure:
@@ -31,7 +32,7 @@ def training_figure(run: Run) -> Figure:
     words = [("risk", summary.base.risk)]
     if summary.base.accuracy:
         words.append(("accuracy", summary.base.accuracy))
-    longest = max(metrics.get("icl_risk")[0].size for metrics in run.metrics)
+    longest = max(metrics.get(mean_name("icl", "risk"))[0].size for metrics in run.metrics)
     window = max(1, longest // 40)
     drawn = f"lines: running mean over {window} logged steps, faint: each one" if window > 1 else "each logged step"
     figure = open_figure(
@@ -43,9 +44,9 @@ def training_figure(run: Run) -> Figure:
     grid = figure.subplots(len(words), 2, squeeze=False, sharex=True)
     for row, (word, measure) in zip(grid, words, strict=True):
         for ax, kind in zip(row, ("icl", "tvp"), strict=True):
-            _training_panel(ax, run, f"{kind}_{word}", window)
+            _training_panel(ax, run, mean_name(kind, word), window)
             ax.axhline(float(measure.prior.value), **PRIOR)
-            where = "mean over the prompt" if kind == "icl" else "at the prescribed layer"
+            where = "mean over the prompt" if kind == "icl" else "at the prescribed layer, mean over the prompt"
             quiet(
                 ax,
                 "training step" if word == words[-1][0] else "",

@@ -13,6 +13,12 @@ from safetensors.numpy import load_file
 from tvjax.errors import UserError
 from tvjax.files import read_json, read_text
 from tvjax.report.summary import Member, Summary, parse_summary
+from tvjax.train.log import mean_name
+
+OLD_NAMES = {
+    f"{kind}_{score}": mean_name(kind, score) for kind in ("icl", "tvp", "query") for score in ("risk", "accuracy")
+}
+"""What means over a prompt were called in logs of before they had names of their own."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def read_metrics(run_dir: Path, names: Sequence[str]) -> tuple[Metrics, ...]:
                 f"{path}: line {number} is not a JSON object with step and member; mend or remove that line"
             ) from None
         if name in rows:
-            rows[name].setdefault(step, {}).update(row)
+            rows[name].setdefault(step, {}).update({OLD_NAMES.get(key, key): value for key, value in row.items()})
     absent = [name for name, steps in rows.items() if not steps]
     if absent:
         raise UserError(f"{path}: no line of member {absent[0]!r}; is eval/summary.json of another run?")

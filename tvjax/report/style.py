@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tvjax.report.summary import Estimate, Summary
-from tvjax.report.words import arms, baseline_label, labels, number
+from tvjax.report.words import arms, baseline_label, number, titles
 
 DPI = 150
 INK, QUIET, GRID = "#1a1a1a", "#5c5c5c", "#e4e4e4"
@@ -47,7 +47,7 @@ class Look:
 
 def looks(summary: Summary) -> list[Look]:
     """The look of each member, in order."""
-    names = labels(summary.members)
+    names = titles(summary)
     result: dict[int, Look] = {}
     for position, indices in enumerate(arms(summary.members).values()):
         for place, index in enumerate(indices):

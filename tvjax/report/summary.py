@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tvjax.errors import UserError
+from tvjax.evals.learned import ROUNDING, standing
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Estimate:
     def over(self, unit: float) -> "Estimate":
         """The same in another unit: all divided by `unit` (for example the prior's risk)."""
         return Estimate(self.value / unit, self.low / unit, self.high / unit)
+
+    def rounded(self, least: float) -> "Estimate":
+        """The same with 0 for values below `least`, and for the ends of their intervals there."""
+        return Estimate(*(np.where(np.abs(part) < least, 0.0, part) for part in (self.value, self.low, self.high)))
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Summary:
-    """The whole evaluation. `base` is the condition of training; `base` and `shifts` list members in one order."""
+    """The whole evaluation. `base` is the condition of training; `base` and `shifts` list members in one order.
+
+    edit: how a vector is written, "replace" or "add". identical: names of members that are one model.
+    """
 
     task: str
     layout: str
@@ -132,6 +140,29 @@ class Summary:
     base: Condition
     shifts: tuple[Condition, ...]
     notes: tuple[str, ...]
+    edit: str = "replace"
+    identical: tuple[tuple[str, ...], ...] = ()
+
+    def icl_share(self, index: int) -> Estimate:
+        """Member `index`'s ICL risk at all demonstrations over the prior's."""
+        return self.base.risk.scores[index].icl[self.base.num_demonstrations].over(float(self.base.risk.prior.value))
+
+    def tvp_share(self, index: int, layer: int) -> Estimate:
+        """Its TVP risk at `layer` over the prior's."""
+        return self.base.risk.scores[index].tvp[layer].over(float(self.base.risk.prior.value))
+
+    def learned(self, index: int) -> bool:
+        """Whether it has learned the task at all: its ICL risk is clearly below the prior's (`evals.learned`)."""
+        return standing(float(self.icl_share(index).high)) != "nothing"
+
+    def works(self, index: int, layer: int) -> bool:
+        """Whether a vector at `layer` tells anything of the task: TVP risk is clearly below the prior's."""
+        return standing(float(self.tvp_share(index, layer).high)) != "nothing"
+
+    @property
+    def query_replaced(self) -> bool:
+        """Whether a vector takes the place of the query itself, so that TVP fails by construction."""
+        return self.layout != "xzy" and self.edit == "replace"
 
 
 def parse_summary(tree: Mapping[str, Any], where: str = "eval/summary.json") -> Summary:
@@ -140,6 +171,9 @@ def parse_summary(tree: Mapping[str, Any], where: str = "eval/summary.json") -> 
         return _summary(tree)
     except _Broken as broken:
         raise UserError(f"{where}: {broken}; run --mode=eval again to write it anew") from None
+
+
+TWINS = ("identical_members", list)
 
 
 class _Broken(Exception):
@@ -166,6 +200,8 @@ def _summary(tree: Mapping[str, Any]) -> Summary:
         base=_condition(tree, "", "as in training", layers, members),
         shifts=tuple(_condition(entry, f"shifts.{name}.", name, layers, members) for name, entry in shifts.items()),
         notes=tuple(str(note) for note in tree.get("notes", [])),
+        edit=str(tree.get("edit", "replace")),
+        identical=tuple(tuple(map(str, names)) for names in _get({"identical_members": []} | dict(tree), *TWINS)),
     )
 
 
@@ -269,7 +305,16 @@ def _measure(
             )
         except _Broken as broken:
             raise _Broken(f"members.{member['name']}.{broken}") from None
-    return Measure(_estimate(tree, f"prior_{word}"), oracle, tuple(scores), _baselines(tree, word, demonstrations))
+    prior, baselines = _estimate(tree, f"prior_{word}"), _baselines(tree, word, demonstrations)
+    if word == "accuracy":
+        return Measure(prior, oracle, tuple(scores), baselines)
+    least = ROUNDING * float(prior.value)
+    return Measure(
+        prior,
+        oracle and oracle.rounded(least),
+        tuple(Scores(s.icl.rounded(least), s.tvp.rounded(least), s.zero_shot.rounded(least)) for s in scores),
+        {name: Baseline(b.icl.rounded(least), b.num_prompts) for name, b in baselines.items()},
+    )
 
 
 def _baselines(tree: Mapping[str, Any], word: str, demonstrations: int) -> dict[str, Baseline]:

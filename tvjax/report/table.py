@@ -1,12 +1,14 @@
 """The results as plain text for the terminal: at most 80 columns, no colours."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from tvjax.report.findings import cautions
 from tvjax.report.probes import probes_of
 from tvjax.report.shifts import icl_ratio, oracle_ratio, tvp_ratio
 from tvjax.report.summary import Estimate, Measure, Summary, parse_summary
-from tvjax.report.words import labels, number, with_interval
+from tvjax.report.words import number, titles, with_interval
 
 WIDTH, NAME, SHIFT, GROUP = 80, 11, 20, 3
 
@@ -18,7 +20,8 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     lines = [
         f"{parsed.task}, layout {parsed.layout}: {parsed.num_layers} layers, K = {base.num_demonstrations}"
         f" demonstrations, n = {parsed.num_prompts} prompts",
-        *(f"{place}  {name}" for place, name in enumerate(labels(parsed.members), start=1)),
+        *(f"{place}  {name}" for place, name in enumerate(titles(parsed), start=1)),
+        *(line for text in cautions(parsed) for line in textwrap.wrap(text, WIDTH, subsequent_indent="   ")),
         "",
         f"risk: {parsed.risk_unit} [90% bootstrap interval]",
         *_measure(parsed, base.risk, "risk"),
@@ -44,6 +47,8 @@ def _measure(summary: Summary, measure: Measure, word: str) -> list[str]:
             name = ""
         prescribed = f"{member.prescribed_layer}: {_tight(scores.tvp[member.prescribed_layer])}"
         best = f"{member.best_layer}: {number(scores.tvp[member.best_layer].value)}"
+        if not summary.works(place - 1, member.best_layer):
+            best = "none"
         lines.append(_row(name, _tight(scores.icl[last]), prescribed, best, number(scores.zero_shot.value)))
     lines.append(_row("prior", _tight(measure.prior)))
     if measure.oracle:

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from tvjax.errors import UserError
+from tvjax.evals.learned import above
 from tvjax.files import write_whole
 from tvjax.report import adaptive, atv_tvp, emergence, language
 from tvjax.report.gallery import Exhibit
@@ -73,6 +74,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         lines = [
             f"small language model: {summary['num_layers']} layers, {len(summary['tasks'])} tasks, n ="
             f" {summary['num_prompts']} prompts [90% bootstrap interval]",
+            *cautions(summary),
             "demonstrations  accuracy           risk (nats a token)",
         ]
         lines += [f"{n:<15} {_cell(summary, 'accuracy', n):<18} {_cell(summary, 'risk', n)}" for n in counts]
@@ -81,15 +83,53 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     width = max(map(len, [*tasks, "mean"])) + 1
     lines = [
         f"accuracy on the test split; vectors of {summary['num_prompts']} prompts of {k} demonstrations, each with the"
-        f" layer (of {summary['num_layers']}) chosen on the dev split",
+        f" layer (of {summary['num_layers']}) chosen on the dev split, named where it beats zero-shot",
+        *cautions(summary),
         f"{'':<{width}} zero-shot  {k}-shot  shuffled  state vector  function vector  learned vector  state, shuffled",
     ]
     for name, e in [*tasks.items(), ("mean", summary["mean"])]:
         shots = f"{e['zero_shot']:<10.2f} {e['few_shot']:<7.2f} {e['shuffled_shot']:<9.2f}"
-        cells = [f"{e[v]:.2f}" + (f" at {e[f'{v}_layer']}" if f"{v}_layer" in e else "") for v in VECTORS]
+        cells = [f"{e[v]:.2f}{_at(e, v)}" for v in VECTORS]
         vectors = f"{cells[0]:<13} {cells[1]:<16} {cells[2]:<15}"
         lines.append(f"{name:<{width}} {shots} {vectors} {e['shuffled_vector']:.2f}")
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def cautions(summary: Mapping[str, Any]) -> list[str]:
+    """What comes before any number: which tasks demonstrations do not help with, so that no vector can carry them."""
+    k = summary["num_demonstrations"]
+    if summary["experiment"] == "text_model":
+        interval, without = summary["accuracy_ci"][k], summary["accuracy"][0]
+        if above(interval, without):
+            return []
+        return [
+            f"The model has not learned the tasks: its accuracy after {k} demonstrations,"
+            f" {_cell(summary, 'accuracy', k)}, is not clearly above that without any, {without:.2f}."
+        ]
+    failed = [name for name, e in summary["tasks"].items() if not above(e["few_shot_ci"], e["zero_shot"])]
+    if not failed:
+        return []
+    which = "any task" if len(failed) == len(summary["tasks"]) else ", ".join(failed)
+    return [
+        f"Not learned in context: on {which} {k}-shot accuracy is not clearly above zero-shot, so that there is nothing"
+        " that a task vector could carry."
+    ]
+
+
+def _works(entry: Mapping[str, Any], vector: str) -> bool:
+    """Whether a vector answers clearly better than zero-shot prompts do."""
+    return above(entry[f"{vector}_ci"], entry["zero_shot"])
+
+
+def _at(entry: Mapping[str, Any], vector: str) -> str:
+    """The layer of a vector, where it has one and works there."""
+    return f" at {entry[f'{vector}_layer']}" if f"{vector}_layer" in entry and _works(entry, vector) else ""
+
+
+def _first(sentences: list[str]) -> str:
+    """The box at the head of a page; nothing where there is nothing to say."""
+    told = "".join(f"<p>{escape(text)}</p>" for text in sentences)
+    return f'<div class="headline">{told}</div>' if told else ""
 
 
 def _cell(entry: Mapping[str, Any], name: str, index: int | None = None) -> str:
@@ -102,7 +142,8 @@ def _contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, 
     if summary["experiment"] in PAGES:
         return PAGES[summary["experiment"]].contents(summary, path)
     if summary["experiment"] == "text_model":
-        return [_curve(summary)], "a small language model", [f"<pre>{escape(summary_table(summary))}</pre>"]
+        told = [_first(cautions(summary)), f"<pre>{escape(summary_table(summary))}</pre>"]
+        return [_curve(summary)], "a small language model", told
     return [_methods(summary), _layers(summary), _heads(summary)], "task vectors on text", _tables(summary)
 
 
@@ -178,7 +219,7 @@ def _layers(summary: dict[str, Any]) -> Exhibit:
         """A panel a task, a line a kind of vector."""
         columns = 4
         rows = -(-len(tasks) // columns)
-        evidence = "test split; rings: the layer chosen on the dev split"
+        evidence = "test split; rings: the layer chosen on the dev split, where the vector beats zero-shot"
         drawn = open_figure(9, 1.7 * rows + 0.6, "Vectors by the layer at which they are written", evidence)
         axes = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for ax in axes.flat[len(tasks) :]:
@@ -190,6 +231,8 @@ def _layers(summary: dict[str, Any]) -> Exhibit:
                 curve, layer = e[f"{kind}_by_layer_test"], e[f"{kind}_layer"]
                 ax.plot(range(len(curve)), curve, markersize=3, **look)
                 ring = {**look, "marker": "o", "linestyle": "none"}
+                if not _works(e, kind):
+                    continue
                 ax.plot([layer], [curve[layer]], markersize=9, fillstyle="none", **ring)
             ax.set_ylim(-0.08, 1.08)
             below = number + columns >= len(tasks)
@@ -253,8 +296,7 @@ def _tables(summary: dict[str, Any]) -> list[str]:
     head = "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in heads) + "</tr>"
     rows = []
     for name, e in summary["tasks"].items():
-        at = {kind: f" at {e[f'{kind}_layer']}" for kind in VECTORS}
-        cells = "".join(f"<td>{_small(_cell(e, method))}{at.get(method, '')}</td>" for method in METHODS)
+        cells = "".join(f"<td>{_small(_cell(e, method))}{_at(e, method)}</td>" for method in METHODS)
         words = escape(" | ".join(word.strip() or repr(word) for word in e["words"]))
         rows.append(
             f'<tr><th scope="row">{escape(name)}</th>{cells}<td>{e["pairs"]["test"]}</td>'
@@ -265,12 +307,14 @@ def _tables(summary: dict[str, Any]) -> list[str]:
     model = summary["model"]
     caption = (
         "Accuracy (fraction of answers with every token right) on the test split, with 90% bootstrap intervals over"
-        " questions; with each vector the layer at which it is written, chosen on the dev split. In words: the tokens"
+        " questions; with each vector the layer at which it is written, chosen on the dev split, where the whole"
+        " interval is above zero-shot's accuracy. In words: the tokens"
         " that the state vector favours, read as if it were the last state."
     )
     return [
         f'<p class="quiet">{escape(model["path"])} ({escape(model["model_type"])}), {summary["num_layers"]} layers;'
         f" k = {summary['num_demonstrations']} demonstrations, vectors of {summary['num_prompts']} prompts</p>",
+        _first(cautions(summary)),
         "<h2>Results</h2>",
         table(caption, head, rows),
         _conflicts(summary["conflicts"]),

@@ -51,6 +51,15 @@ def labels(members: Sequence[Member]) -> list[str]:
     ]
 
 
+def titles(summary: Summary) -> list[str]:
+    """The full meaning of each member, with a word of those that have not learned the task."""
+    return [
+        text if summary.learned(index) else f"{text} ({UNLEARNED})"
+        for index, text in enumerate(labels(summary.members))
+    ]
+
+
+UNLEARNED = "task not learned"
 BASELINES = {
     "least_squares": "least squares in x",
     "nearest_neighbours": "3 nearest neighbours",

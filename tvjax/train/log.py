@@ -14,6 +14,28 @@ from tvjax.files import write_whole
 Row = dict[str, Any]
 
 
+def mean_name(kind: str, score: str) -> str:
+    """What the mean of a score over the positions that are trained on is called, of one `kind` of answers.
+
+    ``icl_loss`` of the risk, ``icl_mean_accuracy`` of others: ``icl_risk`` and ``icl_accuracy`` are those after so many
+    demonstrations, everywhere.
+    """
+    return f"{kind}_loss" if score == "risk" else f"{kind}_mean_{score}"
+
+
+def as_line(row: Row) -> str:
+    """A row as strict JSON, which has no word for a number that is not finite: such a one is null."""
+    return json.dumps(_finite(row), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def read_rows(path: Path) -> list[Row]:
     """The whole lines of a metrics file, up to the first that is no row, as a last one that a kill cut short is."""
     if not path.exists():
@@ -43,7 +65,7 @@ class MetricsLog:
         rows = read_rows(self._path)
         self.before: Row = rows[-1] if rows else {}
         kept = [row for row in rows if row["step"] <= step]
-        write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_whole(self._path, "".join(map(as_line, kept)))
         self._file = self._path.open("a")
         self._board = None
         if tensorboard:
@@ -55,8 +77,8 @@ class MetricsLog:
             self._show(kept)
 
     def write(self, rows: Sequence[Row]) -> None:
-        """One line a row; numbers also go to TensorBoard as ``member/metric``."""
-        self._file.write("".join(json.dumps(row) + "\n" for row in rows))
+        """One line a row, as `as_line` writes it; numbers also go to TensorBoard as ``member/metric``."""
+        self._file.write("".join(map(as_line, rows)))
         self._file.flush()
         self._show(rows)
 

@@ -55,7 +55,7 @@ class TrainConfig:
 
 
 # The metrics that the terminal shows, where an experiment has them.
-SHOWN = ("icl_risk", "tvp_risk", "risk", "accuracy")
+SHOWN = ("icl_loss", "tvp_loss", "query_loss", "written_loss", "risk")
 
 
 class Trainer:

@@ -2,6 +2,7 @@
 
 import hashlib
 import weakref
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,17 @@ def _hashed(params: Any) -> str:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(processes.fetch(leaf)).tobytes())
     return digest.hexdigest()[:16]
+
+
+def twins(fingerprints: Mapping[str, str]) -> list[list[str]]:
+    """The names of models whose parameters are the same bit for bit, a list for each such model: none as it should be.
+
+    fingerprints: of each model by name.
+    """
+    same: dict[str, list[str]] = {}
+    for name, mark in fingerprints.items():
+        same.setdefault(mark, []).append(name)
+    return [names for names in same.values() if len(names) > 1]
 
 
 class Origin(NamedTuple):
