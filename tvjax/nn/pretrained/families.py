@@ -55,7 +55,7 @@ def _layer_types(f: Fields, layers: int) -> list[str] | None:
         return None
     kinds = ["full_attention" if kind == "attention" else kind for kind in kinds]
     if len(kinds) != layers or set(kinds) - {"sliding_attention", "full_attention"}:
-        raise f.reject("layer_types", f"{layers} entries, each sliding_attention or full_attention")
+        raise f.reject("layer_types", f"{layers} entries (num_hidden_layers), each sliding_attention or full_attention")
     return kinds
 
 
@@ -71,7 +71,9 @@ def _windows(f: Fields, layers: int, default: list[str], window: int | None) -> 
     if "sliding_attention" not in kinds:
         return ()
     if window is None or window < 1:
-        raise f.reject("sliding_window", "1 or more, and used, since layer_types names sliding_attention")
+        raise f.reject(
+            "sliding_window", "1 or more, and no use_sliding_window false, as layer_types names sliding_attention"
+        )
     return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
 
 

@@ -205,7 +205,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
         Row("max_position_embeddings", SIZE, 8192),
         Row("rms_norm_eps", NUMBER, 1e-6),
         Row("attention_bias", FLAG, False),
-        Row("query_pre_attn_scalar", POSITIVE, 256.0),
+        Row("query_pre_attn_scalar", SIZE, 256),
         Row("attn_logit_softcapping", POSITIVE, 50.0, null=None),
         Row("final_logit_softcapping", POSITIVE, 30.0, null=None),
         Row("sliding_window", SIZE, 4096),
