@@ -26,8 +26,10 @@ class Kind:
     accepted: str
 
 
-SIZE = Kind(int, lambda v: v >= 1, "1 or more")
-WHOLE = Kind(int, lambda v: True, "")
+# What counts fits the 32 bits that shapes and positions are computed in; of layers all are named before one is read.
+SIZE = Kind(int, lambda v: 1 <= v < 2**31, "1 or more, below 2**31")
+LAYERS = Kind(int, lambda v: 1 <= v <= 10_000, "1 or more, at most 10000")
+WHOLE = Kind(int, lambda v: abs(v) < 2**31, "a whole number of at most 31 bits")
 NUMBER = Kind(float, lambda v: v >= 0, "0 or more")
 POSITIVE = Kind(float, lambda v: v > 0, "more than 0")
 FLAG = Kind(bool, lambda v: True, "")
@@ -68,7 +70,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
         Row("vocab_size", SIZE, 50257),
         Row("n_positions", SIZE, 1024, aliases=("max_position_embeddings",)),
         Row("n_embd", SIZE, 768, aliases=("hidden_size",)),
-        Row("n_layer", SIZE, 12, aliases=("num_hidden_layers",)),
+        Row("n_layer", LAYERS, 12, aliases=("num_hidden_layers",)),
         Row("n_head", SIZE, 12, aliases=("num_attention_heads",)),
         Row("n_inner", SIZE, None, null=None),
         Row("activation_function", WORD, "gelu_new"),
@@ -80,7 +82,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
         Row("vocab_size", SIZE, 50400),
         Row("n_positions", SIZE, 2048, aliases=("max_position_embeddings",)),
         Row("n_embd", SIZE, 4096, aliases=("hidden_size",)),
-        Row("n_layer", SIZE, 28, aliases=("num_hidden_layers",)),
+        Row("n_layer", LAYERS, 28, aliases=("num_hidden_layers",)),
         Row("n_head", SIZE, 16, aliases=("num_attention_heads",)),
         Row("n_inner", SIZE, None, null=None),
         Row("rotary_dim", SIZE, 64),
@@ -92,7 +94,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
     "gpt_neox": (
         Row("vocab_size", SIZE, 50432),
         Row("hidden_size", SIZE, 6144),
-        Row("num_hidden_layers", SIZE, 44),
+        Row("num_hidden_layers", LAYERS, 44),
         Row("num_attention_heads", SIZE, 64),
         Row("head_dim", SIZE, None, null=None),
         Row("intermediate_size", SIZE, 24576),
@@ -110,7 +112,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
     "llama": (
         Row("vocab_size", SIZE, 32000),
         Row("hidden_size", SIZE, 4096),
-        Row("num_hidden_layers", SIZE, 32),
+        Row("num_hidden_layers", LAYERS, 32),
         Row("num_attention_heads", SIZE, 32),
         Row("num_key_value_heads", SIZE, None, null=None),
         Row("head_dim", SIZE, None, null=None),
@@ -127,7 +129,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
     "mistral": (
         Row("vocab_size", SIZE, 32000),
         Row("hidden_size", SIZE, 4096),
-        Row("num_hidden_layers", SIZE, 32),
+        Row("num_hidden_layers", LAYERS, 32),
         Row("num_attention_heads", SIZE, 32),
         Row("num_key_value_heads", SIZE, 8),
         Row("head_dim", SIZE, None, null=None),
@@ -143,7 +145,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
     "qwen2": (
         Row("vocab_size", SIZE, 151936),
         Row("hidden_size", SIZE, 4096),
-        Row("num_hidden_layers", SIZE, 32),
+        Row("num_hidden_layers", LAYERS, 32),
         Row("num_attention_heads", SIZE, 32),
         Row("num_key_value_heads", SIZE, 32, null=None),
         Row("head_dim", SIZE, None),
@@ -161,7 +163,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
     "qwen3": (
         Row("vocab_size", SIZE, 151936),
         Row("hidden_size", SIZE, 4096),
-        Row("num_hidden_layers", SIZE, 32),
+        Row("num_hidden_layers", LAYERS, 32),
         Row("num_attention_heads", SIZE, 32),
         Row("num_key_value_heads", SIZE, 32, null=None),
         Row("head_dim", SIZE, 128),
@@ -180,7 +182,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
     "gemma": (
         Row("vocab_size", SIZE, 256000),
         Row("hidden_size", SIZE, 3072),
-        Row("num_hidden_layers", SIZE, 28),
+        Row("num_hidden_layers", LAYERS, 28),
         Row("num_attention_heads", SIZE, 16),
         Row("num_key_value_heads", SIZE, 16),
         Row("head_dim", SIZE, 256),
@@ -196,7 +198,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
     "gemma2": (
         Row("vocab_size", SIZE, 256000),
         Row("hidden_size", SIZE, 2304),
-        Row("num_hidden_layers", SIZE, 26),
+        Row("num_hidden_layers", LAYERS, 26),
         Row("num_attention_heads", SIZE, 8),
         Row("num_key_value_heads", SIZE, 4),
         Row("head_dim", SIZE, 256),

@@ -83,7 +83,7 @@ def load_folder(
         raise reject(f"{folder_path / CONFIG}: transformers_weights", values["transformers_weights"], "none")
     config = read_config(values, str(folder_path / CONFIG))
     folder = Folder(folder_path)
-    config, abstract, plan, names = _choose(folder, FAMILIES[values["model_type"]], config)
+    config, abstract, plan, names = _choose(folder, _as_named(FAMILIES[values["model_type"]], folder), config)
     if dtype is None:
         dtype = _narrowest({DTYPES[folder.dtypes[name]] for name in names.values()})
         for field in ("dtype", "torch_dtype"):
@@ -147,6 +147,15 @@ def _choose(
     abstract = abstract_params(config)
     plan = list(_plan(family, config, _flat(abstract)))
     return config, abstract, plan, _match(folder, family, plan, config, tied=config.tied_readout)
+
+
+def _as_named(family: Family, folder: Folder) -> Family:
+    """`family` with its readout under the name that the folder has: transformers takes ``lm_head`` in all families."""
+    head = _name_of(family, "readout/kernel")
+    if head in folder.shapes or "lm_head.weight" not in folder.shapes:
+        return family
+    stem = head.removesuffix("weight")
+    return dataclasses.replace(family, rows=tuple((n.replace(stem, "lm_head."), form, p) for n, form, p in family.rows))
 
 
 def _name_of(family: Family, path: str) -> str:
