@@ -37,7 +37,8 @@ FLAGS = (
     + "|".join(MODES)
 )
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+WRONG_KIND = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, *WRONG_KIND)
 """A place that a user named, or that lies in one, is not what it should be."""
 
 
@@ -76,6 +77,11 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
 
 def read_profile(argv: list[str]) -> tuple[list[str], tuple[int, int] | None]:
     """The command line without ``--profile=FIRST:LAST``, and those two steps. Raises `UserError` for other values."""
+    argv = list(argv)
+    for place, word in enumerate(argv[:-1]):
+        if re.fullmatch("--?profile", word) and not argv[place + 1].startswith("-"):
+            argv[place : place + 2] = [f"--profile={argv[place + 1]}"]
+            break
     given = [word for word in argv if re.match(r"--?profile(=|$)", word)]
     if not given:
         return argv, None
@@ -107,6 +113,7 @@ def _split(words: list[str]) -> dict[str, str | bool]:
             value = rest.pop(0)
         if name not in NAMES and not name.startswith("config."):
             known = near(f"--{name}", [f"--{known}" for known in (*NAMES, "profile", "help")])
+            known = f"; did you mean {f'--config.{name}'!r}?" if "." in name else known
             raise UserError(f"--{name}: given {value or ''!r}; accepted: {FLAGS}{known}")
         if name in given:
             raise UserError(f"--{name}: given twice, {given[name]!r} and {value!r}; accepted: one value")
@@ -257,6 +264,7 @@ def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
     sys.unraisablehook = lambda echo: None if _is_echo(echo) else sys.__unraisablehook__(echo)
     threading.excepthook = lambda echo: None if _is_echo(echo) else threading.__excepthook__(echo)
     warnings.filterwarnings("ignore", r"coroutine .* was never awaited")
+    warnings.formatwarning = lambda message, *place: f"tvjax: warning: {' '.join(str(message).split())}\n"
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a letter shows its number
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -280,6 +288,9 @@ def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
         if processes.is_loss(error):
             what = str(error).strip().splitlines()[0][:160]
             return _end(processes.LOST, f"process {processes.index()}: another one was lost ({what})")
+        if isinstance(error, MemoryError) or re.search("RESOURCE_EXHAUSTED|Out of memory", str(error)):
+            what = " ".join(str(error).split())[:160] or "no memory is left"
+            return _end(3, f"it does not fit in memory ({what}); checkpoints are kept; --mode=plan says what it takes")
         if processes.count() > 1:  # at a usual end jax would wait for the others, which wait for this one
             traceback.print_exc()
             processes.leave(1)

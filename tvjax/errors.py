@@ -1,11 +1,15 @@
-"""The two ways a run ends badly, each with its exit code and one line that a user can act on."""
+"""The two ways a run ends badly, each with its exit code and one line that a user can act on; and warnings."""
 
 import difflib
+import os
 import re
+import sys
+import warnings
 from collections.abc import Iterable
 
 LONGEST = 400
 """Characters of what was given that a line repeats."""
+PACKAGE = os.path.dirname(__file__) + os.sep
 
 
 class UserError(Exception):
@@ -30,6 +34,14 @@ def reject(field: str, given: object, accepted: str) -> UserError:
     text = " ".join(repr(given).split()) if "\n" in repr(given) else repr(given)
     shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     return UserError(f"{field}: given {shown}; accepted: {accepted}{near(word, _names(accepted))}")
+
+
+def warn(line: str) -> None:
+    """Warn of `line`, as of the line outside of this package that called into it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(" ".join(line.split()), stacklevel=level)
 
 
 def near(word: object, names: Iterable[str], before: str = "") -> str:

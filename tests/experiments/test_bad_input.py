@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ FIELDS = {
     "name with a slash": ({"population__name": ("a/b", "c")}, "config.population.name", "a/b", "letters"),
     "no names": ({"population__name": ()}, "config.population.name", "()", "one a member"),
     "wrong length": ({"population__seed": (0, 1, 2)}, "config.population.seed", "(0, 1, 2)", "1 entry or 2"),
-    "too large a seed": ({"population__seed": (2**31,)}, "config.population.seed", str(2**31), "2^31 - 1"),
+    "too large a seed": ({"population__seed": (2**31,)}, "config.population.seed[0]", str(2**31), "2^31 - 1"),
     "evaluation seed": ({"evaluation__seed": -1}, "config.evaluation.seed", "-1", "2^31 - 1"),
     "nan": ({"population__learning_rate": (float("nan"),)}, "config.population.learning_rate[0]", "nan", "finite"),
     "inf": ({"population__learning_rate": (float("inf"),)}, "config.population.learning_rate[0]", "inf", "finite"),
@@ -110,6 +111,11 @@ FIELDS = {
     "clip by nan": ({"optimizer__clip_norm": float("nan")}, "config.optimizer.clip_norm", "nan", "finite"),
     "momentum of 1": ({"optimizer__b1": 1.0}, "config.optimizer.b1", "1.0", "0 up to"),
     "epsilon": ({"model__norm_epsilon": 0.0}, "config.model.norm_epsilon", "0.0", "more than 0"),
+    "more than an int of 32 bits": ({"train__steps": 2**31}, "config.train.steps", str(2**31), "32 bits"),
+    "more than float32": ({"population__learning_rate": (1e300,)}, "config.population.learning_rate[0]", "float32"),
+    "what float32 rounds to 0": ({"model__norm_epsilon": 1e-50}, "config.model.norm_epsilon", "1e-50", "float32"),
+    "a size that no compiler takes": ({"model__width": 2**30}, "config.model.width", "at most 1048576"),
+    "several of one member": ({"population__name": ("a",)}, "config.population.tvp_weight", "1 entry, one for each"),
     "dtype": ({"model__dtype": "float8"}, "config.model.dtype", "'float8'", "bfloat16"),
 }
 
@@ -221,6 +227,7 @@ LINES = {
     "nan": (["--config=CONFIG", "--config.optimizer.b1=nan"], "config.optimizer.b1", "nan", "finite"),
     "mode": (["--config=CONFIG", "--mode=wrong"], "--mode", "'wrong'", "train, eval, report"),
     "profile of no steps": (["--config=CONFIG", "--profile"], "--profile", "''", "FIRST:LAST"),
+    "profile behind a space": (["--workdir=FOLDER/run", "--profile", "5:1"], "--profile", "'5:1'", "in this order"),
     "profile of one step": (["--config=CONFIG", "--profile=10"], "--profile", "'10'", "FIRST:LAST"),
     "profile of step 0": (["--config=CONFIG", "--profile=0:5"], "--profile", "'0:5'", "being 1"),
     "profile backwards": (["--config=CONFIG", "--profile=15:10"], "--profile", "'15:10'", "in this order"),
@@ -231,6 +238,7 @@ LINES = {
         "--profile",
     ),
     "unknown flag": (["--config=CONFIG", "--wrokdir=x"], "--wrokdir", "'x'", "--workdir"),
+    "a field without its config": (["--config=CONFIG", "--train.steps=3"], "did you mean '--config.train.steps'?"),
     "stray argument": (["--config=CONFIG", "stray"], "'stray'", "flags only"),
     "mesh": (["--config=CONFIG", "--config.mesh.data=16"], "config.mesh", "16", "at most 8", "devices"),
     "report of nothing": (["--config=CONFIG", "--mode=report", "--workdir=FOLDER/none"], "FOLDER/none", "--workdir"),
@@ -352,6 +360,44 @@ def test_a_wrong_command_line_ends_with_code_2_and_one_line(row, folder, capsys,
     stderr = capsys.readouterr().err
     assert stderr.startswith("tvjax: ") and stderr.endswith("\n") and stderr.count("\n") == 1, stderr
     assert all(part in stderr for part in put_in(said, folder)), stderr
+
+
+ENDS = {
+    "a file where a folder of the run is to be": (FileExistsError(17, "File exists", "run/eval"), 2, "run/eval"),
+    "memory of a device": (
+        RuntimeError("INTERNAL: Out of memory allocating 9 bytes.\nat"),
+        3,
+        "does not fit in memory",
+    ),
+    "memory of the machine": (MemoryError(), 3, "does not fit in memory"),
+}
+
+
+@pytest.mark.parametrize("row", ENDS.values(), ids=ENDS.keys())
+def test_what_a_place_or_the_memory_lacks_is_one_line(row, capsys):
+    from tvjax.cli import exit_cleanly
+
+    error, code, said = row
+
+    def main(argv):
+        raise error
+
+    assert exit_cleanly(main, []) == code
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("tvjax: ") and stderr.count("\n") == 1 and said in stderr
+
+
+def test_a_warning_on_the_command_line_is_one_line_of_the_place_that_called(monkeypatch):
+    from tvjax import cli, errors
+
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    with pytest.warns(UserWarning, match="not read") as seen:
+        assert cli.exit_cleanly(lambda argv: errors.warn("a field\nis not read"), []) == 0
+    (one,) = seen
+    assert one.filename == __file__
+    assert warnings.formatwarning(one.message, one.category, one.filename, one.lineno) == (
+        "tvjax: warning: a field is not read\n"
+    )
 
 
 def test_a_run_brings_its_own_config(folder, monkeypatch):

@@ -62,6 +62,19 @@ def test_of_a_binary_file_only_the_name_is_told(package):
     assert "weights.bin" in difference and "secret" not in difference
 
 
+def test_of_a_new_link_and_of_what_is_no_text_only_the_name_is_told(package):
+    outside = package.parents[1] / "outside.txt"
+    outside.write_text("secret")
+    for name, target in (("link.py", outside), ("nowhere.py", "/no/such/place")):
+        (package / name).symlink_to(target)
+    (package / "bytes.py").write_bytes(b"\xffsecret")
+    (package / "new.py").write_text("c = 1\n")
+    commit, difference = code.state(package)
+    assert commit == git(package, "rev-parse", "HEAD") + "-dirty"
+    assert all(f"b/package/{name}.py" in difference for name in ("link", "nowhere", "bytes", "new"))
+    assert "+c = 1" in difference and "secret" not in difference and "outside" not in difference
+
+
 def test_a_long_difference_is_cut_and_says_so(package):
     (package / "__init__.py").write_text("".join(f"x{i} = {i}\n" for i in range(200_000)))
     difference = code.state(package)[1]

@@ -40,6 +40,7 @@ KINDS = {
     "tensor": (tfds.features.Tensor(shape=(), dtype=np.float32), [3.8], []),
     "words": (tfds.features.Text(), ["Été", "a\nb"], ["", " \n", b"\xff"]),
     "answers": (tfds.features.Sequence(tfds.features.Text()), [["a plane", "one plane"]], [[], ["a", " "]]),
+    "labels": (tfds.features.Sequence(tfds.features.ClassLabel(names=["bad", "good"])), [["good", "bad"]], []),
     "numbers": (tfds.features.Sequence(np.int32), [], [[1, 2], []]),
     "many": (tfds.features.Tensor(shape=(2,), dtype=np.float32), [], [[1.0, 2.0]]),
     "lost": (tfds.features.Scalar(np.float32), [], [float("nan"), float("inf")]),
@@ -54,6 +55,7 @@ EXPECTED = {
     "tensor": ["3.8"],
     "words": ["Été", "a\nb"],
     "answers": ["a plane", "one plane"],
+    "labels": ["good", "bad"],
 }
 
 
@@ -136,10 +138,11 @@ class TestValues:
         pairs = read_kind(f"{kind}_good", folder)  # in an order of the library's own
         assert [y for _, y in sorted(pairs, key=lambda pair: int(pair[0].removeprefix("n ")))] == EXPECTED[kind]
 
-    def test_each_of_a_list_of_texts_is_a_right_answer(self, folder):
-        assert read_kind("answers_good", folder) == (("n 0", "a plane"), ("n 0", "one plane"))
+    @pytest.mark.parametrize("kind", ["answers", "labels"])
+    def test_each_of_a_list_of_texts_or_labels_is_a_right_answer(self, kind, folder):
+        assert read_kind(f"{kind}_good", folder) == tuple(("n 0", answer) for answer in EXPECTED[kind])
         with pytest.raises(UserError, match=r"\{value\} = .* in record 0 of split train"):
-            read_kind("answers_good", folder, "{value}", "{number}")
+            read_kind(f"{kind}_good", folder, "{value}", "{number}")
 
     @pytest.mark.parametrize(
         "kind", [f"{kind}_{n}" for kind, (_, _, wrong) in KINDS.items() for n in range(len(wrong))]

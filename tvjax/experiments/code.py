@@ -50,9 +50,15 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def _new(package: Path, name: str) -> str:
-    """A file that git does not know, as a difference from none."""
-    lines = (package / name).read_text(errors="replace").splitlines()
-    place = f"b/{package.name}/{name}"
+    """A file that git does not know, as a difference from none; of a link, or what is no text, the name alone."""
+    path, place = package / name, f"b/{package.name}/{name}"
+    if path.resolve() != package.resolve() / name:
+        return f"{place}: new, a link\n"
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return f"{place}: new, and no text that reads\n"
+    lines = text.splitlines()
     made = list(difflib.unified_diff([], lines, "/dev/null", place, lineterm=""))
     return "\n".join(made or [f"{place}: new, and empty"]) + "\n"
 

@@ -4,7 +4,6 @@ Nothing below this floor sees a config, and what is built here is known to fit t
 """
 
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -15,6 +14,10 @@ from tvjax.train.loop import TrainConfig
 from tvjax.train.state import OptimizerConfig
 
 T = TypeVar("T")
+INT, FLOAT = 2**31 - 1, 3.4e38
+"""The largest numbers that arrays of int32 and float32 hold."""
+LEAST = 1.2e-38
+"""The smallest number above 0 of float32 that is not rounded to it."""
 
 
 def group(values: Any, path: str) -> Mapping[str, Any]:
@@ -69,9 +72,11 @@ def coerce(value: Any, hint: Any, path: str) -> Any:
         if len(value) == len(arguments):
             return tuple(coerce(v, a, f"{path}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True)))
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise reject(path, value, "a finite number")
+        if not (value == 0 or LEAST <= abs(value) <= FLOAT):
+            raise reject(path, value, f"a finite number: 0, or one that float32 holds, {LEAST} to {FLOAT}")
         return float(value)
+    if hint is int and type(value) is int and abs(value) > INT:
+        raise reject(path, value, "an int of 32 bits, at most 2^31 - 1")
     if hint in (int, str, bool) and type(value) is hint:
         return value
     raise reject(path, value, f"a value of type {_name(hint)}")

@@ -27,6 +27,8 @@ from tvjax.train.state import Hyper, OptimizerConfig
 from tvjax.vectors import tvp
 
 GROUPS = ("task", "prompt", "curriculum", "model", "tvp", "population", "train", "optimizer", "evaluation", "mesh")
+LARGEST = 2**20
+"""Of any size of a model: products of larger ones overflow in the compiler, which then ends the process."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +82,8 @@ class PopulationConfig:
         for field in dataclasses.fields(self):
             values = getattr(self, field.name)
             if len(values) not in (1, size):
-                raise reject(f"config.population.{field.name}", values, f"1 entry or {size}, one for each name")
+                entries = f"1 entry or {size}" if size > 1 else "1 entry"
+                raise reject(f"config.population.{field.name}", values, f"{entries}, one for each name, {self.name}")
             spread[field.name] = values * size if len(values) == 1 else values
         return spread
 
@@ -213,6 +216,9 @@ def _check_model(s: TVPSettings) -> None:
     at_least(1, path, width=d.width, num_heads=d.num_heads)
     sizes = ("num_kv_heads", "head_width", "hidden_width", "max_positions", "unroll")
     at_least(0, path, **{name: getattr(d, name) for name in sizes})
+    for name in ("num_layers", "width", "num_heads", *sizes):
+        if getattr(d, name) > LARGEST:
+            raise reject(f"{path}.{name}", getattr(d, name), f"at most {LARGEST}")
     if not d.head_width and d.width % d.num_heads:
         raise reject(f"{path}.num_heads", d.num_heads, f"a divisor of width = {d.width}")
     if d.num_heads % d.kv_heads:

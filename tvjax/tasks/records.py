@@ -5,14 +5,13 @@ import functools
 import io
 import itertools
 import string
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tvjax.errors import UserError, reject
+from tvjax.errors import UserError, reject, warn
 from tvjax.tasks.text import SPLITS, Answers, Pair, TextTask, answers_of, split_of
 
 NAME, VERSION = "text_tasks", "1.0.0"
@@ -105,10 +104,10 @@ def read_dataset(name: str, shown: str, said: str, *, data_dir: str = "", most: 
 
     shown, said: of its features, e.g. ``"{premise} {hypothesis}"`` and ``"{label}"``. A class label is its name, a
     number the shortest decimal that is stored as the same number (3.8, 5.0, 7), a truth value True or False; of a list
-    of texts in `said` each is a right answer. All its splits are read; an example without a label (-1) is left out,
-    with a warning that counts them. most: inputs that are taken (0: all), each with all its answers. Raises `UserError`
-    for a data set or a feature that is not there, and for a value of another kind, an empty text or a number that is
-    not finite, by its record and split.
+    of texts or labels in `said` each is a right answer. All its splits are read; an example without a label (-1) is
+    left out, with a warning that counts them. most: inputs that are taken (0: all), each with all its answers. Raises
+    `UserError` for a data set or a feature that is not there, and for a value of another kind, an empty text or a
+    number that is not finite, by its record and split.
     """
     tfds = _library()
     try:
@@ -129,7 +128,7 @@ def read_dataset(name: str, shown: str, said: str, *, data_dir: str = "", most: 
                 one = dict(zip(values, chosen, strict=True))
                 pairs.append((shown.format_map(one).strip(), said.format_map(one).strip()))
     if unlabelled:
-        warnings.warn(f"config.data.tfds: {name}: {unlabelled} examples have no label: they are left out", stacklevel=2)
+        warn(f"config.data.tfds: {name}: {unlabelled} examples have no label: they are left out")
     answers = answers_of(pairs)
     if not answers:
         raise reject("config.data.tfds", name, "a data set with examples that have an input and an output")
@@ -169,9 +168,9 @@ def _fields(text: str, features: Mapping[str, Any], name: str) -> Sequence[str]:
 
 
 def _texts(field: str, feature: Any, value: Any, where: str, *, several: bool) -> Answers:
-    """A feature's value in words, or several of a list of texts if `several`; none for a label that is not told."""
-    if hasattr(feature, "int2str"):
-        return (str(feature.int2str(int(value))),) if int(value) >= 0 else ()
+    """A feature's value in words, or several of a list of texts or labels if `several`; none of labels not told."""
+    if hasattr(feature, "int2str") and (several or np.ndim(value) == 0):
+        return tuple(str(feature.int2str(int(one))) for one in np.ravel(value) if one >= 0)
     try:
         texts = [_word(one, feature) for one in value] if several and _texts_alone(value) else [_word(value, feature)]
     except ValueError:

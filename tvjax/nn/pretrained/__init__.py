@@ -1,13 +1,12 @@
 """Hugging Face folders as models: `families` says what each architecture is, `weights` reads and writes folders."""
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
-from tvjax.errors import UserError
+from tvjax.errors import UserError, warn
 from tvjax.files import read_json
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained.folder import CONFIG, TEMPLATES, along
@@ -65,7 +64,7 @@ def save_model(model: Model, folder: Path) -> None:
     """
     if isinstance(model.source, Pretrained):
         if (model.source.folder / TEMPLATES).is_dir():
-            warnings.warn(f"export: {model.source.folder / TEMPLATES} does not go along", stacklevel=3)
+            warn(f"export: {model.source.folder / TEMPLATES} does not go along")
         save_folder(folder, model.config, model.params, model.source.values, model.source.files)
     else:
         save_folder(folder, model.config, model.params, files={} if (folder / CONFIG).is_file() else None)

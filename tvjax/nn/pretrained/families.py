@@ -4,10 +4,10 @@
 """
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tvjax import errors
 from tvjax.errors import UserError, reject
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.pretrained.fields import Fields
@@ -259,7 +259,7 @@ def read_config(values: Mapping[str, Any], source: str, *, warn: bool = True, **
     settings = {"inputs": "tokens", "vocab_size": vocabulary, "num_outputs": vocabulary, **FAMILIES[name].read(fields)}
     if warn and fields.unread:
         unread = ", ".join(fields.unread)
-        warnings.warn(f"{source}: {unread}: not read, as transformers' {name} does not read them either", stacklevel=2)
+        errors.warn(f"{source}: {unread}: not read, as transformers' {name} does not read them either")
     return DecoderConfig(**settings | how)
 
 

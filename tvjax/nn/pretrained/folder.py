@@ -9,7 +9,6 @@ import errno
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from tvjax.errors import UserError
+from tvjax.errors import UserError, warn
 from tvjax.files import read_json, write_whole
 from tvjax.parallel import processes
 
@@ -121,7 +120,7 @@ class Folder:
             )
         if (self.path / SINGLE).is_file():
             if (self.path / INDEX).is_file():
-                warnings.warn(f"{self.path}: {SINGLE} is read, as transformers does, {INDEX} is not", stacklevel=2)
+                warn(f"{self.path}: {SINGLE} is read, as transformers does, {INDEX} is not")
             return {inside(self.path, SINGLE): []}
         if (self.path / INDEX).is_file():
             return self._indexed()

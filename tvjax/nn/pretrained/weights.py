@@ -7,7 +7,6 @@ into its layer's entry of the stacked array, which lies sharded as the mesh says
 import dataclasses
 import functools
 import json
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 import safetensors.numpy
 from jax.sharding import Mesh
 
-from tvjax.errors import UserError, reject
+from tvjax.errors import UserError, reject, warn
 from tvjax.files import read_json
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.pretrained.families import FAMILIES, Family, describe, read_config
@@ -88,10 +87,9 @@ def load_folder(
         dtype = _narrowest({DTYPES[folder.dtypes[name]] for name in names.values()})
         for field in ("dtype", "torch_dtype"):
             if values.get(field) not in (None, dtype):
-                warnings.warn(
+                warn(
                     f"{folder_path}: {field} of config.json is {values[field]}, its tensors are {dtype}: the model is "
                     "read in that; dtype= chooses another",
-                    stacklevel=2,
                 )
     if dtype not in DTYPES.values():
         raise reject("dtype", dtype, ", ".join(DTYPES.values()))
@@ -137,10 +135,9 @@ def _choose(
         names = _match(folder, family, plan, own, tied=True)
         differs = not folder.same(names[head], names[table])
         if differs:
-            warnings.warn(
+            warn(
                 f"{folder.path}: config.json ties {head} to {table}, but they differ: the model keeps both, as in "
                 "transformers (tie_word_embeddings false says so)",
-                stacklevel=2,
             )
         if differs or bias in folder.shapes:
             return own, abstract, plan, names
