@@ -338,7 +338,7 @@ class TestFiles:
         ("how", "says"),
         {
             "run": "config.json: is that of no model, as of a run",
-            "file": "README.md: cannot be written (File exists)",
+            "file": "README.md'; accepted: a folder, or a name for one that is not there yet",
             "below_a_file": "folder: cannot be written (Not a directory)",
             "no_place": "/proc/tvjax: cannot be written",
             "folder_in_the_way": "model-00001-of-00002.safetensors: is a folder",
