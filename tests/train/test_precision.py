@@ -141,7 +141,8 @@ def pairs_of(vocabulary):
     """`text_prompts.tables` of two tasks, of random tokens below half of the vocabulary: the others never occur."""
     random = np.random.default_rng(0)
     query, answer = (random.integers(0, vocabulary // 2, (16, width)).astype(np.int32) for width in (3, 2))
-    return {"query": query, "answer": answer, "start": np.array([0, 8]), "count": np.array([8, 8])}
+    rows = {"first": query, "query": query, "answer": answer, "last": answer}
+    return {**rows, "start": np.array([0, 8]), "count": np.array([8, 8])}
 
 
 def text_model(dtype):
