@@ -231,6 +231,7 @@ def generate(
     stop = decoding.stop_tokens(ends, model.config.num_outputs)
     key, temperature, top_k = decoding.sampling(key, temperature, top_k, model.config.num_outputs)
     in_prompt, later = _phases(edits, during, max_new_tokens)
+    origin.check(model, later)  # those of the prompt are checked where they are placed
     valid_BT = jnp.asarray(np.broadcast_to(inputs.places_BT, inputs.values.shape) != PADDING)
     made = decoding.generate(
         model.decoder,

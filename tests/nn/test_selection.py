@@ -375,3 +375,31 @@ class TestCalls:
 def test_positions_that_start_later_are_counted_from_the_first():
     own = Own.of(np.array([[PADDING, 7, 8], [7, 8, 9]]), 2)
     np.testing.assert_array_equal(own.order_BT, [[PADDING, 0, 1], [0, 1, 2]])
+
+
+class TestNeighbours:
+    def test_a_position_that_a_prompt_has_not_is_refused_in_jit_too(self, model):
+        write = edits.replace(np.ones(D, np.float32), layers=1, positions=3)
+        with pytest.raises(UserError, match="prompt 1"):
+            jax.jit(lambda scale: scale * tvjax.run(model, PROMPTS, edits=write))(1.0)
+
+    @pytest.mark.parametrize("scale", [2**40, np.int64(2**40)])
+    def test_a_large_int_is_that_number(self, scale):
+        assert edits.add(np.ones(D), layers=1, scale=scale).scale == 2.0**40
+
+    def test_what_no_number_of_64_bits_can_be_is_refused(self, model):
+        with pytest.raises(UserError, match="positions"):
+            tvjax.capture(model, PROMPTS, "embed", positions=2**63)
+
+    def test_a_write_has_one_address(self):
+        with pytest.raises(UserError, match="address"):
+            edits.add(np.ones(D), layers=1, address=["blocks/resid"])
+
+    def test_saved_layers_are_understood_as_others_are(self, model, tmp_path):
+        path = tmp_path / "v.safetensors"
+        tvjax.save_vectors(path, {"v": np.ones((2, D))}, model=model, layers=[True, False, True, False])
+        assert tvjax.load_vectors(path).layers == (0, 2)
+        with pytest.raises(UserError, match="layers"):
+            tvjax.save_vectors(path, {"v": np.ones(D)}, model=model, layers=True)
+        with pytest.raises(UserError, match="vectors: given 3"):
+            tvjax.load_vectors(path)[3]

@@ -1,8 +1,11 @@
 """Vectors on disk: they come back as they were and know their model; broken files are named."""
 
+import copy
 import dataclasses
 import json
+import operator
 import os
+import pickle
 import subprocess
 import sys
 
@@ -26,6 +29,19 @@ from tvjax.vectors.origin import fingerprint
 PARAMS = {"a": np.ones(3), "b": np.zeros(2)}
 PROMPTS = jnp.array([[5, 9, 13, 2], [7, 3, 3, 40]])
 LAYERS, WIDTH = 3, 16
+MADE = {  # what a notebook makes of vectors [L+1, D]
+    "stack": lambda v: np.stack([v[1], v[2]]).mean(0),
+    "concatenate": lambda v: np.concatenate([v[1], v[2]]).reshape(2, -1)[0],
+    "where": lambda v: np.where(v[1] > 0, v[1], 0.0),
+    "broadcast": lambda v: np.broadcast_to(v[1], (1, *v[1].shape)),
+    "copy": lambda v: np.copy(v[1], subok=False),
+    "einsum": lambda v: np.einsum("ld,l->d", v, np.ones(len(v))),
+    "product": lambda v: np.eye(v.shape[1]) @ v[1],
+    "sum of both sides": lambda v: np.ones(v.shape[1]) + v[1],
+    "in place": lambda v: operator.iadd(v[1].copy(), 1.0),
+    "pickle": lambda v: pickle.loads(pickle.dumps(v[1])),
+    "deepcopy": lambda v: copy.deepcopy(v)[1],
+}
 
 
 def save(path, vectors, **how):
@@ -290,6 +306,37 @@ class TestTheirModel:
             assert "any_model=True" in str(caught.value) and "\n" not in str(caught.value), way
             if name != "steps":
                 np.testing.assert_array_equal(call(other, write(vectors, any_model=True)), call(other, expected))
+
+    @pytest.mark.parametrize("made", MADE)
+    def test_what_numpy_makes_of_them_is_refused_too(self, models, path, made):
+        theta = tvjax.load_vectors(path)["theta"][:, 0]
+        vectors, plain = MADE[made](theta), MADE[made](np.asarray(theta))
+        np.testing.assert_array_equal(np.asarray(vectors), plain)
+        tvjax.run(models[0], PROMPTS[:1], edits=tvjax.add(vectors, layers=1))
+        with pytest.raises(UserError, match="any_model"):
+            tvjax.run(models[1], PROMPTS[:1], edits=tvjax.add(vectors, layers=1))
+
+    def test_a_list_of_them_is_refused_too(self, models, path):
+        theta = tvjax.load_vectors(path)["theta"]
+        with pytest.raises(UserError, match="any_model"):
+            tvjax.run(models[1], PROMPTS, edits=tvjax.add([theta[1, 0], theta[2, 0]], layers=[1, 2]))
+
+    def test_those_of_two_models_do_not_mix(self, models, path, tmp_path):
+        other = tmp_path / "other.safetensors"
+        tvjax.save_vectors(other, {"theta": np.ones((3, WIDTH), np.float32)}, model=models[1], layers=range(3))
+        a, b = (tvjax.load_vectors(p)["theta"] for p in (path, other))
+        for mix in (
+            lambda: a[1] + b[1],
+            lambda: np.stack([a[1], b[1]]),
+            lambda: tvjax.add([a[1], b[1]], layers=[1, 2]),
+        ):
+            with pytest.raises(UserError, match=r"of models .* and .* together"):
+                mix()
+
+    @pytest.mark.parametrize("positions", ["frist", 1.5, [0.5]])
+    def test_positions_that_no_edit_takes(self, tmp_path, positions):
+        with pytest.raises(UserError, match="positions"):
+            save(tmp_path / "v.safetensors", {"theta": np.ones(3)}, positions=positions)
 
     def test_a_sweep_refuses_them(self, models, path):
         vectors = tvjax.load_vectors(path)

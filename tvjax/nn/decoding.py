@@ -105,6 +105,7 @@ def _choose(logits_BV: jax.Array, key_B: jax.Array | None, temperature: jax.Arra
     """
     if key_B is None:
         return logits_BV.argmax(-1).astype(jnp.int32)
+    logits_BV = logits_BV - logits_BV.max(-1, keepdims=True)  # however small the temperature, the likeliest stays at 0
     if not top_k:
         return jax.vmap(jax.random.categorical)(key_B, logits_BV / temperature).astype(jnp.int32)
     best_BK, ids_BK = jax.lax.top_k(logits_BV, min(top_k, logits_BV.shape[-1]))
@@ -123,13 +124,13 @@ def sampling(key: Any, temperature: Any, top_k: Any, size: int) -> tuple[jax.Arr
     Raises `UserError` for what is no key, no number over 0, or no number of tokens, and for a temperature or a top_k
     where there is no key.
     """
-    count, warm = f"an int, 0 (all) to {size}, the tokens of the model", "a number more than 0; greedy is without a key"
+    count = f"an int, 0 (all) to {size}, the tokens of the model"
     top_k = selection.integer("top_k", top_k, count)
     if not 0 <= top_k <= size:
         raise reject("top_k", top_k, count)
     heat = selection.finite("temperature", temperature)
-    if heat.ndim or not heat > 0:
-        raise reject("temperature", temperature, warm)
+    if heat.ndim or not heat >= jnp.finfo(jnp.float32).tiny:
+        raise reject("temperature", temperature, "a number more than 0, in float32 too; greedy is without a key")
     if key is None and (top_k or temperature != 1.0):
         raise reject("key", None, "a key, or a seed, with a temperature or top_k; without them decoding is greedy")
     return _key(key), float(heat), top_k

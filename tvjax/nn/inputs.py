@@ -23,7 +23,7 @@ class Inputs:
     """values: token ids ``[B, T]`` or real features ``[B, T, I]``. positions_BT: of their tokens (None: 0, 1, ..)."""
 
     values: jax.Array
-    positions_BT: jax.Array | None
+    positions_BT: Any
 
     @property
     def batch(self) -> int:
@@ -57,7 +57,10 @@ def inputs_of(model: Model, prompts: Prompts) -> Inputs:
         tokens = tokens_of(_encoded(model, texts) if texts else prompts, model.config.vocab_size)
         valid = host(tokens.valid_BT)
         plain = tokens.start_B is None and valid is not None and bool(valid.all())
-        inputs = Inputs(tokens.ids_BT, None if plain else tokens.positions_BT)
+        places_BT: Any = None if plain else tokens.positions_BT
+        if not plain and valid is not None and tokens.start_B is None:  # of numpy: they can be looked at in jit too
+            places_BT = np.where(valid, np.cumsum(valid, -1) - 1, PADDING).astype(np.int32)
+        inputs = Inputs(tokens.ids_BT, places_BT)
     check_length(model, inputs)
     return inputs
 

@@ -32,6 +32,9 @@ class Span:
     stop: int | None
     step: int | None
 
+    def __repr__(self) -> str:
+        return f"slice({self.start}, {self.stop}, {self.step})"
+
     def of(self, low: int, high: int) -> tuple[int, ...]:
         """What Python's slice names of the numbers 0..high, an open end being at `low`."""
         forward = self.step is None or self.step > 0
@@ -65,8 +68,10 @@ def _indices(field: str, value: Any, accepted: str) -> np.ndarray:
         array = np.asarray(value)
     except (TypeError, ValueError, OverflowError):  # a traced array, lists of unequal lengths
         raise reject(field, _shown(value), accepted) from None
-    mixed = array.dtype != bool and any(isinstance(one, bool | np.bool_) for one in _leaves(value))
-    if array.dtype.kind not in "iub" or mixed or not array.size:
+    mixed = array.dtype != bool and any(
+        isinstance(one, bool) or getattr(one, "dtype", np.dtype(int)).kind == "b" for one in _leaves(value)
+    )
+    if array.dtype.kind not in "iub" or mixed or not array.size or (array > np.iinfo(np.int64).max).any():
         raise reject(field, _shown(value), accepted)
     return array
 
@@ -339,6 +344,8 @@ def finite(field: str, value: Any) -> Any:
         raise reject(field, value, "an array of numbers") from None
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
         raise reject(field, f"an array of dtype {array.dtype}", "real numbers")
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and not isinstance(array, jax.Array):
+        array = array.astype(np.float32)  # jax would cut them to 32 bits
     values = host(array)
     if values is not None and values.dtype == np.float64:
         with np.errstate(over="ignore"):
@@ -354,7 +361,7 @@ def factor(field: str, value: Any) -> jax.Array:
     array = finite(field, value)
     if array.ndim > 2:
         raise reject(field, f"shape {list(array.shape)}", "a number, [layers], [B], or [layers or 1, B or 1]")
-    return jnp.asarray(value)
+    return jnp.asarray(array if array.dtype == np.float32 else value)
 
 
 def factors_of(field: str, value: jax.Array, layers: int, batch: int, by_layer: bool) -> jax.Array:

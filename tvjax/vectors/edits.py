@@ -79,6 +79,8 @@ def mix(
     chosen, several = selection.choice("layers", layers), selection.several(layers)
     source = None if any_model else origin_of(vectors)
     vectors = _vectors(vectors)
+    if not isinstance(address, str):
+        raise reject("address", address, f"one of {', '.join(WRITABLE)}; a list of writes has several")
     selection.addresses(address, WRITABLE, "address")
     named = () if isinstance(heads, tuple | list) and not heads else selection.choice("heads", heads)
     if named and address != HEADS:

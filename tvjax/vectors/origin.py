@@ -60,15 +60,24 @@ class Origin(NamedTuple):
 
 
 class ModelArray(np.ndarray):
-    """A numpy array that knows its `Origin`, as do its slices and what numpy's arithmetic makes of it.
+    """A numpy array that knows its `Origin`, as does what numpy makes of it: slices, sums, stacks and copies.
 
-    jax's arrays cannot know it: `jnp.asarray(a)` is a plain array.
+    Arrays of two models do not mix. jax's arrays cannot know it: `jnp.asarray(a)` is a plain array.
     """
 
     origin: Origin | None = None
 
     def __array_finalize__(self, obj: Any) -> None:
         self.origin = getattr(obj, "origin", None)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        return _with_origin(getattr(ufunc, method), inputs, kwargs)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return _with_origin(func, args, kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return known, (self.view(np.ndarray), self.origin)
 
 
 def known(array: np.ndarray, origin: Origin | None) -> ModelArray:
@@ -78,9 +87,33 @@ def known(array: np.ndarray, origin: Origin | None) -> ModelArray:
     return view
 
 
+def _with_origin(func: Any, args: Any, kwargs: Any) -> Any:
+    """What `func` of numpy makes of arrays, with the origin that they have."""
+    origin = origin_of([args, kwargs])
+
+    def plain(value: Any) -> Any:
+        return value.view(np.ndarray) if isinstance(value, ModelArray) else value
+
+    def marked(value: Any) -> Any:
+        return known(value, origin) if isinstance(value, np.ndarray) else value
+
+    args, kwargs = jax.tree.map(plain, (args, kwargs))
+    return jax.tree.map(marked, func(*args, **kwargs))
+
+
 def origin_of(vectors: Any) -> Origin | None:
-    """The origin of vectors, or None where nothing is known of it."""
-    return getattr(vectors, "origin", None)
+    """The origin of vectors, or of those in a list, or None where nothing is known of it.
+
+    Raises `UserError` for vectors of two models together.
+    """
+    if not isinstance(vectors, list | tuple | dict):
+        return getattr(vectors, "origin", None)
+    leaves = jax.tree.leaves(vectors, is_leaf=lambda value: hasattr(value, "origin"))
+    origins = {origin.model: origin for origin in map(origin_of, leaves) if origin is not None}
+    if len(origins) > 1:
+        given = " and ".join(f"{origin.model} ({origin.file})" for _, origin in sorted(origins.items()))
+        raise UserError(f"vectors: given those of models {given} together; accepted: of one, or np.array(v) of each")
+    return next(iter(origins.values()), None)
 
 
 def check(model: Model, edits: Any) -> None:

@@ -6,7 +6,6 @@ so does text that would read as JSON: what comes back is what was given.
 
 import dataclasses
 import json
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import safetensors.numpy
 
 from tvjax.errors import UserError, reject
 from tvjax.files import user_path, write_whole
+from tvjax.nn import selection
 from tvjax.nn.model import ADDRESSES, Model
 from tvjax.parallel import processes
 from tvjax.vectors.origin import ModelArray, Origin, fingerprint, known, origin_of
@@ -49,9 +49,9 @@ class Vectors:
     layer_numbering: str = LAYER_NUMBERING
 
     def __getitem__(self, name: Any) -> Any:
-        if isinstance(name, int):  # of the pair that `load_vectors` is for who unpacks it
+        if type(name) is int and name in (0, 1):  # of the pair that `load_vectors` is for who unpacks it
             return tuple(self)[name]
-        if name not in self.arrays:
+        if not isinstance(name, str) or name not in self.arrays:
             raise reject("vectors", name, ", ".join(self.arrays))
         return self.arrays[name]
 
@@ -98,6 +98,8 @@ def save_vectors(
         kept = {name: getattr(before, name) for name in kept}
         layers = before.layers if layers is None else layers
     kept |= {name: _plain(name, value) for name, value in named.items() if value is not None}
+    if positions is not None:
+        selection.positions(kept["positions"])
     for name, kind in (("address", str), ("about", dict)):
         if not isinstance(kept[name], kind):
             raise reject(name, kept[name], {str: "text", dict: "a mapping, {name: value}"}[kind])
@@ -138,14 +140,18 @@ def _model(items: Mapping[str, Any], model: Any) -> str:
 
 def _layers(layers: Any, model: Any) -> list[int]:
     top = model.config.num_layers if isinstance(model, Model) else None
+    if isinstance(layers, list | tuple) and not layers:
+        return []
     accepted = f"a layer or a list of layers, 0..{'L' if top is None else top}"
     try:
-        chosen = [operator.index(layer) for layer in ([layers] if np.ndim(layers) == 0 else layers)]
-    except (TypeError, ValueError):
+        chosen = selection.choice("layers", layers)
+        if top is not None:
+            return list(selection.layers_of(chosen, 0, top))
+    except UserError:
         raise reject("layers", layers, accepted) from None
-    if any(layer < 0 or (top is not None and layer > top) for layer in chosen):
+    if isinstance(chosen, selection.Span) or any(isinstance(layer, bool) or layer < 0 for layer in chosen):
         raise reject("layers", layers, accepted)
-    return chosen
+    return list(chosen)
 
 
 def _name(name: Any) -> str:
