@@ -278,7 +278,7 @@ class TestSummary:
     def test_the_tvp_loss_lowers_the_risk_that_it_is(self, ran):
         """Enough to show that it is trained on; whether it helps is what the report says."""
         last = {row["member"]: row for row in logged(ran[0])}
-        assert np.mean(last["tvp"]["eval_tvp_risk"]) < 0.9 * np.mean(last["icl"]["eval_tvp_risk"])
+        assert (np.array(last["tvp"]["eval_tvp_risk"]) < np.array(last["icl"]["eval_tvp_risk"])).all()
 
 
 @pytest.mark.slow
