@@ -23,7 +23,7 @@ from tvjax.nn.decoder import PADDING, PRECISIONS, Decoder, Precision
 from tvjax.nn.inputs import Inputs, Prompts, check_length, inputs_of, texts_of
 from tvjax.nn.model import ADDRESSES, Model, forward
 from tvjax.nn.selection import addresses as addresses_of
-from tvjax.nn.selection import finite, integer, several
+from tvjax.nn.selection import finite, flag, integer, several
 from tvjax.nn.selection import positions as positions_of
 from tvjax.nn.tokens import Tokens
 from tvjax.vectors import edits as editing
@@ -119,7 +119,7 @@ def atv(
     texts = texts_of(queries, "queries")
     if not texts:
         raise reject("queries", queries, "a text, or a list of at least one")
-    return experiment.write_vectors(model, folder, values, texts, method, any_model)
+    return experiment.write_vectors(model, folder, values, texts, method, flag("any_model", any_model))
 
 
 def export(model: Model, path: str | Path) -> None:
@@ -188,10 +188,8 @@ def run(model: Model, prompts: Prompts, *, edits: Edits = None, last: bool = Fal
     there, or that would change nothing.
     """
     inputs = inputs_of(model, prompts)
-    if not isinstance(last, bool | np.bool_):
-        raise reject("last", last, "True or False")
     where: dict[str, Any] = {"edits": _tree(model, edits, inputs), "positions_BT": inputs.positions_BT}
-    if last:
+    if flag("last", last):
         where["at"] = jnp.broadcast_to(inputs.own().index("last"), (inputs.batch, 1))
     return forward(model.decoder, model.params, inputs.values, **where)[0]
 
@@ -232,7 +230,7 @@ def generate(
     key, temperature, top_k = decoding.sampling(key, temperature, top_k, model.config.num_outputs)
     in_prompt, later = _phases(edits, during, max_new_tokens)
     origin.check(model, later)  # those of the prompt are checked where they are placed
-    valid_BT = jnp.asarray(np.broadcast_to(inputs.places_BT, inputs.values.shape) != PADDING)
+    valid_BT = jnp.broadcast_to(inputs.places_BT, inputs.values.shape) != PADDING
     made = decoding.generate(
         model.decoder,
         model.params,
@@ -294,7 +292,7 @@ def sweep(
     file that are of another model, unless `any_model`.
     """
     inputs = inputs_of(model, prompts)
-    if not any_model:
+    if not flag("any_model", any_model):
         origin.check(model, vectors)
     batch, layers, width = inputs.batch, model.config.num_layers, model.config.width
     vectors = finite("vectors", vectors)

@@ -209,10 +209,11 @@ class TestWrites:
             (np.ones((4, 4)), {"address": edits.HEADS, "heads": [1, 1]}, "each of the heads once"),
             (np.ones((4, 4)), {"address": edits.HEADS, "heads": 4}, "0[.][.]3"),
             (np.ones(D), {"layers": 0, "address": "blocks/mlp_out"}, "1[.][.]3 at blocks/mlp_out"),
-            (np.ones(D), {"address": "blocks/resids"}, "nearest: blocks/resid"),
+            (np.ones(D), {"address": "blocks/resids"}, "did you mean 'blocks/resid'"),
             (np.ones(D) * np.nan, {}, "nan at .0."),
             (np.ones(D, bool), {}, "real numbers"),
             (np.ones(D, complex), {}, "real numbers"),
+            (np.ones(D), {"any_model": "no"}, "any_model: given 'no'; accepted: True or False"),
         ],
     )
     def test_what_does_not_fit_is_refused_by_name(self, model, vectors, options, line):
@@ -227,6 +228,7 @@ class TestWrites:
             [3],
             jnp.ones(D),
             {"block": {}},
+            {"blocks": {}},
             {"blocks": {"resids": Edit(jnp.ones((3, 1, 1, 1)), jnp.ones((3, 1, 1, D)))}},
             {"blocks": {"resid": Edit(jnp.ones((2, 1, 1, 1)), jnp.ones((3, 1, 1, D)))}},
             {"blocks": {"resid": Edit(jnp.ones((3, 1, 1, 1)), jnp.ones((3, 2, 1, D)))}},
@@ -251,6 +253,9 @@ class TestPrompts:
             (Tokens(jnp.ones((2, 2), int), jnp.array([[False, False], [True, True]])), r"prompts\[0\].*one token"),
             ([[1, 2], []], r"prompts\[1\]"),
             (jnp.array([1, 2]), r"ids\[None\]"),
+            ([[1, True]], "bools among ids"),
+            ([[1, 2], [1, True, 3]], r"prompts\[1\]"),
+            *((PROMPTS.replace(start_B=s), "start_B") for s in (7, np.ones(2, int), np.full(3, -1), np.ones(3))),
             *(
                 (x, "prompts")
                 for x in ([], [[1.0]], [[True]], [5, 9], None, "text", ["text"], ["text", [1]], 5, [[[1]]], {})
@@ -370,6 +375,21 @@ class TestCalls:
         gradient = jax.jit(jax.grad(loss, (0, 1)))(v, scale, ids)
         assert all(float(jnp.abs(g).sum()) > 0 for g in gradient)
         np.testing.assert_allclose(jax.jit(loss)(v, scale, ids), loss(v, scale, ids), rtol=1e-4)
+
+    def test_under_jit_what_no_prompt_could_have_is_refused(self, model):
+        def loss(prompts, position):
+            return tvjax.run(model, prompts, edits=tvjax.add(np.ones(D), layers=1, positions=position))
+
+        jax.eval_shape(lambda p: loss(p, 4), PROMPTS)
+        for position in (5, -6, [0, 5]):
+            with pytest.raises(UserError, match=r"-5[.][.]4: no prompt is longer"):
+                jax.eval_shape(lambda p, position=position: loss(p, position), PROMPTS)
+
+    def test_generation_under_jit_is_that_outside(self, model):
+        jitted = jax.jit(lambda p: tvjax.generate(model, p, max_new_tokens=3).ids_BN)
+        np.testing.assert_array_equal(jitted(PROMPTS), tvjax.generate(model, PROMPTS, max_new_tokens=3).ids_BN)
+        with pytest.raises(UserError, match="temperature: given 'a traced array'"):
+            jax.eval_shape(lambda t: tvjax.generate(model, PROMPTS, max_new_tokens=1, key=0, temperature=t), 1.0)
 
 
 def test_positions_that_start_later_are_counted_from_the_first():

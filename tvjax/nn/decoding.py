@@ -129,6 +129,8 @@ def sampling(key: Any, temperature: Any, top_k: Any, size: int) -> tuple[jax.Arr
     if not 0 <= top_k <= size:
         raise reject("top_k", top_k, count)
     heat = selection.finite("temperature", temperature)
+    if selection.host(heat) is None:
+        raise reject("temperature", "a traced array", "a concrete number: the program is made for it")
     if heat.ndim or not heat >= jnp.finfo(jnp.float32).tiny:
         raise reject("temperature", temperature, "a number more than 0, in float32 too; greedy is without a key")
     if key is None and (top_k or temperature != 1.0):

@@ -6,7 +6,6 @@ what is not there is refused by its name. Values are looked at where they are co
 """
 
 import dataclasses
-import difflib
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -68,12 +67,26 @@ def _indices(field: str, value: Any, accepted: str) -> np.ndarray:
         array = np.asarray(value)
     except (TypeError, ValueError, OverflowError):  # a traced array, lists of unequal lengths
         raise reject(field, _shown(value), accepted) from None
-    mixed = array.dtype != bool and any(
-        isinstance(one, bool) or getattr(one, "dtype", np.dtype(int)).kind == "b" for one in _leaves(value)
-    )
-    if array.dtype.kind not in "iub" or mixed or not array.size or (array > np.iinfo(np.int64).max).any():
+    if (
+        array.dtype.kind not in "iub"
+        or (array.dtype != bool and flags_in(value))
+        or not array.size
+        or (array > np.iinfo(np.int64).max).any()
+    ):
         raise reject(field, _shown(value), accepted)
     return array
+
+
+def flags_in(value: Any) -> bool:
+    """Whether a list, at any depth, holds a bool, which numpy would read as an int beside ints."""
+    return any(isinstance(one, bool) or getattr(one, "dtype", np.dtype(int)).kind == "b" for one in _leaves(value))
+
+
+def flag(field: str, value: Any) -> bool:
+    """True or False, of Python or numpy. Raises `UserError` for anything else, whose truth would be a guess."""
+    if not isinstance(value, bool | np.bool_):
+        raise reject(field, _shown(value), "True or False")
+    return bool(value)
 
 
 def _leaves(value: Any) -> Iterable[Any]:
@@ -97,14 +110,13 @@ def _span(field: str, value: slice) -> Span:
 
 
 def addresses(value: Sequence[str] | str, known: Sequence[str], field: str = "addresses") -> tuple[str, ...]:
-    """One address or several. Raises `UserError` for one that is not `known`, with the nearest that is."""
+    """One address or several. Raises `UserError` for one that is not `known`."""
     several = (value,) if isinstance(value, str) else value
     if not isinstance(several, Sequence):
         raise reject(field, value, f"one of {', '.join(known)}, or a list of them")
     for one in several:
         if one not in known:
-            near = "".join(f"; nearest: {name}" for name in difflib.get_close_matches(str(one), known, 1, 0.5))
-            raise reject(field, one, f"one of {', '.join(known)}{near}")
+            raise reject(field, one, f"one of {', '.join(known)}")
     return tuple(several)
 
 
@@ -251,6 +263,9 @@ class Own:
         if zeros_and_ones and length > 1 and (isinstance(chosen[0], tuple) or length > 2):
             raise reject(self.field, list(chosen), "indices, or a mask of bools (give `mask.astype(bool)`)")
         count_B1 = self.count_B[:, None]
+        for number in table[(table < -length) | (table >= length)][:1]:  # said of traced prompts too
+            if not self.concrete:
+                raise reject(self.field, int(number), f"{-length}..{length - 1}: no prompt is longer")
         if self.concrete:
             absent = np.argwhere((table < -count_B1) | (table >= count_B1))
             for prompt, entry in absent[:1]:

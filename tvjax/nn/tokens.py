@@ -10,7 +10,7 @@ from flax import struct
 
 from tvjax.errors import reject
 from tvjax.nn.decoder import PADDING
-from tvjax.nn.selection import host
+from tvjax.nn.selection import flags_in, host
 from tvjax.nn.show import brief
 
 
@@ -70,7 +70,13 @@ def _row(field: str, prompt: Sequence[int]) -> np.ndarray:
         row = np.asarray(prompt)
     except (TypeError, ValueError):  # traced ids, lists in it of unequal lengths
         raise reject(field, prompt, "ids, which are ints, of at least one token") from None
-    if row.ndim != 1 or not row.size or row.dtype.kind not in "iu" or (row.astype(np.int32) != row).any():
+    if (
+        row.ndim != 1
+        or not row.size
+        or row.dtype.kind not in "iu"
+        or flags_in(prompt)
+        or (row.astype(np.int32) != row).any()
+    ):
         raise reject(field, prompt, "ids, which are ints, of at least one token")
     return row
 
@@ -101,7 +107,18 @@ def tokens_of(prompts: Any, size: int) -> Tokens:
         for prompt, index in np.argwhere(outside & valid)[:1]:
             raise reject(f"prompts[{prompt}][{index}]", int(ids[prompt, index]), f"token ids 0..{size - 1}")
         ids_BT = np.where(valid, ids, 0) if outside.any() else ids_BT
-    return Tokens(jnp.asarray(ids_BT), valid_BT, None if given is None else given.start_B)
+    return Tokens(jnp.asarray(ids_BT), valid_BT, None if given is None else _start(given.start_B, len(ids_BT)))
+
+
+def _start(start_B: Any, batch: int) -> Any:
+    """`start_B` if it is None, or ints ``[B]``, none of them below 0."""
+    if start_B is None:
+        return None
+    shown = start_B if isinstance(start_B, jax.Array) else np.asarray(start_B)
+    values = host(shown)
+    if shown.shape != (batch,) or shown.dtype.kind not in "iu" or (values is not None and (values < 0).any()):
+        raise reject("prompts", f"start_B {start_B!r}", f"ints [B = {batch}], 0 or more, or None")
+    return jnp.asarray(shown)
 
 
 def _ids(prompts: Any) -> Any:
@@ -113,6 +130,8 @@ def _ids(prompts: Any) -> Any:
         array = jnp.asarray(prompts)
     except (TypeError, ValueError, OverflowError):
         raise reject("prompts", prompts, accepted) from None
+    if flags_in(prompts):
+        raise reject("prompts", "bools among ids", accepted)
     if array.ndim != 2 or array.dtype.kind not in "iu" or not array.size:
         raise reject("prompts", f"{array.dtype} of shape {list(array.shape)}", accepted)
     return array

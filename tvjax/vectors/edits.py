@@ -77,7 +77,7 @@ def mix(
     not finite or whose axes do not fit, and for an address that is not written; `place` for what a model does not have.
     """
     chosen, several = selection.choice("layers", layers), selection.several(layers)
-    source = None if any_model else origin_of(vectors)
+    source = None if selection.flag("any_model", any_model) else origin_of(vectors)
     vectors = _vectors(vectors)
     if not isinstance(address, str):
         raise reject("address", address, f"one of {', '.join(WRITABLE)}; a list of writes has several")
@@ -201,8 +201,8 @@ def check_tree(tree: Any, config: DecoderConfig, batch: int, length: int) -> Non
         raise reject("edits", tree, "a tree with at least one Edit, or None")
     flat = {name: edit for name, edit in tree.items() if name != "blocks"}
     inside = tree.get("blocks", {})
-    if not isinstance(inside, dict):
-        raise reject("edits", "no dictionary at 'blocks'", "a dictionary of addresses in it")
+    if not isinstance(inside, dict) or ("blocks" in tree and not inside):
+        raise reject("edits", "no dictionary, or an empty one, at 'blocks'", "a dictionary of addresses in it")
     for address, edit in {**flat, **{f"blocks/{name}": edit for name, edit in inside.items()}}.items():
         selection.addresses(address, ADDRESSES, "edits")
         if not isinstance(edit, Edit):

@@ -47,6 +47,7 @@ class _Block:
         self.values: Mapping[str, Any] = f[name] or {}
 
     def read(self) -> Rope:
+        """What the block says, checked. Raises `UserError` for a kind, a base or a number that is not known."""
         kind = self._kind()
         base = self._either("rope_theta", self.base)
         if base is None:
