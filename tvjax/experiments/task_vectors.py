@@ -21,6 +21,7 @@ from tvjax.files import user_path, write_json
 from tvjax.nn.decoder import Precision
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import load_model
+from tvjax.nn.pretrained.sources import find
 from tvjax.tasks.text import Template
 from tvjax.vectors import store
 from tvjax.vectors.from_prompts import vocabulary
@@ -118,7 +119,7 @@ def open_model(config: Mapping[str, Any], m: ModelConfig, say: Callable[[str], N
     """The model that `m`, config.model, names; that of config.training is trained first, once, where it names none."""
     how: dict[str, Any] = {"dtype": m.dtype or None, "matmul_precision": m.matmul_precision}
     if m.path:
-        return load_model(user_path(m.path, "config.model.path"), **how)
+        return load_model(find(m.path, "config.model.path"), **how)
     where = {"place": "config.training", "names": "config.model.trained"}
     folder = user_path(m.trained, where["names"])
     return text_model.small_model(config["training"], folder, say, **where, **how)
@@ -175,7 +176,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     ]
     summary = {
         "experiment": "task_vectors",
-        "model": {"path": str(model.source.folder), "model_type": model.source.values["model_type"]},
+        "model": {"path": str(model.source.path), "model_type": model.source.values["model_type"]},
         "num_layers": model.config.num_layers,
         "num_demonstrations": s.vectors.demonstrations,
         "num_prompts": s.vectors.prompts,

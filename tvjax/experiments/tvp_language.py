@@ -192,7 +192,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     rundir.say_twins(same, say)
     summary = {
         "experiment": "tvp_language",
-        "model": {"path": str(model.source.folder), "model_type": model.source.values["model_type"]},
+        "model": {"path": str(model.source.path), "model_type": model.source.values["model_type"]},
         "num_layers": model.config.num_layers,
         "num_demonstrations": s.demonstrations,
         "num_prompts": s.vectors.prompts,

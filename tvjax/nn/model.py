@@ -46,9 +46,9 @@ class Model:
             f"Model of {c.num_layers} layers, width {c.width}, {heads}, {inputs}, {c.num_outputs} outputs",
             f"{count:,} parameters in {c.param_dtype}, computed in {c.dtype}",
         ]
-        if hasattr(source, "folder"):
+        if hasattr(source, "tokenizer"):
             tokenizer = "with" if source.tokenizer else "without"
-            lines.append(f"from {source.folder} ({source.values['model_type']}), {tokenizer} a tokenizer")
+            lines.append(f"from {source.path} ({source.values['model_type']}), {tokenizer} a tokenizer")
         elif source is not None:
             lines.append(f"from a run; source: {type(source).__name__}")
         return "\n  ".join(lines)

@@ -133,7 +133,7 @@ def check(model: Model, edits: Any) -> None:
     here = fingerprint(model.params)
     for origin in sorted(origins):
         if origin.model != here:
-            folder = getattr(model.source, "folder", None)
+            folder = getattr(model.source, "path", None)
             raise UserError(
                 f"vectors: given those of model {origin.model} ({origin.file}); {accepted}, which is {here}"
                 + (f" ({folder}, in {model.config.param_dtype})" if folder else "")

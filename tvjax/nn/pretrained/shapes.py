@@ -5,6 +5,7 @@ from typing import Any
 from tvjax.errors import reject
 from tvjax.files import read_json, user_path
 from tvjax.nn.decoder import DecoderConfig
+from tvjax.nn.pretrained import is_gguf
 from tvjax.nn.pretrained.families import read_config
 
 _LLAMA3: dict[str, Any] = {
@@ -42,17 +43,34 @@ SHAPES: dict[str, dict[str, Any]] = {
         "n_layer": 12,
         "n_head": 12,
     },
+    "smollm2": {
+        "model_type": "llama",
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 1536,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 100_000.0,
+        "tie_word_embeddings": True,
+    },
 }
 
 
 def shape_of(path: str, field: str, **how: Any) -> DecoderConfig:
-    """The decoder of the folder, or of the name, that `field` gives; `how` sets unroll, remat and dtypes.
+    """The decoder of the folder, the GGUF file or the name that `field` gives; `how` sets unroll, remat and dtypes.
 
     Raises `UserError` where it is neither.
     """
     folder = user_path(path, field)
     if (folder / "config.json").is_file():
         return read_config(read_json(folder / "config.json", ""), str(folder / "config.json"), **how)
+    if is_gguf(folder):
+        from tvjax.nn.pretrained.gguf_file import GGUF
+
+        return read_config(GGUF(folder).values, str(folder), **how)
     if folder.name not in SHAPES:
-        raise reject(field, path, f"a folder with a config.json, or one of {', '.join(SHAPES)}")
+        raise reject(field, path, f"a folder with a config.json, a GGUF file, or one of {', '.join(SHAPES)}")
     return read_config(SHAPES[folder.name], folder.name, **how)

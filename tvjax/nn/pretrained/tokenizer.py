@@ -10,16 +10,20 @@ from tvjax.errors import UserError
 
 
 class Tokenizer:
-    """Text to token ids and back, by a folder's tokenizer.json. Raises `UserError` where it is missing or not whole."""
+    """Text to token ids and back, by a folder's tokenizer.json. Raises `UserError` where it is missing or not whole.
 
-    def __init__(self, folder: str | Path) -> None:
+    described: what a tokenizer.json would hold, where `path` is no folder but says only where that is from.
+    """
+
+    def __init__(self, path: str | Path, described: bytes | None = None) -> None:
         import tokenizers
 
-        path = self.path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
+        path = self.path = Path(path) / "tokenizer.json" if described is None else Path(path)
+        if described is None and not path.is_file():
             raise UserError(f"{path}: no such file; accepted: a folder with a tokenizer.json, or token ids as prompts")
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            read = tokenizers.Tokenizer
+            self._tokenizer = read.from_file(str(path)) if described is None else read.from_buffer(described)
         except Exception as error:  # the library raises bare Exceptions
             raise UserError(f"{path}: not a whole tokenizer ({' '.join(str(error).split())})") from None
         self._tokenizer.no_padding()

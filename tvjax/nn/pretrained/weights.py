@@ -1,4 +1,4 @@
-"""Read a Hugging Face folder tensor by tensor into place, and write one.
+"""Read a model's tensors one by one into place, and write a Hugging Face folder.
 
 Reading holds one tensor of a file at a time beside the parameters: each is cast, laid out as we need it and written
 into its layer's entry of the stacked array, which lies sharded as the mesh says from the first.
@@ -9,7 +9,7 @@ import functools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -66,29 +66,54 @@ def _set_layer(stack: jax.Array, layer: jax.Array, value: jax.Array) -> jax.Arra
     return stack.at[layer].set(value)
 
 
-def load_folder(
-    path: str | Path, *, dtype: str | None = None, mesh: Mesh | None = None, **how: Any
-) -> tuple[DecoderConfig, Any, dict[str, Any]]:
-    """The config, the parameters (sharded over `mesh` by the rules) and config.json of a Hugging Face folder.
+class Tensors(Protocol):
+    """Tensors by their names in a Hugging Face folder. Nothing is read before it is asked for."""
+
+    path: Path
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+
+    def read(self, name: str) -> np.ndarray: ...
+
+    def same(self, first: str, second: str) -> bool: ...
+
+
+def load_folder(path: Path, **how: Any) -> tuple[DecoderConfig, Any, dict[str, Any]]:
+    """The config, the parameters and config.json of a Hugging Face folder; `how` is that of `load_tensors`.
+
+    Raises `UserError` for a folder that is not whole, or a model that is not implemented.
+    """
+    values = read_json(inside(path, CONFIG), FOLDER)
+    if values.get("transformers_weights") is not None:
+        raise reject(f"{path / CONFIG}: transformers_weights", values["transformers_weights"], "none")
+    config = read_config(values, str(path / CONFIG))
+    return *load_tensors(Folder(path), config, values, **how), values
+
+
+def load_tensors(
+    tensors: Tensors,
+    config: DecoderConfig,
+    values: Mapping[str, Any],
+    *,
+    dtype: str | None = None,
+    mesh: Mesh | None = None,
+    **how: Any,
+) -> tuple[DecoderConfig, Any]:
+    """The parameters of `config`, sharded over `mesh` by the rules, and the config as they are: `values` describes it.
 
     dtype: of parameters and activations; by default the narrowest that holds every tensor that is read as it is, with a
-    warning where config.json names another (transformers would convert to that one). `how` sets unroll and remat. A
-    readout of the folder's own is kept, with a warning, where config.json ties it to an embedding that differs. Raises
-    `UserError` for a folder that is not whole, or a model that is not implemented.
+    warning where `values` names another (transformers would convert to that one). `how` sets unroll and remat. A
+    readout of its own is kept, with a warning, where `values` ties it to an embedding that differs. Raises `UserError`
+    where the tensors are not those of `config`.
     """
-    folder_path = Path(path)
-    values = read_json(inside(folder_path, CONFIG), FOLDER)
-    if values.get("transformers_weights") is not None:
-        raise reject(f"{folder_path / CONFIG}: transformers_weights", values["transformers_weights"], "none")
-    config = read_config(values, str(folder_path / CONFIG))
-    folder = Folder(folder_path)
-    config, abstract, plan, names = _choose(folder, _as_named(FAMILIES[values["model_type"]], folder), config)
+    family = _as_named(FAMILIES[values["model_type"]], tensors)
+    config, abstract, plan, names = _choose(tensors, family, config)
     if dtype is None:
-        dtype = _narrowest({DTYPES[folder.dtypes[name]] for name in names.values()})
+        dtype = _narrowest({DTYPES[tensors.dtypes[name]] for name in names.values()})
         for field in ("dtype", "torch_dtype"):
             if values.get(field) not in (None, dtype):
                 warn(
-                    f"{folder_path}: {field} of config.json is {values[field]}, its tensors are {dtype}: the model is "
+                    f"{tensors.path}: {field} of config.json is {values[field]}, its tensors are {dtype}: the model is "
                     "read in that; dtype= chooses another",
                 )
     if dtype not in DTYPES.values():
@@ -101,7 +126,7 @@ def load_folder(
     kind = _kind(dtype)
     made: dict[str, jax.Array] = {}
     for name, form, paths, layer, shapes in plan:
-        parts = form.split(folder.read(names[name]), shapes, config)
+        parts = form.split(tensors.read(names[name]), shapes, config)
         for target, part in zip(paths, parts, strict=True):
             part = np.ascontiguousarray(part.astype(kind, copy=False))
             if layer is None:
@@ -111,7 +136,7 @@ def load_folder(
                 made[target] = jnp.zeros(leaves[target].shape, kind, device=places.get(target))
             made[target] = _set_layer(made[target], jnp.asarray(layer), part)
     params = jax.tree_util.tree_map_with_path(lambda keys, _: made[path_of(keys)], abstract)
-    return config, params, values
+    return config, params
 
 
 def _kind(dtype: str) -> np.dtype[Any]:
@@ -124,32 +149,32 @@ def _narrowest(dtypes: set[str]) -> str:
 
 
 def _choose(
-    folder: Folder, family: Family, config: DecoderConfig
+    tensors: Tensors, family: Family, config: DecoderConfig
 ) -> tuple[DecoderConfig, Any, list[Planned], dict[str, str]]:
     """The config with or without a readout of its own, the parameters' shapes, and what is read for them."""
     head, bias, table = (_name_of(family, p) for p in ("readout/kernel", "readout/bias", "front/embedding"))
-    if config.tied_readout and (head in folder.shapes or bias in folder.shapes):
+    if config.tied_readout and (head in tensors.shapes or bias in tensors.shapes):
         own = dataclasses.replace(config, tied_readout=False)
         abstract = abstract_params(own)
         plan = list(_plan(family, own, _flat(abstract)))
-        names = _match(folder, family, plan, own, tied=True)
-        differs = not folder.same(names[head], names[table])
+        names = _match(tensors, family, plan, own, tied=True)
+        differs = not tensors.same(names[head], names[table])
         if differs:
             warn(
-                f"{folder.path}: config.json ties {head} to {table}, but they differ: the model keeps both, as in "
+                f"{tensors.path}: config.json ties {head} to {table}, but they differ: the model keeps both, as in "
                 "transformers (tie_word_embeddings false says so)",
             )
-        if differs or bias in folder.shapes:
+        if differs or bias in tensors.shapes:
             return own, abstract, plan, names
     abstract = abstract_params(config)
     plan = list(_plan(family, config, _flat(abstract)))
-    return config, abstract, plan, _match(folder, family, plan, config, tied=config.tied_readout)
+    return config, abstract, plan, _match(tensors, family, plan, config, tied=config.tied_readout)
 
 
-def _as_named(family: Family, folder: Folder) -> Family:
+def _as_named(family: Family, tensors: Tensors) -> Family:
     """`family` with its readout under the name that the folder has: transformers takes ``lm_head`` in all families."""
     head = _name_of(family, "readout/kernel")
-    if head in folder.shapes or "lm_head.weight" not in folder.shapes:
+    if head in tensors.shapes or "lm_head.weight" not in tensors.shapes:
         return family
     stem = head.removesuffix("weight")
     return dataclasses.replace(family, rows=tuple((n.replace(stem, "lm_head."), form, p) for n, form, p in family.rows))
@@ -160,34 +185,36 @@ def _name_of(family: Family, path: str) -> str:
     return next((name for name, _, paths in family.rows if paths == (path,)), "")
 
 
-def _match(folder: Folder, family: Family, plan: list[Planned], config: DecoderConfig, *, tied: bool) -> dict[str, str]:
+def _match(
+    tensors: Tensors, family: Family, plan: list[Planned], config: DecoderConfig, *, tied: bool
+) -> dict[str, str]:
     """For each planned tensor its name in the folder. Raises `UserError` for a missing, misshaped or surplus one.
 
     tied: of embedding and readout the folder needs to have one.
     """
-    bare = not any(name.startswith(family.prefix) for name in folder.shapes)
+    bare = not any(name.startswith(family.prefix) for name in tensors.shapes)
     names = {name: name.removeprefix(family.prefix) if bare else name for name, *_ in plan}
     head, table = _name_of(family, "readout/kernel"), _name_of(family, "front/embedding")
-    if tied and names[table] not in folder.shapes:
+    if tied and names[table] not in tensors.shapes:
         names[table] = head
-    if tied and head in names and head not in folder.shapes:
+    if tied and head in names and head not in tensors.shapes:
         names[head] = names[table]
     for name, form, _, _, shapes in plan:
         given, wanted = names[name], form.shape(shapes, config)
-        if given not in folder.shapes:
-            raise UserError(f"{folder.path}: has no tensor {name if given == head else given}, which this model needs")
-        if folder.shapes[given] != tuple(wanted):
+        if given not in tensors.shapes:
+            raise UserError(f"{tensors.path}: has no tensor {name if given == head else given}, which this model needs")
+        if tensors.shapes[given] != tuple(wanted):
             raise UserError(
-                f"{folder.path}: tensor {given}: given shape {list(folder.shapes[given])}; accepted: {list(wanted)}, "
-                "which config.json asks for"
+                f"{tensors.path}: tensor {given}: given shape {list(tensors.shapes[given])}; accepted: {list(wanted)}, "
+                "as its config says"
             )
-        if folder.dtypes[given] not in DTYPES:
+        if tensors.dtypes[given] not in DTYPES:
             raise UserError(
-                f"{folder.path}: tensor {given}: given {folder.dtypes[given]}; accepted: {', '.join(DTYPES)}"
+                f"{tensors.path}: tensor {given}: given {tensors.dtypes[given]}; accepted: {', '.join(DTYPES)}"
             )
-    for name in folder.shapes:
+    for name in tensors.shapes:
         if name not in names.values() and not (tied and name == head) and not name.endswith(BUFFERS):
-            raise UserError(f"{folder.path}: holds a tensor {name} that this model has no place for")
+            raise UserError(f"{tensors.path}: holds a tensor {name} that this model has no place for")
     return names
 
 
