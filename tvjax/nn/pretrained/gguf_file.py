@@ -28,6 +28,8 @@ class _Reader(gguf.GGUFReader):
     """The package's reader, of which no part lies behind the end of the file: it would read less there, or on."""
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+        if isinstance(self.data, np.memmap):
+            self.data = np.asarray(self.data)  # of a map each small part would carry the map's attributes
         if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
             raise ValueError("it ends early")
         return super()._get(offset, dtype, count, override_order)

@@ -8,9 +8,10 @@ from tvjax.errors import UserError
 from tvjax.nn.pretrained.gguf_file import Metadata
 
 KEY = "tokenizer.ggml."
-# What a token is (`token_type`): a part of text, what stands for text without a token, what is taken from texts whole,
-# of which the control tokens are not text, and a byte.
+# What a token is (`token_type`).
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+TAKEN_WHOLE = (UNKNOWN, CONTROL, USER_DEFINED)
+"""Those that are found in a text before it is cut into words, as in llama.cpp. The last ones are text."""
 
 _BY_WORD = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
 _BYTES = _BY_WORD | {"use_regex": False}
@@ -64,7 +65,7 @@ def tokenizer_files(m: Metadata, vocab_size: int) -> dict[str, bytes]:
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [_added(i, tokens[i], k) for i, k in enumerate(kinds) if k in (CONTROL, USER_DEFINED)],
+            "added_tokens": [_added(i, tokens[i], k) for i, k in enumerate(kinds) if k in TAKEN_WHOLE],
             "post_processor": _around(m, kind, tokens, ids),
             **described,
         },
@@ -120,7 +121,7 @@ def _sentencepiece(m: Metadata, tokens: Sequence[str], kinds: Sequence[int]) -> 
         raise UserError(f"{m.path}: {KEY}scores: given {len(scores)} entries; accepted: one for each token")
     m.check(f"{KEY}remove_extra_whitespaces", bool, False)
     prefix = m.get(f"{KEY}add_space_prefix", bool, True)
-    ids = {token: i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == NORMAL}
+    ids = {token: i for i, token in enumerate(tokens)}
     pairs = [
         (-scores[whole], whole, ids[token[:cut]], token[:cut], token[cut:])
         for token, whole in ids.items()
@@ -156,7 +157,7 @@ def _model(tokens: Sequence[str], merges: Sequence[Sequence[str]], **options: An
 
 def _added(number: int, token: str, kind: int) -> dict[str, Any]:
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": number, "content": token, **plain, "special": kind == CONTROL}
+    return {"id": number, "content": token, **plain, "special": kind != USER_DEFINED}
 
 
 def _special_ids(m: Metadata, kind: str, count: int) -> dict[str, int]:
