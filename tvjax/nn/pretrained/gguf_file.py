@@ -29,7 +29,8 @@ class _Reader(gguf.GGUFReader):
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
         if isinstance(self.data, np.memmap):
-            self.data = np.asarray(self.data)  # of a map each small part would carry the map's attributes
+            # Of a map each of its many small parts would carry the map's attributes.
+            self.data = np.asarray(self.data)  # type: ignore[assignment]
         if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
             raise ValueError("it ends early")
         return super()._get(offset, dtype, count, override_order)
