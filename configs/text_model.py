@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.data.most = 0  # inputs that are taken of a data set, with all their answers; 0: all
 
     config.template = ConfigDict()  # a pair is shown as before + input + between + " " + output + after
+    config.template.start = ""  # in front of a prompt, where the tokenizer puts no token of its own (BOS)
     config.template.before = ""
     config.template.between = " ->"
     config.template.after = "\n"

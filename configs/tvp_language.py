@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
     config.data = _TRAINING["get_config"]().data  # where tasks are from: the fields of configs/text_model.py
 
     config.template = ConfigDict()  # a pair is shown as before + input + between + " " + output + after
+    config.template.start = config.training.template.start  # in front of a prompt, where the tokenizer puts no BOS
     config.template.before = config.training.template.before
     config.template.between = config.training.template.between
     config.template.after = config.training.template.after

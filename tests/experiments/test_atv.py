@@ -332,7 +332,7 @@ WRONG = {
     "a task twice": ({"tasks__unseen": ("digits",)}, "config.tasks", "'digits'"),
     "unknown task": ({"tasks__seen": ("chess",)}, "config.tasks.seen", "next_letter"),
     "no template": ({"templates": ()}, "config.templates", "at least one"),
-    "half a template": ({"templates": (("a", "b"),)}, "config.templates", "tuple"),
+    "half a template": ({"templates": (("a", "b"),)}, "config.templates", "at least one (before, between, after)"),
     "a layer too many": ({"atv__layers": (1, 3)}, "config.atv.layers", "1..2"),
     "layer 0": ({"atv__layers": (0,)}, "config.atv.layers", "from 1"),
     "lambdas for no layers": ({"atv__scale": (1.0, 2.0, 3.0)}, "config.atv.scale", "one for each of the 2 layers"),

@@ -41,7 +41,11 @@ class Says:
         texts = [self.tokenizer.decode(row[valid]) for row, valid in zip(ids_BT, valid_BT, strict=True)]
         last = [text.split("\n")[-1].split(" -> ") for text in texts]
         right = np.array([self.answers.get(x) == y for x, y in last], float)
-        return np.stack([right] * len(fixed[1]), 1) if len(fixed) > 1 else right  # with vectors, one column each
+        if len(fixed) == 1:
+            return right
+        answers_BA = np.asarray(q.answers_BA)  # as `above.said`: the tokens that are said, with each vector
+        said_BA = np.where(right[:, None] == 1, answers_BA, answers_BA + 1)
+        return np.broadcast_to(said_BA[:, None, None], (len(right), *fixed[1].shape[:2], answers_BA.shape[1]))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture
 def bench(tokenizer):
-    config = types.SimpleNamespace(num_layers=2, num_heads=2, positions="rotary", max_positions=0)
+    config = types.SimpleNamespace(num_layers=2, num_heads=2, width=4, positions="rotary", max_positions=0)
     source = types.SimpleNamespace(tokenizer=tokenizer)
     model = types.SimpleNamespace(config=config, source=source, decoder=None, params=None)
     settings = VectorConfig(demonstrations=3, prompts=4, questions=6, conflicts=1, heads=1)
@@ -68,11 +72,11 @@ class TestBench:
         accepted = bench.accepted("up", asked)
         assert len({x for x, _ in asked}) == len(asked) == 6 and max(map(len, accepted)) > 1
         bare = bench.zero_shot(asked)
-        np.testing.assert_array_equal(bench.right(bare, accepted, bench.short), np.ones(6))
-        np.testing.assert_array_equal(bench.right(bench.few_shot("up", asked), accepted, bench.long), np.ones(6))
-        first = bench.right(bare, [answers[:1] for answers in accepted], bench.short)
+        np.testing.assert_array_equal(bench.right(bare, accepted), np.ones(6))
+        np.testing.assert_array_equal(bench.right(bench.few_shot("up", asked), accepted), np.ones(6))
+        first = bench.right(bare, [answers[:1] for answers in accepted])
         np.testing.assert_array_equal(first, [len(answers) == 1 for answers in accepted])
-        wrong = bench.right(bare, bench.accepted("down", asked), bench.short)
+        wrong = bench.right(bare, bench.accepted("down", asked))
         np.testing.assert_array_equal(wrong, np.zeros(6))
 
     def test_with_vectors_too(self, bench):
@@ -96,13 +100,19 @@ class TestBench:
         assert {y.split(" ")[0] == "or" for _, y in asked} == {True, False}
 
     def test_tasks_conflict_where_no_answer_is_right_in_both(self, bench):
-        x = bench.sample("up", "test")[1][0]
-        shared = TextTask("down", (*TASKS["down"].pairs, (x, TASKS["up"].answers[x][-1])))
-        vector = np.zeros(4, np.float32)
-        assert task_vectors._conflict(bench, "up", "down", vector, 1)["pairs"] == 6
-        bench.tasks = {**TASKS, "down": shared}
-        entry = task_vectors._conflict(bench, "up", "down", vector, 1)
-        assert entry["pairs"] == 5 and entry["says_shown"] == 1 and entry["says_moved"] == 0
+        asked = bench.sample("up", "test")
+        begun = {name: [bench.begun(x, bench.tasks[name].answers) for x, _ in asked] for name in TASKS}
+        apart = [x for (x, _), a, b in zip(asked, *begun.values(), strict=True) if not a & b]
+        assert 1 < len(apart) < 6, "answers that begin alike, as those of two words do, tell nothing"
+        assert [x for _, (x, _) in task_vectors._partners(bench, "up")["down"]] == apart
+        bench.tasks = {
+            **TASKS,
+            "down": TextTask("down", (*TASKS["down"].pairs, (apart[0], TASKS["up"].answers[apart[0]][0]))),
+        }
+        assert [x for _, (x, _) in task_vectors._partners(bench, "up")["down"]] == apart[1:]
+        vectors = {name: np.zeros((3, 4), np.float32) for name in TASKS}
+        (entry,) = task_vectors._conflicts(bench, "up", {"down": {"vector_layer": 1}}, vectors)
+        assert entry["pairs"] == len(apart) - 1 and entry["moved"] == "down" and entry["says_moved"] == 0
 
 
 class TestExamples:

@@ -23,6 +23,7 @@ TASKS = {
     "double": TextTask("double", tuple((f"{n} and {n}", str(2 * n)) for n in range(1, 8))),
 }
 TEMPLATES = {"lines": Template("", " ->", "\n"), "paragraphs": Template(), "signs": Template("x=", ", y=", ";")}
+TEMPLATES |= {"led": Template("", " ->", "\n", start="\n")}
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 MERGES = [("Ċ", "Ċ"), ("Ġ", "c"), ("Ġc", "o"), ("a", "n"), ("Ġ", "d")]
 
@@ -126,11 +127,12 @@ def texts_of(template, task, rows):
 @pytest.mark.parametrize("first", [False, True], ids=["bare", "BOS"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_pair_behind_every_pair_is_as_in_the_whole_text(kind, first, tmp_path):
-    """3 templates; of each 2 tasks all prompts of two pairs, as evaluation would ask them and whole."""
+    """4 templates; of each 2 tasks all prompts of two pairs, as evaluation would ask them and whole."""
     made = KINDS[kind]()
     tokenizer = opened(begun(made) if first else made, tmp_path)
     for template in TEMPLATES.values():
         data = tables(TASKS, template, tokenizer, 2)
+        template = template.led_by(tokenizer)
         for start, task in zip(data["start"], TASKS.values(), strict=True):
             prompts = [*itertools.permutations(range(len(task.pairs)), 2), *((n,) for n in range(len(task.pairs)))]
             texts = [texts_of(template, task, rows) for rows in prompts]

@@ -212,21 +212,25 @@ class TestVectors:
         vectors, about = tvjax.load_vectors(folder / "vectors" / "uppercase.safetensors")
         asked = DataConfig(tasks=("uppercase",)).read()["uppercase"].split("test")
         for kind, write in (("vector", tvjax.replace), ("function_vector", tvjax.add), ("learned_vector", tvjax.add)):
-            layer = entry[f"{kind}_layer"]
-            assert layer == 1 + int(np.argmax(entry[f"{kind}_by_layer_dev"][1:]))
+            layer, scale = entry[f"{kind}_layer"], entry[f"{kind}_scale"]
+            best = [-1 if value is None else value for value in entry[f"{kind}_first_by_layer_dev"]]
+            assert layer > 0 and best[layer] == max(best[1:]) == pytest.approx(entry[f"{kind}_dev"])
             assert entry[kind] == pytest.approx(entry[f"{kind}_by_layer_test"][layer])
-            assert about[f"{kind}.layer"] == layer
+            assert entry[f"{kind}_first"] == pytest.approx(entry[f"{kind}_first_by_layer_test"][layer])
+            assert (about[f"{kind}.layer"], about[f"{kind}.scale"]) == (layer, scale)
+            assert scale in ((1.0, 2.0, 4.0) if kind == "function_vector" else (1.0,))
             right = []
             for x, y in asked:
-                edits = write(vectors[kind][layer], layers=layer)
+                edits = write(scale * vectors[kind][layer], layers=layer)
                 right.append(
                     tvjax.generate(model, f"{x} ->", max_new_tokens=1, edits=edits, during="prompt") == f" {y}"
                 )
             assert entry[kind] == pytest.approx(np.mean(right))
-        assert len(summary["heads"]) == 2
+        assert 1 <= len(summary["heads"]) <= 2 and set(summary["learned_layers"]["uppercase"]) <= {1, 2}
+        assert vectors["learned_vector"][0].any() == 0 and vectors["learned_vector"][1].any()
         effects = np.array(summary["indirect_effect"])
         top = {(head["layer"] - 1, head["head"]) for head in summary["heads"]}
-        assert min(effects[place] for place in top) >= np.sort(effects, axis=None)[-2]
+        assert min(effects[place] for place in top) >= max(np.sort(effects, axis=None)[-2], 0)
 
     def test_conflicts_ask_what_both_tasks_answer_differently(self, measured):
         _, summary = measured
@@ -261,6 +265,10 @@ class TestVectors:
             ("vectors", {"memory": 1e-9}, "GiB that one entry takes"),
             ("vectors", {"heads": 0}, "config.vectors.heads"),
             ("vectors", {"heads": 5}, "1..4, the heads of all layers"),
+            ("vectors", {"scales": ()}, "config.vectors.scales"),
+            ("vectors", {"scales": (1.0, 0.0)}, "different numbers more than 0"),
+            ("vectors", {"learned_layers": (0,)}, "config.vectors.learned_layers"),
+            ("vectors", {"learned_layers": (3,)}, "layers 1..2"),
             ("data", {"tfds": (("nowhere", "{x}", "{y}"),)}, "a data set that can be read"),
             ("data", {"tfds": (("nowhere", "{x}"),)}, "config.data.tfds"),
             ("model", {"path": "/nowhere"}, "config.json"),
@@ -286,12 +294,14 @@ class TestReport:
         for name, entry in summary["tasks"].items():
             assert name in page and f"{entry['few_shot']:.2f} <small>" in page
             (line,) = [row for row in table.splitlines() if row.startswith(name)]
-            numbers = [entry[name] for name in ("zero_shot", "few_shot", "shuffled_shot")]
-            expected = [f"{n:.2f}" for n in numbers]
+            both = lambda kind, entry=entry: [f"{entry[f'{kind}_first']:.2f}", f"{entry[kind]:.2f}"]
+            expected = [text for kind in ("zero_shot", "few_shot", "shuffled_shot") for text in both(kind)]
             for kind in ("vector", "function_vector", "learned_vector"):
-                works = entry[f"{kind}_ci"][0] > entry["zero_shot"]  # else no layer is the best one
-                expected += [f"{entry[kind]:.2f}", *(["at", str(entry[f"{kind}_layer"])] if works else [])]
-            assert line.split()[1:] == [*expected, f"{entry['shuffled_vector']:.2f}"]
+                expected += both(kind)
+                expected += ["at", str(entry[f"{kind}_layer"])] if entry[f"{kind}_works"] else ["none", "works"]
+                scale = entry[f"{kind}_scale"]
+                expected += [f"x{scale:g}"] if entry[f"{kind}_works"] and scale != 1 else []
+            assert line.split()[1:] == [*expected, *both("shuffled_vector")]
         assert "Conflicting tasks" in page
         assert {p.name for p in (folder / "report").iterdir()} == {
             "index.html",

@@ -190,14 +190,19 @@ def text_model(after: float) -> Tree:
 def text_vectors(**few_shot: float) -> Tree:
     def entry(shots: float) -> Tree:
         values = dict.fromkeys(text.METHODS, 0.1) | {"few_shot": shots, "vector": shots}
-        found = {k: v for name, value in values.items() for k, v in twins(name, value).items()}
-        return found | {f"{kind}_layer": 2 for kind in text.VECTORS}
+        found = {
+            k: v for name, value in values.items() for n in (name, f"{name}_first") for k, v in twins(n, value).items()
+        }
+        for kind in text.VECTORS:
+            found |= {f"{kind}_layer": 2, f"{kind}_scale": 1.0, f"{kind}_works": kind == "vector" and shots > 0.1}
+        return found
 
     tasks = {name: entry(shots) for name, shots in few_shot.items()}
-    mean = dict.fromkeys(text.METHODS, 0.3)
+    mean = dict.fromkeys([n for name in text.METHODS for n in (name, f"{name}_first")], 0.3)
     return {"experiment": "task_vectors", "num_layers": 3, "num_demonstrations": 4, "num_prompts": 6} | {
         "tasks": tasks,
         "mean": mean,
+        "query_first": False,
     }
 
 
@@ -275,16 +280,21 @@ class TestText:
         lines = text.summary_table(text_vectors(works=0.8, fails=0.1)).splitlines()
         assert lines[1].startswith("Not learned in context: on fails 4-shot accuracy is not clearly above zero-shot")
         rows = {line.split()[0]: line for line in lines[2:] if line.split()}
-        assert "0.80 at 2" in rows["works"] and " at " not in rows["fails"]
+        assert "0.80 0.80 at 2" in rows["works"] and " at " not in rows["fails"] and "none works" in rows["fails"]
         assert "on any task" in text.summary_table(text_vectors(a=0.1, b=0.1))
         assert "Not learned" not in text.summary_table(text_vectors(a=0.8))
+
+    def test_queries_in_the_first_token_are_warned_of(self) -> None:
+        told = text.cautions(text_vectors(a=0.8) | {"query_first": True})
+        assert len(told) == 1 and "attention sinks" in told[0] and "config.template.start" in told[0]
+        assert text.cautions(text_vectors(a=0.8)) == []
 
     def test_the_table_of_task_vectors_on_the_page(self) -> None:
         tree = text_vectors(works=0.8, fails=0.1) | {"model": {"path": "m", "model_type": "gpt2"}, "conflicts": []}
         for entry in tree["tasks"].values():
             entry |= {"pairs": {"test": 9}, "words": ["a"]}
         parts = "".join(text._tables(tree))
-        assert parts.index("Not learned in context") < parts.index("<h2>Results") and parts.count(" at 2<") == 1
+        assert parts.index("Not learned in context") < parts.index("<h2>Results") and parts.count("<br>at 2<") == 1
 
     def test_atv_where_nothing_works(self) -> None:
         tree = adapted({"zero_shot": 0.2, "few_shot": 0.2, "atv_last": 0.15})

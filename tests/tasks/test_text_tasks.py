@@ -73,6 +73,7 @@ class TestPrompts:
         text = template.prompt([("hot", "cold")], "big")
         assert text == "Q: hot\nA: cold\n\nQ: big\nA:"
         assert template.answer("small") == " small"
+        assert Template("", ":", ";", start=">").prompt([("hot", "cold")], "big") == ">hot: cold;big:"
 
     def test_demonstrations_never_repeat_nor_hold_the_query(self):
         pairs = suite()["plural"].pairs

@@ -133,8 +133,9 @@ def test_the_target_stays_as_it_is_and_all_norms_of_the_generator_move():
 def test_a_vector_that_is_learned_is_float32(dtype):
     experiment = adapter_experiment("static", dtype)
     q = jax.tree.map(lambda a: a[:, 0], experiment.train.prompts)
-    arguments = (experiment.given["target"], q, jnp.arange(8)[None].repeat(10, 0), jnp.asarray(1e-3), jnp.arange(3))
-    assert jax.eval_shape(functools.partial(learn, experiment.decoder), *arguments).dtype == jnp.float32
+    params, rows = experiment.given["target"], jnp.arange(8)[None].repeat(10, 0)
+    arguments = (params, params, q, rows, jnp.asarray(1e-3), jnp.arange(3))
+    assert jax.eval_shape(functools.partial(learn, experiment.decoder, 0), *arguments).dtype == jnp.float32
 
 
 def pairs_of(vocabulary):

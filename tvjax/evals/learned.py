@@ -9,6 +9,10 @@ and two such are never compared: a ratio or a difference of two failures is no n
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from tvjax.evals.statistics import bootstrap
+
 USABLE = 0.5
 """A vector is usable where TVP risk is at most this share of the prior's, and ICL is learned where ICL risk is."""
 ROUNDING = 1e-10
@@ -26,3 +30,12 @@ def standing(high: float) -> str:
 def above(interval: Sequence[float], reference: float) -> bool:
     """Whether the whole interval of an accuracy lies above the accuracy of what knows less."""
     return interval[0] > reference
+
+
+def clearly_above(right_P: np.ndarray, less_P: np.ndarray) -> bool:
+    """Whether more answers are right than those of what knows less: the whole interval of their difference is above 0.
+
+    right_P, less_P: which answers to the same questions are right. By this a layer is named on the dev split: among
+    many layers some are a little above by chance, and one right answer where there was none is no vector that works.
+    """
+    return float(bootstrap(right_P - less_P)[1][0]) > 0

@@ -52,7 +52,7 @@ class Reader:
     """How a query is shown to the generator: by its own tokenizer and template, after `demonstrations` of its task."""
 
     def __init__(self, tokenizer: Tokenizer, template: Template, demonstrations: int = 0, draws: int = 1) -> None:
-        self.tokenizer, self.template = tokenizer, template
+        self.tokenizer, self.template = tokenizer, template.led_by(tokenizer)
         self.demonstrations, self.draws = demonstrations, draws if demonstrations else 1
 
     def read(self, task: TextTask, asked: Sequence[Pair], seed: int) -> list[list[list[int]]]:
@@ -90,6 +90,7 @@ def make_examples(
 
     Raises `UserError` for a template in which tokens cross from the query to the answer.
     """
+    templates = [template.led_by(tokenizer) for template in templates]
     number = {name: i for i, name in enumerate(tasks)}
     readings = [one for name, pairs in asked.items() for one in reader.read(tasks[name], pairs, seed)]
     flat = pad([ids for one in readings for ids in one], side="right")

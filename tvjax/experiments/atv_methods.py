@@ -117,7 +117,7 @@ def _side_by_side(right: Mapping[str, list[np.ndarray]]) -> Right:
     return {name: np.stack(values, 1) for name, values in right.items()}
 
 
-def _prompted(arena: Arena, prompts_of: Callable[[Bench, str], list[str]], benches: list[Bench], long: bool) -> Outcome:
+def _prompted(arena: Arena, prompts_of: Callable[[Bench, str], list[str]], benches: list[Bench]) -> Outcome:
     """The outcome of asking with prompts alone."""
     right: dict[str, list[np.ndarray]] = {name: [] for name in arena.tasks}
     lengths: list[int] = []
@@ -126,11 +126,11 @@ def _prompted(arena: Arena, prompts_of: Callable[[Bench, str], list[str]], bench
         for name in arena.tasks:
             asked = bench.sample(name, "test")
             prompts = prompts_of(bench, name)
-            right[name].append(bench.right(prompts, bench.accepted(name, asked), bench.long if long else bench.short))
+            right[name].append(bench.right(prompts, bench.accepted(name, asked)))
             lengths += map(len, bench.tokenizer.encode(prompts))
             some += [(prompt, y) for prompt, (_, y) in zip(prompts, asked, strict=True)] if bench is benches[0] else []
     bench, some = benches[0], some[:: max(1, len(some) // arena.settings.evaluation.batch)]
-    q = bench.ask([p for p, _ in some], [y for _, y in some], bench.long if long else bench.short)
+    q = bench.ask([p for p, _ in some], [y for _, y in some])
     return Outcome(
         _side_by_side(right),
         float(np.mean(lengths)),
@@ -142,14 +142,12 @@ def _prompted(arena: Arena, prompts_of: Callable[[Bench, str], list[str]], bench
 def zero_shot(arena: Arena) -> Outcome:
     """The bare query."""
     one_seed = arena.benches[: len(arena.settings.templates)]
-    return _prompted(arena, lambda bench, name: bench.zero_shot(bench.sample(name, "test")), one_seed, long=False)
+    return _prompted(arena, lambda bench, name: bench.zero_shot(bench.sample(name, "test")), one_seed)
 
 
 def few_shot(arena: Arena) -> Outcome:
     """Demonstrations drawn from the train split."""
-    return _prompted(
-        arena, lambda bench, name: bench.few_shot(name, bench.sample(name, "test")), arena.benches, long=True
-    )
+    return _prompted(arena, lambda bench, name: bench.few_shot(name, bench.sample(name, "test")), arena.benches)
 
 
 def bm25_shot(arena: Arena) -> Outcome:
@@ -166,7 +164,7 @@ def bm25_shot(arena: Arena) -> Outcome:
         shown = [found[name].shots(x, one, k) for (x, _), one in zip(asked, ids, strict=True)]
         return [bench.template.prompt(pairs, x) for pairs, (x, _) in zip(shown, asked, strict=True)]
 
-    return _prompted(arena, prompts, arena.benches[: len(arena.settings.templates)], long=True)
+    return _prompted(arena, prompts, arena.benches[: len(arena.settings.templates)])
 
 
 def _vectors(arena: Arena, kind: str) -> Outcome:
@@ -182,7 +180,7 @@ def _vectors(arena: Arena, kind: str) -> Outcome:
             asked = bench.sample(name, "test")
             vector, outputs = made[name][[best[name]]], bench.accepted(name, asked)
             right[name].append(
-                bench.right_with(bench.zero_shot(asked), outputs, vector, [best[name]], bench.short, method.keep)[:, 0]
+                bench.right_with(bench.zero_shot(asked), outputs, vector, [best[name]], method.keep)[:, 0]
             )
         arena.made[kind].append((made, best))
         layers = layers or best
@@ -206,8 +204,8 @@ def elicit(arena: Arena) -> Outcome:
                 bench.states(prompts)[:, middle], np.concatenate(known), owner_N, s.baselines.elicit_threshold
             )
             keep = VECTORS[kind].keep
-            with_BN = bench.right_with(prompts, outputs, vectors_ND, layers, bench.short, keep)
-            without_B = bench.right(prompts, outputs, bench.short)
+            with_BN = bench.right_with(prompts, outputs, vectors_ND, layers, keep)
+            without_B = bench.right(prompts, outputs)
             right[name].append(np.where(which_B < 0, without_B, with_BN[np.arange(len(asked)), which_B]))
             told += [which == names.index(name) for which in which_B] if name in names else []
     about = {"retrieved_its_own_task": float(np.mean(told)), "state_layer": middle}

@@ -225,9 +225,9 @@ class ATVSettings:
 
 
 def _templates(values: Any) -> tuple[Template, ...]:
-    rows = coerce(values, tuple[tuple[str, str, str], ...], "config.templates")
-    if not rows:
-        raise reject("config.templates", values, "at least one (before, between, after)")
+    rows = coerce(values, tuple[tuple[str, ...], ...], "config.templates")
+    if not rows or any(len(row) not in (3, 4) for row in rows):
+        raise reject("config.templates", values, "at least one (before, between, after) or (before, .., start)")
     return tuple(Template(*row) for row in rows)
 
 
@@ -265,8 +265,9 @@ def _check_method(s: ATVSettings) -> None:
     if not a.scale or (a.layers and len(a.scale) not in (1, len(a.layers))):
         raise reject("config.atv.scale", a.scale, "one number, or one for each of config.atv.layers")
     at_least(1, "config.generator", below=g.below, demonstrations=g.demonstrations, draws=g.draws)
-    if len(g.template) not in (0, 3):
-        raise reject("config.generator.template", g.template, "(before, between, after), or (): as the target's")
+    if len(g.template) not in (0, 3, 4):
+        accepted = "(before, between, after), with or without a start, or (): as the target's"
+        raise reject("config.generator.template", g.template, accepted)
     at_least(0, "config.baselines", lora_rank=b.lora_rank, prefix_length=b.prefix_length)
     check_vectors(s.vectors)
     at_least(0, "config.sensitivity", scales=min(s.sensitivity.scales, default=0))

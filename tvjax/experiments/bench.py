@@ -1,13 +1,13 @@
 """A language model with the text tasks that it is asked: prompts, whether it answers them, and vectors of each task.
 
-Demonstrations are of the train split, and what is asked is of the split that is named. All prompts of a kind have one
-length, so that each program compiles once.
+Demonstrations are of the train split, and what is asked is of the split that is named. Prompts that are asked together
+are padded to one of a few lengths (`room`), so that few programs are compiled.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,16 @@ import numpy as np
 
 from tvjax.errors import UserError, reject
 from tvjax.experiments.settings import at_least, check_seed
-from tvjax.nn.answers import Questions, correct, from_last, questions
-from tvjax.nn.decoder import Decoder
+from tvjax.nn.answers import Questions, questions
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer
 from tvjax.nn.tokens import Tokens, pad
 from tvjax.parallel.batches import Batches
 from tvjax.tasks.text import Answers, Pair, Template, TextTask, drawn, shots, some
 from tvjax.vectors import learned
-from tvjax.vectors.from_prompts import ADDED, at_last, last_outputs, last_states
-from tvjax.vectors.function_vectors import function_vector, indirect_effects, last_heads, strongest
+from tvjax.vectors.above import head_effects, said
+from tvjax.vectors.from_prompts import ADDED, last_outputs, last_states, last_states_and_heads
+from tvjax.vectors.function_vectors import function_vector, strongest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,8 @@ class VectorConfig:
     learned_steps: int = 100
     learned_rate: float = 0.03
     learned_batch: int = 16
+    learned_layers: tuple[int, ...] = ()
+    scales: tuple[float, ...] = (1.0, 2.0, 4.0)
 
 
 def check_vectors(v: VectorConfig) -> None:
@@ -55,43 +57,41 @@ def check_vectors(v: VectorConfig) -> None:
     for name in ("memory", "learned_rate"):
         if getattr(v, name) <= 0:
             raise reject(f"config.vectors.{name}", getattr(v, name), "more than 0")
+    if not v.scales or min(v.scales) <= 0 or len(set(v.scales)) < len(v.scales):
+        raise reject("config.vectors.scales", v.scales, "different numbers more than 0, at least one")
+    if min(v.learned_layers, default=1) < 1 or len(set(v.learned_layers)) < len(v.learned_layers):
+        raise reject("config.vectors.learned_layers", v.learned_layers, "different layers, from 1 on; (): chosen here")
     check_seed("config.vectors.seed", v.seed)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _right(decoder: Decoder, first: bool, params: Any, q: Questions) -> jax.Array:
-    return correct(decoder, params, q, first=first)
-
-
+_shown = jax.jit(last_states_and_heads, static_argnums=0)
 _states = jax.jit(last_states, static_argnums=0)
-_heads = jax.jit(last_heads, static_argnums=0)
 _outputs = jax.jit(last_outputs, static_argnums=0)
+_said = jax.jit(said, static_argnums=0)
+_effects = jax.jit(head_effects, static_argnums=0)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _right_with(
-    decoder: Decoder,
-    first: bool,
-    params: Any,
-    vectors_ND: jax.Array,
-    layers_N: jax.Array,
-    keep: jax.Array,
-    q: Questions,
-) -> jax.Array:
-    """Whether each answer is right with each vector at its layer: ``[B, N]``, one `vmap` over vectors and layers."""
-    past, q = from_last(decoder, params, q)
+def room(longest: int) -> int:
+    """The length that prompts of at most `longest` tokens are padded to: few programs, and little padding.
 
-    def one(vector_D: jax.Array, layer: jax.Array) -> jax.Array:
-        tree = at_last(decoder, vector_D, layer, q.last_B, q.tokens.ids_BT.shape[1], keep)
-        return correct(decoder, params, q, tree, past, first=first)
+    A multiple of 16, or of an eighth of the power of two below it.
+    """
+    step = max(16, (1 << longest.bit_length()) // 16)
+    return -(-longest // step) * step
 
-    return jax.vmap(one, out_axes=1)(vectors_ND, layers_N)
+
+class Right(NamedTuple):
+    """Whether answers are right: their first tokens, which is what a vector steers, and all of their tokens."""
+
+    first: np.ndarray
+    whole: np.ndarray
 
 
 class Bench:
     """first: whether only the first token of an answer counts. batches: those of another bench, to share its programs.
 
-    heads_by: the tasks by which the heads of function vectors are chosen (empty: all).
+    heads_by: the tasks by which the heads of function vectors are chosen (empty: all). tick: is told the name of what
+    has been done.
 
     Raises `UserError` for a model or tasks that do not fit the settings.
     """
@@ -106,32 +106,49 @@ class Bench:
         first: bool = False,
         batches: Batches | None = None,
         heads_by: Sequence[str] = (),
+        tick: Callable[[str], None] = lambda what: None,
     ) -> None:
-        self.model, self.config, self.template, self.tasks, self.first = model, config, template, tasks, first
-        self.heads_by = tuple(heads_by) or tuple(tasks)
         if model.source.tokenizer is None:
             raise UserError(f"{model.source.path}: no tokenizer.json in it; text tasks need one")
         self.tokenizer: Tokenizer = model.source.tokenizer
+        self.model, self.config, self.tasks, self.first, self.tick = model, config, tasks, first, tick
+        self.template = template.led_by(self.tokenizer)
+        self.heads_by = tuple(heads_by) or tuple(tasks)
         for name, task in tasks.items():
             for split, least in (("train", config.demonstrations + 1), ("dev", 1), ("test", 1)):
                 count = len(task.questions(split))
                 if count < least:
                     given = f"{name} with {count} inputs of the {split} split"
                     raise reject("config.data.tasks", given, f"tasks that have {least} or more")
+        if max(config.learned_layers, default=0) > model.config.num_layers:
+            raise reject("config.vectors.learned_layers", config.learned_layers, f"layers 1..{model.config.num_layers}")
         if config.heads > model.config.num_layers * model.config.num_heads:
             most = model.config.num_layers * model.config.num_heads
             raise reject("config.vectors.heads", config.heads, f"1..{most}, the heads of all layers")
-        pairs = [pair for task in tasks.values() for pair in task.pairs]
-        alone = self.tokenizer.encode([template.prompt([], x) + template.answer(y) for x, y in pairs])
-        shown = self.tokenizer.encode([template.prompt([pair], "") for pair in pairs])
-        self.short = max(map(len, alone))
-        self.long = self.short + config.demonstrations * max(map(len, shown))
-        limit = model.config.max_positions
-        if model.config.positions == "learned" and self.long > limit:
+        limit, longest = model.config.max_positions, self._longest()
+        if model.config.positions == "learned" and longest > limit:
             raise reject("config.vectors.demonstrations", config.demonstrations, f"prompts of {limit} tokens")
-        bare = self.tokenizer.encode([template.prompt([], x) for x, _ in pairs])
-        self.width = 2 + max(len(whole) - len(query) for whole, query in zip(alone, bare, strict=True))
         self.batches = batches or Batches(config.memory, config.batch)
+        self._shown: dict[tuple[str, bool], dict[str, np.ndarray]] = {}
+
+    def _longest(self) -> int:
+        """At least as many tokens as any prompt with its answer has."""
+        pairs = [pair for task in self.tasks.values() for pair in task.pairs]
+        alone = self.tokenizer.encode([self.template.prompt([], x) + self.template.answer(y) for x, y in pairs])
+        shown = self.tokenizer.encode([self.template.prompt([pair], "") for pair in pairs])
+        return max(map(len, alone)) + self.config.demonstrations * max(map(len, shown))
+
+    def sink(self) -> str:
+        """A query that is in its prompt's first token, an attention sink of which little can be read; "" for none."""
+        before = len(self.template.start + self.template.before)
+        asked = [task.pairs[0][0] for task in self.tasks.values()]
+        for x, tokens in zip(asked, self.tokenizer.encode_with_spans([self._bare(x) for x in asked]), strict=True):
+            if tokens[0][1][1] > before:
+                return x
+        return ""
+
+    def _bare(self, query: str) -> str:
+        return self.template.prompt([], query)
 
     @property
     def layers(self) -> range:
@@ -157,7 +174,7 @@ class Bench:
 
     def zero_shot(self, asked: Sequence[Pair]) -> list[str]:
         """The bare query of each pair."""
-        return [self.template.prompt([], x) for x, _ in asked]
+        return [self._bare(x) for x, _ in asked]
 
     def few_shot(self, name: str, asked: Sequence[Pair], *, shuffled: bool = False) -> list[str]:
         """A prompt with demonstrations of the train split for each pair that is asked."""
@@ -170,28 +187,67 @@ class Bench:
         train = self.paired(name, self.tasks[name].questions("train"))
         return [train[i] for i in self.random(name, "queries").choice(len(train), count)]
 
-    def ask(self, prompts: Sequence[str], outputs: Sequence[str], length: int) -> Questions:
-        """Prompts with the answer that is expected of each."""
+    def ask(self, prompts: Sequence[str], outputs: Sequence[str]) -> Questions:
+        """Prompts with the answer that is expected of each, padded to the `room` of the longest."""
         answers = [self.template.answer(y) for y in outputs]
-        return questions(self.tokenizer, prompts, answers, length=length, width=self.width)
+        q = questions(self.tokenizer, prompts, answers)
+        length, width = q.tokens.ids_BT.shape[1], q.answers_BA.shape[1]
+        more = [(0, 0), (0, room(length) - length)]
+        wider = [(0, 0), (0, (1 << (width - 1).bit_length()) - width)]
+        return Questions(
+            tokens=Tokens(jnp.pad(q.tokens.ids_BT, more), jnp.pad(q.tokens.valid_BT, more)),
+            last_B=q.last_B,
+            answers_BA=jnp.pad(q.answers_BA, wider),
+            asked_BA=jnp.pad(q.asked_BA, wider),
+        )
 
-    def ask_all(
-        self, prompts: Sequence[str], accepted: Sequence[Answers], length: int
-    ) -> tuple[Questions, Callable[[np.ndarray], np.ndarray]]:
-        """Each prompt with each of its right answers, and what makes values of prompts of theirs: the greatest."""
+    def scores(
+        self,
+        prompts: Sequence[str],
+        accepted: Sequence[Answers],
+        vectors_SND: np.ndarray,
+        layers: Sequence[int],
+        keep_SN: np.ndarray,
+    ) -> Right:
+        """Whether each prompt is given one of its right answers, with each of some vectors in place: ``[B, S, N]``.
+
+        layers: of each S; keep_SN: of the state that a vector is added to, 0 where it is replaced.
+        """
         flat = [(prompt, y) for prompt, answers in zip(prompts, accepted, strict=True) for y in answers]
         begin = np.cumsum([0, *map(len, accepted)])[:-1]
-        q = self.ask([prompt for prompt, _ in flat], [y for _, y in flat], length)
-        return q, lambda said: np.maximum.reduceat(said, begin)
+        q = self.ask([prompt for prompt, _ in flat], [y for _, y in flat])
+        right_BSNA = self.said(q, vectors_SND, layers, keep_SN) == np.asarray(q.answers_BA)[:, None, None]
+        whole = (right_BSNA | ~np.asarray(q.asked_BA)[:, None, None]).all(-1)
+        return Right(*(np.maximum.reduceat(a.astype(float), begin) for a in (right_BSNA[..., 0], whole)))
 
-    def right(self, prompts: Sequence[str], accepted: Sequence[Answers], length: int) -> np.ndarray:
-        """Whether each prompt, padded to `length` (`short` or `long`), is given one of its right answers: ``[B]``."""
-        q, any_of = self.ask_all(prompts, accepted, length)
-        return any_of(self.answered(q))
+    def said(self, q: Questions, vectors_SND: np.ndarray, layers: Sequence[int], keep_SN: np.ndarray) -> np.ndarray:
+        """The likeliest token at each place of the answers with each vector written: `above.said`, ``[B, S, N, A]``."""
+        arrays = (jnp.asarray(vectors_SND, jnp.float32), jnp.asarray(list(layers)), jnp.asarray(keep_SN, jnp.float32))
+        return np.asarray(self.batches(_said, (self.model.decoder,), (self.model.params, *arrays), q))
+
+    def begun(self, x: str, answers: Mapping[str, Answers]) -> set[int]:
+        """The tokens that the right answers of an input begin with, in `answers`."""
+        prompt = self._bare(x)
+        alone, *whole = self.tokenizer.encode([prompt, *(prompt + self.template.answer(y) for y in answers[x])])
+        return {ids[len(alone)] for ids in whole}
+
+    def plain(self, prompts: Sequence[str], accepted: Sequence[Answers]) -> Right:
+        """The same of the prompts alone, ``[B]``: a vector of zeros is added."""
+        found = self.scores(prompts, accepted, *self._nothing())
+        return Right(found.first[:, 0, 0], found.whole[:, 0, 0])
 
     def answered(self, q: Questions) -> np.ndarray:
-        """Whether each question is given its answer: ``[B]``."""
-        return np.asarray(self.batches(_right, (self.model.decoder, self.first), (self.model.params,), q), float)
+        """The likeliest token at each place of the answers, with nothing written: ``[B, A]``."""
+        return self.said(q, *self._nothing())[:, 0, 0]
+
+    def _nothing(self) -> tuple[np.ndarray, list[int], np.ndarray]:
+        """A vector that changes nothing, where that costs least: vectors, layers and keep."""
+        c = self.model.config
+        return np.zeros((1, 1, c.width)), [c.num_layers], np.ones((1, 1))
+
+    def right(self, prompts: Sequence[str], accepted: Sequence[Answers]) -> np.ndarray:
+        """Whether each prompt is given one of its right answers: ``[B]``."""
+        return self._counted(self.plain(prompts, accepted))
 
     def right_with(
         self,
@@ -199,36 +255,40 @@ class Bench:
         accepted: Sequence[Answers],
         vectors_ND: np.ndarray,
         layers: Sequence[int],
-        length: int,
         keep: float = 0.0,
     ) -> np.ndarray:
         """The same with each of some vectors at its layer: ``[B, N]``. keep: 0 replaces the state, 1 adds to it."""
-        static = (self.model.decoder, self.first)
-        fixed = (self.model.params, jnp.asarray(vectors_ND), jnp.asarray(list(layers)), jnp.asarray(keep))
-        q, any_of = self.ask_all(prompts, accepted, length)
-        return any_of(np.asarray(self.batches(_right_with, static, fixed, q), float))
+        keep_S1 = np.full((len(layers), 1), keep)
+        return self._counted(self.scores(prompts, accepted, np.asarray(vectors_ND)[:, None], layers, keep_S1))[..., 0]
 
-    def read(self, name: str, program: Any, *, shuffled: bool = False) -> np.ndarray:
-        """What `program` reads at the last tokens of `prompts` few-shot prompts, ``[prompts, ...]``."""
-        prompts = self.few_shot(name, self.queries(name, self.config.prompts), shuffled=shuffled)
-        tokens: Tokens = pad(self.tokenizer.encode(prompts), side="right", length=self.long)
-        return self._read(program, tokens)
+    def _counted(self, right: Right) -> np.ndarray:
+        return right.first if self.first else right.whole
 
-    def few_shot_states(self, name: str, *, shuffled: bool = False) -> np.ndarray:
+    def shown(self, name: str, *, shuffled: bool = False) -> dict[str, np.ndarray]:
+        """The mean of what stands at the last tokens of `prompts` few-shot prompts, read once.
+
+        "states", h^0..h^L ``[L+1, D]``, and "heads", what each head writes ``[L, H, C]``.
+        """
+        if (name, shuffled) not in self._shown:
+            found = self._read(_shown, self._to_read(name, shuffled))
+            self._shown[name, shuffled] = {kind: a.mean(0) for kind, a in found.items()}
+            self.tick("shown")
+        return self._shown[name, shuffled]
+
+    def few_shot_states(self, name: str) -> np.ndarray:
         """h^0..h^L at the last tokens of `prompts` few-shot prompts, ``[prompts, L+1, D]``."""
-        return self.read(name, _states, shuffled=shuffled)
+        return self._read(_states, self._to_read(name, False))
+
+    def _to_read(self, name: str, shuffled: bool) -> list[str]:
+        return self.few_shot(name, self.queries(name, self.config.prompts), shuffled=shuffled)
 
     def states(self, prompts: Sequence[str]) -> np.ndarray:
-        """h^0..h^L at the last tokens of zero-shot prompts, ``[B, L+1, D]``."""
-        return self._read(_states, pad(self.tokenizer.encode(prompts), side="right", length=self.short))
+        """h^0..h^L at the last tokens of prompts, ``[B, L+1, D]``."""
+        return self._read(_states, prompts)
 
     def summaries(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """What attention and the MLPs add at the last tokens of texts as long as a query and its answer, their means.
-
-        ``{"attn_out", "mlp_out": [L, D]}``.
-        """
-        both = self._read(_outputs, pad(self.tokenizer.encode(texts), side="right", length=self.short)).mean(0)
-        return dict(zip(ADDED, both, strict=True))
+        """What attention and the MLPs add at the last tokens of texts, a mean: ``{"attn_out", "mlp_out": [L, D]}``."""
+        return dict(zip(ADDED, self._read(_outputs, texts).mean(0), strict=True))
 
     def by_layer(self, name: str, split: str, kind: str, vectors_LD: np.ndarray) -> np.ndarray:
         """Whether each question of a split is answered right with the vector of each layer there: ``[n, L+1]``."""
@@ -239,11 +299,49 @@ class Bench:
     ) -> np.ndarray:
         """Whether each question of a split is answered right with each of some vectors at its layer: ``[n, N]``."""
         asked = self.sample(name, split)
-        return self.right_with(self.zero_shot(asked), self.accepted(name, asked), vectors_ND, layers, self.short, keep)
+        return self.right_with(self.zero_shot(asked), self.accepted(name, asked), vectors_ND, layers, keep)
 
-    def _read(self, program: Any, tokens: Tokens) -> np.ndarray:
+    def swept(
+        self, name: str, split: str, vectors_LD: np.ndarray, layers: Sequence[int], keep: float, scales: Sequence[float]
+    ) -> Right:
+        """Whether each question is answered right with vectors ``[layers, D]`` at their layers, times each scale.
+
+        ``[n, layers, scales]``.
+        """
+        asked = self.sample(name, split)
+        vectors_SND = np.asarray(vectors_LD)[:, None] * np.asarray(scales)[None, :, None]
+        keep_SN = np.full(vectors_SND.shape[:2], keep)
+        return self.scores(self.zero_shot(asked), self.accepted(name, asked), vectors_SND, layers, keep_SN)
+
+    def preferred(self, name: str) -> list[int]:
+        """The layer that the dev split prefers for the state vector, and the middle one."""
+        states_LD = self.shown(name)["states"][1:]
+        dev = self.swept(name, "dev", states_LD, self.layers[1:], 0.0, (1.0,))
+        return sorted({1 + best_place(dev)[0], (self.model.config.num_layers + 1) // 2})
+
+    def learn(self, q: Questions, rows_SB: jax.Array, layer: int) -> np.ndarray:
+        """The vector ``[D]`` that is learned at a layer: `learned.learn`."""
+        decoder, params, c = self.model.decoder, self.model.params, self.config
+        start = learned.lowest(layer, self.model.config.num_layers)
+        above = learned.upper(decoder, params, start)
+        fixed = (params, above, q, rows_SB, jnp.asarray(c.learned_rate))
+        return np.asarray(self.batches(learned.learn, (decoder, start), fixed, jnp.array([layer])))[0]
+
+    def _read(self, program: Any, prompts: Sequence[str]) -> Any:
+        ids = self.tokenizer.encode(prompts)
+        tokens = pad(ids, side="right", length=room(max(map(len, ids))))
         found = self.batches(program, (self.model.decoder,), (self.model.params,), tokens)
-        return np.asarray(found, np.float32)
+        return jax.tree.map(lambda a: np.asarray(a, np.float32), found)
+
+
+def best_place(dev: Right) -> tuple[int, int]:
+    """The layer (or its place in a list) and the scale that are best on the dev split, ``[n, layers, scales]``.
+
+    By the first token, which the vector steers; of those that are equal, by the whole answer.
+    """
+    mean_SN = dev.first.mean(0) + 1e-3 * dev.whole.mean(0)
+    layer, scale = np.unravel_index(mean_SN.argmax(), mean_SN.shape)
+    return int(layer), int(scale)
 
 
 def best_layer(dev_BL: np.ndarray) -> int:
@@ -256,19 +354,22 @@ Vectors = dict[str, np.ndarray]
 
 def state_vectors(bench: Bench, *, shuffled: bool = False) -> tuple[Vectors, dict[str, Any]]:
     """The mean state at the last token of few-shot prompts, at every layer (Hendel et al. 2023)."""
-    return {name: bench.few_shot_states(name, shuffled=shuffled).mean(0) for name in bench.tasks}, {}
+    return {name: bench.shown(name, shuffled=shuffled)["states"] for name in bench.tasks}, {}
 
 
 def head_vectors(bench: Bench) -> tuple[Vectors, dict[str, Any]]:
-    """The summed output of the heads of the greatest indirect effect, averaged over tasks (Todd et al. 2024)."""
-    means = {name: bench.read(name, _heads).mean(0) for name in bench.tasks}
+    """The summed output of the heads of the greatest indirect effect, averaged over tasks (Todd et al. 2024).
+
+    A head that lowers the answer's probability is not among them.
+    """
+    means = {name: bench.shown(name)["heads"] for name in bench.tasks}
     effects = []
     for name in bench.heads_by:
-        mean_LHC = means[name]
         asked = bench.queries(name, bench.config.shuffled_prompts)
-        q = bench.ask(bench.few_shot(name, asked, shuffled=True), [y for _, y in asked], bench.long)
-        model = bench.model
-        effects.append(indirect_effects(model.decoder, model.params, q, jnp.asarray(mean_LHC), bench.batches))
+        q = bench.ask(bench.few_shot(name, asked, shuffled=True), [y for _, y in asked])
+        fixed = (bench.model.params, jnp.asarray(means[name]))
+        effects.append(np.asarray(bench.batches(_effects, (bench.model.decoder,), fixed, q), np.float32).mean(0))
+        bench.tick("effects")
     effect_LH = np.mean(effects, 0)
     chosen = strongest(effect_LH, bench.config.heads)
     about = {
@@ -280,33 +381,42 @@ def head_vectors(bench: Bench) -> tuple[Vectors, dict[str, Any]]:
 
 
 def learned_vectors(bench: Bench) -> tuple[Vectors, dict[str, Any]]:
-    """A vector for every layer, learned by gradient descent on zero-shot prompts of the train split. [ours]"""
-    c, made = bench.config, {}
+    """A vector learned by gradient descent on zero-shot prompts of the train split, at some layers. [ours]
+
+    Those of config.vectors.learned_layers, or else the one that the dev split prefers for state vectors, and the
+    middle; of the other layers it is 0.
+    """
+    c, made, used = bench.config, {}, {}
     for name in bench.tasks:
         held = bench.paired(name, bench.sample(name, "train"))
         asked = [held[i % len(held)] for i in range(c.questions)]  # as many for each task: one program for all
         drawn = bench.random(name, "learned").choice(len(held), c.learned_steps * c.learned_batch)
-        q = bench.ask(bench.zero_shot(asked), [y for _, y in asked], bench.short)
+        q = bench.ask(bench.zero_shot(asked), [y for _, y in asked])
         rows = jnp.asarray(drawn.reshape(c.learned_steps, c.learned_batch))
-        fixed = (bench.model.params, q, rows, jnp.asarray(c.learned_rate))
-        made[name] = np.asarray(bench.batches(learned.learn, (bench.model.decoder,), fixed, jnp.array(bench.layers)))
-    return made, {}
+        used[name] = list(c.learned_layers) or bench.preferred(name)
+        made[name] = np.zeros((len(bench.layers), bench.model.config.width), np.float32)
+        for layer in used[name]:
+            made[name][layer] = bench.learn(q, rows, layer)
+        bench.tick("learned")
+    return made, {"learned_layers": used}
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A way to make vectors: ``make(bench)`` gives ``[L+1, D]`` for each task, and what else the summary should say.
 
-    keep: of the state where a vector is written: 0 it is replaced, 1 it is added to.
+    keep: of the state where a vector is written: 0 it is replaced, 1 it is added to. scaled: whether its scale is
+    chosen: a state has the size that states have, and what is learned the one that it needs.
     """
 
     make: Callable[[Bench], tuple[Vectors, dict[str, Any]]]
     keep: float
+    scaled: bool = False
 
 
 METHODS = {
     "vector": Method(state_vectors, 0.0),
-    "function_vector": Method(head_vectors, 1.0),
+    "function_vector": Method(head_vectors, 1.0, scaled=True),
     "learned_vector": Method(learned_vectors, 1.0),
 }
 """The ways that are compared, by their names in the summary: a new one is a function and a row here."""

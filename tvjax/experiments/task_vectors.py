@@ -1,20 +1,33 @@
 """Task vectors of a language model on text tasks: how well they replace demonstrations, and at which layer.
 
-Vectors are made from the train split (`bench.METHODS`) and written at the last token of zero-shot prompts. The layer
-is chosen on the dev split, everything else is measured on the test split.
+Vectors are made from the train split (`bench.METHODS`) and written at the last token of zero-shot prompts. Layer and
+scale are chosen on the dev split, everything else is measured on the test split. Accuracy is that of whole answers, and
+beside it (`_first`) that of their first tokens, which is what a vector at the last token steers.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
+from tvjax.evals.learned import clearly_above
 from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir, text_model
-from tvjax.experiments.bench import METHODS, Bench, VectorConfig, Vectors, best_layer, check_vectors, state_vectors
+from tvjax.experiments.bench import (
+    METHODS,
+    Bench,
+    Right,
+    VectorConfig,
+    Vectors,
+    best_place,
+    check_vectors,
+    state_vectors,
+)
+from tvjax.experiments.progress import Progress, aloud
 from tvjax.experiments.settings import build, group, groups
 from tvjax.experiments.text_data import DataConfig, keep_tasks
 from tvjax.files import user_path, write_json
@@ -22,14 +35,18 @@ from tvjax.nn.decoder import Precision
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import load_model
 from tvjax.nn.pretrained.sources import find
-from tvjax.tasks.text import Template
+from tvjax.tasks.text import Pair, Template
 from tvjax.vectors import store
 from tvjax.vectors.from_prompts import vocabulary
+
+SINK = (
+    "is in its prompt's first token, of which a model reads next to nothing; config.template.start puts one before it"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A Hugging Face folder; where it is empty, the model of the run `trained`, made if absent.
+    """A Hugging Face folder, a GGUF file or a name (`sources.find`); "": that of the run `trained`, made if absent.
 
     dtype: of parameters and activations; "" is that of the folder's tensors. matmul_precision: as in `DecoderConfig`.
     """
@@ -61,55 +78,126 @@ class TaskVectorSettings:
         return s
 
 
-def _chosen(bench: Bench, name: str, kind: str, vectors_LD: np.ndarray) -> dict[str, Any]:
-    """Accuracy with vectors of `kind`, at every layer and at the one that is best on the dev split."""
-    by_layer = {split: bench.by_layer(name, split, kind, vectors_LD) for split in ("dev", "test")}
-    layer = best_layer(by_layer["dev"])
-    return {
-        **with_interval(kind, by_layer["test"][:, layer]),
-        f"{kind}_layer": layer,
-        **{f"{kind}_by_layer_{split}": values.mean(0).tolist() for split, values in by_layer.items()},
-    }
+def _chosen(
+    bench: Bench, name: str, kind: str, vectors_LD: np.ndarray, layers: Sequence[int], alone: Right
+) -> dict[str, Any]:
+    """Accuracy with vectors of `kind`, at each of `layers`, and at the layer and scale that the dev split prefers.
 
-
-def _measure(bench: Bench, name: str, made: Mapping[str, Vectors]) -> dict[str, Any]:
-    """What the summary says of a task."""
-    test = bench.sample(name, "test")
-    bare, said = bench.zero_shot(test), bench.accepted(name, test)
+    alone: zero-shot on the dev split. A vector works where more first tokens are right there (`clearly_above`).
+    """
+    method = METHODS[kind]
+    scales = bench.config.scales if method.scaled else (1.0,)
+    dev = bench.swept(name, "dev", vectors_LD[list(layers)], layers, method.keep, scales)
+    place, number = best_place(dev)
+    layer, scale = layers[place], scales[number]
+    test = bench.swept(name, "test", vectors_LD[list(layers)], layers, method.keep, (scale,))
     entry: dict[str, Any] = {
-        "pairs": {split: len(bench.sample(name, split)) for split in ("dev", "test")},
-        **with_interval("zero_shot", bench.right(bare, said, bench.short)),
-        **with_interval("few_shot", bench.right(bench.few_shot(name, test), said, bench.long)),
-        **with_interval("shuffled_shot", bench.right(bench.few_shot(name, test, shuffled=True), said, bench.long)),
+        **_both(kind, Right(test.first[:, place, 0], test.whole[:, place, 0])),
+        f"{kind}_layer": layer,
+        f"{kind}_scale": scale,
+        f"{kind}_dev": float(dev.first[:, place, number].mean()),
+        f"{kind}_works": clearly_above(dev.first[:, place, number], alone.first),
     }
+    for split, right, column in (("dev", dev, number), ("test", test, 0)):
+        for suffix, values in (("", right.whole), ("_first", right.first)):
+            by_layer: list[float | None] = [None] * len(bench.layers)
+            for layer, mean in zip(layers, values[:, :, column].mean(0), strict=True):
+                by_layer[layer] = float(mean)
+            entry[f"{kind}{suffix}_by_layer_{split}"] = by_layer
+    bench.tick("swept")
+    return entry
+
+
+def _both(kind: str, right: Right) -> dict[str, Any]:
+    """Accuracy by the whole answer, and by its first token: the fields of `kind` and of `kind`_first."""
+    return {**with_interval(kind, right.whole), **with_interval(f"{kind}_first", right.first)}
+
+
+def _measure(bench: Bench, name: str, made: Mapping[str, Vectors], learned: Sequence[int]) -> dict[str, Any]:
+    """What the summary says of a task. learned: the layers that have learned vectors."""
+    test, dev = (bench.sample(name, split) for split in ("test", "dev"))
+    bare, said = bench.zero_shot(test), bench.accepted(name, test)
+    alone = bench.plain(bench.zero_shot(dev), bench.accepted(name, dev))
+    entry: dict[str, Any] = {
+        "pairs": {"dev": len(dev), "test": len(test)},
+        "zero_shot_dev": float(alone.first.mean()),
+        **_both("zero_shot", bench.plain(bare, said)),
+        **_both("few_shot", bench.plain(bench.few_shot(name, test), said)),
+        **_both("shuffled_shot", bench.plain(bench.few_shot(name, test, shuffled=True), said)),
+    }
+    bench.tick("asked")
     for kind in METHODS:
-        entry |= _chosen(bench, name, kind, made[kind][name])
+        layers = learned if kind == "learned_vector" else bench.layers[1:]  # at 0 every prompt has the same state
+        entry |= _chosen(bench, name, kind, made[kind][name], layers, alone)
     layer, model = entry["vector_layer"], bench.model
-    control = bench.right_with(bare, said, made["shuffled_vector"][name][[layer]], [layer], bench.short)
+    control = made["shuffled_vector"][name][layer][None, None]
+    right = bench.scores(bare, said, control, [layer], np.zeros((1, 1)))
     top = np.asarray(vocabulary(model.decoder, model.params, jnp.asarray(made["vector"][name][[layer]])))[0]
     words = [bench.tokenizer.decode([i]) for i in np.argsort(-top)[: bench.config.words]]
-    return entry | with_interval("shuffled_vector", control[:, 0]) | {"words": words}
+    return entry | _both("shuffled_vector", Right(*(a[:, 0, 0] for a in right))) | {"words": words}
 
 
-def _conflict(bench: Bench, shown: str, moved: str, theta_D: np.ndarray, layer: int) -> dict[str, Any] | None:
-    """Prompts that demonstrate `shown`, with the vector of `moved` written in: whose answers do they give?
+def _partners(bench: Bench, shown: str) -> dict[str, list[tuple[int, Pair]]]:
+    """Tasks with a vector that can contradict the demonstrations of `shown`, and about what.
 
-    Of the inputs of the test split that both tasks have and have no right answer in common for; None where there are
-    too few.
+    The questions of the test split, with their places in it, that both have and whose answers begin with other tokens;
+    where there are at least `conflicts` of them.
     """
-    both = {x for x, _ in bench.sample(moved, "test")}
-    ours, theirs = (bench.tasks[name].answers for name in (shown, moved))
-    asked = [(x, y) for x, y in bench.sample(shown, "test") if x in both and not set(ours[x]) & set(theirs[x])]
-    if len(asked) < bench.config.conflicts:
-        return None
-    prompts = bench.few_shot(shown, asked)
-    answers = {"shown": bench.accepted(shown, asked), "moved": bench.accepted(moved, asked)}
-    entry: dict[str, Any] = {"shown": shown, "moved": moved, "pairs": len(asked), "layer": layer}
-    for whose, outputs in answers.items():
-        with_vector = bench.right_with(prompts, outputs, theta_D[None], [layer], bench.long)[:, 0]
-        entry |= with_interval(f"says_{whose}", with_vector)
-        entry |= with_interval(f"says_{whose}_without", bench.right(prompts, outputs, bench.long))
-    return entry
+    asked, found = bench.sample(shown, "test"), {}
+    for moved in bench.tasks:
+        theirs = bench.tasks[moved].answers
+        both = [(i, pair) for i, pair in enumerate(asked) if moved != shown and pair[0] in theirs]
+        ours = bench.tasks[shown].answers
+        both = [(i, pair) for i, pair in both if not bench.begun(pair[0], ours) & bench.begun(pair[0], theirs)]
+        if len(both) >= bench.config.conflicts:
+            found[moved] = both
+    return found
+
+
+def _conflicts(bench: Bench, shown: str, entries: Mapping[str, Any], vectors: Vectors) -> list[dict[str, Any]]:
+    """Prompts that demonstrate `shown`, with the vector of another task written in: whose answers do they begin?"""
+    partners = _partners(bench, shown)
+    if not partners:
+        return []
+    asked = bench.sample(shown, "test")
+    layers = [entries[moved]["vector_layer"] for moved in partners]
+    vectors_SD = np.stack([vectors[moved][layer] for moved, layer in zip(partners, layers, strict=True)])
+    # Of each S a vector, and one that changes nothing.
+    vectors_SND = np.stack([vectors_SD, np.zeros_like(vectors_SD)], 1)
+    keep_SN = np.tile(np.array([0.0, 1.0]), (len(layers), 1))
+    q = bench.ask(bench.few_shot(shown, asked), [y for _, y in asked])
+    begins_BSN = bench.said(q, vectors_SND, layers, keep_SN)[..., 0]
+    bench.tick("conflicts")
+    found = []
+    for number, (moved, both) in enumerate(partners.items()):
+        entry: dict[str, Any] = {"shown": shown, "moved": moved, "pairs": len(both), "layer": layers[number]}
+        for whose, task in (("shown", shown), ("moved", moved)):
+            begun = [bench.begun(x, bench.tasks[task].answers) for _, (x, _) in both]
+            for suffix, column in (("", 0), ("_without", 1)):
+                said = begins_BSN[[i for i, _ in both], number, column]
+                right = np.array([token in known for token, known in zip(said.tolist(), begun, strict=True)], float)
+                entry |= with_interval(f"says_{whose}{suffix}", right)
+        found.append(entry)
+    return found
+
+
+def _plan(bench: Bench, conflicts: int) -> tuple[dict[str, int], dict[str, float]]:
+    """How often each kind of work is done, and about how many tokens it takes through all blocks."""
+    c, tasks, layers = bench.config, len(bench.tasks), bench.model.config.num_layers
+    long = c.demonstrations * 5.0 + 8.0
+    questions = float(
+        np.mean([len(bench.sample(name, "dev")) + len(bench.sample(name, "test")) for name in bench.tasks])
+    )
+    counts = {"shown": 2 * tasks, "effects": len(bench.heads_by), "learned": tasks, "asked": tasks}
+    costs = {
+        "shown": c.prompts * long,
+        "effects": c.shuffled_prompts * (long + layers * bench.model.config.num_heads / 2),
+        "learned": c.learned_steps * c.learned_batch * 4.0 * (len(c.learned_layers) or 2) + questions * layers / 2,
+        "asked": 1.5 * questions * long,
+        "swept": questions * layers,
+        "conflicts": questions * long / 2,
+    }
+    return counts | {"swept": len(METHODS) * tasks, "conflicts": conflicts}, costs
 
 
 ACCURACIES = ("zero_shot", "few_shot", "shuffled_shot", *METHODS, "shuffled_vector")
@@ -119,7 +207,7 @@ def open_model(config: Mapping[str, Any], m: ModelConfig, say: Callable[[str], N
     """The model that `m`, config.model, names; that of config.training is trained first, once, where it names none."""
     how: dict[str, Any] = {"dtype": m.dtype or None, "matmul_precision": m.matmul_precision}
     if m.path:
-        return load_model(find(m.path, "config.model.path"), **how)
+        return load_model(find(m.path, "config.model.path"), unroll=1, **how)  # as `small_model`
     where = {"place": "config.training", "names": "config.model.trained"}
     folder = user_path(m.trained, where["names"])
     return text_model.small_model(config["training"], folder, say, **where, **how)
@@ -131,6 +219,7 @@ def _save(path: Path, bench: Bench, name: str, entry: Mapping[str, Any], made: M
     about = {
         "made_by": f"{c.prompts} prompts of {c.demonstrations} demonstrations of {name}",
         **{f"{kind}.layer": entry[f"{kind}_layer"] for kind in METHODS},
+        **{f"{kind}.scale": entry[f"{kind}_scale"] for kind in METHODS},
         **{f"{kind}.edit": "add" if method.keep else "replace" for kind, method in METHODS.items()},
     }
     store.save_vectors(
@@ -144,46 +233,70 @@ def _save(path: Path, bench: Bench, name: str, entry: Mapping[str, Any], made: M
     )
 
 
-def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
+def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = aloud) -> dict[str, Any]:
     """Measure task vectors of a model in `folder`: eval/summary.json, vectors/*.safetensors; return the summary.
 
     Raises `UserError` for a config, a model or a folder of tasks that does not fit. There is nothing to train but the
     small model, so both modes do the same.
     """
     s = TaskVectorSettings.from_config(config)
+    with Progress(say) as progress:
+        return _run(s, config, folder, mode, progress)
+
+
+def _run(
+    s: TaskVectorSettings, config: Mapping[str, Any], folder: Path, mode: str, progress: Progress
+) -> dict[str, Any]:
+    began = time.monotonic()
     tasks = s.data.of_run(folder)
     rundir.prepare(folder, config, new=mode == "train")
-    keep_tasks(tasks, folder, say)
-    model = open_model(config, s.model, say)
-    bench = Bench(model, s.vectors, s.template, tasks)
+    keep_tasks(tasks, folder, progress.say)
+    model = open_model(config, s.model, progress.say)
+    bench = Bench(model, s.vectors, s.template, tasks, tick=progress.tick)
+    sink = bench.sink()
+    if sink:
+        progress.say(f"warning: the query {sink!r} {SINK}")
+    progress.plan(*_plan(bench, sum(bool(_partners(bench, name)) for name in tasks)))
     made = {"shuffled_vector": state_vectors(bench, shuffled=True)[0]}
     about: dict[str, Any] = {}
     for kind, method in METHODS.items():
-        say(f"making vectors: {kind.replace('_', ' ')}")
+        progress.say(f"making vectors: {kind.replace('_', ' ')}")
         made[kind], more = method.make(bench)
         about |= more
     entries: dict[str, Any] = {}
     for name in tasks:
-        e = entries[name] = _measure(bench, name, made)
-        kinds = ", ".join(f"{k.replace('_', ' ')} {e[k]:.2f} at layer {e[f'{k}_layer']}" for k in METHODS)
-        say(f"{name}: zero-shot {e['zero_shot']:.2f}, {s.vectors.demonstrations}-shot {e['few_shot']:.2f}, {kinds}")
-        _save(folder / "vectors" / f"{name}.safetensors", bench, name, e, made)
-    conflicts = [
-        _conflict(bench, a, b, made["vector"][b][entries[b]["vector_layer"]], entries[b]["vector_layer"])
-        for a in tasks
-        for b in tasks
-        if a != b
-    ]
+        entries[name] = _measure(bench, name, made, about["learned_layers"][name])
+        progress.say(_line(name, entries[name], s.vectors.demonstrations))
+        _save(folder / "vectors" / f"{name}.safetensors", bench, name, entries[name], made)
+    conflicts = [entry for name in tasks for entry in _conflicts(bench, name, entries, made["vector"])]
     summary = {
         "experiment": "task_vectors",
         "model": {"path": str(model.source.path), "model_type": model.source.values["model_type"]},
         "num_layers": model.config.num_layers,
         "num_demonstrations": s.vectors.demonstrations,
         "num_prompts": s.vectors.prompts,
+        "start": bench.template.start,
+        "query_first": bool(sink),
         **about,
-        "mean": {kind: float(np.mean([e[kind] for e in entries.values()])) for kind in ACCURACIES},
+        "mean": {
+            f"{kind}{suffix}": float(np.mean([e[f"{kind}{suffix}"] for e in entries.values()]))
+            for kind in ACCURACIES
+            for suffix in ("", "_first")
+        },
         "tasks": entries,
-        "conflicts": [entry for entry in conflicts if entry],
+        "conflicts": conflicts,
     }
     write_json(folder / "eval" / "summary.json", summary)
+    progress.say(f"measured in {time.monotonic() - began:.0f} s")
     return summary
+
+
+def _line(name: str, e: Mapping[str, Any], k: int) -> str:
+    """A task's results in one line."""
+    kinds = []
+    for kind in METHODS:
+        scale = f" times {e[f'{kind}_scale']:g}" if METHODS[kind].scaled else ""
+        where = f"at layer {e[f'{kind}_layer']}{scale}" if e[f"{kind}_works"] else "none works"
+        kinds.append(f"{kind.replace('_', ' ')} {e[f'{kind}_first']:.2f} ({where})")
+    shots = f"zero-shot {e['zero_shot_first']:.2f}, {k}-shot {e['few_shot_first']:.2f}"
+    return f"{name}, first tokens: {shots}, {', '.join(kinds)}"

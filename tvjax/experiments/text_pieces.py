@@ -60,7 +60,8 @@ class Pieces:
     """The queries and answers of one task as tokens, in each of the places that they can have in a prompt.
 
     first, query: of each query, at the beginning of a prompt and behind another pair. answer, last: of each answer,
-    before another query and at the end of a prompt. owner: which query each answer belongs to.
+    before another query and at the end of a prompt. owner: which query each answer belongs to. start: what stands
+    before the first query of every prompt.
 
     Raises `UserError` where tokens cross parts, or where a part depends on which one stands beside it. Tried are the
     beginnings of all prompts that have each pair once before and once behind another, then neighbours and whole prompts
@@ -68,9 +69,15 @@ class Pieces:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, queries: Sequence[str], answers: Sequence[str], owner: Sequence[int], count: int
+        self,
+        tokenizer: Tokenizer,
+        queries: Sequence[str],
+        answers: Sequence[str],
+        owner: Sequence[int],
+        count: int,
+        start: str = "",
     ) -> None:
-        self.tokenizer, self.queries, self.answers, self.owner = tokenizer, queries, answers, owner
+        self.tokenizer, self.queries, self.answers, self.owner, self.start = tokenizer, queries, answers, owner, start
         rows = range(len(answers))
         pairs = [(row, (row + 1) % len(rows)) for row in rows]
         cut = pieces(tokenizer, [self._parts(pair) for pair in pairs])
@@ -89,7 +96,8 @@ class Pieces:
         self._try([tuple(random.choice(len(rows), size, replace=False).tolist()) for _ in range(PROMPTS)], 2 * size)
 
     def _parts(self, rows: Sequence[int]) -> list[str]:
-        return [part for row in rows for part in (self.queries[self.owner[row]], self.answers[row])]
+        parts = [part for row in rows for part in (self.queries[self.owner[row]], self.answers[row])]
+        return [self.start + parts[0], *parts[1:]]
 
     def _tokens(self, rows: Sequence[int]) -> list[Ids]:
         """The tokens of the parts of a prompt, as they are assembled."""

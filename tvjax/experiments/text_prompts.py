@@ -22,13 +22,15 @@ def tables(
 ) -> dict[str, np.ndarray]:
     """All pairs as token ids, such that a prompt of some is, token for token, its whole text.
 
-    ``first, query [I, W]``: each input's query, at the beginning of a prompt (with what the tokenizer puts before every
-    text) and behind another pair. ``answer, last [J, A]``: each answer, before another query and at the end. -1 behind
-    their ends. ``start, count [tasks]``: the inputs of each task. I = J, unless an input has several right answers:
-    then there are ``which, several [I]``, its first row among the answers and how many it has.
+    ``first, query [I, W]``: each input's query, at the beginning of a prompt (with what the tokenizer, or else
+    `template.start`, puts before every text) and behind another pair. ``answer, last [J, A]``: each answer, before
+    another query and at the end. -1 behind their ends. ``start, count [tasks]``: the inputs of each task. I = J, unless
+    an input has several right answers: then there are ``which, several [I]``, its first row among the answers and how
+    many it has.
 
     Raises `UserError` for a task with too few inputs, and for a template in which tokens cross its parts.
     """
+    template = template.led_by(tokenizer)
     rows: dict[str, list[list[int]]] = {name: [] for name in ("first", "query", "answer", "last")}
     several: list[int] = []
     count: list[int] = []
@@ -40,7 +42,8 @@ def tables(
         queries = [template.before + x + template.between for x in task.answers]
         answers = [template.answer(y) + template.after for ys in task.answers.values() for y in ys]
         number = [len(ys) for ys in task.answers.values()]
-        made = Pieces(tokenizer, queries, answers, np.repeat(np.arange(len(queries)), number).tolist(), shots + 1)
+        owner = np.repeat(np.arange(len(queries)), number).tolist()
+        made = Pieces(tokenizer, queries, answers, owner, shots + 1, template.start)
         for kind, known in rows.items():
             known += getattr(made, kind)
         several += number

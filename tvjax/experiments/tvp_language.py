@@ -49,7 +49,7 @@ def make_experiment(s: TVPLanguageSettings, tasks: Mapping[str, TextTask], model
     """What is trained: the model, on the train split of the train tasks and on nothing else."""
     shown = {name: TextTask(name, tasks[name].split("train")) for name in s.tasks.train}
     arrays = tables(shown, s.template, model.source.tokenizer, s.demonstrations)
-    config = model.config if s.model.path else dataclasses.replace(model.config, unroll=0)
+    config = dataclasses.replace(model.config, unroll=0)
     return TuningExperiment(s, config, model.params, arrays)
 
 
@@ -85,8 +85,8 @@ def measured(bench: Bench, layer: int, keep: float, single: int) -> tuple[Right,
         by_layer = {s: bench.asked_with(name, s, vectors[name], bench.layers, keep) for s in ("dev", "test")}
         best[name] = best_layer(by_layer["dev"])
         alone = bench.asked_with(name, "test", states_PLD[:single, layer], [layer] * single, keep)
-        right["zero_shot"][name] = bench.right(bench.zero_shot(asked), said, bench.short)
-        right["few_shot"][name] = bench.right(bench.few_shot(name, asked), said, bench.long)
+        right["zero_shot"][name] = bench.right(bench.zero_shot(asked), said)
+        right["few_shot"][name] = bench.right(bench.few_shot(name, asked), said)
         right["single_vector"][name] = alone.mean(1)
         right["vector"][name] = by_layer["test"][:, layer]
         right["best_vector"][name] = by_layer["test"][:, best[name]]

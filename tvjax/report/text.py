@@ -17,7 +17,7 @@ from tvjax.report import adaptive, atv_tvp, emergence, language
 from tvjax.report.gallery import Exhibit
 from tvjax.report.html import details, document, figure, table, write_figure
 from tvjax.report.reader import read_plain
-from tvjax.report.style import GRID, HUES, INK, MARKERS, ORACLE, PRIOR, QUIET, bottom_legend, open_figure, quiet
+from tvjax.report.style import GRID, HUES, INK, MARKERS, QUIET, bottom_legend, open_figure, quiet
 
 PAGES: Mapping[str, Any] = {
     "atv": adaptive,
@@ -30,14 +30,16 @@ SHOTS = {"zero_shot": "zero-shot", "few_shot": "{k}-shot", "shuffled_shot": "{k}
 VECTORS = {"vector": "state vector", "function_vector": "function vector", "learned_vector": "learned vector"}
 CONTROL = {"shuffled_vector": "state vector of shuffled labels"}
 METHODS = SHOTS | VECTORS | CONTROL
+WIDTHS = dict.fromkeys(METHODS, 11) | dict.fromkeys(VECTORS, 22)
+"""Of the columns of the plain table."""
 SOURCES = (
     "State vectors: reading the state at the last token of prompts with demonstrations and putting it in the"
     " place of the one of a zero-shot prompt is the method of Hendel, Geva and Globerson, In-Context Learning"
     " Creates Task Vectors (2023). Function vectors: the mean outputs of the heads that, put into prompts with"
     " shuffled labels, raise the right answer's probability most, summed and added to the state, are those of Todd"
     " et al., Function Vectors in Large Language Models (2024). The learned vector (added to the state, trained on"
-    " zero-shot prompts of the train split), the mean over several prompts, the splits by a hash of the input, the"
-    " layer chosen on the dev split, and both controls with shuffled labels are how it is done here."
+    " zero-shot prompts of the train split), the mean over several prompts, the splits by a hash of the input, layer"
+    " and scale chosen on the dev split, and both controls with shuffled labels are how it is done here."
 )
 
 
@@ -81,17 +83,18 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         return "\n".join(lines) + "\n"
     tasks, k = summary["tasks"], summary["num_demonstrations"]
     width = max(map(len, [*tasks, "mean"])) + 1
+    heads = ["zero-shot", f"{k}-shot", "shuffled", *VECTORS.values(), "state, shuffled"]
     lines = [
-        f"accuracy on the test split; vectors of {summary['num_prompts']} prompts of {k} demonstrations, each with the"
-        f" layer (of {summary['num_layers']}) chosen on the dev split, named where it beats zero-shot",
+        f"accuracy on the test split, of first tokens and of whole answers; vectors of {summary['num_prompts']} prompts"
+        f" of {k} demonstrations, each at the layer (of {summary['num_layers']}) and scale that the dev split prefers,"
+        " named where it beats zero-shot there",
         *cautions(summary),
-        f"{'':<{width}} zero-shot  {k}-shot  shuffled  state vector  function vector  learned vector  state, shuffled",
+        f"{'':<{width}}" + "".join(f"{head:<{WIDTHS[m]}}" for head, m in zip(heads, METHODS, strict=True)),
     ]
     for name, e in [*tasks.items(), ("mean", summary["mean"])]:
-        shots = f"{e['zero_shot']:<10.2f} {e['few_shot']:<7.2f} {e['shuffled_shot']:<9.2f}"
-        cells = [f"{e[v]:.2f}{_at(e, v)}" for v in VECTORS]
-        vectors = f"{cells[0]:<13} {cells[1]:<16} {cells[2]:<15}"
-        lines.append(f"{name:<{width}} {shots} {vectors} {e['shuffled_vector']:.2f}")
+        cells = [f"{e[f'{m}_first']:.2f} {e[m]:.2f}{_at(e, m)}" for m in METHODS]
+        row = "".join(f"{cell:<{WIDTHS[m]}}" for cell, m in zip(cells, METHODS, strict=True))
+        lines.append(f"{name:<{width}}{row}")
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -106,24 +109,31 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
             f"The model has not learned the tasks: its accuracy after {k} demonstrations,"
             f" {_cell(summary, 'accuracy', k)}, is not clearly above that without any, {without:.2f}."
         ]
-    failed = [name for name, e in summary["tasks"].items() if not above(e["few_shot_ci"], e["zero_shot"])]
+    told = []
+    if summary["query_first"]:
+        told.append(
+            "Queries are in their prompts' first tokens, which are attention sinks: little can be read of them there,"
+            " so that no vector can answer. config.template.start puts a token before them."
+        )
+    failed = [name for name, e in summary["tasks"].items() if not above(e["few_shot_first_ci"], e["zero_shot_first"])]
     if not failed:
-        return []
+        return told
     which = "any task" if len(failed) == len(summary["tasks"]) else ", ".join(failed)
     return [
+        *told,
         f"Not learned in context: on {which} {k}-shot accuracy is not clearly above zero-shot, so that there is nothing"
-        " that a task vector could carry."
+        " that a task vector could carry.",
     ]
 
 
-def _works(entry: Mapping[str, Any], vector: str) -> bool:
-    """Whether a vector answers clearly better than zero-shot prompts do."""
-    return above(entry[f"{vector}_ci"], entry["zero_shot"])
-
-
 def _at(entry: Mapping[str, Any], vector: str) -> str:
-    """The layer of a vector, where it has one and works there."""
-    return f" at {entry[f'{vector}_layer']}" if f"{vector}_layer" in entry and _works(entry, vector) else ""
+    """The layer of a vector, and its scale where that is not 1, where it has one and works there."""
+    if f"{vector}_layer" not in entry:
+        return ""
+    if not entry[f"{vector}_works"]:
+        return " none works"
+    scale = entry[f"{vector}_scale"]
+    return f" at {entry[f'{vector}_layer']}" + (f" x{scale:g}" if scale != 1 else "")
 
 
 def _first(sentences: list[str]) -> str:
@@ -180,78 +190,79 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
     tasks, names = summary["tasks"], _names(summary)
 
     def draw() -> Figure:
-        """A row a task, a mark a method."""
+        """A row a task, a mark a method; a panel of first tokens and one of whole answers."""
         shown = ("zero_shot", *VECTORS, "few_shot")
-        evidence = "accuracy on the test split; lines: 90% bootstrap interval over questions"
-        drawn = open_figure(8, 0.9 + 0.42 * len(tasks), "A vector in place of demonstrations", evidence)
-        ax = drawn.add_subplot()
+        evidence = "test split; lines: 90% bootstrap interval over questions"
+        drawn = open_figure(10, 1.2 + 0.42 * len(tasks), "A vector in place of demonstrations", evidence)
+        axes = drawn.subplots(1, 2, sharey=True)
         rows = np.arange(len(tasks))[::-1]
-        handles = []
-        for place, method in enumerate(shown):
-            look: dict[str, Any] = {"color": HUES[place], "marker": MARKERS[place], "linestyle": "none"}
-            low, high = np.array([e[f"{method}_ci"] for e in tasks.values()]).T
-            height = rows + 0.16 * (2 - place)
-            ax.hlines(height, low, high, color=HUES[place], linewidth=1.1)
-            ax.plot([e[method] for e in tasks.values()], height, markersize=4, **look)
-            handles.append(Line2D([], [], label=names[method], **look))
-        for row in rows[:-1]:
-            ax.axhline(row - 0.5, color=GRID, linewidth=0.7)
-        ax.set_yticks(rows, list(tasks))
-        ax.set_xlim(-0.02, 1.02)
-        quiet(ax, "accuracy", "")
-        ax.grid(False, axis="y")
+        for ax, suffix, unit in zip(axes, ("_first", ""), ("first tokens", "whole answers"), strict=True):
+            for place, method in enumerate(shown):
+                look: dict[str, Any] = {"color": HUES[place], "marker": MARKERS[place], "linestyle": "none"}
+                low, high = np.array([e[f"{method}{suffix}_ci"] for e in tasks.values()]).T
+                height = rows + 0.16 * (2 - place)
+                ax.hlines(height, low, high, color=HUES[place], linewidth=1.1)
+                ax.plot([e[f"{method}{suffix}"] for e in tasks.values()], height, markersize=4, **look)
+            for row in rows[:-1]:
+                ax.axhline(row - 0.5, color=GRID, linewidth=0.7)
+            ax.set_xlim(-0.02, 1.02)
+            quiet(ax, f"accuracy of {unit}", "")
+            ax.grid(False, axis="y")
+        axes[0].set_yticks(rows, list(tasks))
+        handles = [
+            Line2D([], [], label=names[method], color=HUES[place], marker=MARKERS[place], linestyle="none")
+            for place, method in enumerate(shown)
+        ]
         bottom_legend(drawn, handles, len(shown))
         return drawn
 
     return Exhibit(
         "methods",
         "By task",
-        "Accuracy of each task zero-shot, zero-shot with each kind of task vector, and with demonstrations",
-        "Where the mark of a vector stands near that of the demonstrations, one vector does their work.",
+        "Accuracy of each task zero-shot, zero-shot with each kind of task vector, and with demonstrations, of first"
+        " tokens and of whole answers",
+        "Where the mark of a vector stands near that of the demonstrations, one vector does their work. It is written"
+        " at the last token of the query, from which the first token of the answer is read; the others follow on it.",
         draw,
     )
+
+
+SWEPT = ("vector", "function_vector")
+"""The vectors that are written at every layer in turn."""
 
 
 def _layers(summary: dict[str, Any]) -> Exhibit:
     tasks, names = summary["tasks"], _names(summary)
 
     def draw() -> Figure:
-        """A panel a task, a line a kind of vector."""
-        columns = 4
-        rows = -(-len(tasks) // columns)
-        evidence = "test split; rings: the layer chosen on the dev split, where the vector beats zero-shot"
-        drawn = open_figure(9, 1.7 * rows + 0.6, "Vectors by the layer at which they are written", evidence)
-        axes = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for ax in axes.flat[len(tasks) :]:
-            ax.set_visible(False)
-        for number, ((name, e), ax) in enumerate(zip(tasks.items(), axes.flat, strict=False)):
-            ax.axhline(e["zero_shot"], **PRIOR)
-            ax.axhline(e["few_shot"], **ORACLE)
-            for kind, look in looks.items():
-                curve, layer = e[f"{kind}_by_layer_test"], e[f"{kind}_layer"]
-                ax.plot(range(len(curve)), curve, markersize=3, **look)
-                ring = {**look, "marker": "o", "linestyle": "none"}
-                if not _works(e, kind):
-                    continue
-                ax.plot([layer], [curve[layer]], markersize=9, fillstyle="none", **ring)
-            ax.set_ylim(-0.08, 1.08)
-            below = number + columns >= len(tasks)
-            quiet(ax, "layer" if below else "", "accuracy" if number % columns == 0 else "")
-            ax.tick_params(labelbottom=below)
-            ax.set_title(name, fontsize=9)
-        shots = [Line2D([], [], label=names[m], **s) for m, s in (("zero_shot", PRIOR), ("few_shot", ORACLE))]
-        bottom_legend(drawn, [*(Line2D([], [], label=names[m], **look) for m, look in looks.items()), *shots], 5)
+        """A panel a kind of vector, a row a task, a column a layer."""
+        evidence = (
+            "accuracy of first tokens, test split; rings: the layer chosen on the dev split, where the vector works"
+        )
+        drawn = open_figure(10, 1.3 + 0.3 * len(tasks), "Vectors by the layer at which they are written", evidence)
+        axes = drawn.subplots(1, len(SWEPT), sharey=True)
+        for ax, kind in zip(axes, SWEPT, strict=True):
+            found = np.array([e[f"{kind}_first_by_layer_test"][1:] for e in tasks.values()], float)
+            edges = 0.5, found.shape[1] + 0.5, len(tasks) - 0.5, -0.5
+            shown = ax.imshow(found, aspect="auto", cmap="Blues", vmin=0, vmax=1, extent=edges)
+            works = [(e[f"{kind}_layer"], row) for row, e in enumerate(tasks.values()) if e[f"{kind}_works"]]
+            ax.plot(*np.array(works).reshape(-1, 2).T, linestyle="none", marker="o", color=HUES[1], fillstyle="none")
+            quiet(ax, "layer", "")
+            ax.grid(False)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.set_title(names[kind], fontsize=9)
+        axes[0].set_yticks(range(len(tasks)), list(tasks))
+        bar = drawn.colorbar(shown, ax=list(axes))
+        bar.set_label("accuracy", fontsize=8.5, color=INK)
+        bar.ax.tick_params(labelsize=8, colors=QUIET)
         return drawn
 
-    looks: dict[str, dict[str, Any]] = {
-        kind: {"color": HUES[place + 1], "marker": MARKERS[place + 1]} for place, kind in enumerate(VECTORS)
-    }
     return Exhibit(
         "layers",
         "By layer",
-        "Accuracy with each kind of vector written at each layer, a panel for each task",
+        "Accuracy of first tokens with state and function vectors written at each layer, for each task",
         "The state vector replaces the state, so at the last layer it is the answer itself and the query is not read"
-        " any more; at layer 0 it is the embedding of the last token, the same in every prompt. The others are added.",
+        " any more. The function vector is added, times the scale that the dev split prefers.",
         draw,
     )
 
@@ -263,7 +274,7 @@ def _heads(summary: dict[str, Any]) -> Exhibit:
         """A cell a head."""
         layers, heads = effect_LH.shape
         evidence = "mean over tasks and prompts with shuffled labels; dots: the heads that function vectors sum"
-        size = max(6.5, min(9.0, 1.6 + 0.3 * heads)), max(2.2, min(9.0, 0.8 + 0.3 * layers))
+        size = max(6.5, min(9.0, 1.6 + 0.3 * heads)), max(2.2, min(9.0, 0.8 + 0.18 * layers))
         drawn = open_figure(*size, "Heads that carry tasks", evidence)
         ax = drawn.add_subplot()
         most = max(float(np.abs(effect_LH).max()), 1e-9)
@@ -296,20 +307,24 @@ def _tables(summary: dict[str, Any]) -> list[str]:
     head = "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in heads) + "</tr>"
     rows = []
     for name, e in summary["tasks"].items():
-        cells = "".join(f"<td>{_small(_cell(e, method))}{_at(e, method)}</td>" for method in METHODS)
+        both = {m: f"{_small(_cell(e, f'{m}_first'))}<br>{_small(_cell(e, m))}" for m in METHODS}
+        where = {m: f"<br>{escape(_at(e, m).strip())}" if _at(e, m) else "" for m in METHODS}
+        cells = "".join(f"<td>{both[method]}{where[method]}</td>" for method in METHODS)
         words = escape(" | ".join(word.strip() or repr(word) for word in e["words"]))
         rows.append(
             f'<tr><th scope="row">{escape(name)}</th>{cells}<td>{e["pairs"]["test"]}</td>'
             f'<td class="wrap">{words}</td></tr>'
         )
-    mean = "".join(f"<td>{summary['mean'][method]:.2f}</td>" for method in METHODS)
+    average = summary["mean"]
+    mean = "".join(f"<td>{average[f'{method}_first']:.2f}<br>{average[method]:.2f}</td>" for method in METHODS)
     rows.append(f'<tr class="reference"><th scope="row">mean over tasks</th>{mean}<td></td><td></td></tr>')
     model = summary["model"]
     caption = (
-        "Accuracy (fraction of answers with every token right) on the test split, with 90% bootstrap intervals over"
-        " questions; with each vector the layer at which it is written, chosen on the dev split, where the whole"
-        " interval is above zero-shot's accuracy. In words: the tokens"
-        " that the state vector favours, read as if it were the last state."
+        "Accuracy on the test split, with 90% bootstrap intervals over questions: above of the first tokens of answers,"
+        " below of whole answers. With each vector the layer at which it is written, and the factor that it is"
+        " multiplied with, chosen on the dev split by first tokens; none works where the interval of its gain over"
+        " zero-shot there is not all above 0. In words: the tokens that the state vector favours, read as if it were"
+        " the last state."
     )
     return [
         f'<p class="quiet">{escape(model["path"])} ({escape(model["model_type"])}), {summary["num_layers"]} layers;'
@@ -344,7 +359,7 @@ def _conflicts(conflicts: list[dict[str, Any]]) -> str:
     ]
     caption = (
         "Demonstrations of one task, the vector of another written in at that task's layer, on inputs that both tasks"
-        " have and answer differently: whose answer does the model give?"
+        " have and whose answers begin with other tokens: with whose first token does the model's answer begin?"
     )
     return "<h2>Conflicting tasks</h2>" + table(caption, head, rows)
 

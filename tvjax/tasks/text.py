@@ -74,15 +74,24 @@ def some(pairs: Sequence[Pair], most: int) -> tuple[Pair, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """How a prompt shows pairs: ``before + input + between + answer + after``, one after another.
+    """How a prompt shows pairs: `start`, then ``before + input + between + answer + after``, one after another.
 
     The query ends with `between`, its last token is where a vector is read and written. An answer begins with a
-    space, so that a tokenizer cuts it off from what stands before it.
+    space, so that a tokenizer cuts it off from what stands before it. start: once, in front of the whole prompt.
     """
 
     before: str = "Q: "
     between: str = "\nA:"
     after: str = "\n\n"
+    start: str = ""
+
+    def led_by(self, tokenizer: Any) -> "Template":
+        """The template for a tokenizer: without `start` where that puts a token (BOS) before every text itself.
+
+        A prompt's first token is an attention sink, of which a model reads next to nothing: it should be no query's.
+        """
+        own = tokenizer.encode(["a"]) != tokenizer.encode(["a"], special=False)
+        return dataclasses.replace(self, start="") if own else self
 
     def answer(self, output: str) -> str:
         """What the model has to say."""
@@ -91,7 +100,7 @@ class Template:
     def prompt(self, demonstrations: Sequence[Pair], query: str) -> str:
         """The demonstrations, then the query without its answer."""
         shown = (self.before + x + self.between + self.answer(y) + self.after for x, y in demonstrations)
-        return "".join(shown) + self.before + query + self.between
+        return self.start + "".join(shown) + self.before + query + self.between
 
 
 def without_repetition(pairs: Sequence[Pair]) -> tuple[Pair, ...]:

@@ -26,6 +26,21 @@ def last_states(decoder: Decoder, params: Any, tokens: Tokens) -> jax.Array:
     return stream_at(found, slice(None))[:, :, 0].swapaxes(0, 1)
 
 
+def last_states_and_heads(decoder: Decoder, params: Any, tokens: Tokens) -> dict[str, jax.Array]:
+    """At each prompt's last token: "states" h^0..h^L ``[B, L+1, D]``, "heads", what each writes ``[B, L, H, C]``."""
+    _, found = forward(
+        decoder,
+        params,
+        tokens.ids_BT,
+        addresses=(*STREAM, edits.HEADS),
+        read_BN=tokens.last_B[:, None],
+        at=slice(0, 1),
+        positions_BT=tokens.positions_BT,
+    )
+    read = {"states": stream_at(found, slice(None)), "heads": found[edits.HEADS]}
+    return {name: a[:, :, 0].swapaxes(0, 1) for name, a in read.items()}
+
+
 ADDED = ("attn_out", "mlp_out")
 
 

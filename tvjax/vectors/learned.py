@@ -9,33 +9,64 @@ import optax
 
 from tvjax.nn.answers import Questions, from_last, risk
 from tvjax.nn.decoder import Decoder, Past, rows_of
+from tvjax.nn.model import cut
+from tvjax.nn.taps import Edit
+from tvjax.vectors.above import states
+from tvjax.vectors.edits import merge
 from tvjax.vectors.from_prompts import at_last
 
+CUTS = 5
+"""Places at which a model is cut for learning: so many programs at most, for vectors at any layer."""
 
-@functools.partial(jax.jit, static_argnums=0)
+
+def lowest(layer: int, num_layers: int) -> int:
+    """The layer that a model is cut at to learn a vector at `layer`: the next one down."""
+    step = -(-num_layers // CUTS)
+    return min(layer, num_layers - 1) // step * step
+
+
+def upper(decoder: Decoder, params: Any, start: int) -> Any:
+    """The parameters of the blocks above layer `start` (0: of all) with those of the readout, for `learn`."""
+    return cut(decoder, params, start)[1][1] if start else params
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def learn(
-    decoder: Decoder, params: Any, q: Questions, rows_SB: jax.Array, rate: jax.Array, layers_N: jax.Array
+    decoder: Decoder,
+    start: int,
+    params: Any,
+    above: Any,
+    q: Questions,
+    rows_SB: jax.Array,
+    rate: jax.Array,
+    layers_N: jax.Array,
 ) -> jax.Array:
-    """For each of `layers_N` (0..L) the vector, ``[N, D]``, that answers `q` best when it is added at the last token.
+    """For each of `layers_N` (`start`..L) the vector, ``[N, D]``, that answers `q` best where added at the last token.
 
     From zero by S steps of Adam at `rate`, each on the mean risk of the prompts in its row of `rows_SB`; the layers
-    side by side, each with a vector of its own. [ours: what vectors read from states are to be compared with]
+    side by side, each with a vector of its own. above: the parameters of the blocks above `start`, which alone are run
+    in a step. [ours: what vectors read from states are to be compared with]
     """
     past, q = from_last(decoder, params, q)  # what stands before the vector never changes
+    h_BAD = states(decoder, params, past, q)[0][start]
+    past = Past(past.keys[start:], past.values[start:], past.positions_BS)
+    top = cut(decoder, params, start)[1][0] if start else decoder
     length = q.tokens.ids_BT.shape[1]
     optimizer = optax.adam(rate)
 
-    def loss(vector_D: jax.Array, layer: jax.Array, drawn: Questions, seen: Past) -> jax.Array:
-        edits = at_last(decoder, vector_D, layer, drawn.last_B, length, keep=1.0)
-        return risk(decoder, params, drawn, edits, seen).mean()
+    def loss(vector_D: jax.Array, layer: jax.Array, drawn: Questions, seen: Past, h_BAD: jax.Array) -> jax.Array:
+        below = {"embed": Edit(jnp.zeros((1, 1, 1), h_BAD.dtype), h_BAD)}
+        tree = merge(below, at_last(top, vector_D, layer - start, drawn.last_B, length, keep=1.0))
+        return risk(top, above, drawn, tree, seen).mean()
 
     def step(state: tuple[jax.Array, Any], row_B: jax.Array) -> tuple[tuple[jax.Array, Any], None]:
         vectors_ND, moments = state
         drawn, seen = jax.tree.map(lambda a: a[row_B], q), rows_of(past, row_B)
-        gradient_ND = jax.vmap(jax.grad(loss), in_axes=(0, 0, None, None))(vectors_ND, layers_N, drawn, seen)
+        slope = jax.vmap(jax.grad(loss), in_axes=(0, 0, None, None, None))
+        gradient_ND = slope(vectors_ND, layers_N, drawn, seen, h_BAD[row_B])
         updates, moments = optimizer.update(gradient_ND, moments)
         return (optax.apply_updates(vectors_ND, updates), moments), None
 
-    start = jnp.zeros((len(layers_N), decoder.config.width))
-    (vectors_ND, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), rows_SB)
+    zero_ND = jnp.zeros((len(layers_N), decoder.config.width))
+    (vectors_ND, _), _ = jax.lax.scan(step, (zero_ND, optimizer.init(zero_ND)), rows_SB)
     return vectors_ND

@@ -1,0 +1,135 @@
+"""What a write at a prompt's last token changes, and nothing else: the blocks above it, from that token on.
+
+What stands before the last token is read once (`from_last`), and so is what is below the write. The layer is data: one
+program serves all layers, and a write at layer l costs L - l blocks.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tvjax.nn.answers import Questions, from_last
+from tvjax.nn.decoder import Decoder, Past
+from tvjax.nn.model import forward
+from tvjax.nn.taps import Edit
+from tvjax.vectors.from_prompts import at_last
+from tvjax.vectors.tvp import STREAM, stream_at
+
+
+def alike(decoder: Decoder, reach: int) -> bool:
+    """Whether all blocks are one function of their parameters, for positions that look back by less than `reach`."""
+    return len({window if 0 < window < reach else 0 for window in decoder.config.windows}) <= 1
+
+
+def states(decoder: Decoder, params: Any, past: Past, q: Questions) -> tuple[jax.Array, jax.Array]:
+    """h^0..h^L of the tokens of `q` behind `past`, ``[L+1, B, A, D]``, and what is said of them, ``[B, A, V]``."""
+    positions_BT = q.tokens.positions_BT
+    out, found = forward(decoder, params, q.tokens.ids_BT, addresses=STREAM, positions_BT=positions_BT, past=past)
+    return stream_at(found, slice(None)), out
+
+
+def _block(
+    decoder: Decoder, params: Any, past: Past, q: Questions, index: Any, h_BAD: jax.Array, tree: Any
+) -> tuple[jax.Array, jax.Array]:
+    """The readout and the state after block `index` (from 0) alone, of `h_BAD` before it; tree: edits in it."""
+    one = Decoder(dataclasses.replace(decoder.config, num_layers=1, unroll=1, windows=decoder.config.windows[:1]))
+    cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=index, slice_size=1)
+    params = {**params, "blocks": jax.tree.map(cut, params["blocks"])}
+    past = Past(cut(past.keys), cut(past.values), past.positions_BS)
+    tree = {"embed": Edit(jnp.zeros((1, 1, 1), h_BAD.dtype), h_BAD)} | tree
+    positions_BT = q.tokens.positions_BT
+    address = "blocks/resid"
+    out, found = forward(
+        one, params, q.tokens.ids_BT, edits=tree, addresses=(address,), positions_BT=positions_BT, past=past
+    )
+    return out, found[address][0]
+
+
+def read_out(decoder: Decoder, params: Any, past: Past, q: Questions, h_BAD: jax.Array, layer: Any) -> jax.Array:
+    """What is said where h^`layer` (0..L, may be traced) is `h_BAD`: ``[B, A, V]``. For blocks that are `alike`."""
+    top = decoder.config.num_layers - 1
+
+    def body(index: jax.Array, h_BAD: jax.Array) -> jax.Array:
+        """One block more."""
+        return _block(decoder, params, past, q, index, h_BAD, {})[1]
+
+    h_BAD = jax.lax.fori_loop(layer, top, body, h_BAD)
+    last = layer > top  # nothing is left to run: the state is that which is read out
+    written = Edit(jnp.zeros((1, 1, 1, 1), h_BAD.dtype), h_BAD[None], jnp.asarray(last).reshape(1, 1, 1, 1))
+    return _block(decoder, params, past, q, top, h_BAD, {"blocks": {"resid": written}})[0]
+
+
+def said(
+    decoder: Decoder, params: Any, vectors_SND: jax.Array, layers_S: jax.Array, keep_SN: jax.Array, q: Questions
+) -> jax.Array:
+    """The likeliest token at each place of the answers with each vector in place, ``[B, S, N, A]``.
+
+    The state h at the last token, at layer ``layers_S[s]`` (0..L), becomes ``keep_SN[s, n] h + vectors_SND[s, n]``. An
+    answer is read with its own tokens before each place, so that its first place is what the vector alone brings.
+    """
+    past, q = from_last(decoder, params, q)
+    h_LBAD, _ = states(decoder, params, past, q)
+    length = q.tokens.ids_BT.shape[1]
+    whole = not alike(decoder, past.positions_BS.shape[1] + length)
+
+    def at_layer(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        """All vectors of one layer."""
+        vectors_ND, layer, keep_N = row
+        h_BAD = h_LBAD[layer]
+
+        def one(vector_D: jax.Array, keep: jax.Array) -> jax.Array:
+            """One of them."""
+            if whole:
+                tree = at_last(decoder, vector_D, layer, q.last_B, length, keep)
+                ids_BT, positions_BT = q.tokens.ids_BT, q.tokens.positions_BT
+                out = forward(decoder, params, ids_BT, edits=tree, positions_BT=positions_BT, past=past)[0]
+            else:
+                new_BD = keep.astype(h_BAD.dtype) * h_BAD[:, 0] + vector_D.astype(h_BAD.dtype)[None]
+                out = read_out(decoder, params, past, q, h_BAD.at[:, 0].set(new_BD), layer)
+            return out.argmax(-1)
+
+        return jax.vmap(one)(vectors_ND, keep_N)
+
+    return jax.lax.map(at_layer, (vectors_SND, layers_S, keep_SN)).transpose(2, 0, 1, 3)
+
+
+def head_effects(decoder: Decoder, params: Any, mean_LHC: jax.Array, q: Questions) -> jax.Array:
+    """By how much each head's mean, put in its place at the last token, raises the chance of the answer: ``[B, L, H]``.
+
+    Of an answer of several tokens the first counts.
+    """
+    layers, heads, _ = mean_LHC.shape
+    past, q = from_last(decoder, params, Questions(q.tokens, q.last_B, q.answers_BA[:, :1], q.asked_BA[:, :1]))
+    h_LBAD, out = states(decoder, params, past, q)
+    whole = not alike(decoder, past.positions_BS.shape[1] + 1)
+
+    def chance(out_BAV: jax.Array) -> jax.Array:
+        """Of each answer's first token: ``[B]``."""
+        return jnp.take_along_axis(jax.nn.softmax(out_BAV[:, 0]), q.answers_BA, axis=1)[:, 0]
+
+    def in_block(index: jax.Array) -> jax.Array:
+        """The heads of one block, one at a time: ``[H, B]``."""
+
+        def one(head: jax.Array) -> jax.Array:
+            """One of them."""
+            here = (jnp.arange(heads) == head)[None, None, None, :, None]
+            if whole:
+                here = here & (jnp.arange(layers) == index)[:, None, None, None, None]
+                tree = {"blocks": {"heads": _put(mean_LHC[:, None, None], here)}}
+                ids_BT, positions_BT = q.tokens.ids_BT, q.tokens.positions_BT
+                return chance(forward(decoder, params, ids_BT, edits=tree, positions_BT=positions_BT, past=past)[0])
+            tree = {"blocks": {"heads": _put(mean_LHC[index][None, None, None], here)}}
+            _, h_BAD = _block(decoder, params, past, q, index, h_LBAD[index], tree)
+            return chance(read_out(decoder, params, past, q, h_BAD, index + 1))
+
+        return jax.vmap(one)(jnp.arange(heads))
+
+    chance_LHB = jax.lax.map(in_block, jnp.arange(layers))
+    return (chance_LHB - chance(out)[None, None]).transpose(2, 0, 1)
+
+
+def _put(value: jax.Array, here: jax.Array) -> Edit:
+    return Edit(jnp.zeros_like(here, value.dtype), value, here)
