@@ -27,6 +27,7 @@ from tvjax.nn.selection import addresses as addresses_of
 from tvjax.nn.selection import finite, flag, integer, several
 from tvjax.nn.selection import positions as positions_of
 from tvjax.nn.tokens import Tokens
+from tvjax.parallel.kept import keep_programs
 from tvjax.vectors import edits as editing
 from tvjax.vectors import origin
 from tvjax.vectors.edits import Write
@@ -55,7 +56,8 @@ def load(
     layers one iteration runs: 1 by default; 0, all of them, compiles longest, takes a copy of the blocks' parameters
     in every call, and is faster only for small models. precision: how exact products of float32 are on a GPU or TPU,
     "highest", "high" or "default"; None is that of the run, and of a Hugging Face folder "highest". Raises `UserError`
-    where `path` is neither, and where more is asked for than it has.
+    where `path` is neither, and where more is asked for than it has. From the first load on, compiled programs are kept
+    on disk, unless jax was told otherwise (`keep_programs`).
     """
     if precision not in (None, *PRECISIONS):
         raise reject("precision", precision, f"None or one of {', '.join(PRECISIONS)}")
@@ -64,6 +66,7 @@ def load(
         what = "a file" if os.path.exists(folder) else "no such folder"
         raise UserError(f"{path}: {what}; {A_MODEL}{nearest_beside(folder)}")
     values = read_json(folder / "config.json", A_MODEL)
+    keep_programs()
     if "model_type" in values:
         from tvjax.nn.pretrained import load_model
 
