@@ -74,6 +74,11 @@ def test_a_dtype_is_a_name_or_a_dtype(dtype, folder):
     assert tvjax.load("~/gpt2_small", dtype=dtype).config.dtype == "bfloat16"
 
 
+def test_layers_are_rolled_up_unless_more_is_asked_for(folder):
+    assert tvjax.load("gpt2_small").config.unroll == 1
+    assert tvjax.load("gpt2_small", unroll=0).config.unroll == 0
+
+
 def test_export_takes_the_home_folder_and_no_file(folder):
     model = tvjax.load("gpt2_small")
     tvjax.export(model, "~/exported")

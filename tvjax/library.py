@@ -6,6 +6,7 @@ Prompts are a `Prompt`, texts (for a model with a tokenizer), `Tokens`, or the d
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from tvjax.nn.selection import addresses as addresses_of
 from tvjax.nn.selection import finite, flag, integer, several
 from tvjax.nn.selection import positions as positions_of
 from tvjax.nn.tokens import Tokens
+from tvjax.parallel.kept import keep_programs
 from tvjax.vectors import edits as editing
 from tvjax.vectors import origin
 from tvjax.vectors.edits import Write
@@ -43,7 +45,7 @@ def load(
     *,
     dtype: Any = None,
     mesh: Mesh | None = None,
-    unroll: int = 0,
+    unroll: int | None = None,
     precision: Precision | None = None,
 ) -> Model:
     """The model in a Hugging Face folder (config.json, safetensors, tokenizer.json), a GGUF file or a run directory.
@@ -54,10 +56,11 @@ def load(
     Of a run, `member` names one of its population (the last one by default), and `model.source` holds its settings:
     `.task` and `.layout` sample prompts for it. Of a folder or file, dtype, a name or one of numpy's or jax's, is
     that of parameters and activations (the file's by default), the parameters lie on `mesh`, and unroll is how many
-    layers one iteration runs: 0, all of them, is fastest and compiles longest, and `generate` then makes a second copy
-    of the blocks' parameters, which 1 does not. precision: how exact products of float32 are on a GPU or TPU,
-    "highest", "high" or "default"; None is that of the run, and of others "highest". Raises `UserError`
-    where `path` is neither, and where more is asked for than it has.
+    layers one iteration runs: 1 by default; 0, all of them, compiles longest, takes a copy of the blocks' parameters
+    in every call, and is faster only for small models. precision: how exact products of float32 are on a GPU or TPU,
+    "highest", "high" or "default"; None is that of the run, and of others "highest". Raises `UserError` where `path` is
+    none of these, and where more is asked for than it has. From the first load on, compiled programs are kept on disk,
+    unless jax was told otherwise (`keep_programs`).
     """
     if precision not in (None, *PRECISIONS):
         raise reject("precision", precision, f"None or one of {', '.join(PRECISIONS)}")
@@ -69,14 +72,16 @@ def load(
         what = "a file" if os.path.exists(folder) else "no such folder"
         raise UserError(f"{path}: {what}; {A_MODEL}{nearest_beside(folder)}")
     values = {} if is_gguf(folder) else read_json(folder / "config.json", A_MODEL)
+    keep_programs()
     if is_gguf(folder) or "model_type" in values:
         if member is not None:
             raise reject("member", member, "None: a Hugging Face folder, or a GGUF file, holds one model")
-        model = load_model(folder, dtype=_dtype(dtype), mesh=mesh, unroll=unroll)
+        how = {} if unroll is None else {"unroll": unroll}
+        model = load_model(folder, dtype=_dtype(dtype), mesh=mesh, **how)
     else:
-        for name, given, usual in (("dtype", dtype, None), ("mesh", mesh, None), ("unroll", unroll, 0)):
-            if given != usual:
-                raise reject(name, given, f"{usual} for a run, whose model is as its config says")
+        for name, given in (("dtype", dtype), ("mesh", mesh), ("unroll", unroll)):
+            if given is not None:
+                raise reject(name, given, "None for a run, whose model is as its config says")
         model = _of_run(folder, values, member)
     if precision is None:
         return model
@@ -174,7 +179,7 @@ def capture(
     read_BN = None if named == "all" else inputs.own().index(named, mask)
     return forward(
         model.decoder,
-        model.params,
+        model.params_for(math.prod(inputs.values.shape[:2])),
         inputs.values,
         edits=_tree(model, edits, inputs),
         addresses=addresses,
@@ -195,7 +200,8 @@ def run(model: Model, prompts: Prompts, *, edits: Edits = None, last: bool = Fal
     where: dict[str, Any] = {"edits": _tree(model, edits, inputs), "positions_BT": inputs.positions_BT}
     if flag("last", last):
         where["at"] = jnp.broadcast_to(inputs.own().index("last"), (inputs.batch, 1))
-    return forward(model.decoder, model.params, inputs.values, **where)[0]
+    params = model.params_for(math.prod(inputs.values.shape[:2]))
+    return forward(model.decoder, params, inputs.values, **where)[0]
 
 
 def generate(
@@ -240,6 +246,7 @@ def generate(
         model.params,
         Tokens(inputs.values, valid_BT),
         max_new_tokens,
+        step_params=model.parted,
         prompt_edits=_tree(model, in_prompt, inputs),
         step_edits=editing.place_step(later, model.config, inputs.batch) if later else None,
         addresses=addresses,

@@ -1,5 +1,6 @@
 """Writing into pretrained decoders, in `run` and in `generate`: the cache, padding and batch mates change nothing."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -13,11 +14,13 @@ import pytest
 import tvjax
 from tests.nn.golden import GOLDEN, make, needs_torch
 from tvjax.errors import UserError
-from tvjax.nn import decoding
+from tvjax.nn import decoder, decoding
+from tvjax.nn import model as nn_model
 from tvjax.nn.decoder import PADDING
 from tvjax.nn.model import forward
 from tvjax.nn.pretrained import end_ids, load_model
 from tvjax.nn.tokens import Tokens, pad
+from tvjax.parallel.mesh import make_mesh
 from tvjax.vectors import edits
 
 STEPS = 6
@@ -75,11 +78,16 @@ def test_with_the_cache_is_without_it(name, side, during):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "mistral", "gemma2"])
-def test_layers_apart_say_what_stacked_ones_say(name):
-    """As models are loaded, their layers are unrolled and lie apart while they generate: same tokens, same states."""
+@pytest.mark.parametrize("unroll", [0, 1])
+def test_layers_apart_say_what_stacked_ones_say(name, unroll, monkeypatch):
+    """Large models' layers lie apart while they generate: same tokens, same states."""
     addresses = ("embed", "blocks/resid", "blocks/heads")
     said = []
-    for model in (golden(name), tvjax.load(GOLDEN / name)):
+    model = tvjax.load(GOLDEN / name, unroll=unroll)
+    assert model.config.unroll == unroll
+    for worth in (decoder.WORTH_PARTING, 0):
+        monkeypatch.setattr(decoder, "WORTH_PARTING", worth)
+        assert isinstance(decoder.apart(model.params)["blocks"], tuple) == (worth == 0)
         writes = [
             tvjax.add(
                 vectors_for(model, address, seed), layers=1 + seed % 3, positions="all", scale=0.5, address=address
@@ -88,9 +96,56 @@ def test_layers_apart_say_what_stacked_ones_say(name):
         ]
         options = {"max_new_tokens": STEPS, "edits": writes, "addresses": addresses}
         said.append(tvjax.generate(model, TOKENS["left"], **options))
+        model = dataclasses.replace(model)
     np.testing.assert_array_equal(said[0].ids_BN, said[1].ids_BN)
     for address in addresses:
         np.testing.assert_allclose(said[0].activations[address], said[1].activations[address], atol=1e-4)
+
+
+@pytest.mark.parametrize("chosen", [{}, {"layers": [3, 1, 3], "positions": "last"}, {"positions": [0, -1]}], ids=str)
+def test_short_prompts_read_layers_apart_and_long_ones_do_not(chosen, monkeypatch):
+    model = golden("gemma2")
+    write = tvjax.add(vectors_for(model, "blocks/resid"), layers=2, positions="last")
+    said = []
+    for worth, few in ((decoder.WORTH_PARTING, nn_model.FEW), (0, nn_model.FEW), (0, 3)):
+        monkeypatch.setattr(decoder, "WORTH_PARTING", worth)
+        monkeypatch.setattr(nn_model, "FEW", few)
+        model = dataclasses.replace(model)
+        assert isinstance(model.params_for(TOKENS["left"].ids_BT.size)["blocks"], tuple) == (worth == 0 and few > 3)
+        seen = tvjax.capture(model, TOKENS["left"], ["embed", "blocks/resid", "blocks/keys"], edits=write, **chosen)
+        said.append(seen | {"logits": tvjax.run(model, TOKENS["left"], edits=write)})
+    for other in said[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), said[0], other)
+
+
+def test_layers_apart_are_those_of_the_parameters_that_the_model_has_now(monkeypatch):
+    monkeypatch.setattr(decoder, "WORTH_PARTING", 0)
+    model = load_model(GOLDEN / "llama3")
+    assert model.parted is model.parted, "made once"
+    before = tvjax.run(model, TOKENS["left"])
+    model.params["blocks"]["up"]["kernel"] *= 2
+    assert np.abs(before - tvjax.run(model, TOKENS["left"])).max() > 1e-2
+
+
+def test_layers_apart_are_windows_on_the_stacked_ones(monkeypatch):
+    monkeypatch.setattr(decoder, "WORTH_PARTING", 0)
+    params = golden("llama3").params
+    blocks = decoder.apart(params)["blocks"]
+    assert len(blocks) == 3
+    for i, layer in enumerate(blocks):
+        jax.tree.map(lambda part, whole, i=i: np.testing.assert_array_equal(part, whole[i]), layer, params["blocks"])
+    kernel, stacked = blocks[1]["up"]["kernel"], params["blocks"]["up"]["kernel"]
+    assert kernel.unsafe_buffer_pointer() == stacked.unsafe_buffer_pointer() + kernel.nbytes, "a copy"
+
+
+def test_only_layers_that_can_be_seen_in_place_lie_apart(monkeypatch):
+    monkeypatch.setattr(decoder, "WORTH_PARTING", 0)
+    params = golden("llama3").params
+    spread = load_model(GOLDEN / "llama3", mesh=make_mesh(tensor=2)).params
+    odd = params | {"blocks": params["blocks"] | {"odd": jnp.zeros((3, 5))}}
+    for stacked in (spread, odd):
+        assert decoder.apart(stacked) is stacked
+    assert jax.jit(lambda p: decoder.apart(p)["blocks"])(params).keys() == params["blocks"].keys()
 
 
 def test_by_default_all_means_new_tokens_too_and_last_is_of_the_prompt():

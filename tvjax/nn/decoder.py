@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from tvjax.nn.attention import attention
@@ -30,6 +31,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
     "relu": nn.relu,
 }
+
+
+WORTH_PARTING = 2**25
+"""Bytes of the blocks' parameters from which on `apart` pays: what a cache holds is copied in no time."""
+ALIGNMENT = 64
+"""Bytes: where XLA's programs for a CPU want an array to begin."""
 
 
 Precision = Literal["highest", "high", "default"]
@@ -115,6 +122,10 @@ _NAMES = [field.name for field in dataclasses.fields(DecoderConfig)]
 FAMILY_FIELDS = tuple(_NAMES[_NAMES.index("unbiased") :])
 
 
+Stacked = Any
+"""One array with an axis of layers in front, or where layers lie apart, a tuple of an array a layer."""
+
+
 @struct.dataclass
 class Past:
     """What earlier positions left for later ones: ``keys``, ``values: [L, B, G, S, C]``, ``positions_BS``.
@@ -122,8 +133,8 @@ class Past:
     An entry whose position is `PADDING` is seen by nobody.
     """
 
-    keys: jax.Array
-    values: jax.Array
+    keys: Stacked
+    values: Stacked
     positions_BS: jax.Array
 
 
@@ -353,36 +364,58 @@ class Decoder(nn.Module):
         layers: tuple[Any, ...],
         h_BTD: jax.Array,
         windows: jax.Array | None,
-        past: tuple[jax.Array, jax.Array] | None,
+        past: tuple[Stacked, Stacked] | None,
         sight: _Sight,
     ) -> jax.Array:
-        """The blocks with parameters that are `apart`: read and written as ever, chosen layers (`asks`) are not."""
-        edits: Any = self.get_variable(WRITES, "blocks")
+        """The blocks with parameters that are `apart`: read and written as ever."""
+        edits, asks = (self.get_variable(name, "blocks") for name in (WRITES, ASKS))
+        kept: Any = self.get_variable(KEPT, "blocks")
+        mutable = [name for name in (READS, KEPT) if self.is_mutable_collection(name)]
         seen = []
         for i, params in enumerate(layers):
-            variables = {
-                "params": params,
-                **({} if edits is None else {WRITES: jax.tree.map(lambda a, i=i: a[i], edits)}),
+            given = {"params": params} | {
+                name: jax.tree.map(lambda a, i=i: a[i], tree)
+                for name, tree in ((WRITES, edits), (ASKS, asks))
+                if tree is not None
             }
-            window, before = jax.tree.map(lambda a, i=i: a[i], (windows, past))
-            block = Block(self.config, parent=None)
-            if self.is_mutable_collection(READS):
-                (h_BTD, _), found = block.apply(variables, h_BTD, window, before, sight, mutable=[READS])
-                seen.append(found[READS])
-            else:
-                h_BTD, _ = block.apply(variables, h_BTD, window, before, sight)
+            given |= {} if kept is None else {KEPT: kept}
+            window = None if windows is None else windows[i]
+            before = None if past is None else (past[0][i], past[1][i])
+            (h_BTD, _), found = Block(self.config, parent=None).apply(
+                given, h_BTD, window, before, sight, mutable=mutable
+            )
+            kept = found.get(KEPT, kept)
+            seen += [found[READS]] if READS in found else []
         if seen:
             self.put_variable(READS, "blocks", jax.tree.map(lambda *a: jnp.stack(a), *seen))
+        if kept is not None:
+            self.put_variable(KEPT, "blocks", kept)
         return h_BTD
 
 
 def apart(params: Any) -> Any:
-    """`params` with the blocks as a tuple of layers, not stacked: what decodes with them does not slice them anew.
+    """`params` with the blocks as a tuple of layers, each a window on the stacked arrays: nothing is copied.
 
-    A slice of stacked parameters is a copy, in every step. This is one copy of them all, made once.
+    What runs a layer of stacked parameters copies it out of them first, in every pass: half as much traffic again for a
+    single token. Outside of compiled programs, for what lies whole on one CPU; `params` as they are where that is not
+    so, where a layer would not begin where the compiler wants it to, and for blocks smaller than `WORTH_PARTING`.
     """
-    layers = jax.tree.leaves(params["blocks"])[0].shape[0]
-    return {**params, "blocks": tuple(jax.tree.map(lambda p, i=i: p[i], params["blocks"]) for i in range(layers))}
+    blocks = params["blocks"]
+    leaves = jax.tree.leaves(blocks)
+    if not all(map(_can_part, leaves)) or sum(leaf.nbytes for leaf in leaves) < WORTH_PARTING:
+        return params
+    host = jax.tree.map(np.asarray, blocks)
+    (device,) = leaves[0].devices()
+    windows = [jax.tree.map(lambda p, i=i: p[i], host) for i in range(len(leaves[0]))]
+    return {**params, "blocks": tuple(jax.device_put(windows, device, may_alias=True))}
+
+
+def _can_part(leaf: Any) -> bool:
+    """Whether each layer of a stacked parameter can be seen in place."""
+    if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, jax.Array) or len(leaf.devices()) != 1:
+        return False
+    (device,) = leaf.devices()
+    return device.platform == "cpu" and leaf.nbytes // len(leaf) % ALIGNMENT == 0
 
 
 def _sight(

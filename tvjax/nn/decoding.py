@@ -13,7 +13,7 @@ from flax import struct
 
 from tvjax.errors import reject
 from tvjax.nn import selection
-from tvjax.nn.decoder import PADDING, Decoder, Past, apart
+from tvjax.nn.decoder import PADDING, Decoder, Past, Stacked, apart
 from tvjax.nn.model import ADDRESSES, forward
 from tvjax.nn.show import brief
 from tvjax.nn.tokens import Tokens
@@ -49,11 +49,13 @@ def past_of(found: Mapping[str, jax.Array], positions_BT: jax.Array, room: int =
 
 def _extended(past: Past, found: Mapping[str, jax.Array], slot: jax.Array, position_B: jax.Array) -> Past:
     """`past` with one more token, written at `slot`."""
-    zero = jnp.zeros((), slot.dtype)
-    keys, values = (
-        jax.lax.dynamic_update_slice(old, found[name].swapaxes(2, 3), (zero, zero, zero, slot, zero))
-        for old, name in zip((past.keys, past.values), CACHE, strict=True)
-    )
+
+    def longer(old: Stacked, new: jax.Array) -> Stacked:
+        if isinstance(old, tuple):
+            return tuple(map(longer, old, new))
+        return jax.lax.dynamic_update_slice_in_dim(old, new.swapaxes(-3, -2), slot, axis=-2)
+
+    keys, values = (longer(old, found[name]) for old, name in zip((past.keys, past.values), CACHE, strict=True))
     return Past(keys, values, past.positions_BS.at[:, slot].set(position_B))
 
 
@@ -172,6 +174,7 @@ def generate(
     tokens: Tokens,
     max_new_tokens: int,
     *,
+    step_params: Any = None,
     prompt_edits: Any = None,
     step_edits: Any = None,
     addresses: Sequence[str] = (),
@@ -185,10 +188,12 @@ def generate(
     prompt_edits: a tree for the whole prompts ``[B, T]``; step_edits: one for a single new token ``[B, 1]``. A token is
     read from the state before it, so an edit of the prompt's last position acts on the first new token. One program
     for each shape; it ends when every prompt has come to a stop token. What is sampled for a prompt depends on its own
-    tokens and the key (`prompt_keys`).
+    tokens and the key (`prompt_keys`). step_params: `params` as new tokens read them, by default `apart`.
     """
     static = (decoder, max_new_tokens, selection.addresses(addresses, ADDRESSES), tuple(stop), top_k)
-    return _generate(*static, params, tokens, prompt_edits, step_edits, key, jnp.asarray(temperature, jnp.float32))
+    step_params = apart(params) if step_params is None else step_params
+    heat = jnp.asarray(temperature, jnp.float32)
+    return _generate(*static, params, step_params, tokens, prompt_edits, step_edits, key, heat)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
@@ -199,6 +204,7 @@ def _generate(
     stop: tuple[int, ...],
     top_k: int,
     params: Any,
+    step_params: Any,
     tokens: Tokens,
     prompt_edits: Any,
     step_edits: Any,
@@ -227,17 +233,18 @@ def _generate(
     first_B = choose(out[:, 0], 0)
     ended = jnp.isin(first_B, jnp.array(stop)) if stop else jnp.zeros(batch, bool)
     ids_BN = jnp.zeros((batch, count), jnp.int32).at[:, 0].set(first_B)
+    past = past_of(found, tokens.positions_BT, count - 1)
+    if isinstance(step_params["blocks"], tuple):
+        past = past.replace(keys=tuple(past.keys), values=tuple(past.values))
     start = (
         jnp.asarray(1),
         first_B,
         ended,
         jnp.ones(batch, jnp.int32),
         ids_BN,
-        past_of(found, tokens.positions_BT, count - 1),
+        past,
         {name: _last_of(name, found[name], last_B1, count - 1) for name in addresses},
     )
-
-    params = apart(params) if decoder.config.unroll == 0 else params
 
     def going(state: tuple) -> jax.Array:
         """Whether there is a token to make for any prompt."""
@@ -249,7 +256,7 @@ def _generate(
         position_B = next_B + n - 1
         out, found = forward(
             decoder,
-            params,
+            step_params,
             token_B[:, None],
             edits=step_edits,
             addresses=tuple(dict.fromkeys(addresses + CACHE)),

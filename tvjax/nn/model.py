@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from tvjax.nn import selection
-from tvjax.nn.decoder import Decoder, DecoderConfig, Past
+from tvjax.nn.decoder import Decoder, DecoderConfig, Past, apart
 from tvjax.nn.taps import ASKS, KEPT, READS, WRITES, Ask
 
 ADDRESSES = (
@@ -23,6 +23,10 @@ ADDRESSES = (
     "blocks/keys",
     "blocks/values",
 )
+
+FEW = 64
+"""Tokens up to which a pass of a large model takes about as long as its parameters are read: only there `apart` pays,
+which compiles longer."""
 
 
 @struct.dataclass
@@ -36,6 +40,18 @@ class Model:
     @property
     def decoder(self) -> Decoder:
         return Decoder(self.config)
+
+    @property
+    def parted(self) -> Any:
+        """`params` with the layers `apart`, where they can be: made once, for as long as the parameters are these."""
+        leaves, held = jax.tree.leaves(self.params), self.__dict__.get("_parted")
+        if held is None or list(map(id, held[0])) != list(map(id, leaves)):
+            held = self.__dict__["_parted"] = (leaves, apart(self.params))
+        return held[1]
+
+    def params_for(self, tokens: int) -> Any:
+        """The parameters as a pass over so many tokens reads them fastest."""
+        return self.parted if tokens <= FEW else self.params
 
     def __repr__(self) -> str:
         c, source = self.config, self.source

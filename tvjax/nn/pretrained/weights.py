@@ -7,6 +7,7 @@ into its layer's entry of the stacked array, which lies sharded as the mesh says
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,11 +21,11 @@ from jax.sharding import Mesh
 
 from tvjax.errors import UserError, reject, warn
 from tvjax.files import read_json
-from tvjax.nn.decoder import Decoder, DecoderConfig
+from tvjax.nn.decoder import ALIGNMENT, Decoder, DecoderConfig
 from tvjax.nn.pretrained.families import FAMILIES, Family, describe, read_config
 from tvjax.nn.pretrained.folder import CONFIG, FOLDER, Folder, inside, write_model
 from tvjax.nn.pretrained.forms import Form
-from tvjax.parallel.mesh import path_of, shardings
+from tvjax.parallel.mesh import on_cpu, path_of, shardings
 
 # Buffers that some versions wrote and no version reads.
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
@@ -66,6 +67,14 @@ def _set_layer(stack: jax.Array, layer: jax.Array, value: jax.Array) -> jax.Arra
     return stack.at[layer].set(value)
 
 
+def _room(shape: tuple[int, ...], kind: np.dtype[Any]) -> np.ndarray:
+    """An array to fill, which begins where XLA wants one to: so it becomes a parameter without being copied."""
+    size = math.prod(shape) * kind.itemsize
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size].view(kind).reshape(shape)
+
+
 class Tensors(Protocol):
     """Tensors by their names in a Hugging Face folder. Nothing is read before it is asked for."""
 
@@ -102,9 +111,10 @@ def load_tensors(
     """The parameters of `config`, sharded over `mesh` by the rules, and the config as they are: `values` describes it.
 
     dtype: of parameters and activations; by default the narrowest that holds every tensor that is read as it is, with a
-    warning where `values` names another (transformers would convert to that one). `how` sets unroll and remat. A
-    readout of its own is kept, with a warning, where `values` ties it to an embedding that differs. Raises `UserError`
-    where the tensors are not those of `config`.
+    warning where `values` names another (transformers would convert to that one). `how` sets remat, and unroll: 1
+    by default, so that no pass cuts all layers of a large model out of the stacked ones. A readout of its own is kept,
+    with a warning, where `values` ties it to an embedding that differs. Raises `UserError` where the tensors are not
+    those of `config`.
     """
     family = _as_named(FAMILIES[values["model_type"]], tensors)
     config, abstract, plan, names = _choose(tensors, family, config)
@@ -118,16 +128,22 @@ def load_tensors(
                 )
     if dtype not in DTYPES.values():
         raise reject("dtype", dtype, ", ".join(DTYPES.values()))
-    config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype, **how)
+    config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype, **({"unroll": 1} | how))
     if not 0 <= config.unroll <= config.num_layers:
         raise reject("unroll", config.unroll, f"0 (all layers) to {config.num_layers}")
     leaves = _flat(abstract)
     places = {} if mesh is None else _flat(shardings(mesh, abstract, members=False))
     kind = _kind(dtype)
-    made: dict[str, jax.Array] = {}
+    made: dict[str, Any] = {}
+    here = mesh is None and on_cpu()
     for name, form, paths, layer, shapes in plan:
         parts = form.split(tensors.read(names[name]), shapes, config)
         for target, part in zip(paths, parts, strict=True):
+            if here:
+                if target not in made:
+                    made[target] = _room(leaves[target].shape, kind)
+                made[target][... if layer is None else layer] = part
+                continue
             part = np.ascontiguousarray(part.astype(kind, copy=False))
             if layer is None:
                 made[target] = jax.device_put(part, places.get(target))
@@ -135,6 +151,8 @@ def load_tensors(
             if target not in made:
                 made[target] = jnp.zeros(leaves[target].shape, kind, device=places.get(target))
             made[target] = _set_layer(made[target], jnp.asarray(layer), part)
+    if here:
+        made = {target: jax.device_put(array, may_alias=True) for target, array in made.items()}
     params = jax.tree_util.tree_map_with_path(lambda keys, _: made[path_of(keys)], abstract)
     return config, params
 
