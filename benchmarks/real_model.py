@@ -129,13 +129,14 @@ def torch_side(folder: str, work: str) -> Callable[[], np.ndarray]:
 
 
 def tvjax_side(folder: str, work: str) -> Callable[[], np.ndarray]:
+    import jax
     import jax.numpy as jnp
 
     import tvjax
     from tvjax.nn.answers import Questions
     from tvjax.nn.tokens import pad
     from tvjax.parallel.batches import Batches
-    from tvjax.vectors.function_vectors import indirect_effects
+    from tvjax.vectors.above import head_effects
 
     model = tvjax.load(folder, dtype="float32")
     c = model.config
@@ -153,9 +154,10 @@ def tvjax_side(folder: str, work: str) -> Callable[[], np.ndarray]:
     q = Questions(pad(ids.tolist(), side="right"), jnp.full(batch, length - 1), none, one)
     mean_LHC = jnp.asarray(vectors[:-1, 0].reshape(c.num_layers, c.num_heads, c.channels))
     batches = Batches(1.0, 64)  # as configs/task_vectors_hf.py has it
+    effects = jax.jit(head_effects, static_argnums=0)
 
     def heads() -> np.ndarray:
-        effects_LH = indirect_effects(model.decoder, model.params, q, mean_LHC, batches)
+        effects_LH = np.asarray(batches(effects, (model.decoder,), (model.params, mean_LHC), q)).mean(0)
         return np.stack([effects_LH[i, i % c.num_heads] for i in range(TIMED_PASSES - 1)])
 
     return heads

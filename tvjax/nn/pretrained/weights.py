@@ -87,11 +87,12 @@ class Tensors(Protocol):
     def same(self, first: str, second: str) -> bool: ...
 
 
-def load_folder(path: Path, **how: Any) -> tuple[DecoderConfig, Any, dict[str, Any]]:
+def load_folder(path: str | Path, **how: Any) -> tuple[DecoderConfig, Any, dict[str, Any]]:
     """The config, the parameters and config.json of a Hugging Face folder; `how` is that of `load_tensors`.
 
     Raises `UserError` for a folder that is not whole, or a model that is not implemented.
     """
+    path = Path(path)
     values = read_json(inside(path, CONFIG), FOLDER)
     if values.get("transformers_weights") is not None:
         raise reject(f"{path / CONFIG}: transformers_weights", values["transformers_weights"], "none")
