@@ -368,7 +368,8 @@ class Decoder(nn.Module):
         sight: _Sight,
     ) -> jax.Array:
         """The blocks with parameters that are `apart`: read and written as ever."""
-        edits, asks = (self.get_variable(name, "blocks") for name in (WRITES, ASKS))
+        edits: Any = self.get_variable(WRITES, "blocks")
+        asks: Any = self.get_variable(ASKS, "blocks")
         kept: Any = self.get_variable(KEPT, "blocks")
         mutable = [name for name in (READS, KEPT) if self.is_mutable_collection(name)]
         seen = []

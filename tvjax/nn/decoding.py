@@ -235,7 +235,7 @@ def _generate(
     ids_BN = jnp.zeros((batch, count), jnp.int32).at[:, 0].set(first_B)
     past = past_of(found, tokens.positions_BT, count - 1)
     if isinstance(step_params["blocks"], tuple):
-        past = past.replace(keys=tuple(past.keys), values=tuple(past.values))
+        past = Past(tuple(past.keys), tuple(past.values), past.positions_BS)
     start = (
         jnp.asarray(1),
         first_B,

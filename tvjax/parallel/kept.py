@@ -25,7 +25,8 @@ def keep_programs() -> None:
     Nothing changes where the user has chosen a place (``JAX_COMPILATION_CACHE_DIR``) or wants none
     (``JAX_ENABLE_COMPILATION_CACHE=false``), and where that folder cannot be written.
     """
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    chosen = jax.config.values
+    if chosen["jax_compilation_cache_dir"] is not None or not chosen["jax_enable_compilation_cache"]:
         return
     try:
         # A program holds instructions of the processor that it was compiled on, and a home may be of many machines.
