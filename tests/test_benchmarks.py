@@ -61,3 +61,30 @@ def test_the_tally_of_killed_runs_is_kept():
     tally = json.loads(done.stdout.splitlines()[-1])
     assert tally["bit_identical"], done.stdout
     assert tally["kills"] == 2 and tally["steps_lost_at_most"] <= tally["checkpoint_interval"]
+
+
+@pytest.mark.slow
+def test_a_real_model_is_timed_beside_transformers(tmp_path):
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+    config = transformers.LlamaConfig(vocab_size=96, hidden_size=16, intermediate_size=24, **sizes)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    command = [sys.executable, FOLDER / "real_model.py", f"--model={tmp_path}", "--rounds=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    works = (
+        "forward-1x16",
+        "forward-8x128",
+        "generate-1x16",
+        "generate-8x16",
+        "sweep-64x8",
+        "sweep-16x64",
+        "heads-25x64",
+    )
+    for work in works:
+        assert f"speed of tvjax / torch, {work}: " in done.stdout
+    differences = re.findall(r"largest difference between the sides (\S+)", done.stdout)
+    assert len(differences) == 5 and all(float(value) < 1e-3 for value in differences), done.stdout
+    assert done.stdout.count("100% of the tokens are the same on both sides") == 2
+    assert done.stdout.count("resident memory / parameters") == 2 and done.stdout.count("of a later process") == 4
