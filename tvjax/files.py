@@ -27,6 +27,11 @@ def user_path(path: str | os.PathLike[str], field: str = "path") -> Path:
     return Path(found)
 
 
+def user_cache() -> Path:
+    """What is kept for the user between processes: ``tvjax`` in the cache folder (``XDG_CACHE_HOME``, or ~/.cache)."""
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "tvjax"
+
+
 def nearest_beside(path: Path) -> str:
     """``; did you mean 'PATH'?`` where the folder of `path` has something of a like name; "" elsewhere."""
     try:

@@ -17,8 +17,9 @@ import pytest
 import tvjax
 from tests.nn.golden import GOLDEN
 from tvjax.errors import UserError
+from tvjax.files import user_cache
 from tvjax.nn.pretrained import sources
-from tvjax.nn.pretrained.sources import cache, find
+from tvjax.nn.pretrained.sources import find
 
 CONTENT = b"GGUF and what follows" * 1000
 MEMBER = "llm_tiny/model.gguf"
@@ -48,7 +49,7 @@ def shop(tmp_path, monkeypatch):
 
 
 def kept():
-    return sorted(path.name for path in cache().iterdir()) if cache().is_dir() else []
+    return sorted(path.name for path in user_cache().iterdir()) if user_cache().is_dir() else []
 
 
 class TestByPip:
@@ -56,7 +57,7 @@ class TestByPip:
         make_wheel(shop)
         place = find("tiny")
         assert place.read_bytes() == CONTENT
-        assert place.parent == cache()
+        assert place.parent == user_cache()
         assert kept() == [place.name]
         assert "fetching tiny: llm-tiny 1.0" in capsys.readouterr().err
         (shop / "llm_tiny-1.0-py3-none-any.whl").unlink()
@@ -105,7 +106,7 @@ class TestByPip:
 
     def test_a_cache_that_is_a_file_is_one_line(self, shop):
         make_wheel(shop)
-        cache().write_text("")
+        user_cache().write_text("")
         with pytest.raises(UserError, match=r"tiny cannot be kept in "):
             find("tiny")
 

@@ -13,7 +13,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from tvjax.errors import UserError
-from tvjax.files import user_path
+from tvjax.files import user_cache
 
 LIMIT = 2**30
 """Bytes that may stay: beyond them the oldest programs go."""
@@ -30,7 +30,7 @@ def keep_programs() -> None:
         return
     try:
         # A program holds instructions of the processor that it was compiled on, and a home may be of many machines.
-        folder = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "tvjax" / f"programs-{_processor()}"
+        folder = user_cache() / f"programs-{_processor()}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _shrink(folder, LIMIT)
     except (OSError, UserError):

