@@ -12,31 +12,27 @@ from tvjax.vectors import edits
 from tvjax.vectors.tvp import STREAM, stream_at
 
 
-def last_states(decoder: Decoder, params: Any, tokens: Tokens) -> jax.Array:
-    """h^0..h^L at each prompt's last token, ``[B, L+1, D]``; nothing else is stored."""
-    _, found = forward(
+def _read(decoder: Decoder, params: Any, tokens: Tokens, addresses: tuple[str, ...]) -> dict[str, jax.Array]:
+    """What stands at `addresses` at each prompt's last token, ``[layers, B, 1, ...]``; nothing else is stored."""
+    return forward(
         decoder,
         params,
         tokens.ids_BT,
-        addresses=STREAM,
+        addresses=addresses,
         read_BN=tokens.last_B[:, None],
         at=slice(0, 1),
         positions_BT=tokens.positions_BT,
-    )
-    return stream_at(found, slice(None))[:, :, 0].swapaxes(0, 1)
+    )[1]
+
+
+def last_states(decoder: Decoder, params: Any, tokens: Tokens) -> jax.Array:
+    """h^0..h^L at each prompt's last token, ``[B, L+1, D]``."""
+    return stream_at(_read(decoder, params, tokens, STREAM), slice(None))[:, :, 0].swapaxes(0, 1)
 
 
 def last_states_and_heads(decoder: Decoder, params: Any, tokens: Tokens) -> dict[str, jax.Array]:
     """At each prompt's last token: "states" h^0..h^L ``[B, L+1, D]``, "heads", what each writes ``[B, L, H, C]``."""
-    _, found = forward(
-        decoder,
-        params,
-        tokens.ids_BT,
-        addresses=(*STREAM, edits.HEADS),
-        read_BN=tokens.last_B[:, None],
-        at=slice(0, 1),
-        positions_BT=tokens.positions_BT,
-    )
+    found = _read(decoder, params, tokens, (*STREAM, edits.HEADS))
     read = {"states": stream_at(found, slice(None)), "heads": found[edits.HEADS]}
     return {name: a[:, :, 0].swapaxes(0, 1) for name, a in read.items()}
 
@@ -46,16 +42,9 @@ ADDED = ("attn_out", "mlp_out")
 
 def last_outputs(decoder: Decoder, params: Any, tokens: Tokens) -> jax.Array:
     """What attention and the MLP of each layer add to the stream at each prompt's last token: ``[B, 2, L, D]``."""
-    _, found = forward(
-        decoder,
-        params,
-        tokens.ids_BT,
-        addresses=tuple(f"blocks/{name}" for name in ADDED),
-        read_BN=tokens.last_B[:, None],
-        at=slice(0, 1),
-        positions_BT=tokens.positions_BT,
-    )
-    return jnp.stack([found[f"blocks/{name}"][:, :, 0].swapaxes(0, 1) for name in ADDED], axis=1)
+    addresses = tuple(f"blocks/{name}" for name in ADDED)
+    found = _read(decoder, params, tokens, addresses)
+    return jnp.stack([found[address][:, :, 0].swapaxes(0, 1) for address in addresses], axis=1)
 
 
 def at_last(decoder: Decoder, vectors: jax.Array, layer: Any, last_B: jax.Array, length: int, keep: Any = 0.0) -> Any:
