@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import TINY, changed, quiet
 from tests.experiments.test_configs import read, sources
 from tests.parallel.test_sharding import atv_trainer
+from tvjax.errors import UserError
 from tvjax.experiments import planned, tvp
 from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.parallel.hardware import CHIPS
@@ -18,8 +19,10 @@ from tvjax.train.plan import make_plan
 
 pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install 'tvjax[tpu]'")
 
+UNTRAINED = "task_vectors_hf.py:smollm2"
+"""It trains nothing, and so has no program to plan; ":small" has that of its model."""
 FOUND = list(sources())
-SOURCES = [one for one in FOUND if not any(other.startswith(one + ":") for other in FOUND)]
+SOURCES = [one for one in FOUND if one != UNTRAINED and not any(other.startswith(one + ":") for other in FOUND)]
 """Without those that are one of their arguments, by default."""
 BEFORE_A_RELEASE = (
     *("atv_tvp.py:", "tvp_garg.py:", "tvp_ginc.py:small", "tvp_regbench.py:small", "emergence.py:token_offset"),
@@ -66,6 +69,12 @@ def test_it_compiles_for_a_tpu(source, tmp_path, quickly):
     for program in (found["step"], found["evaluation"]):
         assert program["callbacks"] == () and sum(program["flops"].values()) > 1e6
         assert "unknown" not in {one["axes"] for one in program["collectives"]}
+
+
+def test_where_nothing_is_trained_there_is_nothing_to_plan(tmp_path):
+    assert UNTRAINED in FOUND
+    with pytest.raises(UserError, match=r"config.model.path: given 'smollm2'; .*nothing is trained"):
+        planned.plan({**read(UNTRAINED), "plan": {"hardware": "tpu-v5e"}}, tmp_path, quiet)
 
 
 def described(count, name="tpu-v5p"):
