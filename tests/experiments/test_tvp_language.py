@@ -15,11 +15,14 @@ from tests.conftest import changed, quiet
 from tests.runs import Runs, logged, past
 from tvjax.errors import UserError
 from tvjax.experiments import tvp_language
+from tvjax.experiments import tvp_language_measures as measures
 from tvjax.experiments.bench import Bench
-from tvjax.experiments.text_prompts import answer_scores, ask, draw_pairs
+from tvjax.experiments.text_prompts import answer_scores, ask, draw_pairs, draw_prompts, longest
+from tvjax.experiments.text_shifts import SHIFTS, shifted
 from tvjax.experiments.tvp_language_settings import TVPLanguageSettings
 from tvjax.report import language, summary_table, write_report
 from tvjax.tasks.suite import suite
+from tvjax.tasks.text import Template
 from tvjax.vectors.origin import fingerprint
 from tvjax.vectors.store import load_vectors
 
@@ -113,7 +116,7 @@ class TestLoss:
     def test_it_is_what_plain_prompts_one_by_one_give(self, config, model, layer, choice):
         experiment = experiment_of(changed(config, tvp=choice), model)
         data, key, batch, width = experiment.data(), jax.random.key(5), 3, experiment.arrays["query"].shape[1]
-        found = experiment.scores(model.params, data, key, batch, jnp.array(layer), moved=True)
+        found = experiment.scores(model.params, data, key, batch, jnp.array(layer), "vector")
         prompt_key, pair_key = jax.random.split(key)
         task_B, prompts = experiment.draw(data, prompt_key, batch)
         chosen = choice.get("demonstrations", (1, 2, 3))
@@ -141,6 +144,38 @@ class TestLoss:
             atol=1e-5,
         )
 
+    def test_the_control_asks_the_same_pairs_behind_the_same_demonstrations(self, config, model):
+        experiment = experiment_of(config, model)
+        data, key, width = experiment.data(), jax.random.key(5), experiment.arrays["query"].shape[1]
+        found = experiment.scores(model.params, data, key, 3, jnp.array(1), "demonstrations")
+        prompt_key, pair_key = jax.random.split(key)
+        task_B, prompts = experiment.draw(data, prompt_key, 3)
+        fresh = draw_pairs(data, pair_key, task_B, K, behind=True)
+        alone = draw_pairs(data, pair_key, task_B, K)
+        for b, prompt in enumerate(prompts):
+            for place, count in enumerate((1, 2, 3)):
+                pair = fresh[b, place]
+                same = [model.source.tokenizer.decode(tokens(p)).strip() for p in (pair, alone[b, place])]
+                assert same[0] == same[1], "the TVP-loss would ask another pair"
+                query = np.concatenate([tokens(prompt[:count]), tokens(pair[:width])])
+                expected = plain_risk(model, query, tokens(pair[width:]))
+                np.testing.assert_allclose(found["query_risk"][b, place], expected, rtol=1e-4, atol=1e-5)
+        bare = experiment.scores(model.params, data, key, 3, jnp.array(1))
+        np.testing.assert_allclose(found["icl_risk"], bare["icl_risk"], rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("pairs", [1, 2, K + 1])
+    def test_prompts_have_room_for_the_longest_and_no_more(self, config, model, pairs):
+        experiment = experiment_of(config, model)
+        arrays, most = experiment.arrays, longest(experiment.arrays, pairs)
+        drawn = [draw_prompts(experiment.data(), jax.random.key(n), 64, pairs, 40)[1] for n in range(20)]
+        lengths = [(np.asarray(prompts) >= 0).sum((1, 2)).max() for prompts in drawn]
+        assert max(lengths) <= most <= max(lengths) + pairs
+        for prompts in drawn[:3]:
+            asked = ask(prompts, arrays)
+            for b, prompt in enumerate(np.asarray(prompts)):
+                real = prompt[prompt >= 0]
+                np.testing.assert_array_equal(asked.ids_BT[b, : len(real)], real[: asked.ids_BT.shape[1]])
+
     def test_fresh_pairs_are_of_the_prompts_task(self, config, model):
         experiment = experiment_of(config, model)
         data, width = experiment.data(), experiment.arrays["query"].shape[1]
@@ -167,7 +202,7 @@ class TestLoss:
         experiment = experiment_of(changed(config, tvp__gradient=flows), model)
         data, (prompt_key, pair_key) = experiment.data(), jax.random.split(jax.random.key(2))
         task_B, prompts = experiment.draw(data, prompt_key, 4)
-        asked = ask(prompts, experiment.arrays["query"].shape[1])
+        asked = ask(prompts, experiment.arrays)
         _, theta = answer_scores(experiment.decoder, model.params, asked, layers=(1, 2))
 
         def loss(theta):
@@ -218,7 +253,7 @@ class TestSummary:
             ("tvp", "base"),
         ]
         for m in summary["members"]:
-            assert set(m["accuracy"]) == set(tvp_language.KINDS)
+            assert set(m["accuracy"]) == set(measures.ASKED)
             for kind, values in m["accuracy"].items():
                 assert tuple(values) == TRAIN + HELDOUT
                 for group, names in summary["tasks"].items():
@@ -236,7 +271,7 @@ class TestSummary:
         seen = set()
         for d in ran[1]["differences"]:
             for group in ("train", "heldout"):
-                for kind in tvp_language.KINDS:
+                for kind in measures.kinds_of(members["base"]["train"]):
                     gap = members[d["of"]][group][kind] - members[d["minus"]][group][kind]
                     assert d[group][kind] == pytest.approx(gap, abs=1e-9)
                     assert d[group][f"{kind}_ci"][0] - 1e-9 <= gap <= d[group][f"{kind}_ci"][1] + 1e-9
@@ -293,11 +328,140 @@ class TestRun:
         runs = Runs("tvp_language", config, tmp_path)
         assert runs.finish(runs.whole) == (0, "")
         assert runs.stop(tmp_path / "stopped", past(10), signal.SIGTERM)[0] == 143
-        assert not (tmp_path / "stopped" / "eval").exists()
+        assert not (tmp_path / "stopped" / "eval" / "summary.json").exists()
         assert runs.finish(tmp_path / "stopped") == (0, "")
         assert logged(tmp_path / "stopped") == logged(runs.whole)
         text = (runs.whole / "eval" / "summary.json").read_bytes()
         assert (tmp_path / "stopped" / "eval" / "summary.json").read_bytes() == text
+
+
+@pytest.fixture(scope="module")
+def seeds(config, tmp_path_factory):
+    """Two seeds of three arms, one member after another."""
+    rows = [(f"{a}_{seed}", seed, w, source) for seed in (0, 1) for a, w, source in ARMS]
+    names, seed, weight, source = zip(*rows, strict=True)
+    population = {"name": names, "seed": seed, "tvp_weight": weight, "answered_from": source, "prescribed_layer": (2,)}
+    several = changed(config, population=config["population"] | population, train__at_once=1, train__export=("tvp_1",))
+    folder = tmp_path_factory.mktemp("seeds") / "run"
+    return several, folder, tvp_language.run(several, folder, "train", quiet)
+
+
+ARMS = (("icl", 0.0, "vector"), ("tvp", 1.0, "vector"), ("control", 1.0, "demonstrations"))
+
+
+@pytest.mark.slow
+class TestOneAfterAnother:
+    def test_a_member_is_what_it_is_beside_others(self, ran, seeds):
+        """Of seed 0 and layer 2, in the run of two members that train side by side."""
+        beside = next(m for m in ran[1]["members"] if m["name"] == "tvp")
+        alone = next(m for m in seeds[2]["members"] if m["name"] == "tvp_0")
+        rows = [row for row in logged(ran[0]) if row["member"] == "tvp"]
+        for row, other in zip(rows, logged(seeds[1] / "parts" / "tvp_0"), strict=True):
+            np.testing.assert_allclose(row["eval_tvp_risk"], other["eval_tvp_risk"], rtol=1e-3)
+        for kind in measures.ASKED:
+            for task, value in beside["accuracy"][kind].items():
+                assert abs(value - alone["accuracy"][kind][task]) < 0.2
+
+    def test_arms_are_means_over_seeds(self, seeds):
+        summary = seeds[2]
+        members = {m["name"]: m for m in summary["members"]}
+        assert [(arm["name"], arm["members"]) for arm in summary["arms"]] == [
+            ("base", ["base"]),
+            *((name, [f"{name}_0", f"{name}_1"]) for name, _, _ in ARMS),
+        ]
+        for arm in summary["arms"][1:]:
+            for kind in (*measures.ASKED, *measures.GAINS, *SHIFTS):
+                each = [members[name]["means"]["train"][kind] for name in arm["members"]]
+                mean, (low, high) = arm["means"]["train"][kind], arm["means"]["train"][f"{kind}_ci"]
+                assert mean == pytest.approx(np.mean(each))
+                # Student's t of two: 6.314 halves of their distance.
+                assert high - low == pytest.approx(6.3138 * abs(each[0] - each[1]), rel=1e-3, abs=1e-9)
+
+    def test_differences_are_paired_by_seed(self, seeds):
+        members = {m["name"]: m["means"]["heldout"] for m in seeds[2]["members"]}
+        found = {(d["of"], d["minus"]): d for d in seeds[2]["differences"]}
+        assert set(found) == {("tvp", "icl"), ("tvp", "control"), *((name, "base") for name, _, _ in ARMS)}
+        for (of, minus), d in found.items():
+            less = [members["base" if minus == "base" else f"{minus}_{seed}"]["few_shot"] for seed in (0, 1)]
+            gaps = [members[f"{of}_{seed}"]["few_shot"] - less[seed] for seed in (0, 1)]
+            assert d["heldout"]["few_shot"] == pytest.approx(np.mean(gaps), abs=1e-9)
+
+    def test_gains_are_what_their_names_say(self, seeds):
+        for m in seeds[2]["members"]:
+            for group in ("train", "heldout"):
+                e = m["means"][group]
+                assert e["over_zero_shot"] == pytest.approx(e["single_vector"] - e["zero_shot"])
+                assert e["over_half"] == pytest.approx(e["single_vector"] - e["few_shot"] / 2)
+
+    def test_what_was_asked_is_not_asked_again(self, seeds, tmp_path, monkeypatch):
+        shutil.copytree(seeds[1], tmp_path / "run")
+        for name in ("tvp_1", "control_1"):
+            (tmp_path / "run" / "eval" / "members" / f"{name}.json").unlink()
+            shutil.rmtree(tmp_path / "run" / "parts" / name)
+        asked = []
+        measure = measures.measured
+        monkeypatch.setattr(measures, "measured", lambda *a, **k: asked.append(a[1]) or measure(*a, **k))
+        again = tvp_language.run(seeds[0], tmp_path / "run", "train", quiet)
+        assert again == seeds[2] and asked == [2, 2]
+
+    def test_an_exported_member_is_the_model_that_was_asked(self, seeds):
+        model = tvjax.load(seeds[1] / "models" / "tvp_1")
+        _, about = load_vectors(seeds[1] / "vectors" / "tvp_1.safetensors")
+        assert fingerprint(model.params) == about["model"]
+        assert [path.name for path in (seeds[1] / "models").iterdir()] == ["tvp_1"]
+        assert not list(seeds[1].rglob("checkpoints")), "nothing large stays of members that were asked"
+
+    def test_the_page_shows_arms(self, seeds):
+        page, text = write_report(seeds[1]).read_text(), summary_table(seeds[2])
+        for arm in seeds[2]["arms"]:
+            low, high = arm["means"]["heldout"]["vector_ci"]
+            said = f"{arm['means']['heldout']['vector']:.2f} [{low:.2f}, {high:.2f}]"
+            assert said in text and said.replace(" [", " <small>[") in page
+        assert "tvp_1" not in text and "2 seeds" in page
+
+    @pytest.mark.parametrize("kept", ["{", "{}", '{"right": {"zero_shot": 3}, "model": "", "best_layer": {}}'])
+    def test_answers_that_no_run_wrote_are_named(self, seeds, tmp_path, kept):
+        shutil.copytree(seeds[1], tmp_path / "run")
+        path = tmp_path / "run" / "eval" / "members" / "icl_0.json"
+        path.write_text(kept)
+        with pytest.raises(UserError, match=r"icl_0\.json: not "):
+            tvp_language.run(seeds[0], tmp_path / "run", "train", quiet)
+
+
+@pytest.mark.slow
+class TestShifts:
+    def test_prompts_are_shifted_as_they_say(self, config, model):
+        s = TVPLanguageSettings.from_config(config)
+        bench = Bench(model, s.vectors, s.template, {n: suite()[n] for n in ("uppercase", "double")})
+        known, other = dict(suite()["double"].pairs), Template("in ", " out", ";")
+        asked = bench.sample("double", "test")
+        found = shifted(bench, "double", asked, other)
+        assert set(found) == set(SHIFTS)
+        plain = bench.few_shot("double", asked)
+        for number, (x, y) in enumerate(asked):
+            shown = [line.split(" -> ") for line in plain[number].split("\n")[:-1]]
+            assert all(known[a] == b for a, b in shown) and len(shown) == K
+            shuffled = [line.split(" -> ") for line in found["shuffled_shot"][0][number].split("\n")[:-1]]
+            assert sorted(b for _, b in shuffled) == sorted(known[a] for a, _ in shuffled) and len(shuffled) == K
+            expected = "".join(f"in {a} out {b};" for a, b in shown) + f"in {x} out"
+            assert found["template_shot"][0][number] == expected
+            more = [line.split(" -> ") for line in found["more_shot"][0][number].split("\n")[:-1]]
+            assert len({a for a, _ in more}) == 2 * K and all(known[a] == b for a, b in more)
+            *joined, query = found["joined_shot"][0][number].split("\n")
+            following = asked[(number + 1) % len(asked)]
+            assert query == f"{x}, {following[0]} ->" and found["joined_shot"][1][number] == (f"{y}, {following[1]}",)
+            for line in joined:
+                both, answers = (side.split(", ") for side in line.split(" -> "))
+                assert len(both) == 2 and [known[a] for a in both] == answers
+            assert len(joined) == K
+
+    def test_a_task_of_few_inputs_shows_those_that_it_has(self, config, model):
+        s = TVPLanguageSettings.from_config(changed(config, train__demonstrations=12))
+        bench = Bench(model, s.vectors, s.template, {"uppercase": suite()["uppercase"]})
+        found = shifted(bench, "uppercase", bench.sample("uppercase", "test"), Template())
+        have = len(suite()["uppercase"].split("train"))
+        assert {prompt.count("\n") for prompt in found["more_shot"][0]} == {have}
+        assert {prompt.count("\n") for prompt in found["joined_shot"][0]} == {have // 2}
 
 
 @pytest.mark.slow
@@ -374,6 +538,19 @@ ROWS = {
     "too many demonstrations": ({"train__demonstrations": 30}, "config.data.tasks", "31 or more"),
     "no prompts": ({"evaluation__training_prompts": 0}, "config.evaluation.training_prompts", "1 or more"),
     "more single than prompts": ({"evaluation__single": 7}, "config.evaluation.single", "7", "1 to", "6"),
+    "two sources side by side": (
+        {
+            "population__name": ("tvp", "control"),
+            "population__answered_from": ("vector", "demonstrations"),
+            "population__tvp_weight": (1.0, 1.0),
+        },
+        "config.population.answered_from",
+        "at_once = 1",
+    ),
+    "an unknown source": ({"population__answered_from": ("x",)}, "config.population.answered_from[0]", "'x'", "vector"),
+    "a control for all": ({"tvp__answered_from": "demonstrations"}, "config.tvp.answered_from", "no such field"),
+    "an export of none": ({"train__export": ("tpv",)}, "config.train.export", "tpv", "icl, tvp"),
+    "fewer than none at once": ({"train__at_once": -1}, "config.train.at_once", "0 or more"),
     "steps": ({"train__steps": 15}, "config.train.steps", "15", "log_every = 10"),
     "seed": ({"population__seed": (-1,)}, "config.population.seed", "-1"),
     "mesh": ({"mesh__member": 3}, "config.mesh.member", "3", "2 members"),

@@ -70,13 +70,20 @@ def macro(groups: Sequence[np.ndarray], *, seed: int = 0) -> tuple[float, list[f
     return float(np.mean(means)), [float(low), float(high)]
 
 
-def over_seeds(values: Sequence[float], *, level: float = LEVEL) -> tuple[float, list[float] | None]:
-    """The geometric mean of positive numbers, one a seed, and its interval: Student's t on their logarithms.
+def student(values: Sequence[float], *, level: float = LEVEL) -> tuple[float, list[float] | None]:
+    """The mean of a number a seed, and its interval by Student's t: it says what another seed would give.
 
-    It says what another seed would give, which an interval over prompts does not. None for a single seed.
+    None for a single seed.
     """
-    logs = np.log(np.asarray(values, np.float64))
-    if len(logs) < 2:
-        return float(np.exp(logs.mean())), None
-    half = stdtrit(len(logs) - 1, (1 + level) / 2) * logs.std(ddof=1) / len(logs) ** 0.5
-    return float(np.exp(logs.mean())), [float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))]
+    array = np.asarray(values, np.float64)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return mean, None
+    half = float(stdtrit(len(array) - 1, (1 + level) / 2) * array.std(ddof=1) / len(array) ** 0.5)
+    return mean, [mean - half, mean + half]
+
+
+def over_seeds(values: Sequence[float], *, level: float = LEVEL) -> tuple[float, list[float] | None]:
+    """The geometric mean of positive numbers, one a seed, and its interval: `student` of their logarithms."""
+    mean, limits = student(np.log(np.asarray(values, np.float64)), level=level)
+    return float(np.exp(mean)), limits and [float(np.exp(end)) for end in limits]

@@ -6,7 +6,8 @@ are padded to one of a few lengths (`room`), so that few programs are compiled.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -176,11 +177,17 @@ class Bench:
         """The bare query of each pair."""
         return [self._bare(x) for x, _ in asked]
 
+    def shots(
+        self, name: str, asked: Sequence[Pair], *, count: int = 0, shuffled: bool = False
+    ) -> Iterator[tuple[list[Pair], str]]:
+        """Demonstrations of the train split for each input that is asked; count: of them, 0: as the config says."""
+        train, random = self.tasks[name].split("train"), self.random(name, "shots")
+        for x, _ in asked:
+            yield shots(random, train, count or self.config.demonstrations, apart_from=x, shuffled=shuffled), x
+
     def few_shot(self, name: str, asked: Sequence[Pair], *, shuffled: bool = False) -> list[str]:
         """A prompt with demonstrations of the train split for each pair that is asked."""
-        train, random = self.tasks[name].split("train"), self.random(name, "shots")
-        draw = functools.partial(shots, random, train, self.config.demonstrations, shuffled=shuffled)
-        return [self.template.prompt(draw(apart_from=x), x) for x, _ in asked]
+        return list(itertools.starmap(self.template.prompt, self.shots(name, asked, shuffled=shuffled)))
 
     def queries(self, name: str, count: int) -> list[Pair]:
         """Pairs of the train split to read vectors at, their inputs drawn with replacement."""

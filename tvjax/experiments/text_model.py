@@ -159,7 +159,7 @@ class TextModelExperiment:
 
     def scores(self, params: Any, prompts_BNS: jax.Array) -> dict[str, jax.Array]:
         """For each pair of each prompt, its answer's risk (nats a token) and whether all of it is right: ``[B, N]``."""
-        return answer_scores(Decoder(self.config), params, ask(prompts_BNS, self.arrays["query"].shape[1]))[0]
+        return answer_scores(Decoder(self.config), params, ask(prompts_BNS, self.arrays))[0]
 
     def loss(
         self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper

@@ -79,19 +79,35 @@ def draw_prompts(
     return task_B, _rows(data, chosen_BN, key)
 
 
-def draw_pairs(data: Mapping[str, jax.Array], key: jax.Array, task_B: jax.Array, count: int) -> jax.Array:
-    """`count` prompts of one pair of each task, ``[B, count, W + A]``, each drawn alone: a pair may come twice."""
+def draw_pairs(
+    data: Mapping[str, jax.Array], key: jax.Array, task_B: jax.Array, count: int, *, behind: bool = False
+) -> jax.Array:
+    """`count` prompts of one pair of each task, ``[B, count, W + A]``, each drawn alone: a pair may come twice.
+
+    behind: as the last pair of a longer prompt, not as the first one.
+    """
     number_BN = jax.random.randint(key, (task_B.shape[0], count), 0, data["count"][task_B][:, None])
-    return _rows(data, (number_BN + data["start"][task_B][:, None])[..., None], key)[:, :, 0]
+    return _rows(data, (number_BN + data["start"][task_B][:, None])[..., None], key, behind)[:, :, 0]
 
 
-def _rows(data: Mapping[str, jax.Array], input_N: jax.Array, key: jax.Array) -> jax.Array:
+def longest(arrays: Mapping[str, np.ndarray], pairs: int) -> int:
+    """The tokens that a prompt of so many different inputs of a task of `tables` has at most."""
+    first, query, answer, last = ((arrays[name] >= 0).sum(1) for name in ("first", "query", "answer", "last"))
+    if "several" in arrays:
+        answer, last = (np.maximum.reduceat(size, arrays["which"]) for size in (answer, last))
+    ends = max((first - query).max(), 0) + max((last - answer).max(), 0)  # of those that begin and end a prompt
+    tasks = zip(arrays["start"], arrays["start"] + arrays["count"], strict=True)
+    return int(ends + max(np.sort((query + answer)[begin:end])[-pairs:].sum() for begin, end in tasks))
+
+
+def _rows(data: Mapping[str, jax.Array], input_N: jax.Array, key: jax.Array, behind: bool = False) -> jax.Array:
     """Prompts of the pairs of some inputs ``[..., N]``, each with one of its right answers: ``[..., N, W + A]``."""
     answer_N = input_N
     if "several" in data:
         luck_N = jax.random.randint(jax.random.fold_in(key, 2), input_N.shape, 0, data["several"][input_N])
         answer_N = data["which"][input_N] + luck_N
-    query = jnp.concatenate([data["first"][input_N[..., :1]], data["query"][input_N[..., 1:]]], axis=-2)
+    begin = data["query" if behind else "first"]
+    query = jnp.concatenate([begin[input_N[..., :1]], data["query"][input_N[..., 1:]]], axis=-2)
     answer = jnp.concatenate([data["answer"][answer_N[..., :-1]], data["last"][answer_N[..., -1:]]], axis=-2)
     return jnp.concatenate([query, answer], axis=-1)
 
@@ -101,7 +117,8 @@ class Asked:
     """Prompts of N pairs as one row of tokens each, and where their answers are read.
 
     ids_BT, positions_BT: the tokens, `PADDING` as the position of none. answers_BNA: the tokens of the answers,
-    real_BNA: which of them there are, from_BNA: the index in T that each is read from.
+    real_BNA: which of them there are, from_BNA: the index in T that each is read from. begin_BN: that of the first
+    token of each query. mask_BTT: True = may look; None: at what stands before.
     """
 
     ids_BT: jax.Array
@@ -109,6 +126,8 @@ class Asked:
     answers_BNA: jax.Array
     real_BNA: jax.Array
     from_BNA: jax.Array
+    begin_BN: jax.Array
+    mask_BTT: jax.Array | None = None
 
     @property
     def last_BN(self) -> jax.Array:
@@ -116,19 +135,60 @@ class Asked:
         return self.from_BNA[:, :, 0]
 
 
-def ask(prompts_BNS: jax.Array, width: int) -> Asked:
-    """What to run for prompts ``[B, N, W + A]`` whose queries are their first `width` = W columns."""
+def ask(prompts_BNS: jax.Array, arrays: Mapping[str, np.ndarray]) -> Asked:
+    """What to run for prompts ``[B, N, W + A]`` of the pairs in `tables`.
+
+    Their tokens stand side by side, and padding behind them: T is that of the longest prompt that there can be, without
+    its last token, of which nothing is read.
+    """
     batch, pairs, slot = prompts_BNS.shape
+    width, most = arrays["query"].shape[1], longest(arrays, pairs) - 1
     ids_BT = prompts_BNS.reshape(batch, -1)
     real_BT = ids_BT >= 0
-    ids_BT = jnp.maximum(ids_BT, 0)
-    positions_BT = jnp.where(real_BT, jnp.cumsum(real_BT, axis=1) - 1, PADDING)
-    # What a token is read from is the last real one before it, wherever padding stands.
-    place_BT = jnp.where(real_BT, jnp.arange(ids_BT.shape[1])[None], 0)
-    before_BT = jnp.concatenate([jnp.zeros((batch, 1), int), jax.lax.cummax(place_BT, axis=1)[:, :-1]], axis=1)
+    place_BT = jnp.cumsum(real_BT, axis=1) - 1  # of a token; where there is none, that of the one before
+    to_BT = jnp.where(real_BT, place_BT, most)  # what is written there is dropped
+    packed_BT = jnp.zeros((batch, most), ids_BT.dtype).at[jnp.arange(batch)[:, None], to_BT].set(ids_BT, mode="drop")
+    positions_BT = jnp.arange(most)[None]
+    positions_BT = jnp.where(positions_BT <= place_BT[:, -1:], positions_BT, PADDING)
+    before_BT = jnp.clip(place_BT - real_BT, 0, most - 1)
     asked_T = np.flatnonzero(np.arange(pairs * slot) % slot >= width)
-    answers_BNA, real_BNA, from_BNA = (a[:, asked_T].reshape(batch, pairs, -1) for a in (ids_BT, real_BT, before_BT))
-    return Asked(ids_BT, positions_BT, answers_BNA, real_BNA, from_BNA)
+    all_of = (jnp.maximum(ids_BT, 0), real_BT, before_BT)
+    answers_BNA, real_BNA, from_BNA = (a[:, asked_T].reshape(batch, pairs, -1) for a in all_of)
+    return Asked(packed_BT, positions_BT, answers_BNA, real_BNA, from_BNA, place_BT[:, ::slot])
+
+
+def ask_beside(asked: Asked, more: Asked, chosen: Sequence[int]) -> Asked:
+    """`asked`, and behind it further questions, each as if in the place of one of its queries: N + S pairs.
+
+    more: of one pair each, ``[B * S]`` prompts in the order of `chosen`, the S queries of `asked` (from 0) in whose
+    places they stand. A question sees what stands before that query, and itself, at the positions that it would have.
+    """
+    batch, shown = asked.ids_BT.shape
+    count, size = len(chosen), more.ids_BT.shape[1]
+    before_BS = asked.begin_BN[:, np.array(chosen)]
+    own_BSE = more.positions_BT.reshape(batch, count, size)
+    own_BSE = jnp.where(own_BSE == PADDING, PADDING, own_BSE + before_BS[..., None])
+    positions_BT = jnp.concatenate([asked.positions_BT, own_BSE.reshape(batch, -1)], axis=1)
+    limit_BT = jnp.concatenate([jnp.full((batch, shown), PADDING), jnp.repeat(before_BS, size, axis=1)], axis=1)
+    owner_T = np.concatenate([np.full(shown, -1), np.repeat(np.arange(count), size)])
+    causal_BTT = positions_BT[:, None, :] <= positions_BT[:, :, None]
+    seen_BTT = (owner_T[None, None, :] == -1) & (positions_BT[:, None, :] < limit_BT[:, :, None])
+    own_TT = (owner_T[None, :] == owner_T[:, None]) & (owner_T[:, None] != -1)
+
+    def both(name: str, added: jax.Array) -> jax.Array:
+        """Of `asked` and of what stands behind it."""
+        return jnp.concatenate([getattr(asked, name), added.reshape(batch, -1, *added.shape[2:])], axis=1)
+
+    offset_BS = shown + size * np.arange(count)[None].repeat(batch, 0).reshape(-1)
+    return Asked(
+        both("ids_BT", more.ids_BT),
+        positions_BT,
+        both("answers_BNA", more.answers_BNA),
+        both("real_BNA", more.real_BNA),
+        both("from_BNA", more.from_BNA + offset_BS[:, None, None]),
+        both("begin_BN", more.begin_BN + offset_BS[:, None]),
+        causal_BTT & (seen_BTT | own_TT[None]),
+    )
 
 
 def answer_scores(
@@ -148,6 +208,7 @@ def answer_scores(
         read_BN=asked.last_BN if layers else None,
         at=asked.from_BNA.reshape(asked.from_BNA.shape[0], -1),
         positions_BT=asked.positions_BT,
+        mask_BTT=asked.mask_BTT,
     )
     out = out.reshape(*asked.answers_BNA.shape, -1)
     risk_BNA = optax.softmax_cross_entropy_with_integer_labels(out, asked.answers_BNA) * asked.real_BNA

@@ -31,8 +31,6 @@ KEPT_VECTORS = 512
 
 BATCHED = ("inputs", "x", "targets", "parameters")
 """What of a `Prompt` has a row for each prompt."""
-EXTRA = {"vector": "tvp", "demonstrations": "query"}
-"""The name of what is trained beside the ICL loss, by `tvp.answered_from`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +88,7 @@ class TVPExperiment:
         if not extra:
             return metrics["icl_loss"], metrics
         weight = hyper["tvp_weight"] * (step >= s.tvp.start_step)
-        return metrics["icl_loss"] + weight * metrics[f"{EXTRA[s.tvp.answered_from]}_loss"], metrics
+        return metrics["icl_loss"] + weight * metrics[f"{tvp.EXTRA[s.tvp.answered_from]}_loss"], metrics
 
     def _scores(self, params: Any, prompt: Prompt, asked: Any, step: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """The metrics of prompts, and of the queries x' that were drawn for their TVP-loss, if it has a weight."""
@@ -108,7 +106,7 @@ class TVPExperiment:
             layer, lowest = hyper["prescribed_layer"], min(s.population.prescribed_layer)
             more = tvp.tvp_scores(decoder, params, *given, theta, layer, asked, s.tvp, lowest=lowest)
         chosen = tvp.positions(s.tvp, s.prompt.demonstrations + 1)
-        return metrics | _weighted(EXTRA[s.tvp.answered_from], more, weights_N[jnp.array(chosen)])
+        return metrics | _weighted(tvp.EXTRA[s.tvp.answered_from], more, weights_N[jnp.array(chosen)])
 
     def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """The ICL curve and TVP at every layer on fresh prompts of the training tasks, while training goes on."""

@@ -1,11 +1,11 @@
 """The TVP-loss as a fine-tuning objective of a language model on text tasks, of which some are held out. [ours]
 
 Members are fine-tuned from one model with and without the TVP-loss, on the train split of the train tasks. Then they
-and the model itself are asked the test split of all tasks: zero-shot, few-shot, and with vectors (`measured`).
+and the model itself are asked the test split of all tasks (`tvp_language_measures.measured`).
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,26 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from tvjax.errors import reject
-from tvjax.evals.statistics import bootstrap, macro
+from tvjax import remote
+from tvjax.errors import UserError, reject
 from tvjax.experiments import rundir
-from tvjax.experiments.bench import Bench, best_layer
-from tvjax.experiments.task_vectors import open_model
+from tvjax.experiments import tvp_language_measures as measures
+from tvjax.experiments.bench import Bench
+from tvjax.experiments.progress import Progress, aloud
+from tvjax.experiments.task_vectors import SINK, open_model
 from tvjax.experiments.text_data import keep_tasks
 from tvjax.experiments.text_prompts import tables
 from tvjax.experiments.tvp_language_settings import BASE, TVPLanguageSettings
 from tvjax.experiments.tvp_language_tuning import TuningExperiment
-from tvjax.files import write_json
+from tvjax.files import read_json, write_json
+from tvjax.library import export
 from tvjax.nn.model import Model
+from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh
-from tvjax.tasks.text import TextTask
+from tvjax.tasks.text import Template, TextTask
 from tvjax.train.loop import Trainer
 from tvjax.train.state import in_float32
 from tvjax.vectors import origin, store
-
-KINDS = ("zero_shot", "single_vector", "vector", "best_vector", "few_shot")
-Right = dict[str, dict[str, np.ndarray]]
-"""Whether each question is answered right, ``{kind: {task: [n]}}``; of kind "by_layer" ``[n, L+1]``."""
 
 
 def _tasks(s: TVPLanguageSettings, folder: Path) -> dict[str, TextTask]:
@@ -59,86 +59,17 @@ def make_trainer(s: TVPLanguageSettings, experiment: TuningExperiment, mesh: Mes
     return Trainer(experiment, s.train, s.optimizer, mesh, p.name, p.hyper, jax.random.key(s.vectors.seed))
 
 
+def part_folder(folder: Path, names: Sequence[str], parts: int) -> Path:
+    """Where members that train side by side have their metrics and checkpoints: the run's folder, if they are all."""
+    return folder if parts == 1 else folder / "parts" / names[0]
+
+
 def members_of(s: TVPLanguageSettings) -> list[dict[str, Any]]:
     """Name and settings of the base model and of every member; base has the layer of the first with a TVP-loss."""
     spread = s.population.spread()
     members = [{name: values[m] for name, values in spread.items()} for m in range(len(s.population.name))]
     layer = next((e["prescribed_layer"] for e in members if e["tvp_weight"]), members[0]["prescribed_layer"])
     return [dict.fromkeys(spread) | {"name": BASE, "prescribed_layer": layer}, *members]
-
-
-def measured(bench: Bench, layer: int, keep: float, single: int) -> tuple[Right, dict[str, np.ndarray], dict[str, int]]:
-    """Which questions of the test split are answered right; by task the vectors ``[L+1, D]`` and the layer best on dev.
-
-    vector: the mean state at the last token of few-shot prompts (Hendel et al. 2023), written at the last token of the
-    zero-shot prompt, at `layer`; best_vector: at the layer best on the dev split; single_vector: the state of one
-    prompt, the mean over `single` prompts. keep: 0 replaces the state, 1 adds to it.
-    """
-    right: Right = {kind: {} for kind in (*KINDS, "by_layer")}
-    vectors: dict[str, np.ndarray] = {}
-    best: dict[str, int] = {}
-    for name in bench.tasks:
-        asked = bench.sample(name, "test")
-        said = bench.accepted(name, asked)
-        states_PLD = bench.few_shot_states(name)
-        vectors[name] = states_PLD.mean(0)
-        by_layer = {s: bench.asked_with(name, s, vectors[name], bench.layers, keep) for s in ("dev", "test")}
-        best[name] = best_layer(by_layer["dev"])
-        alone = bench.asked_with(name, "test", states_PLD[:single, layer], [layer] * single, keep)
-        right["zero_shot"][name] = bench.right(bench.zero_shot(asked), said)
-        right["few_shot"][name] = bench.right(bench.few_shot(name, asked), said)
-        right["single_vector"][name] = alone.mean(1)
-        right["vector"][name] = by_layer["test"][:, layer]
-        right["best_vector"][name] = by_layer["test"][:, best[name]]
-        right["by_layer"][name] = by_layer["test"]
-    return right, vectors, best
-
-
-def _means(s: TVPLanguageSettings, per_task: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
-    """The macro average of each kind over the tasks of each group: ``{group: {kind: mean, kind_ci: interval}}``."""
-    found: dict[str, dict[str, Any]] = {group: {} for group in s.tasks.groups}
-    for group, names in s.tasks.groups.items():
-        for kind in KINDS:
-            found[group][kind], found[group][f"{kind}_ci"] = macro([per_task[kind][name] for name in names])
-    return found
-
-
-def _entry(s: TVPLanguageSettings, about: Mapping[str, Any], right: Right, best: Mapping[str, int]) -> dict[str, Any]:
-    """What the summary says of a member."""
-    means = _means(s, right)
-    for group, names in s.tasks.groups.items():
-        layers = range(right["by_layer"][names[0]].shape[1])
-        rows = [macro([right["by_layer"][name][:, layer] for name in names]) for layer in layers]
-        means[group] |= {"vector_by_layer": [r[0] for r in rows], "vector_by_layer_ci": [r[1] for r in rows]}
-    numbers = {kind: {task: bootstrap(values) for task, values in right[kind].items()} for kind in KINDS}
-    return {
-        **about,
-        "accuracy": {kind: {task: float(mean) for task, (mean, _) in e.items()} for kind, e in numbers.items()},
-        "accuracy_ci": {kind: {task: ci.tolist() for task, (_, ci) in e.items()} for kind, e in numbers.items()},
-        "vector_by_layer": {task: values.mean(0).tolist() for task, values in right["by_layer"].items()},
-        "best_layer": dict(best),
-        "means": means,
-    }
-
-
-def _differences(s: TVPLanguageSettings, members: list[dict[str, Any]], rights: list[Right]) -> list[dict[str, Any]]:
-    """Members against each other on the same questions: the macro averages of what one has more, with paired intervals.
-
-    With a TVP-loss against without one where all but the TVP-loss is the same, and each against the model itself.
-    """
-    pairs = [
-        (a, b)
-        for a, one in enumerate(members)
-        for b, other in enumerate(members)
-        if one["tvp_weight"]
-        and other["tvp_weight"] == 0
-        and all(one[name] == other[name] for name in ("seed", "learning_rate"))
-    ]
-    found = []
-    for a, b in [*pairs, *((m, 0) for m in range(1, len(members)))]:
-        gaps = {k: {task: rights[a][k][task] - rights[b][k][task] for task in rights[a][k]} for k in KINDS}
-        found.append({"of": members[a]["name"], "minus": members[b]["name"], **_means(s, gaps)})
-    return found
 
 
 def _open(config: Mapping[str, Any], s: TVPLanguageSettings, say: Callable[[str], None]) -> Model:
@@ -149,10 +80,12 @@ def _open(config: Mapping[str, Any], s: TVPLanguageSettings, say: Callable[[str]
     return dataclasses.replace(model, params=in_float32(model.params), config=decoder)
 
 
-def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
+def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = aloud) -> dict[str, Any]:
     """Fine-tune (or with mode "eval" only load) what `config` asks for in `folder`, ask it, return the summary.
 
-    Raises `UserError` for a config, a model, tasks or a folder that does not fit, `RunError` where it cannot go on.
+    Members train `config.train.at_once` at a time, and are asked before the next ones are trained. What they answer is
+    kept, and not asked again in mode "train". Raises `UserError` for a config, a model, tasks or a folder that does not
+    fit, `RunError` where it cannot go on.
     """
     s = TVPLanguageSettings.from_config(config)
     tasks = _tasks(s, folder)
@@ -160,50 +93,126 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     keep_tasks(tasks, folder, say)
     model = _open(config, s, say)
     s.check_model(model.config)
-    bench = Bench(model, s.vectors, s.template, tasks)
-    experiment = make_experiment(s, tasks, model)
-    tuned = rundir.trained_state(make_trainer(s, experiment), folder, mode, say).params
-    members, rights = members_of(s), []
-    marks: dict[str, str] = {}
-    for m, about in enumerate(members):
-        say(f"asking {about['name']}")
-        params = model.params
-        if m:  # where the model itself is, so that its compiled programs serve all
-            params = jax.tree.map(lambda p, base, m=m: jax.device_put(p[m - 1], base.sharding), tuned, params)
-        asked = Bench(dataclasses.replace(model, params=params), s.vectors, s.template, tasks, batches=bench.batches)
-        layer = about["prescribed_layer"]
-        right, vectors, best = measured(asked, layer, float(s.tvp.edit == "add"), s.evaluation.single)
-        rights.append(right)
-        members[m] = _entry(s, about, right, best)
+    with Progress(say) as progress:
+        return _Study(s, folder, mode, model, tasks, progress).run()
+
+
+class _Study:
+    """One run: the model, and what its members answer."""
+
+    def __init__(
+        self,
+        s: TVPLanguageSettings,
+        folder: Path,
+        mode: str,
+        model: Model,
+        tasks: Mapping[str, TextTask],
+        progress: Progress,
+    ) -> None:
+        self.s, self.folder, self.mode, self.model, self.tasks, self.progress = s, folder, mode, model, tasks, progress
+        self.bench = Bench(model, s.vectors, s.template, tasks)
+        self.members = {about["name"]: about for about in members_of(s)}
+        self.marks: dict[str, str] = {}
+        self.rights: dict[str, measures.Right] = {}
+        self.best: dict[str, dict[str, int]] = {}
+
+    def run(self) -> dict[str, Any]:
+        """The summary, of answers that are kept or asked now."""
+        s, say = self.s, self.progress.say
+        sink = self.bench.sink()
+        if sink:
+            say(f"warning: the query {sink!r} {SINK}")
+        self.progress.plan({"task": len(self.tasks) * len(self.members)}, {"task": 1.0})
+        self._ask(BASE, self.model.params)
+        parts = s.population.parts(s.at_once)
+        for part in parts:
+            if (self.mode == "train" or len(parts) > 1) and all(self._kept(name) for name in part.name):
+                continue
+            where = part_folder(self.folder, part.name, len(parts))
+            self._tune(dataclasses.replace(s, population=part), where)
+            if len(parts) > 1:  # of many large models there is no room for all
+                processes.on_first((remote.there(where) / remote.CHECKPOINTS).rmtree)
+        same = origin.twins(self.marks)
+        rundir.say_twins(same, say)
+        groups, rights = s.tasks.groups, self.rights
+        arms = measures.arms(list(self.members.values()))
+        members = [
+            {**measures.entry(groups, about, [rights[name]]), "best_layer": self.best[name]}
+            for name, about in self.members.items()
+        ]
+        summary = {
+            "experiment": "tvp_language",
+            "model": {"path": str(self.model.source.path), "model_type": self.model.source.values["model_type"]},
+            "num_layers": self.model.config.num_layers,
+            "num_demonstrations": s.demonstrations,
+            "num_prompts": s.vectors.prompts,
+            "num_single": s.evaluation.single,
+            "num_questions": {name: len(self.bench.sample(name, "test")) for name in self.tasks},
+            "steps": s.train.steps,
+            "batch": s.batch,
+            "edit": s.tvp.edit,
+            "query_first": bool(sink),
+            "tasks": {group: list(names) for group, names in groups.items()},
+            "members": members,
+            "arms": [measures.entry(groups, arm, [rights[name] for name in arm["members"]]) for arm in arms],
+            "differences": measures.differences(groups, arms, rights),
+            "identical_members": same,
+        }
+        write_json(self.folder / "eval" / "summary.json", summary)
+        return summary
+
+    def _answers(self, name: str) -> Path:
+        return self.folder / "eval" / "members" / f"{name}.json"
+
+    def _kept(self, name: str) -> bool:
+        """Whether a member was asked, by this run before it ended; its answers are read."""
+        path = self._answers(name)
+        if not path.is_file():
+            return False
+        try:
+            known = read_json(path, "accepted: none, or one that a run wrote")
+            right = {kind: {task: np.array(values, float) for task, values in e.items()} for kind, e in known["right"].items()}
+            self.marks[name], self.best[name], self.rights[name] = known["model"], known["best_layer"], right
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise UserError(f"{path}: not what a run wrote; remove it to have {name} trained and asked again") from None
+        return True
+
+    def _tune(self, s: TVPLanguageSettings, folder: Path) -> None:
+        """Fine-tune some members and ask them."""
+        names = ", ".join(s.population.name)
+        self.progress.say(f"fine-tuning {names}" if self.mode == "train" else f"loading {names}")
+        experiment = make_experiment(s, self.tasks, self.model)
+        tuned = rundir.trained_state(make_trainer(s, experiment), folder, self.mode, self.progress.say).params
+        for number, name in enumerate(s.population.name):
+            # Where the model itself is, so that its compiled programs serve all.
+            params = jax.tree.map(lambda p, base, n=number: jax.device_put(p[n], base.sharding), tuned, self.model.params)
+            self._ask(name, params)
+            if name in s.export:
+                export(dataclasses.replace(self.model, params=params), self.folder / "models" / name)
+
+    def _ask(self, name: str, params: Any) -> None:
+        """Ask a member all tasks and keep what it answers, and its vectors."""
+        if self.mode == "train" and self._kept(name):
+            return
+        self.progress.say(f"asking {name}")
+        s, about, model = self.s, self.members[name], dataclasses.replace(self.model, params=params)
+        asked = Bench(model, s.vectors, s.template, self.tasks, batches=self.bench.batches)
+        other = Template(*s.evaluation.template) if s.evaluation.shifts else None
+        how = (about["prescribed_layer"], float(s.tvp.edit == "add"), s.evaluation.single, other)
+        right, vectors, best = measures.measured(asked, *how, done=lambda: self.progress.tick("task"))
+        self.marks[name], self.best[name], self.rights[name] = origin.fingerprint(params), best, right
         store.save_vectors(
-            folder / "vectors" / f"{about['name']}.safetensors",
+            self.folder / "vectors" / f"{name}.safetensors",
             vectors,
-            model=marks.setdefault(about["name"], origin.fingerprint(params)),
+            model=self.marks[name],
             address="embed, blocks/resid",
-            layers=range(model.config.num_layers + 1),
+            layers=range(self.model.config.num_layers + 1),
             template=dataclasses.asdict(s.template),
             about={
-                "prescribed_layer": layer,
+                "prescribed_layer": about["prescribed_layer"],
                 "edit": s.tvp.edit,
                 "made_by": f"{s.vectors.prompts} prompts of {s.demonstrations} demonstrations of each task",
             },
         )
-    same = origin.twins(marks)
-    rundir.say_twins(same, say)
-    summary = {
-        "experiment": "tvp_language",
-        "model": {"path": str(model.source.path), "model_type": model.source.values["model_type"]},
-        "num_layers": model.config.num_layers,
-        "num_demonstrations": s.demonstrations,
-        "num_prompts": s.vectors.prompts,
-        "num_single": s.evaluation.single,
-        "num_questions": {name: len(bench.sample(name, "test")) for name in tasks},
-        "steps": s.train.steps,
-        "edit": s.tvp.edit,
-        "tasks": {group: list(names) for group, names in s.tasks.groups.items()},
-        "members": members,
-        "differences": _differences(s, members, rights),
-        "identical_members": same,
-    }
-    write_json(folder / "eval" / "summary.json", summary)
-    return summary
+        answers = {kind: {task: values.tolist() for task, values in e.items()} for kind, e in right.items()}
+        write_json(self._answers(name), {"model": self.marks[name], "best_layer": best, "right": answers})

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tvjax.errors import reject
 from tvjax.experiments.bench import VectorConfig, check_vectors
@@ -35,11 +35,43 @@ class TaskNames:
 
 
 @dataclasses.dataclass(frozen=True)
+class TunedConfig(PopulationConfig):
+    """Members that are fine-tuned. answered_from: from what those with a tvp_weight answer the fresh pairs.
+
+    "vector" is the TVP-loss; "demonstrations" is the control for what it costs: the same pairs, asked in the prompt.
+    """
+
+    answered_from: tuple[Literal["vector", "demonstrations"], ...] = ("vector",)
+
+    @property
+    def extra(self) -> str:
+        """From what fresh pairs are answered beside the ICL loss; "" where no member has a weight."""
+        spread = self.spread()
+        rows = zip(spread["tvp_weight"], spread["answered_from"], strict=True)
+        return next((source for weight, source in rows if weight), "")
+
+    def parts(self, at_once: int) -> list["TunedConfig"]:
+        """The members that train side by side, `at_once` at a time; 0: all."""
+        spread, size = self.spread(), at_once or len(self.name)
+        return [
+            dataclasses.replace(self, **{name: values[begin : begin + size] for name, values in spread.items()})
+            for begin in range(0, len(self.name), size)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """training_prompts: of each evaluation during training. single: vectors of one prompt each, for every question."""
+    """How much is asked.
+
+    training_prompts: of each evaluation during training. single: vectors of one prompt each, for every question.
+    template: (before, between, after) of another way to show pairs, which nothing is trained on. shifts: whether
+    in-context learning is measured under shifts too.
+    """
 
     training_prompts: int
     single: int = 5
+    shifts: bool = True
+    template: tuple[str, str, str] = ("", ":", "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +83,7 @@ class TVPLanguageSettings:
     data: DataConfig
     template: Template
     tvp: TVPConfig
-    population: PopulationConfig
+    population: TunedConfig
     train: TrainConfig
     optimizer: OptimizerConfig
     vectors: VectorConfig
@@ -59,6 +91,8 @@ class TVPLanguageSettings:
     mesh: MeshConfig
     batch: int
     demonstrations: int
+    at_once: int = 0
+    export: tuple[str, ...] = ()
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -73,8 +107,13 @@ class TVPLanguageSettings:
         values = {name: config[name] for name in kinds}
         values["train"] = dict(group(config["train"], "config.train"))
         own = {
-            name: coerce(values["train"].pop(name, None), int, f"config.train.{name}")
-            for name in ("batch", "demonstrations")
+            name: coerce(values["train"].pop(name, default), kind, f"config.train.{name}")
+            for name, kind, default in (
+                ("batch", int, None),
+                ("demonstrations", int, None),
+                ("at_once", int, 0),
+                ("export", tuple[str, ...], ()),
+            )
         }
         at_least(1, "config.train", demonstrations=own["demonstrations"])
         # What a bench needs for other kinds of vectors is not asked for.
@@ -82,7 +121,7 @@ class TVPLanguageSettings:
             f.name: 1 for f in dataclasses.fields(VectorConfig) if f.name in ("words", "conflicts", "heads")
         }
         other |= {f.name: f.default for f in dataclasses.fields(VectorConfig) if f.name.startswith(("learn", "shuff"))}
-        settled = {"vectors": {"demonstrations": own["demonstrations"], **other}}
+        settled = {"vectors": {"demonstrations": own["demonstrations"], **other}, "tvp": {"answered_from": "vector"}}
         parts: dict[str, Any] = {
             name: build(kind, values[name], f"config.{name}", **settled.get(name, {}))  # type: ignore[arg-type]
             for name, kind in kinds.items()
@@ -97,7 +136,8 @@ class TVPLanguageSettings:
         """Raise `UserError` for members or a mesh that do not fit the model, or a folder of a dtype not to tune in."""
         _check_dtype(self, decoder.dtype)
         check_members(self.population, decoder.num_layers)
-        check_places(self.mesh, self.population, self.batch, decoder)
+        for part in self.population.parts(self.at_once):
+            check_places(self.mesh, part, self.batch, decoder)
 
 
 def _check_dtype(s: TVPLanguageSettings, computes: str) -> None:
@@ -117,6 +157,7 @@ def _check(s: TVPLanguageSettings) -> None:
             raise reject("config.tasks.heldout", task, "tasks that are not in config.tasks.train")
     if BASE in s.population.name:
         raise reject("config.population.name", BASE, "other names: this is the model before it is fine-tuned")
+    _check_parts(s)
     check_training(s.train, s.optimizer, s.batch)
     check_tvp(s.tvp, s.demonstrations)
     check_vectors(s.vectors)
@@ -124,6 +165,20 @@ def _check(s: TVPLanguageSettings) -> None:
     if not 1 <= s.evaluation.single <= s.vectors.prompts:
         accepted = f"1 to config.vectors.prompts = {s.vectors.prompts}"
         raise reject("config.evaluation.single", s.evaluation.single, accepted)
+
+
+def _check_parts(s: TVPLanguageSettings) -> None:
+    """Members that train side by side run one program: what is asked beside the ICL loss is the same."""
+    at_least(0, "config.train", at_once=s.at_once)
+    for part in s.population.parts(s.at_once):
+        spread = part.spread()
+        rows = zip(spread["tvp_weight"], spread["answered_from"], strict=True)
+        if len({source for weight, source in rows if weight}) > 1:
+            accepted = "one for all that train side by side (config.train.at_once = 1: each member alone)"
+            raise reject("config.population.answered_from", s.population.answered_from, accepted)
+    for name in s.export:
+        if name not in s.population.name:
+            raise reject("config.train.export", name, f"names of members: {', '.join(s.population.name)}")
 
 
 def _check_base(s: TVPLanguageSettings, config: Mapping[str, Any]) -> int:

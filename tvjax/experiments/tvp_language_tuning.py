@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvjax.experiments.text_prompts import answer_scores, ask, draw_pairs, draw_prompts
+from tvjax.experiments.text_prompts import Asked, answer_scores, ask, ask_beside, draw_pairs, draw_prompts
 from tvjax.experiments.tvp_language_settings import TVPLanguageSettings
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.parallel.mesh import shard_batch
@@ -26,6 +26,8 @@ from tvjax.vectors.from_prompts import at_last
 @dataclasses.dataclass(frozen=True, eq=False)
 class TuningExperiment:
     """ICL loss + tvp_weight * TVP-loss at the member's prescribed layer l*, for a decoder that is there already.
+
+    Or, of a control, + tvp_weight * the risk of the same fresh pairs, asked in the prompt itself (`ask_beside`).
 
     A prompt is K + 1 pairs of one task. ICL loss: the mean risk of all its answers. theta_i = h^l* at the last token
     of query i, from which its answer is read. TVP-loss: the mean over i in S of the risk of y'_i in the zero-shot
@@ -60,6 +62,14 @@ class TuningExperiment:
         """The task of each prompt, ``[B]``, and prompts ``[B, N, W + A]`` of N = K + 1 pairs of it, none twice."""
         return draw_prompts(data, key, batch, self.settings.demonstrations + 1, int(self.arrays["count"].max()))
 
+    def _fresh(self, data: Any, key: jax.Array, task_B: jax.Array, *, behind: bool = False) -> Asked:
+        """A fresh pair of its prompt's task for each query in S: ``[B * |S|]`` prompts of one pair."""
+        s = self.settings
+        count = len(tvp.positions(s.tvp, s.demonstrations + 1))
+        pairs_BSW = draw_pairs(data, key, task_B, count if s.tvp.query == "fresh" else 1, behind=behind)
+        pairs_BSW = jnp.broadcast_to(pairs_BSW, (len(task_B), count, pairs_BSW.shape[-1]))
+        return ask(pairs_BSW.reshape(len(task_B) * count, 1, -1), self.arrays)
+
     def tvp_scores(
         self, params: Any, data: Any, key: jax.Array, task_B: jax.Array, theta_LBND: jax.Array, layer: jax.Array
     ) -> dict[str, jax.Array]:
@@ -70,43 +80,51 @@ class TuningExperiment:
         s = self.settings
         theta_BSD = tvp.theta_of(s.tvp, theta_LBND, jnp.searchsorted(jnp.array(s.layers), layer))
         batch, count, width = theta_BSD.shape
-        pairs_BSW = draw_pairs(data, key, task_B, count if s.tvp.query == "fresh" else 1)
-        pairs_BSW = jnp.broadcast_to(pairs_BSW, (batch, count, pairs_BSW.shape[-1]))
-        asked = ask(pairs_BSW.reshape(batch * count, 1, -1), self.arrays["query"].shape[1])
+        asked = self._fresh(data, key, task_B)
         theta, length, keep = theta_BSD.reshape(-1, width), asked.ids_BT.shape[1], float(s.tvp.edit == "add")
         written = at_last(self.decoder, theta, layer, asked.last_BN[:, 0], length, keep)
         scores, _ = answer_scores(self.decoder, params, asked, edits=written)
         return {name: value.reshape(batch, count) for name, value in scores.items()}
 
     def scores(
-        self, params: Any, data: Any, key: jax.Array, batch: int, layer: jax.Array, *, moved: bool
+        self, params: Any, data: Any, key: jax.Array, batch: int, layer: jax.Array, extra: str = ""
     ) -> dict[str, jax.Array]:
-        """``icl_*: [B, N]`` by number of demonstrations of fresh prompts and, if `moved`, ``tvp_*: [B, |S|]``."""
+        """``icl_*: [B, N]`` by number of demonstrations of fresh prompts, and what is asked beside it, ``[B, |S|]``.
+
+        extra: "vector" asks x' with theta, ``tvp_*``; "demonstrations" asks the same x' behind the demonstrations that
+        theta would have been made of, ``query_*``; "" asks nothing.
+        """
+        s = self.settings
         prompt_key, pair_key = jax.random.split(key)
         task_B, prompts = shard_batch(self.draw(data, prompt_key, batch))
-        asked = ask(prompts, self.arrays["query"].shape[1])
-        icl, theta = answer_scores(self.decoder, params, asked, layers=self.settings.layers if moved else ())
-        found = {f"icl_{name}": value for name, value in icl.items()}
-        if theta is not None:
+        asked, number = ask(prompts, self.arrays), prompts.shape[1]
+        if extra == "demonstrations":
+            chosen = tvp.positions(s.tvp, s.demonstrations + 1)
+            asked = ask_beside(asked, self._fresh(data, pair_key, task_B, behind=True), chosen)
+        found, theta = answer_scores(self.decoder, params, asked, layers=s.layers if extra == "vector" else ())
+        scores = {f"icl_{name}": value[:, :number] for name, value in found.items()}
+        if extra == "demonstrations":
+            scores |= {f"query_{name}": value[:, number:] for name, value in found.items()}
+        if extra == "vector":
             transferred = self.tvp_scores(params, data, pair_key, task_B, theta, layer)
-            found |= {f"tvp_{name}": value for name, value in transferred.items()}
-        return found
+            scores |= {f"tvp_{name}": value for name, value in transferred.items()}
+        return scores
 
     def loss(
         self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss of one member at `step`; the TVP-loss is left out of the program where no member has a weight."""
+        """The loss of one member at `step`; what no member has a weight for is left out of the program."""
         s = self.settings
-        moved = any(s.population.tvp_weight)
-        scores = self.scores(params, data, key, s.batch, hyper["prescribed_layer"], moved=moved)
+        extra = s.population.extra
+        scores = self.scores(params, data, key, s.batch, hyper["prescribed_layer"], extra)
         metrics = {mean_name(*name.split("_", 1)): value.mean() for name, value in scores.items()}
-        if not moved:
+        if not extra:
             return metrics["icl_loss"], metrics
         weight = hyper["tvp_weight"] * (step >= s.tvp.start_step)
-        return metrics["icl_loss"] + weight * metrics["tvp_loss"], metrics
+        return metrics["icl_loss"] + weight * metrics[f"{tvp.EXTRA[extra]}_loss"], metrics
 
     def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """ICL and TVP at l*, by number of demonstrations, on fresh prompts of the pairs that are trained on."""
         layer, prompts = hyper["prescribed_layer"], self.settings.evaluation.training_prompts
-        scores = self.scores(params, data, key, prompts, layer, moved=True)
+        scores = self.scores(params, data, key, prompts, layer, "vector")
         return {name: value.mean(0) for name, value in scores.items()}

@@ -90,7 +90,8 @@ class PopulationConfig:
     @property
     def hyper(self) -> Hyper:
         """The members' own numbers, arrays ``[M]``."""
-        return {name: jnp.array(values) for name, values in self.spread().items() if name != "name"}
+        spread = self.spread().items()
+        return {name: jnp.array(values) for name, values in spread if not isinstance(values[0], str)}
 
 
 @dataclasses.dataclass(frozen=True)

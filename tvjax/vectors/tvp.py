@@ -20,6 +20,8 @@ from tvjax.vectors import edits
 from tvjax.vectors.packed import answers_at, run_packed
 
 STREAM = ("embed", "blocks/resid")
+EXTRA = {"vector": "tvp", "demonstrations": "query"}
+"""The name of what is trained beside the ICL loss, by `TVPConfig.answered_from`."""
 
 
 @dataclasses.dataclass(frozen=True)

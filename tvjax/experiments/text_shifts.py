@@ -1,0 +1,48 @@
+"""In-context learning of a text task under shifts: prompts that differ from those that a model was trained on. [ours]"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from tvjax.experiments.bench import Bench
+from tvjax.tasks.text import Answers, Pair, Template, answers_of
+
+SHIFTS = {
+    "shuffled_shot": "labels shuffled among the demonstrations",
+    "template_shot": "another template",
+    "more_shot": "twice as many demonstrations",
+    "joined_shot": "two inputs in one, and both answers",
+}
+"""The shifts by their names in the summary."""
+JOINT = ", "
+"""What stands between two inputs in one, and between their answers."""
+
+Asked = tuple[list[str], list[Answers]]
+"""Prompts, and all right answers of each."""
+
+
+def shifted(bench: Bench, name: str, asked: Sequence[Pair], template: Template) -> dict[str, Asked]:
+    """Prompts for the inputs that are asked, under each of `SHIFTS`.
+
+    template: the other one. Where a task has fewer inputs than twice the demonstrations, there are as many as it has.
+    """
+    said = bench.accepted(name, asked)
+    other = dataclasses.replace(template, start=bench.template.start)
+    twice = min(2 * bench.config.demonstrations, len(answers_of(bench.tasks[name].split("train"))))
+    show = bench.template.prompt
+    return {
+        "shuffled_shot": (bench.few_shot(name, asked, shuffled=True), said),
+        "template_shot": ([other.prompt(*row) for row in bench.shots(name, asked)], said),
+        "more_shot": ([show(*row) for row in bench.shots(name, asked, count=twice)], said),
+        "joined_shot": _joined(bench, name, asked, said, twice - twice % 2),
+    }
+
+
+def _joined(bench: Bench, name: str, asked: Sequence[Pair], said: Sequence[Answers], count: int) -> Asked:
+    """Each input with the next, behind demonstrations of two pairs in one."""
+    prompts, accepted = [], []
+    for number, (shown, x) in enumerate(bench.shots(name, asked, count=count)):
+        following = (number + 1) % len(asked)
+        pairs = [tuple(map(JOINT.join, zip(*two, strict=True))) for two in zip(shown[::2], shown[1::2], strict=True)]
+        prompts.append(bench.template.prompt(pairs, JOINT.join((x, asked[following][0]))))
+        accepted.append(tuple(JOINT.join((one, other)) for one in said[number] for other in said[following]))
+    return prompts, accepted
