@@ -37,9 +37,11 @@ def _smollm2(config: ConfigDict) -> None:
     config.train.keep_checkpoints = 1
     config.optimizer.warmup_steps = 5
     config.optimizer.decay = "constant"
-    config.vectors.prompts = 16
-    config.vectors.questions = 24
+    config.vectors.prompts = 12
+    config.vectors.questions = 16
     config.evaluation.training_prompts = 16
+    config.evaluation.layers = (2, 5, 8, 11, 14, 17, 20, 23, 24, 26, 29)
+    config.evaluation.shifts = 8
 
 
 def _study(config: ConfigDict) -> None:
@@ -138,7 +140,8 @@ def get_config(model: str = "smollm2") -> ConfigDict:
     config.evaluation = ConfigDict()
     config.evaluation.training_prompts = 128  # prompts of each evaluation during training
     config.evaluation.single = 5  # vectors of one prompt each that every question is asked with
-    config.evaluation.shifts = True  # also ask with demonstrations that differ from those that are trained on
+    config.evaluation.layers = ()  # where vectors are written, beside the members' own layers; (): all, from 0 on
+    config.evaluation.shifts = 60  # most questions asked under each shift of in-context learning; 0: no shifts
     config.evaluation.template = ("", ":", "\n")  # (before, between, after) of the shift to another template
 
     config.mesh = ConfigDict()  # devices along each axis; the product may be at most the number of devices

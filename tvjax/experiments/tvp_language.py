@@ -116,6 +116,11 @@ class _Study:
         self.rights: dict[str, measures.Right] = {}
         self.best: dict[str, dict[str, int]] = {}
 
+    @property
+    def layers(self) -> list[int]:
+        """Where vectors are written."""
+        return sorted({*(self.s.evaluation.layers or self.bench.layers), *self.s.layers})
+
     def run(self) -> dict[str, Any]:
         """The summary, of answers that are kept or asked now."""
         s, say = self.s, self.progress.say
@@ -144,6 +149,7 @@ class _Study:
             "experiment": "tvp_language",
             "model": {"path": str(self.model.source.path), "model_type": self.model.source.values["model_type"]},
             "num_layers": self.model.config.num_layers,
+            "layers": self.layers,
             "num_demonstrations": s.demonstrations,
             "num_prompts": s.vectors.prompts,
             "num_single": s.evaluation.single,
@@ -197,9 +203,15 @@ class _Study:
         self.progress.say(f"asking {name}")
         s, about, model = self.s, self.members[name], dataclasses.replace(self.model, params=params)
         asked = Bench(model, s.vectors, s.template, self.tasks, batches=self.bench.batches)
-        other = Template(*s.evaluation.template) if s.evaluation.shifts else None
-        how = (about["prescribed_layer"], float(s.tvp.edit == "add"), s.evaluation.single, other)
-        right, vectors, best = measures.measured(asked, *how, done=lambda: self.progress.tick("task"))
+        how = {"single": s.evaluation.single, "other": Template(*s.evaluation.template), "shifts": s.evaluation.shifts}
+        right, vectors, best = measures.measured(
+            asked,
+            about["prescribed_layer"],
+            self.layers,
+            float(s.tvp.edit == "add"),
+            **how,
+            done=lambda: self.progress.tick("task"),
+        )
         self.marks[name], self.best[name], self.rights[name] = origin.fingerprint(params), best, right
         store.save_vectors(
             self.folder / "vectors" / f"{name}.safetensors",

@@ -14,7 +14,7 @@ import numpy as np
 from tvjax.evals.statistics import bootstrap, macro, student
 from tvjax.experiments.bench import Bench, best_layer
 from tvjax.experiments.text_shifts import SHIFTS, shifted
-from tvjax.tasks.text import Template
+from tvjax.tasks.text import Template, some
 
 ASKED = ("zero_shot", "single_vector", "vector", "best_vector", "few_shot")
 GAINS = {"over_zero_shot": ("zero_shot", 1.0), "over_half": ("few_shot", 0.5)}
@@ -23,7 +23,7 @@ BY_LAYER = "by_layer"
 SETTINGS = ("tvp_weight", "prescribed_layer", "learning_rate", "answered_from")
 """What members of an arm share; without a TVP-loss the layer and the source of the answers do not matter."""
 Right = dict[str, dict[str, np.ndarray]]
-"""Whether each question is answered right, ``{kind: {task: [n]}}``; of kind `BY_LAYER` ``[n, L+1]``."""
+"""Whether each question is answered right, ``{kind: {task: [n]}}``; of kind `BY_LAYER` ``[n, layers]``."""
 Means = dict[str, Any]
 Groups = Mapping[str, Sequence[str]]
 
@@ -36,19 +36,22 @@ def kinds_of(right: Mapping[str, Any]) -> list[str]:
 def measured(
     bench: Bench,
     layer: int,
+    layers: Sequence[int],
     keep: float,
     single: int,
-    other: Template | None = None,
+    other: Template,
+    shifts: int,
     done: Callable[[], None] = lambda: None,
 ) -> tuple[Right, dict[str, np.ndarray], dict[str, int]]:
     """Which questions of the test split are answered right; by task the vectors ``[L+1, D]`` and the layer best on dev.
 
     vector: the mean state at the last token of few-shot prompts (Hendel et al. 2023), written at the last token of the
-    zero-shot prompt, at `layer`; best_vector: at the layer best on the dev split; single_vector: the state of one
-    prompt, the mean over `single` prompts. keep: 0 replaces the state, 1 adds to it. other: the template of `shifted`;
-    None: no shifts. done: is called after each task.
+    zero-shot prompt, at `layer`; by_layer: at each of `layers`, `layer` among them; best_vector: at the one best on the
+    dev split; single_vector: the state of one prompt, the mean over `single` prompts. keep: 0 replaces the state, 1
+    adds to it. other: the template of `shifted`; shifts: the questions of a task that are asked so. done: is called
+    after each task.
     """
-    right: Right = {kind: {} for kind in (*ASKED, *GAINS, *(SHIFTS if other else ()), BY_LAYER)}
+    right: Right = {kind: {} for kind in (*ASKED, *GAINS, *(SHIFTS if shifts else ()), BY_LAYER)}
     vectors: dict[str, np.ndarray] = {}
     best: dict[str, int] = {}
     for name in bench.tasks:
@@ -56,18 +59,19 @@ def measured(
         said = bench.accepted(name, asked)
         states_PLD = bench.few_shot_states(name)
         vectors[name] = states_PLD.mean(0)
-        by_layer = {s: bench.asked_with(name, s, vectors[name], bench.layers, keep) for s in ("dev", "test")}
-        best[name] = best_layer(by_layer["dev"])
+        by_layer = {s: bench.asked_with(name, s, vectors[name][list(layers)], layers, keep) for s in ("dev", "test")}
+        place = best_layer(by_layer["dev"])
+        best[name] = layers[place]
         alone = bench.asked_with(name, "test", states_PLD[:single, layer], [layer] * single, keep)
         right["zero_shot"][name] = bench.right(bench.zero_shot(asked), said)
         right["few_shot"][name] = bench.right(bench.few_shot(name, asked), said)
         right["single_vector"][name] = alone.mean(1)
-        right["vector"][name] = by_layer["test"][:, layer]
-        right["best_vector"][name] = by_layer["test"][:, best[name]]
+        right["vector"][name] = by_layer["test"][:, layers.index(layer)]
+        right["best_vector"][name] = by_layer["test"][:, place]
         right[BY_LAYER][name] = by_layer["test"]
         for gain, (kind, share) in GAINS.items():
             right[gain][name] = right["single_vector"][name] - share * right[kind][name]
-        for kind, (prompts, answers) in (shifted(bench, name, asked, other) if other else {}).items():
+        for kind, (prompts, answers) in (shifted(bench, name, some(asked, shifts), other) if shifts else {}).items():
             right[kind][name] = bench.right(prompts, answers)
         done()
     return right, vectors, best
@@ -96,8 +100,8 @@ def entry(groups: Groups, about: Mapping[str, Any], rights: Sequence[Right]) -> 
     found = means(groups, rights)
     for group, names in groups.items():
         curves = [{name: right[BY_LAYER][name] for name in names} for right in rights]
-        layers = range(curves[0][names[0]].shape[1])
-        rows = [over_tasks([{n: values[:, layer] for n, values in c.items()} for c in curves], names) for layer in layers]
+        places = range(curves[0][names[0]].shape[1])
+        rows = [over_tasks([{n: values[:, i] for n, values in c.items()} for c in curves], names) for i in places]
         found[group] |= {"vector_by_layer": [r[0] for r in rows], "vector_by_layer_ci": [r[1] for r in rows]}
     numbers = {kind: {task: _of_task([r[kind][task] for r in rights]) for task in rights[0][kind]} for kind in ASKED}
     by_layer = {

@@ -64,13 +64,15 @@ class EvaluationConfig:
     """How much is asked.
 
     training_prompts: of each evaluation during training. single: vectors of one prompt each, for every question.
-    template: (before, between, after) of another way to show pairs, which nothing is trained on. shifts: whether
-    in-context learning is measured under shifts too.
+    layers: at which vectors are written, beside those of all members; (): at all, from 0 on. shifts: questions of a task
+    that are asked under each shift of in-context learning; 0: no shifts. template: (before, between, after) of another
+    way to show pairs, which nothing is trained on.
     """
 
     training_prompts: int
     single: int = 5
-    shifts: bool = True
+    layers: tuple[int, ...] = ()
+    shifts: int = 60
     template: tuple[str, str, str] = ("", ":", "\n")
 
 
@@ -136,6 +138,8 @@ class TVPLanguageSettings:
         """Raise `UserError` for members or a mesh that do not fit the model, or a folder of a dtype not to tune in."""
         _check_dtype(self, decoder.dtype)
         check_members(self.population, decoder.num_layers)
+        if any(not 0 <= layer <= decoder.num_layers for layer in self.evaluation.layers):
+            raise reject("config.evaluation.layers", self.evaluation.layers, f"layers 0..{decoder.num_layers}; (): all")
         for part in self.population.parts(self.at_once):
             check_places(self.mesh, part, self.batch, decoder)
 
@@ -162,6 +166,7 @@ def _check(s: TVPLanguageSettings) -> None:
     check_tvp(s.tvp, s.demonstrations)
     check_vectors(s.vectors)
     at_least(1, "config.evaluation", training_prompts=s.evaluation.training_prompts)
+    at_least(0, "config.evaluation", shifts=s.evaluation.shifts)
     if not 1 <= s.evaluation.single <= s.vectors.prompts:
         accepted = f"1 to config.vectors.prompts = {s.vectors.prompts}"
         raise reject("config.evaluation.single", s.evaluation.single, accepted)
