@@ -420,6 +420,31 @@ class TestOneAfterAnother:
             assert said in text and said.replace(" [", " <small>[") in page
         assert "tvp_1" not in text and "2 seeds" in page
 
+    @pytest.mark.parametrize(
+        ("kind", "of", "interval", "says"),
+        [
+            ("vector", "difference", [0.01, 0.2], "yes"),
+            ("vector", "difference", [-0.02, 0.04], "no"),
+            ("vector", "difference", [-0.02, 0.06], "not known"),
+            ("half", "arm", [0.01, 0.2], "yes"),
+            ("half", "arm", [-0.2, -0.01], "no"),
+            ("half", "arm", [-0.2, 0.01], "not known"),
+            ("icl", "difference", [-0.04, -0.01], "yes"),
+            ("icl", "difference", [-0.2, -0.01], "no"),
+            ("icl", "difference", [-0.2, 0.01], "not known"),
+            ("shifts", "difference", [-0.2, -0.01], "no"),
+        ],
+    )
+    def test_what_is_known_follows_the_rules(self, seeds, kind, of, interval, says):
+        summary = json.loads(json.dumps(seeds[2]))
+        field = {"vector": "single_vector", "half": "over_half", "icl": "few_shot", "shifts": "joined_shot"}[kind]
+        arm = next(arm for arm in summary["arms"] if arm["name"] == "tvp")
+        d = next(d for d in summary["differences"] if (d["of"], d["minus"]) == ("tvp", "icl"))
+        (arm["means"] if of == "arm" else d)["heldout"][f"{field}_ci"] = interval
+        rows = language.verdicts(summary)
+        assert [(row["arm"], row["group"]) for row in rows] == [("tvp", "train"), ("tvp", "heldout")]
+        assert rows[1][kind] == says
+
     @pytest.mark.parametrize("kept", ["{", "{}", '{"right": {"zero_shot": 3}, "model": "", "best_layer": {}}'])
     def test_answers_that_no_run_wrote_are_named(self, seeds, tmp_path, kept):
         shutil.copytree(seeds[1], tmp_path / "run")
@@ -494,7 +519,7 @@ class TestReport:
     def test_the_headline_follows_the_numbers(self, ran, gap, interval, says):
         summary = json.loads(json.dumps(ran[1]))
         summary["differences"][0]["heldout"] |= {"vector": gap, "vector_ci": interval}
-        for member in summary["members"]:
+        for member in summary["arms"]:
             member["means"]["heldout"] |= {"zero_shot": 0.1, "vector_ci": [0.4, 0.6]}
         (line,) = [row for row in language.headline(summary) if row.startswith("On held-out tasks the vector")]
         assert says in line and f"{gap:+.2f} [{interval[0]:+.2f}, {interval[1]:+.2f}]" in line

@@ -1,6 +1,6 @@
 """The report of the TVP-loss on text: does it make a vector that works, and what does it do to in-context learning?"""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from tvjax.errors import UserError
 from tvjax.evals.learned import above
 from tvjax.report.gallery import Exhibit
 from tvjax.report.html import table
@@ -18,6 +19,9 @@ from tvjax.report.reader import Metrics, read_metrics
 from tvjax.report.style import HUES, MARKERS, QUIET, bottom_legend, log_axis, log_limits, open_figure, quiet
 
 EVIDENCE = "90% bootstrap interval over questions"
+OVER_SEEDS = "90% interval over {n} seeds (Student's t)"
+MOST = 8
+"""Arms in one figure, in their order; the table has all."""
 GROUPS = {"train": "train tasks", "heldout": "held-out tasks"}
 KINDS = {
     "zero_shot": "zero-shot",
@@ -26,6 +30,28 @@ KINDS = {
     "best_vector": "the same at the layer best on dev",
     "few_shot": "{k}-shot",
 }
+SHIFTS = {
+    "few_shot": "{k}-shot",
+    "shuffled_shot": "labels shuffled",
+    "template_shot": "another template",
+    "more_shot": "twice as many demonstrations",
+    "joined_shot": "two inputs in one",
+}
+MARGIN = 0.05
+"""What in-context accuracy may lose and count as kept, and what a gain must reach to count as one. [ours]"""
+QUESTIONS = {
+    "vector": "a vector that is not there without the loss?",
+    "half": "does the vector of one prompt reach half of {k}-shot?",
+    "icl": "is {k}-shot kept?",
+    "shifts": "under every shift?",
+}
+RULES = (
+    "Rules, fixed before the runs: the loss makes a vector (yes) where the 90% interval of what the vector of one prompt"
+    " gains over the arm without the loss is all above 0, and does not (no) where it is all below 0.05. Half is reached"
+    " where the interval of its accuracy less half of that with demonstrations is all above 0, and is not where it is"
+    " all below 0. In-context learning is kept where the interval of the difference to the arm without the loss is all"
+    " above -0.05, and is not where it is all below 0. Otherwise it is not known."
+)
 HEADLINES = {"vector": "vector", "few_shot": "in-context learning", "zero_shot": "zero-shot answer"}
 SCOPE = (
     "These intervals are over the questions of these tasks, each by itself, for one fine-tuning run a member: another"
@@ -44,11 +70,30 @@ OURS = (
 Contents = tuple[list[Exhibit], str, list[str]]
 
 
+def arms_of(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Members of the same settings over their seeds; of a run that knows none, each member."""
+    return list(summary.get("arms", summary["members"]))
+
+
+def seeds_of(summary: Mapping[str, Any]) -> int:
+    """The most seeds that an arm has."""
+    return max(len(arm.get("seeds", (0,))) for arm in arms_of(summary))
+
+
+def evidence(summary: Mapping[str, Any]) -> str:
+    """What the intervals are over."""
+    seeds = seeds_of(summary)
+    return EVIDENCE if seeds == 1 else f"{OVER_SEEDS.format(n=seeds)}; of one seed, over questions"
+
+
 def setting(member: Mapping[str, Any]) -> str:
     """What a member was fine-tuned on, with its name."""
     if member["tvp_weight"] is None:
         return f"{member['name']}: before fine-tuning"
-    loss = f" + {member['tvp_weight']:g} \N{MULTIPLICATION SIGN} TVP-loss at layer {member['prescribed_layer']}"
+    extra = f"TVP-loss at layer {member['prescribed_layer']}"
+    if member.get("answered_from") == "demonstrations":
+        extra = "as many answers more, from demonstrations"
+    loss = f" + {member['tvp_weight']:g} \N{MULTIPLICATION SIGN} {extra}"
     return f"{member['name']}: ICL loss" + (loss if member["tvp_weight"] else " only")
 
 
@@ -68,7 +113,7 @@ def works(summary: Mapping[str, Any], member: Mapping[str, Any], group: str, kin
 
     A zero-shot answer has learned something where it is clearly above that of the model before fine-tuning.
     """
-    bare = summary["members"][0] if kind == "zero_shot" else member
+    bare = arms_of(summary)[0] if kind == "zero_shot" else member
     return above(member["means"][group][f"{kind}_ci"], bare["means"][group]["zero_shot"])
 
 
@@ -76,9 +121,10 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
     """What comes before any comparison: members that are one model, and those that do not learn in context. [ours]"""
     told = [f"{' and '.join(n)} ended as one model, bit for bit: do not compare them." for n in _twins(summary)]
     for group, tasks in GROUPS.items():
-        failed = [m["name"] for m in summary["members"] if not works(summary, m, group, "few_shot")]
+        asked = arms_of(summary)
+        failed = [m["name"] for m in asked if not works(summary, m, group, "few_shot")]
         if failed:
-            names = "no model" if len(failed) == len(summary["members"]) else ", ".join(failed)
+            names = "no model" if len(failed) == len(asked) else ", ".join(failed)
             helps = "learns in context" if names == "no model" else "do not learn in context"
             told.append(
                 f"On {tasks} {names} {helps}: {summary['num_demonstrations']}-shot accuracy is not clearly above"
@@ -96,7 +142,7 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
 
     Two that do not work are not compared.
     """
-    named = {member["name"]: member for member in summary["members"]}
+    named = {arm["name"]: arm for arm in arms_of(summary)}
     against = [d for d in summary["differences"] if named[d["minus"]]["tvp_weight"] is not None]
     said: list[str] = []
     neither: list[str] = []
@@ -118,10 +164,48 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
                 )
     first = cautions(summary)
     return (
-        [*first, *neither, *said, SCOPE]
+        [*first, *neither, *said, scope(summary)]
         if against
         else [*first, "No member differs from another by the TVP-loss alone: the table compares each with the model."]
     )
+
+
+def scope(summary: Mapping[str, Any]) -> str:
+    """What the intervals do not say."""
+    seeds = seeds_of(summary)
+    if seeds == 1:
+        return SCOPE
+    return (
+        f"These intervals are over {seeds} seeds of fine-tuning on the same tasks and questions: other tasks, held out"
+        " or not, or another model may differ by more, and of several comparisons one may be clear by luck."
+    )
+
+
+def verdicts(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is known of each arm with a TVP-loss, on each group of tasks: yes, no or not known, by `RULES`."""
+    arms = {arm["name"]: arm for arm in arms_of(summary)}
+    found = []
+    for d in summary["differences"]:
+        arm, other = arms[d["of"]], arms[d["minus"]]
+        if not arm["tvp_weight"] or other["tvp_weight"] != 0 or "over_half_ci" not in arm["means"]["train"]:
+            continue
+        for group in GROUPS:
+            less, means = d[group], arm["means"][group]
+            shifts = [_verdict(less[f"{kind}_ci"], -MARGIN, 0) for kind in SHIFTS if f"{kind}_ci" in less][1:]
+            answers = {
+                "vector": _verdict(less["single_vector_ci"], 0, MARGIN),
+                "half": _verdict(means["over_half_ci"], 0, 0),
+                "icl": _verdict(less["few_shot_ci"], -MARGIN, 0),
+            }
+            if shifts:
+                answers["shifts"] = next((v for v in ("no", "not known") if v in shifts), "yes")
+            found.append({"arm": arm["name"], "group": group, **answers})
+    return found
+
+
+def _verdict(interval: list[float], above_this: float, below_this: float) -> str:
+    low, high = interval
+    return "yes" if low > above_this else "no" if high < below_this else "not known"
 
 
 def _about(summary: Mapping[str, Any]) -> str:
@@ -133,15 +217,15 @@ def _about(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """Group, member or difference, and a cell of each kind."""
+def _rows(summary: Mapping[str, Any], kinds: Collection[str] = KINDS) -> list[list[str]]:
+    """Group, arm or difference, and a cell of each kind."""
     rows = []
     for group in GROUPS:
-        for member in summary["members"]:
-            rows.append([group, member["name"], *(_cell(member["means"][group], kind) for kind in KINDS)])
+        for arm in arms_of(summary):
+            rows.append([group, arm["name"], *(_cell(arm["means"][group], kind) for kind in kinds)])
         for d in summary["differences"]:
             name = f"{d['of']} - {d['minus']}"
-            rows.append([group, name, *(_cell(d[group], kind, "+.2f") for kind in KINDS)])
+            rows.append([group, name, *(_cell(d[group], kind, "+.2f") for kind in kinds)])
     return rows
 
 
@@ -150,8 +234,8 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     heads = ["", "", "zero-shot", "vector of 1", "vector", "at best layer", f"{summary['num_demonstrations']}-shot"]
     rows = [heads, *_rows(summary)]
     widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(heads))]
-    lines = [_about(summary), *(setting(member) for member in summary["members"]), *cautions(summary), ""]
-    lines.append(f"accuracy on the test split, macro average over tasks [{EVIDENCE}; of differences, paired]")
+    lines = [_about(summary), *map(setting, arms_of(summary)), *cautions(summary), ""]
+    lines.append(f"accuracy on the test split, macro average over tasks [{evidence(summary)}; of differences, paired]")
     lines += ["".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)) for row in rows]
     told = [text for text in headline(summary) if text not in lines]
     return "\n".join(line.rstrip() for line in [*lines, "", *told]) + "\n"
@@ -159,18 +243,20 @@ def summary_table(summary: Mapping[str, Any]) -> str:
 
 def contents(summary: dict[str, Any], path: Path) -> Contents:
     """The figures, the heading and the other parts of the page of the run in `path`."""
-    tuned = [member for member in summary["members"] if member["tvp_weight"] is not None]
-    metrics = read_metrics(path, [member["name"] for member in tuned])
+    tuned = [arm for arm in arms_of(summary) if arm["tvp_weight"] is not None][: MOST - 1]
+    metrics = [[_metrics(path, name) for name in arm.get("members", [arm["name"]])] for arm in tuned]
     sentences = "".join(f"<p>{escape(text)}</p>" for text in headline(summary))
     written = "replaces the state" if summary["edit"] == "replace" else "is added to the state"
     parts = [
         f'<p class="quiet">{escape(_about(summary))}</p>',
         f'<div class="headline">{sentences}</div>',
         "<h2>Results</h2>",
+        _verdicts_table(summary),
         _means_table(summary),
         f"<p>A vector is read at the last token of few-shot prompts and {written} at the last token of zero-shot ones,"
         " at the prescribed layer unless another is named. The vector of one prompt is what the loss trains; its"
         f" accuracy is the mean over {summary['num_single']} prompts of each task.</p>",
+        _shifts_table(summary),
         _tasks_table(summary),
         f"<h2>What is whose</h2><p>{escape(OURS)}</p>",
     ]
@@ -186,25 +272,68 @@ def _head(texts: list[str]) -> str:
     return "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in texts) + "</tr>"
 
 
-def _means_table(summary: Mapping[str, Any]) -> str:
-    labels = {member["name"]: setting(member) for member in summary["members"]}
+def _metrics(path: Path, name: str) -> Metrics:
+    """The log of a member, which trained beside all others, or some, or alone."""
+    parts = path / "parts"
+    folders = sorted(parts.iterdir()) if parts.is_dir() else [path]
+    for folder in folders[:-1]:
+        try:
+            return read_metrics(folder, [name])[0]
+        except UserError:  # of other members
+            continue
+    return read_metrics(folders[-1], [name])[0]
+
+
+def _table_of(summary: Mapping[str, Any], kinds: Mapping[str, str], caption: str) -> str:
+    labels = {arm["name"]: setting(arm) for arm in arms_of(summary)}
     body = [
         ("<tr>" if row[1] in labels else '<tr class="reference">')
         + f'<td>{GROUPS[row[0]]}</td><th scope="row">{escape(labels.get(row[1], row[1]))}</th>'
         + "".join(f"<td>{_small(text)}</td>" for text in row[2:])
         + "</tr>"
-        for row in _rows(summary)
+        for row in _rows(summary, kinds)
     ]
+    return table(escape(caption), _head(["", "", *kinds.values()]), body)
+
+
+def _means_table(summary: Mapping[str, Any]) -> str:
     caption = (
         "Accuracy (fraction of answers with every token right) on the test split, macro average over tasks, with"
-        f" {EVIDENCE}. Differences are paired: on the same questions."
+        f" {evidence(summary)}. Differences are paired: on the same questions, seed by seed."
     )
-    return table(escape(caption), _head(["", "", *_kinds(summary).values()]), body)
+    return _table_of(summary, _kinds(summary), caption)
+
+
+def _shifts_table(summary: Mapping[str, Any]) -> str:
+    """In-context learning where prompts differ from those that were trained on."""
+    kinds = {kind: label.format(k=summary["num_demonstrations"]) for kind, label in SHIFTS.items()}
+    if any(kind not in arms_of(summary)[0]["means"]["train"] for kind in kinds):
+        return ""
+    caption = f"In-context learning under shifts, of fewer questions than above, with {evidence(summary)}"
+    return _table_of(summary, kinds, caption)
+
+
+def _verdicts_table(summary: Mapping[str, Any]) -> str:
+    found = verdicts(summary)
+    if not found:
+        return ""
+    labels = {arm["name"]: setting(arm) for arm in arms_of(summary)}
+    asked = {kind: text.format(k=summary["num_demonstrations"]) for kind, text in QUESTIONS.items() if kind in found[0]}
+    body = [
+        f'<tr><td>{GROUPS[row["group"]]}</td><th scope="row">{escape(labels[row["arm"]])}</th>'
+        + "".join(f"<td>{row[kind]}</td>" for kind in asked)
+        + "</tr>"
+        for group in GROUPS
+        for row in found
+        if row["group"] == group
+    ]
+    return table("What is known", _head(["", "", *asked.values()]), body) + f"<p>{escape(RULES)}</p>"
 
 
 def _tasks_table(summary: Mapping[str, Any]) -> str:
     shown = {kind: label for kind, label in _kinds(summary).items() if kind in HEADLINES}
-    heads = [f"{member['name']}, {label}" for label in shown.values() for member in summary["members"]]
+    few = arms_of(summary)[: MOST // 2]
+    heads = [f"{member['name']}, {label}" for label in shown.values() for member in few]
     body = []
     for group, tasks in summary["tasks"].items():
         for task in tasks:
@@ -212,13 +341,14 @@ def _tasks_table(summary: Mapping[str, Any]) -> str:
                 f"<td>{member['accuracy'][kind][task]:.2f}"
                 f" <small>[{', '.join(f'{end:.2f}' for end in member['accuracy_ci'][kind][task])}]</small></td>"
                 for kind in shown
-                for member in summary["members"]
+                for member in few
             )
             questions = summary["num_questions"][task]
             body.append(
                 f'<tr><th scope="row">{escape(task)}</th><td>{GROUPS[group]}</td>{cells}<td>{questions}</td></tr>'
             )
-    caption = f"Accuracy by task, with {EVIDENCE}"
+    left = len(arms_of(summary)) - len(few)
+    caption = f"Accuracy by task, with {evidence(summary)}" + (f"; {left} more arms in summary.json" if left else "")
     return table(caption, _head(["", "", *heads, "questions"]), body)
 
 
@@ -227,7 +357,7 @@ def _looks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     hues = [QUIET, *HUES]
     return [
         {"color": hues[m % len(hues)], "marker": MARKERS[m % len(MARKERS)], "label": setting(member)}
-        for m, member in enumerate(summary["members"])
+        for m, member in enumerate(arms_of(summary)[:MOST])
     ]
 
 
@@ -248,11 +378,11 @@ def _accuracies(summary: dict[str, Any]) -> Exhibit:
 
     def draw() -> Figure:
         """A panel a group of tasks, a place a way to ask, a point a member."""
-        evidence = f"accuracy on the test split, macro average over tasks; lines: {EVIDENCE}"
-        drawn = open_figure(9.6, 3.4, "What each model answers right", evidence)
+        below = f"accuracy on the test split, macro average over tasks; lines: {evidence(summary)}"
+        drawn = open_figure(9.6, 3.4, "What each model answers right", below)
         for group, ax in _panels(drawn):
-            for m, (member, look) in enumerate(zip(summary["members"], looks, strict=True)):
-                x = np.arange(len(kinds)) + 0.16 * (m - (len(looks) - 1) / 2)
+            for m, (member, look) in enumerate(zip(arms_of(summary)[:MOST], looks, strict=True)):
+                x = np.arange(len(kinds)) + min(0.16, 0.7 / len(looks)) * (m - (len(looks) - 1) / 2)
                 means = member["means"][group]
                 low, high = np.array([means[f"{kind}_ci"] for kind in kinds]).T
                 ax.vlines(x, low, high, color=look["color"], linewidth=1.4)
@@ -274,23 +404,24 @@ def _accuracies(summary: dict[str, Any]) -> Exhibit:
 
 
 def _layers(summary: dict[str, Any]) -> Exhibit:
-    looks, layers = _looks(summary), np.arange(summary["num_layers"] + 1)
+    looks, layers = _looks(summary), np.array(summary.get("layers", range(summary["num_layers"] + 1)))
 
     def draw() -> Figure:
         """A panel a group of tasks, a line a member."""
-        evidence = (
-            f"vectors of {summary['num_prompts']} prompts, test split; bands: {EVIDENCE}; rings: prescribed layers"
+        below = (
+            f"vectors of {summary['num_prompts']} prompts, test split; rings: prescribed layers; bands: "
+            + evidence(summary)
         )
-        drawn = open_figure(9.6, 3.4, "Vectors by the layer at which they are written", evidence)
+        drawn = open_figure(9.6, 3.4, "Vectors by the layer at which they are written", below)
         for group, ax in _panels(drawn):
-            for member, look in zip(summary["members"], looks, strict=True):
+            for member, look in zip(arms_of(summary)[:MOST], looks, strict=True):
                 curve, band = (np.array(member["means"][group][f"vector_by_layer{end}"]) for end in ("", "_ci"))
                 ax.fill_between(layers, band[:, 0], band[:, 1], color=look["color"], alpha=0.15, linewidth=0)
                 ax.plot(layers, curve, markersize=4, linewidth=1.7, **look)
                 if member["tvp_weight"]:
                     layer = member["prescribed_layer"]
                     ring = {"color": look["color"], "marker": "o", "markersize": 12, "fillstyle": "none"}
-                    ax.plot([layer], [curve[layer]], linestyle="none", **ring)
+                    ax.plot([layer], curve[layers == layer], linestyle="none", **ring)
             quiet(ax, "layer", "accuracy" if group == "train" else "", GROUPS[group])
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(drawn, looks)
@@ -306,19 +437,20 @@ def _layers(summary: dict[str, Any]) -> Exhibit:
     )
 
 
-def _training(summary: dict[str, Any], tuned: list[dict[str, Any]], metrics: tuple[Metrics, ...]) -> Exhibit:
+def _training(summary: dict[str, Any], tuned: list[dict[str, Any]], metrics: list[list[Metrics]]) -> Exhibit:
     looks = _looks(summary)[1:]
 
     def draw() -> Figure:
         """A row a measure, ICL on the left and TVP on the right."""
-        evidence = "fresh prompts of the pairs that are trained on, at each evaluation; means over prompts"
-        drawn = open_figure(9.6, 4.6, "During fine-tuning", evidence)
+        below = "fresh prompts of the pairs that are trained on, at each evaluation; means over prompts and seeds"
+        drawn = open_figure(9.6, 4.6, "During fine-tuning", below)
         grid = drawn.subplots(2, 2, sharex=True, sharey="row")
         for row, (word, unit) in zip(grid, (("risk", "nats a token"), ("accuracy", "fraction right")), strict=True):
             values = []
             for ax, kind in zip(row, ("icl", "tvp"), strict=True):
-                for series, look in zip(metrics, looks, strict=True):
-                    steps, scores = series.get(f"eval_{kind}_{word}")
+                for members, look in zip(metrics, looks, strict=True):
+                    read = [series.get(f"eval_{kind}_{word}") for series in members]
+                    steps, scores = read[0][0], np.mean([scores for _, scores in read], 0)
                     ax.plot(steps, scores[:, -1], markersize=4, **look)
                     values.append(scores[:, -1])
                 after = f"after {summary['num_demonstrations']} demonstrations"
@@ -334,7 +466,7 @@ def _training(summary: dict[str, Any], tuned: list[dict[str, Any]], metrics: tup
     return Exhibit(
         "training",
         "Training",
-        f"ICL and TVP risk and accuracy during fine-tuning, of {len(tuned)} members",
+        f"ICL and TVP risk and accuracy during fine-tuning, of {len(tuned)} arms",
         "Both are measured of every member, whatever it is trained on. Step 0 is the model before fine-tuning.",
         draw,
     )
