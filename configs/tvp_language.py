@@ -15,7 +15,6 @@ from tvjax.errors import reject
 _TRAINING = runpy.run_path(str(Path(__file__).with_name("text_model.py")))
 
 
-
 def _small(config: ConfigDict) -> None:
     """As it stands below."""
 
@@ -24,7 +23,14 @@ def _smollm2(config: ConfigDict) -> None:
     config.model.path = "smollm2"
     config.tasks.train = ("past_tense", "gerund", "plural", "capitalize", "first_letter", "last_letter", "length")
     config.tasks.train += ("opposite", "next_letter", "uppercase")
-    config.tasks.heldout = ("third_person", "capital", "continent", "capitalize_adjective", "first_of_two", "next_number")
+    config.tasks.heldout = (
+        "third_person",
+        "capital",
+        "continent",
+        "capitalize_adjective",
+        "first_of_two",
+        "next_number",
+    )
     config.template.start = "\n"
     config.population.prescribed_layer = (20,)
     config.population.learning_rate = (1e-5,)
@@ -112,6 +118,9 @@ def get_config(model: str = "smollm2") -> ConfigDict:
     config.train = ConfigDict()
     config.train.demonstrations = 6  # K: a prompt shows one more pair, and every answer counts; also of k-shot prompts
     config.train.at_once = 0  # members that train side by side, and are asked before the next ones; 0: all
+    config.train.unroll = (
+        0  # layers compiled one by one, of each loop over them; 0: all, slow to compile and fast to run
+    )
     config.train.export = ()  # names of members that are written to models/NAME, Hugging Face folders
     config.train.batch = 32  # prompts a step
     config.train.steps = 300

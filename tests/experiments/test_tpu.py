@@ -26,7 +26,7 @@ SOURCES = [one for one in FOUND if one != UNTRAINED and not any(other.startswith
 """Without those that are one of their arguments, by default."""
 BEFORE_A_RELEASE = (
     *("atv_tvp.py:", "tvp_garg.py:", "tvp_ginc.py:small", "tvp_regbench.py:small", "emergence.py:token_offset"),
-    *("atv_llama3_8b.py:released_code", "atv_mistral_7b.py:paper"),
+    *("tvp_language.py:study", "atv_llama3_8b.py:released_code", "atv_mistral_7b.py:paper"),
 )
 """What differs from another config by its task, which tvp_synthetic.py compiles, or by its sizes."""
 IN_CI = ("atv_tvp.py:linear", "tvp_garg.py:decision_tree")
@@ -60,8 +60,9 @@ def test_it_compiles_for_a_tpu(source, tmp_path, quickly):
     hardware = {"hardware": "tpu-v5p" if source.startswith((*LARGE, *FULL_SIZE)) else "tpu-v5e"}
     if source.startswith(LARGE):
         hardware["devices"] = 64
-    if "unroll" in config.get("model", {}):
-        config["model"]["unroll"] = 1
+    for name in ("model", "train"):
+        if "unroll" in config.get(name, {}):
+            config[name]["unroll"] = 1
     found = planned.plan({**config, "plan": hardware}, tmp_path, quiet)
     assert found["fits"], found["advice"]
     state = found["bytes"]["parameters"] + found["bytes"]["optimizer"] + found["bytes"]["best"]

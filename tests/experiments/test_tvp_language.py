@@ -578,6 +578,7 @@ ROWS = {
     "an unknown source": ({"population__answered_from": ("x",)}, "config.population.answered_from[0]", "'x'", "vector"),
     "a control for all": ({"tvp__answered_from": "demonstrations"}, "config.tvp.answered_from", "no such field"),
     "an export of none": ({"train__export": ("tpv",)}, "config.train.export", "tpv", "icl, tvp"),
+    "more layers than there are": ({"train__unroll": 4}, "config.train.unroll", "4", "num_layers = 3"),
     "fewer than none at once": ({"train__at_once": -1}, "config.train.at_once", "0 or more"),
     "steps": ({"train__steps": 15}, "config.train.steps", "15", "log_every = 10"),
     "seed": ({"population__seed": (-1,)}, "config.population.seed", "-1"),

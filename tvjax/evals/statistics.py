@@ -1,5 +1,6 @@
 """Means with intervals: the bootstrap over prompts or questions, and Student's t over seeds."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -85,5 +86,5 @@ def student(values: Sequence[float], *, level: float = LEVEL) -> tuple[float, li
 
 def over_seeds(values: Sequence[float], *, level: float = LEVEL) -> tuple[float, list[float] | None]:
     """The geometric mean of positive numbers, one a seed, and its interval: `student` of their logarithms."""
-    mean, limits = student(np.log(np.asarray(values, np.float64)), level=level)
+    mean, limits = student([math.log(value) for value in values], level=level)
     return float(np.exp(mean)), limits and [float(np.exp(end)) for end in limits]

@@ -145,10 +145,12 @@ def _task_vectors(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
 
 def _tvp_language(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     s = TVPLanguageSettings.from_config(_one_step(config))
-    decoder = _model(s.model.path, "config.model.path", s.model.dtype, config["training"], 0)
+    decoder = _model(s.model.path, "config.model.path", s.model.dtype, config["training"], s.unroll)
     precision = s.model.matmul_precision
     decoder = dataclasses.replace(decoder, param_dtype="float32", matmul_precision=precision)
     s.check_model(decoder)
+    parts = s.population.parts(s.at_once)
+    s = dataclasses.replace(s, population=max(parts, key=lambda part: bool(part.extra)))  # what takes most
     return tvp_language.make_trainer(s, TuningExperiment(s, decoder, abstract_params(decoder), _tables(c)), mesh)
 
 

@@ -1,4 +1,4 @@
-"""In-context learning of a text task under shifts: prompts that differ from those that a model was trained on. [ours]"""
+"""In-context learning of a text task under shifts: prompts unlike those that a model was trained on. [ours]"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def _joined(bench: Bench, name: str, asked: Sequence[Pair], said: Sequence[Answe
     prompts, accepted = [], []
     for number, (shown, x) in enumerate(bench.shots(name, asked, count=count)):
         following = (number + 1) % len(asked)
-        pairs = [tuple(map(JOINT.join, zip(*two, strict=True))) for two in zip(shown[::2], shown[1::2], strict=True)]
+        pairs = [(f"{a}{JOINT}{b}", f"{y}{JOINT}{z}") for (a, y), (b, z) in zip(shown[::2], shown[1::2], strict=True)]
         prompts.append(bench.template.prompt(pairs, JOINT.join((x, asked[following][0]))))
         accepted.append(tuple(JOINT.join((one, other)) for one in said[number] for other in said[following]))
     return prompts, accepted

@@ -49,7 +49,7 @@ def make_experiment(s: TVPLanguageSettings, tasks: Mapping[str, TextTask], model
     """What is trained: the model, on the train split of the train tasks and on nothing else."""
     shown = {name: TextTask(name, tasks[name].split("train")) for name in s.tasks.train}
     arrays = tables(shown, s.template, model.source.tokenizer, s.demonstrations)
-    config = dataclasses.replace(model.config, unroll=0)
+    config = dataclasses.replace(model.config, unroll=s.unroll)
     return TuningExperiment(s, config, model.params, arrays)
 
 
@@ -177,7 +177,10 @@ class _Study:
             return False
         try:
             known = read_json(path, "accepted: none, or one that a run wrote")
-            right = {kind: {task: np.array(values, float) for task, values in e.items()} for kind, e in known["right"].items()}
+            right = {
+                kind: {task: np.array(values, float) for task, values in e.items()}
+                for kind, e in known["right"].items()
+            }
             self.marks[name], self.best[name], self.rights[name] = known["model"], known["best_layer"], right
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(f"{path}: not what a run wrote; remove it to have {name} trained and asked again") from None
@@ -191,7 +194,9 @@ class _Study:
         tuned = rundir.trained_state(make_trainer(s, experiment), folder, self.mode, self.progress.say).params
         for number, name in enumerate(s.population.name):
             # Where the model itself is, so that its compiled programs serve all.
-            params = jax.tree.map(lambda p, base, n=number: jax.device_put(p[n], base.sharding), tuned, self.model.params)
+            params = jax.tree.map(
+                lambda p, base, n=number: jax.device_put(p[n], base.sharding), tuned, self.model.params
+            )
             self._ask(name, params)
             if name in s.export:
                 export(dataclasses.replace(self.model, params=params), self.folder / "models" / name)
@@ -203,13 +208,14 @@ class _Study:
         self.progress.say(f"asking {name}")
         s, about, model = self.s, self.members[name], dataclasses.replace(self.model, params=params)
         asked = Bench(model, s.vectors, s.template, self.tasks, batches=self.bench.batches)
-        how = {"single": s.evaluation.single, "other": Template(*s.evaluation.template), "shifts": s.evaluation.shifts}
         right, vectors, best = measures.measured(
             asked,
             about["prescribed_layer"],
             self.layers,
             float(s.tvp.edit == "add"),
-            **how,
+            s.evaluation.single,
+            Template(*s.evaluation.template),
+            s.evaluation.shifts,
             done=lambda: self.progress.tick("task"),
         )
         self.marks[name], self.best[name], self.rights[name] = origin.fingerprint(params), best, right

@@ -5,7 +5,7 @@ seed alone are an arm: of several seeds its numbers are means over them, with St
 another seed would give; of one seed the intervals are over questions.
 """
 
-import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -118,10 +118,9 @@ def entry(groups: Groups, about: Mapping[str, Any], rights: Sequence[Right]) -> 
 
 def _of_task(rights: Sequence[np.ndarray]) -> tuple[float, list[float]]:
     if len(rights) == 1:
-        mean, limits = bootstrap(rights[0])
-        return float(mean), limits.tolist()
-    mean, limits = student([float(right.mean()) for right in rights])
-    return mean, limits
+        alone, ends = bootstrap(rights[0])
+        return float(alone), ends.tolist()
+    return over_tasks([{"": right} for right in rights], [""])
 
 
 def arms(members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -131,9 +130,9 @@ def arms(members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for member in members:
-        settings = tuple(member[name] for name in SETTINGS)
-        found.setdefault(settings if member["tvp_weight"] else (member["tvp_weight"], member["learning_rate"]), []).append(member)
-    names = [os.path.commonprefix([m["name"] for m in group]).rstrip("_-+.") for group in found.values()]
+        shared = SETTINGS if member["tvp_weight"] else ("tvp_weight", "learning_rate")
+        found.setdefault(tuple(member[name] for name in shared), []).append(member)
+    names = [re.sub(r"[_.+-]+(s|seed)?$", "", _shared([m["name"] for m in group])) for group in found.values()]
     made = []
     for group, shared in zip(found.values(), names, strict=True):
         whole = len(group) > 1 and shared and names.count(shared) == 1
@@ -143,9 +142,13 @@ def arms(members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
-def differences(
-    groups: Groups, arms: Sequence[Mapping[str, Any]], rights: Mapping[str, Right]
-) -> list[dict[str, Any]]:
+def _shared(names: Sequence[str]) -> str:
+    """The letters that all names begin with."""
+    first, last = min(names), max(names)
+    return first[: next((i for i, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), None)]
+
+
+def differences(groups: Groups, arms: Sequence[Mapping[str, Any]], rights: Mapping[str, Right]) -> list[dict[str, Any]]:
     """Arms against each other on the same questions, seed by seed: what one has more, with paired intervals.
 
     With a TVP-loss against without one and against the control of the same weight, where all but the TVP-loss is the

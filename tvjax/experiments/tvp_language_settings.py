@@ -64,8 +64,8 @@ class EvaluationConfig:
     """How much is asked.
 
     training_prompts: of each evaluation during training. single: vectors of one prompt each, for every question.
-    layers: at which vectors are written, beside those of all members; (): at all, from 0 on. shifts: questions of a task
-    that are asked under each shift of in-context learning; 0: no shifts. template: (before, between, after) of another
+    layers: at which vectors are written, beside those of all members; (): at all, from 0 on. shifts: questions of a
+    task that are asked under each shift of in-context learning; 0: no shifts. template: (before, between, after) of another
     way to show pairs, which nothing is trained on.
     """
 
@@ -94,6 +94,7 @@ class TVPLanguageSettings:
     batch: int
     demonstrations: int
     at_once: int = 0
+    unroll: int = 0
     export: tuple[str, ...] = ()
 
     @property
@@ -114,6 +115,7 @@ class TVPLanguageSettings:
                 ("batch", int, None),
                 ("demonstrations", int, None),
                 ("at_once", int, 0),
+                ("unroll", int, 0),
                 ("export", tuple[str, ...], ()),
             )
         }
@@ -138,6 +140,8 @@ class TVPLanguageSettings:
         """Raise `UserError` for members or a mesh that do not fit the model, or a folder of a dtype not to tune in."""
         _check_dtype(self, decoder.dtype)
         check_members(self.population, decoder.num_layers)
+        if self.unroll > decoder.num_layers:
+            raise reject("config.train.unroll", self.unroll, f"0 (all layers) to num_layers = {decoder.num_layers}")
         if any(not 0 <= layer <= decoder.num_layers for layer in self.evaluation.layers):
             raise reject("config.evaluation.layers", self.evaluation.layers, f"layers 0..{decoder.num_layers}; (): all")
         for part in self.population.parts(self.at_once):
@@ -174,7 +178,7 @@ def _check(s: TVPLanguageSettings) -> None:
 
 def _check_parts(s: TVPLanguageSettings) -> None:
     """Members that train side by side run one program: what is asked beside the ICL loss is the same."""
-    at_least(0, "config.train", at_once=s.at_once)
+    at_least(0, "config.train", at_once=s.at_once, unroll=s.unroll)
     for part in s.population.parts(s.at_once):
         spread = part.spread()
         rows = zip(spread["tvp_weight"], spread["answered_from"], strict=True)

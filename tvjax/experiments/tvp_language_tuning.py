@@ -105,7 +105,7 @@ class TuningExperiment:
         scores = {f"icl_{name}": value[:, :number] for name, value in found.items()}
         if extra == "demonstrations":
             scores |= {f"query_{name}": value[:, number:] for name, value in found.items()}
-        if extra == "vector":
+        if theta is not None:
             transferred = self.tvp_scores(params, data, pair_key, task_B, theta, layer)
             scores |= {f"tvp_{name}": value for name, value in transferred.items()}
         return scores

@@ -17,6 +17,7 @@ from tvjax.report.gallery import Exhibit
 from tvjax.report.html import table
 from tvjax.report.reader import Metrics, read_metrics
 from tvjax.report.style import HUES, MARKERS, QUIET, bottom_legend, log_axis, log_limits, open_figure, quiet
+from tvjax.report.words import SINK
 
 EVIDENCE = "90% bootstrap interval over questions"
 OVER_SEEDS = "90% interval over {n} seeds (Student's t)"
@@ -46,11 +47,11 @@ QUESTIONS = {
     "shifts": "under every shift?",
 }
 RULES = (
-    "Rules, fixed before the runs: the loss makes a vector (yes) where the 90% interval of what the vector of one prompt"
-    " gains over the arm without the loss is all above 0, and does not (no) where it is all below 0.05. Half is reached"
-    " where the interval of its accuracy less half of that with demonstrations is all above 0, and is not where it is"
-    " all below 0. In-context learning is kept where the interval of the difference to the arm without the loss is all"
-    " above -0.05, and is not where it is all below 0. Otherwise it is not known."
+    "Rules, fixed before the runs: the loss makes a vector (yes) where the 90% interval of what the vector of one"
+    " prompt gains over the arm without the loss is all above 0, and does not (no) where it is all below 0.05. Half is"
+    " reached where the interval of its accuracy less half of that with demonstrations is all above 0, and is not where"
+    " it is all below 0. In-context learning is kept where the interval of the difference to the arm without the loss"
+    " is all above -0.05, and is not where it is all below 0. Otherwise it is not known."
 )
 HEADLINES = {"vector": "vector", "few_shot": "in-context learning", "zero_shot": "zero-shot answer"}
 SCOPE = (
@@ -120,6 +121,8 @@ def works(summary: Mapping[str, Any], member: Mapping[str, Any], group: str, kin
 def cautions(summary: Mapping[str, Any]) -> list[str]:
     """What comes before any comparison: members that are one model, and those that do not learn in context. [ours]"""
     told = [f"{' and '.join(n)} ended as one model, bit for bit: do not compare them." for n in _twins(summary)]
+    if summary.get("query_first"):
+        told.append(SINK)
     for group, tasks in GROUPS.items():
         asked = arms_of(summary)
         failed = [m["name"] for m in asked if not works(summary, m, group, "few_shot")]

@@ -18,6 +18,7 @@ from tvjax.report.gallery import Exhibit
 from tvjax.report.html import details, document, figure, table, write_figure
 from tvjax.report.reader import read_plain
 from tvjax.report.style import GRID, HUES, INK, MARKERS, QUIET, bottom_legend, open_figure, quiet
+from tvjax.report.words import SINK
 
 PAGES: Mapping[str, Any] = {
     "atv": adaptive,
@@ -111,10 +112,7 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
         ]
     told = []
     if summary["query_first"]:
-        told.append(
-            "Queries are in their prompts' first tokens, which are attention sinks: little can be read of them there,"
-            " so that no vector can answer. config.template.start puts a token before them."
-        )
+        told.append(SINK)
     failed = [name for name, e in summary["tasks"].items() if not above(e["few_shot_first_ci"], e["zero_shot_first"])]
     if not failed:
         return told

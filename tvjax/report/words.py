@@ -7,6 +7,12 @@ import numpy as np
 
 from tvjax.report.summary import Estimate, Member, Summary
 
+SINK = (
+    "Queries are in their prompts' first tokens, which are attention sinks: little can be read of them there, so that"
+    " no vector can answer. config.template.start puts a token before them."
+)
+"""What a page says first where the template puts no token before the first query."""
+
 
 def number(value: float | np.ndarray) -> str:
     """Three significant digits (two where written with a power): 0.0160, 1.08, 12.3, 1.6e-5, n/a."""
