@@ -65,8 +65,8 @@ class EvaluationConfig:
 
     training_prompts: of each evaluation during training. single: vectors of one prompt each, for every question.
     layers: at which vectors are written, beside those of all members; (): at all, from 0 on. shifts: questions of a
-    task that are asked under each shift of in-context learning; 0: no shifts. template: (before, between, after) of another
-    way to show pairs, which nothing is trained on.
+    task that are asked under each shift of in-context learning; 0: no shifts. template: (before, between, after) of
+    another way to show pairs, which nothing is trained on.
     """
 
     training_prompts: int
