@@ -1,17 +1,19 @@
-"""How fast is a real language model? python benchmarks/real_model.py [--model=FOLDER] [--rounds=5] [--works=forward,..]
+"""How fast is a real language model? python benchmarks/real_model.py [--model=smollm2] [--rounds=5] [--works=forward,..]
 
-The model is that of a Hugging Face folder of the llama family, in float32; without --model random weights of the shape
-of SmolLM2-135M (30 layers, width 576, 9 heads of which 3 have keys, 49152 tokens) are made, which take as long.
+The model is what --model names of the llama family, in float32: SmolLM2-135M (30 layers, width 576, 9 heads of which 3
+have keys, 49152 tokens), which is fetched once, or another name, a GGUF file or a Hugging Face folder.
   forward    the logits of every position, of 1 x 16 and of 8 x 128 tokens
   generate   64 new tokens after 16, greedy, with a cache, for 1 and for 8 prompts; a token's share of the whole call
   sweep      the logits of the last position with a vector in its place at each of h^0..h^L in turn, of 64 x 8 and of
              16 x 64 tokens. transformers: a pass a layer with a forward hook
   heads      the indirect effect of every head on 25 prompts of 64 tokens, about ten demonstrations. transformers: a
              pass a head with a hook before the output projection, of which 3 are timed and the rest reckoned
-  memory     resident memory over the parameters' own: after the load, and after the logits of two tokens
+  memory     resident memory over the parameters' own: after the load, and after the logits of two tokens; of what
+             --model names itself, also seconds of the load
   first      seconds of the first call in a new process, whose programs an earlier process has compiled, or none
-Both sides of a work, transformers and tvjax, run in turn, each in a process of its own and with as many threads as
-there are cores. Prints milliseconds and ratios of speed as median [min..max] over rounds, and that both say the same.
+The sides of a work, transformers and tvjax, and llama.cpp where there is no write, run in turn on the same float32
+weights, each in a process of its own and with as many threads as there are cores. Prints milliseconds and ratios of
+speed as median [min..max] over rounds, and that all say the same.
 """
 
 import argparse
@@ -29,18 +31,6 @@ from typing import Any
 import numpy as np
 import turns
 
-SHAPE = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 100_000.0,
-    "tie_word_embeddings": True,
-}
 WORKS = {
     "forward": ("forward-1x16", "forward-8x128"),
     "generate": ("generate-1x16", "generate-8x16"),
@@ -49,18 +39,24 @@ WORKS = {
 }
 ALONE = ("memory", "first")
 """Works that are not timed in turn: each number is of a process of its own."""
+GGUF = "model.gguf"
+UNEDITED = ("forward", "generate")
+"""Works that llama.cpp can do too."""
 NEW = 64
 TIMED_PASSES = 3
 """Of the torch side's one pass without a write and one a head."""
 
 
-def make_folder(folder: str) -> str:
-    """A folder with random weights."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def make_folder(model: str, folder: str) -> str:
+    """The model as a folder that all sides read, in float32, with a GGUF file in it."""
+    import tvjax
 
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(folder)
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.nn.gguf_files import NO_VOCAB, write_gguf
+
+    tvjax.export(tvjax.load(model, dtype="float32"), folder)
+    size = json.loads(Path(folder, "config.json").read_text())["vocab_size"]
+    write_gguf(Path(folder, GGUF), Path(folder), tokenizer={**NO_VOCAB, "llama.vocab_size": size})
     return folder
 
 
@@ -163,8 +159,22 @@ def tvjax_side(folder: str, work: str) -> Callable[[], np.ndarray]:
     return heads
 
 
-# A further implementation is a row here, and its name in --sides; there is none of llama.cpp yet.
-SIDES = {"torch": torch_side, "tvjax": tvjax_side}
+def llama_side(folder: str, work: str) -> Callable[[], np.ndarray]:
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.nn.llama_cpp import LlamaCpp
+
+    config = json.loads(Path(folder, "config.json").read_text())
+    kind, ids, _ = draws(work, config)
+    more, threads = NEW if kind == "generate" else 0, len(os.sched_getaffinity(0))
+    size = len(ids) if kind == "generate" else 1
+    llama = LlamaCpp(Path(folder, GGUF), context=size * (ids.shape[1] + more), sequences=size, threads=threads)
+    if kind == "generate":
+        return lambda: llama.generate(ids, NEW)
+    return lambda: np.stack([llama.logits(row) for row in ids.tolist()])
+
+
+SIDES = {"torch": torch_side, "llama": llama_side, "tvjax": tvjax_side}
+"""Of several the last is compared with each of the others."""
 
 
 def resident() -> int:
@@ -174,6 +184,7 @@ def resident() -> int:
 
 def memory_of(library: str, folder: str) -> None:
     """Print the growth of resident memory over the parameters' own: after the load, and after a pass of 2 tokens."""
+    seconds: list[float] = []
     if library == "torch":
         import torch
         from transformers import LlamaForCausalLM
@@ -192,10 +203,12 @@ def memory_of(library: str, folder: str) -> None:
 
         jnp.zeros(1).block_until_ready()
         before = resident()
+        begun = time.perf_counter()
         model = tvjax.load(folder, dtype="float32")
+        seconds = [time.perf_counter() - begun]
         size, loaded = sum(p.nbytes for p in jax.tree.leaves(model.params)), resident()
         jax.block_until_ready(tvjax.run(model, [[1, 2]]))
-    print((loaded - before) / size, (resident() - before) / size)
+    print((loaded - before) / size, (resident() - before) / size, *seconds)
 
 
 def first_calls(folder: str) -> None:
@@ -229,13 +242,17 @@ def alone(command: list[str], side: str, **environment: str) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
-def show_alone(command: list[str], work: str, libraries: list[str], rounds: int) -> None:
-    """Memory or first calls, `rounds` processes each."""
+def show_alone(command: list[str], work: str, libraries: list[str], rounds: int, model: str) -> None:
+    """Memory or first calls, `rounds` processes each; memory also of what the user named, by tvjax."""
     if work == "memory":
-        found = {name: [alone(command, f"{name}-memory") for _ in range(rounds)] for name in libraries}
-        for name, rows in found.items():
-            loaded, used = zip(*rows, strict=True)
+        of = {name: [alone(command, f"{name}-memory") for _ in range(rounds)] for name in libraries if name != "llama"}
+        named = [*(word for word in command if not word.startswith("--model=")), f"--model={model}"]
+        of |= {model: [alone(named, "tvjax-memory") for _ in range(rounds)]} if "tvjax" in libraries else {}
+        for name, rows in of.items():
+            loaded, used, *seconds = zip(*rows, strict=True)
             print(f"{name:6s} resident memory / parameters: {turns.spread(loaded, 2)}, {turns.spread(used, 2)} in use")
+            for values in seconds:
+                print(f"{name:6s} load {turns.spread(values, 2)} s")
         return
     with tempfile.TemporaryDirectory() as cache:
         keep = {"JAX_COMPILATION_CACHE_DIR": cache}
@@ -246,14 +263,15 @@ def show_alone(command: list[str], work: str, libraries: list[str], rounds: int)
 
 def show(command: list[str], work: str, libraries: list[str], rounds: int, scratch: str, config: dict) -> None:
     """Time both sides of a work in turn, and say how far what they give is apart."""
-    names = [f"{library}-{work}" for library in libraries]
+    able = [library for library in libraries if library != "llama" or work.startswith(UNEDITED)]
+    *others, ours = names = [f"{library}-{work}" for library in able]
     seconds = turns.measure(command, names, rounds)
-    if len(names) == 2:
-        first, second = (np.load(f"{scratch}/{name}.npy") for name in names)
+    found = {name: np.load(f"{scratch}/{name}.npy") for name in names}
+    for name in others:
         if work.startswith("generate"):
-            print(f"{work}: {np.mean(first == second):.0%} of the tokens are the same on both sides")
+            print(f"{work}: {np.mean(found[name] == found[ours]):.0%} of the tokens are the same as of {name}")
         else:
-            print(f"{work}: largest difference between the sides {np.abs(first - second).max():.2g}")
+            print(f"{work}: largest difference to {name} {np.abs(found[name] - found[ours]).max():.2g}")
     if work.startswith("heads"):
         passes = 1 + config["num_hidden_layers"] * config["num_attention_heads"]
         if "torch" in libraries:
@@ -264,16 +282,16 @@ def show(command: list[str], work: str, libraries: list[str], rounds: int, scrat
         what = "ms a token" if work.startswith("generate") else "ms"
         digits = 1 if statistics.median(values) * unit < 100 else 0
         print(f"{name:20s} {turns.spread([unit * value for value in values], digits)} {what}")
-    if len(names) == 2:
-        turns.ratio(f"speed of {libraries[1]} / {libraries[0]}, {work}", seconds, *names)
+    for library, name in zip(able, others, strict=False):
+        turns.ratio(f"speed of {able[-1]} / {library}, {work}", seconds, name, ours)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="", help="a folder of the llama family; none: random weights")
+    parser.add_argument("--model", default="smollm2", help="what tvjax.load takes, of the llama family")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--works", default=",".join([*WORKS, *ALONE]), help="which of the works above")
-    parser.add_argument("--sides", default="torch,tvjax", help="one or both")
+    parser.add_argument("--sides", default=",".join(SIDES), help="one or more, the last compared with the others")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--scratch", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -290,15 +308,15 @@ def main() -> None:
         return
     libraries = options.sides.split(",")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.model or make_folder(f"{scratch}/model")
+        folder = make_folder(options.model, f"{scratch}/model")
         config = json.loads(Path(folder, "config.json").read_text())
         command = [sys.executable, __file__, f"--model={folder}", f"--scratch={scratch}"]
-        print(f"{len(os.sched_getaffinity(0))} threads a side; {options.model or 'random weights'}", flush=True)
+        print(f"{len(os.sched_getaffinity(0))} threads a side; {options.model}", flush=True)
         for name in options.works.split(","):
             for work in WORKS.get(name, ()):
                 show(command, work, libraries, options.rounds, scratch, config)
             if name in ALONE:
-                show_alone(command, name, libraries, options.rounds)
+                show_alone(command, name, libraries, options.rounds, options.model)
 
 
 if __name__ == "__main__":

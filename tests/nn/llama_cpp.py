@@ -126,11 +126,20 @@ def library() -> Any:
 class LlamaCpp:
     """A GGUF file that llama.cpp has opened: ``with LlamaCpp(path) as llama: llama.logits([1, 2, 3])``.
 
+    context: tokens of all sequences; sequences: those that are run side by side, for `generate`. threads: all of one pass.
     vocab_only: no weights are read; `ids` and `text` alone work. Raises ValueError, in llama.cpp's own words, where it
     refuses the file.
     """
 
-    def __init__(self, path: Path | str, *, context: int = 256, vocab_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        context: int = 256,
+        sequences: int = 1,
+        threads: int = 2,
+        vocab_only: bool = False,
+    ) -> None:
         self.lib, self.context, self.length = library(), None, context
         LINES.clear()
         params = self.lib.llama_model_default_params()
@@ -148,7 +157,8 @@ class LlamaCpp:
         params.n_ctx = params.n_batch = params.n_ubatch = context
         # All positions are asked for their logits.
         params.n_outputs_max = params.n_outputs_max_per_seq = context
-        params.n_threads = params.n_threads_batch = 2
+        params.n_seq_max = sequences
+        params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = F32
         params.flash_attn = NO_FLASH_ATTENTION
         self.context = self.lib.llama_init_from_model(self.model, params)
@@ -204,6 +214,29 @@ class LlamaCpp:
             return np.ctypeslib.as_array(found, (len(ids), self.vocab_size)).copy()
         finally:
             self.lib.llama_batch_free(batch)
+
+    def generate(self, prompts: np.ndarray, n: int) -> np.ndarray:
+        """The n likeliest next tokens of prompts ``[B, T]``, one after another, with a cache: ``[B, n]``."""
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+        made, new_BT, begin = [], np.asarray(prompts), 0
+        batch = self.lib.llama_batch_init(prompts.size, 0, 1)
+        try:
+            for _ in range(n):
+                rows, length = new_BT.shape
+                batch.n_tokens = new_BT.size
+                for place, token in enumerate(new_BT.ravel().tolist()):
+                    row, column = divmod(place, length)
+                    batch.token[place], batch.pos[place] = token, begin + column
+                    batch.logits[place] = column == length - 1
+                    batch.n_seq_id[place], batch.seq_id[place][0] = 1, row
+                if code := self.lib.llama_decode(self.context, batch):
+                    raise ValueError(f"llama_decode: {code}")
+                found = np.ctypeslib.as_array(self.lib.llama_get_logits(self.context), (rows, self.vocab_size))
+                begin, new_BT = begin + length, found.argmax(-1)[:, None]
+                made.append(new_BT)
+        finally:
+            self.lib.llama_batch_free(batch)
+        return np.concatenate(made, axis=1)
 
     def greedy(self, ids: Sequence[int], n: int) -> list[int]:
         """The n likeliest next tokens, one after another, each from the whole sequence anew."""
