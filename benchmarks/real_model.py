@@ -1,4 +1,4 @@
-"""How fast is a real language model? python benchmarks/real_model.py [--model=smollm2] [--rounds=5] [--works=forward,..]
+"""How fast is a real language model? python benchmarks/real_model.py [--model=smollm2] [--rounds=5] [--works=..]
 
 The model is what --model names of the llama family, in float32: SmolLM2-135M (30 layers, width 576, 9 heads of which 3
 have keys, 49152 tokens), which is fetched once, or another name, a GGUF file or a Hugging Face folder.

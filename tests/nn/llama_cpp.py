@@ -126,7 +126,7 @@ def library() -> Any:
 class LlamaCpp:
     """A GGUF file that llama.cpp has opened: ``with LlamaCpp(path) as llama: llama.logits([1, 2, 3])``.
 
-    context: tokens of all sequences; sequences: those that are run side by side, for `generate`. threads: all of one pass.
+    context: tokens of all sequences. sequences: those that are run side by side, for `generate`. threads: of a pass.
     vocab_only: no weights are read; `ids` and `text` alone work. Raises ValueError, in llama.cpp's own words, where it
     refuses the file.
     """
