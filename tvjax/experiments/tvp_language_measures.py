@@ -130,8 +130,8 @@ def arms(members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for member in members:
-        shared = SETTINGS if member["tvp_weight"] else ("tvp_weight", "learning_rate")
-        found.setdefault(tuple(member[name] for name in shared), []).append(member)
+        fields = SETTINGS if member["tvp_weight"] else ("tvp_weight", "learning_rate")
+        found.setdefault(tuple(member[field] for field in fields), []).append(member)
     names = [re.sub(r"[_.+-]+(s|seed)?$", "", _shared([m["name"] for m in group])) for group in found.values()]
     made = []
     for group, shared in zip(found.values(), names, strict=True):

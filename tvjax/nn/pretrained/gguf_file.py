@@ -35,6 +35,26 @@ class _Reader(gguf.GGUFReader):
             raise ValueError("it ends early")
         return super()._get(offset, dtype, count, override_order)
 
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[Any]]:
+        """An array as one list, the last part: the package makes two arrays of each of 100,000 words of a tokenizer."""
+        found = gguf.GGUFValueType(raw_type)
+        kind = gguf.GGUFValueType(self._get(orig_offs, np.uint32)[0]) if found == gguf.GGUFValueType.ARRAY else None
+        if kind != gguf.GGUFValueType.STRING and kind not in self.gguf_scalar_to_np:
+            return super()._get_field_parts(orig_offs, raw_type)
+        count, at = int(self._get(orig_offs + 4, np.uint64)[0]), orig_offs + 12
+        if kind != gguf.GGUFValueType.STRING:
+            numbers = self._get(at, self.gguf_scalar_to_np[kind], count)
+            return 12 + numbers.nbytes, [numbers.tolist()], [], [found, kind]
+        order: Any = "big" if self.byte_order == "S" else "little"
+        view, texts = memoryview(self.data), []  # type: ignore[arg-type]
+        for _ in range(count):
+            begin = at + 8
+            at = begin + int.from_bytes(view[at:begin], order)
+            if max(begin, at) > len(view):
+                raise ValueError("it ends early")
+            texts.append(str(view[begin:at], "utf-8"))
+        return at - orig_offs, [texts], [], [found, kind]
+
 
 class Metadata:
     """The keys of a GGUF file. It knows which were read, so that what nobody reads can be refused by name."""
@@ -56,7 +76,8 @@ class Metadata:
             if default is _REQUIRED:
                 raise UserError(f"{self.path}: has no key {key}, which this model needs")
             return default
-        value = self._fields[key].contents()
+        field = self._fields[key]
+        value = field.parts[-1] if isinstance(field.parts[-1], list) else field.contents()
         if kind is float and type(value) is float:
             value = float(str(np.float32(value)))
         if type(value) is not kind:
