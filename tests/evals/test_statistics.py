@@ -1,8 +1,10 @@
 """Means of groups and their intervals; the bootstrap over prompts is tested with what it is used for."""
 
 import numpy as np
+import pytest
+from scipy.stats import t
 
-from tvjax.evals.statistics import macro
+from tvjax.evals.statistics import macro, over_seeds, student
 
 
 class TestMacro:
@@ -25,3 +27,22 @@ class TestMacro:
         second[:4] = 1 - second[:4]
         width = lambda values: np.ptp(macro([values])[1])
         assert width(first - second) < 0.5 * min(width(first), width(second))
+
+
+class TestSeeds:
+    VALUES = (0.31, 0.45, 0.38, 0.52)
+
+    def test_intervals_are_those_of_scipy(self):
+        mean, interval = student(self.VALUES)
+        error = np.std(self.VALUES, ddof=1) / 2
+        assert mean == pytest.approx(np.mean(self.VALUES))
+        assert interval == pytest.approx(t.interval(0.9, 3, mean, error))
+        logs = np.log(self.VALUES)
+        found, limits = over_seeds(self.VALUES)
+        assert found == pytest.approx(np.exp(logs.mean()))
+        assert limits == pytest.approx(np.exp(t.interval(0.9, 3, logs.mean(), logs.std(ddof=1) / 2)))
+
+    def test_one_seed_says_nothing_of_another(self):
+        assert student([0.3]) == (0.3, None)
+        found, limits = over_seeds([0.3])
+        assert found == pytest.approx(0.3) and limits is None

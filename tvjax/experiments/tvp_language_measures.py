@@ -77,7 +77,7 @@ def measured(
     return right, vectors, best
 
 
-def over_tasks(rights: Sequence[Mapping[str, np.ndarray]], names: Collection[str]) -> tuple[float, list[float]]:
+def averaged(rights: Sequence[Mapping[str, np.ndarray]], names: Collection[str]) -> tuple[float, list[float]]:
     """The macro average over tasks of answers ``{task: [n]}``, of one seed or of several, and its interval."""
     if len(rights) == 1:
         return macro([rights[0][name] for name in names])
@@ -91,7 +91,7 @@ def means(groups: Groups, rights: Sequence[Right]) -> dict[str, Means]:
     found: dict[str, Means] = {group: {} for group in groups}
     for group, names in groups.items():
         for kind in kinds_of(rights[0]):
-            found[group][kind], found[group][f"{kind}_ci"] = over_tasks([right[kind] for right in rights], names)
+            found[group][kind], found[group][f"{kind}_ci"] = averaged([right[kind] for right in rights], names)
     return found
 
 
@@ -101,7 +101,7 @@ def entry(groups: Groups, about: Mapping[str, Any], rights: Sequence[Right]) -> 
     for group, names in groups.items():
         curves = [{name: right[BY_LAYER][name] for name in names} for right in rights]
         places = range(curves[0][names[0]].shape[1])
-        rows = [over_tasks([{n: values[:, i] for n, values in c.items()} for c in curves], names) for i in places]
+        rows = [averaged([{n: values[:, i] for n, values in c.items()} for c in curves], names) for i in places]
         found[group] |= {"vector_by_layer": [r[0] for r in rows], "vector_by_layer_ci": [r[1] for r in rows]}
     numbers = {kind: {task: _of_task([r[kind][task] for r in rights]) for task in rights[0][kind]} for kind in ASKED}
     by_layer = {
@@ -120,7 +120,7 @@ def _of_task(rights: Sequence[np.ndarray]) -> tuple[float, list[float]]:
     if len(rights) == 1:
         alone, ends = bootstrap(rights[0])
         return float(alone), ends.tolist()
-    return over_tasks([{"": right} for right in rights], [""])
+    return averaged([{"": right} for right in rights], [""])
 
 
 def arms(members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
