@@ -1,28 +1,32 @@
 """The study of formats: its positions are those of the characters, its numbers those of plain prompts, it goes on."""
 
-import copy
+import dataclasses
 import json
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import tvjax
 from tests.conftest import quiet
-from tests.experiments.test_atv import model_folder
 from tests.experiments.test_text_pieces import KINDS, begun, opened
 from tvjax.errors import UserError
 from tvjax.experiments import formats
 from tvjax.experiments.bench import Bench, VectorConfig
 from tvjax.experiments.formats_answers import summarized, verdict
+from tvjax.nn.decoder import Decoder, DecoderConfig
+from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
+from tvjax.nn.pretrained.weights import save_folder
 from tvjax.report import summary_table, write_report
 from tvjax.tasks.text import Template, TextTask, split_of
 
+TASKS, WORDS = ("one", "two"), tuple("abcdefghijklmnopqrstuvwxyz")
 CONFIG = {
     "experiment": "formats",
     "model": {"path": ""},
-    "data": {"tasks": ("next_letter", "opposite")},
+    "data": {"path": ""},
     "formats": {
         "templates": (("arrow", "", " ->", "\n"), ("say", "say ", " =", "\n")),
         "starts": (("nothing", ""), ("newline", "\n"), ("end", "<|end|>")),
@@ -35,10 +39,49 @@ CONFIG = {
 }
 
 
+def folders(place):
+    """A random llama that says letters, and tasks in which half of the letters, others for each input, are right.
+
+    So about half of what it says is right, and which half depends on every token of the prompt and on what is written.
+    """
+    random = np.random.default_rng(0)
+    inputs = [f"{a}{b}" for a in "bcdfgh" for b in "aeiou"]
+    (place / "tasks").mkdir(parents=True)
+    for name in TASKS:
+        rows = [(x, y) for x in inputs for y in random.permutation(WORDS)[:13]]
+        (place / "tasks" / f"{name}.json").write_text(json.dumps([{"input": x, "output": y} for x, y in rows]))
+    texts = [f"say {x} -> {y}\n{x} = {y}" for x in inputs for y in WORDS]
+    folder = place / "model"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(train_tokenizer(texts, 400))
+    tokenizer = Tokenizer(folder)
+    model = DecoderConfig(
+        num_layers=2,
+        width=32,
+        num_heads=2,
+        num_outputs=tokenizer.size,
+        inputs="tokens",
+        vocab_size=tokenizer.size,
+        hidden_width=64,
+        norm="rmsnorm",
+        positions="rotary",
+        mlp="gated_silu",
+        bias=False,
+        tied_readout=False,
+        unroll=1,
+    )
+    params = Decoder(model).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    letters = np.array([tokenizer.token(i) in {f"\u0120{word}" for word in WORDS} for i in range(tokenizer.size)])
+    assert letters.sum() == len(WORDS)
+    params["readout"]["kernel"] *= np.where(letters, 100.0, 1.0)[None]
+    params = {**params, "blocks": jax.tree.map(lambda a: 3 * a, params["blocks"])}  # so that blocks count
+    save_folder(folder, model, params)
+    return {"model": {"path": str(folder)}, "data": {"path": str(place / "tasks")}}
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    folder = model_folder(tmp_path_factory.mktemp("models") / "model", 32, 2, 0)
-    return CONFIG | {"model": {"path": folder}}
+    return CONFIG | folders(tmp_path_factory.mktemp("given"))
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +129,12 @@ class TestPositions:
     def test_a_vector_is_written_there_and_nowhere_else(self, config):
         """What is said with it is what `tvjax.run` says with the same write, at an index counted by hand."""
         model = tvjax.load(config["model"]["path"])
-        (cell,) = formats.cells(
-            formats.FormatConfig((("say", "say ", " =", "\n"),), (("newline", "\n"),), heads_of(), (0,), 2, 2, 3, 4),
-            model,
-            formats.FormatSettings.from_config(config).data.read(),
-            lambda what: None,
-        )
-        (bench,) = cell.benches
+        settings = formats.FormatSettings.from_config(config)
+        cell = formats.cells(settings.formats, model, settings.data.read(), quiet)[4]
+        assert (cell.template, cell.start) == ("say", "newline")
+        bench = cell.benches[0]
         vector = np.random.default_rng(0).normal(size=model.config.width).astype(np.float32) * 5
-        asked = bench.sample("opposite", "test")
+        asked = bench.sample("one", "test")
         changed = 0
         for layer in range(model.config.num_layers + 1):
             for position in ("last", "query"):
@@ -114,19 +154,15 @@ class TestPositions:
         assert changed > len(asked), "a write that changes nothing would prove nothing"
 
 
-def heads_of():
-    return ("last", "query")
-
-
 class TestCells:
     def test_every_number_is_that_of_plain_prompts(self, done, config):
         """Zero-shot, k-shot and the vector at its layer, each found again by `tvjax` calls on single prompts."""
         folder, _ = done
         model = tvjax.load(config["model"]["path"])
         settings = formats.FormatSettings.from_config(config)
-        for cell in formats.cells(settings.formats, model, settings.data.read(), lambda what: None)[:2]:
+        for cell in formats.cells(settings.formats, model, settings.data.read(), quiet)[:2]:
             kept = json.loads(cell.path(folder).read_text())["tasks"]
-            for name in CONFIG["data"]["tasks"]:
+            for name in TASKS:
                 entry, bench = kept[name], cell.benches[0]
                 prompts, right, states = [], [], {"last": [], "query": []}
                 for seeded in cell.benches:
@@ -246,29 +282,25 @@ class TestRuns:
         task = TextTask("any", tuple((f"{a}{b}", "x") for a in "abcd" for b in "efgh"))
         model = bench_of(tokenizer, Template(), {"any": task}).model
         c = formats.FormatConfig(templates=(("a", "", ">", ""),), starts=(("none", ""), ("line", "\n")))
-        c = (
-            copy.replace(c, demonstrations=2)
-            if hasattr(copy, "replace")
-            else formats.dataclasses.replace(c, demonstrations=2)
-        )
+        c = dataclasses.replace(c, demonstrations=2)
         with pytest.raises(UserError, match=r"config.formats.starts.*BOS"):
             formats.cells(c, model, {"any": task}, quiet)
 
 
 class TestRules:
-    def cells(self, few, plain, behind):
-        """Two cells of two tasks of 20 questions: so many are right of each."""
+    def cells(self, few, plain, behind, cosines=(0.5, 0.5)):
+        """Two cells of two tasks of 20 questions: so many are right of each. cosines: at the middle layer."""
         right = lambda count: np.repeat([1, 0], [count, 20 - count])
 
-        def measured(count):
-            place = {"cosine": [1.0, 0.5, 0.5], "dev_first": [0.0, 0.5], "dev_whole": [0.0, 0.5], "layer": 2}
+        def measured(count, cosine):
+            place = {"cosine": [1.0, cosine, 0.5], "dev_first": [0.0, 0.5], "dev_whole": [0.0, 0.5], "layer": 2}
             rows = right(count)[:, None].tolist()
             place |= {"works": True, "first": rows, "whole": rows}
             shot = lambda n: {kind: right(n).tolist() for kind in ("first", "whole")}
             entry = {"zero_shot": shot(1), "few_shot": shot(few), "shuffled_shot": shot(few // 3), "last": place}
             return {"query_first": False, "tasks": {"a": entry, "b": entry}}
 
-        found = {("t", "nothing"): measured(plain), ("t", "newline"): measured(behind)}
+        found = {("t", "nothing"): measured(plain, cosines[0]), ("t", "newline"): measured(behind, cosines[1])}
         return summarized(found, ("last",))
 
     def test_differences_are_paired_and_failures_are_not_compared(self):
@@ -294,4 +326,10 @@ class TestRules:
         assert not self.cells(2, 2, 15)["tasks"]["a"]["loss"] > 2 / 20
 
     def test_without_variation_there_is_no_rank_correlation(self):
-        assert self.cells(18, 2, 15)["reading"] == {"layer": 1, "rank_correlation": None}
+        found = {"layer": 1, "rank_correlation": None, "explains": False}
+        assert self.cells(18, 2, 15)["reading"] == found
+
+    def test_reading_explains_where_vectors_fail_as_queries_look_alike(self):
+        for cosines, correlation in (((0.9, 0.4), -1), ((0.4, 0.9), 1)):
+            found = self.cells(18, 2, 15, cosines)["reading"]
+            assert found["rank_correlation"] == pytest.approx(correlation) and found["explains"] == (correlation < 0)

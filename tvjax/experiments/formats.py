@@ -3,10 +3,10 @@
 A cell is a template with a text in front of the whole prompt, its *start*. In each cell every task is asked zero-shot,
 in k-shot prompts, in those with shuffled labels, and zero-shot with the mean state of its k-shot prompts written in
 (Hendel et al. 2023). The k-shot prompts that are asked are those that the vectors are read from: their queries are of
-the train split, and none of them is among its own demonstrations. Vectors are written into questions of the dev split
-at every layer, and into those of the test split at the layer that dev prefers. A vector is read and written at one
-position, the last token of the prompt or that of its query (`Bench.back`). How alike the states of different queries
-are at these positions of zero-shot prompts says whether the query can be read there.
+the train split, and none of them is among its own demonstrations. The first seed's vectors are written into questions
+of the dev split at every layer, and those of all seeds into questions of the test split at the layer that dev prefers.
+A vector is read and written at one position, the last token of the prompt or that of its query (`Bench.back`). How
+alike the states of different queries are at these positions of zero-shot prompts says whether the query can be read.
 
 Each cell is kept in the run's folder when it is done, and is not measured again.
 """
@@ -53,11 +53,11 @@ class FormatConfig:
     positions: tuple[Position, ...] = ("last", "query")
     seeds: tuple[int, ...] = (0, 1, 2)
     demonstrations: int = 10
-    prompts: int = 5
-    dev: int = 8
-    questions: int = 16
+    prompts: int = 4
+    dev: int = 12
+    questions: int = 12
     memory: float = 1.0
-    batch: int = 64
+    batch: int = 12
 
     def check(self) -> None:
         """Raise `UserError` for the first value that no cell can be measured with."""
@@ -215,19 +215,20 @@ def measure(benches: Sequence[Bench], name: str, c: FormatConfig) -> dict[str, A
     _, entry["shuffled_shot"] = _shown(benches, name, c, shuffled=True)
     vectors_NLSD = shown.reshape(len(benches), c.prompts, *shown.shape[1:]).mean(1).transpose(1, 2, 0, 3)[:, 1:]
     for position, vectors_LSD, states_BLD in zip(c.positions, vectors_NLSD, states.swapaxes(0, 1), strict=True):
-        none = np.zeros(vectors_LSD.shape[:2])
-        dev = bench.scores(*_bare(bench, name, asked["dev"]), vectors_LSD, layers, none, position)
-        pooled = Right(*(a.swapaxes(1, 2).reshape(-1, len(layers), 1) for a in dev))
-        place, _ = best_place(pooled)
-        least = np.repeat(alone.first[: len(asked["dev"])], len(benches))
+        keep_LS = np.zeros(vectors_LSD.shape[:2])
+        # Another question says more of a layer than the same one with another seed's vector, at the same cost.
+        bare = _bare(bench, name, asked["dev"])
+        dev = bench.scores(*bare, vectors_LSD[:, :1], layers, keep_LS[:, :1], position)
+        place, _ = best_place(dev)
         at = slice(place, place + 1)
-        test = bench.scores(*_bare(bench, name, asked["test"]), vectors_LSD[at], layers[at], none[at], position)
+        bare = _bare(bench, name, asked["test"])
+        test = bench.scores(*bare, vectors_LSD[at], layers[at], keep_LS[at], position)
         entry[position] = {
             "cosine": alike(states_BLD).tolist(),
-            "dev_first": pooled.first.mean((0, 2)).tolist(),
-            "dev_whole": pooled.whole.mean((0, 2)).tolist(),
+            "dev_first": dev.first.mean((0, 2)).tolist(),
+            "dev_whole": dev.whole.mean((0, 2)).tolist(),
             "layer": layers[place],
-            "works": clearly_above(pooled.first[:, place, 0], least),
+            "works": clearly_above(dev.first[:, place, 0], alone.first[: len(asked["dev"])]),
             **_lists(Right(test.first[:, 0], test.whole[:, 0])),
         }
     bench.tick("task")

@@ -25,6 +25,8 @@ KINDS = {"": "whole", "_first": "first"}
 SHOTS = ("zero_shot", "few_shot", "shuffled_shot")
 DESTROYED = 0.5
 """The share of k-shot accuracy that shuffled labels take at least from a task that they destroy."""
+EXPLAINS = -0.5
+"""The rank correlation at or below which reading explains the formats."""
 
 
 def _values(entry: Tree, position: str = "", kind: str = "first") -> np.ndarray:
@@ -142,6 +144,7 @@ def summarized(found: Mapping[Key, Tree], positions: Sequence[str]) -> dict[str,
     middle = len(next(iter(cells.values()))["positions"][at]["cosine"]) // 2
     cosines = [cell["positions"][at]["cosine"][middle] for cell in cells.values()]
     accuracies = [cell["positions"][at]["vector_first"] for cell in cells.values()]
+    correlation = _ranks(cosines, accuracies)
     return {
         "positions": list(positions),
         "cells": list(cells.values()),
@@ -161,5 +164,9 @@ def summarized(found: Mapping[Key, Tree], positions: Sequence[str]) -> dict[str,
                 for other in positions[1:]
             ],
         },
-        "reading": {"layer": middle, "rank_correlation": _ranks(cosines, accuracies)},
+        "reading": {
+            "layer": middle,
+            "rank_correlation": correlation,
+            "explains": correlation is not None and correlation <= EXPLAINS,
+        },
     }

@@ -199,11 +199,15 @@ def _tasks_table(summary: Tree) -> str:
 
 
 def _reading(summary: Tree) -> str:
-    found = summary["reading"]["rank_correlation"]
-    said = "is not defined" if found is None else f"is {found:.2f}"
+    found, layer = summary["reading"], summary["reading"]["layer"]
+    if found["rank_correlation"] is None:
+        said = "is not defined, since one of the two does not vary"
+    else:
+        verdict = "it explains the formats" if found["explains"] else "it does not explain the formats"
+        said = f"is {found['rank_correlation']:.2f}: by the rule that asks for -0.5 or less, {verdict}"
     return (
         f'<p class="quiet">Over the {len(summary["cells"])} formats, the rank correlation between the cosine of the'
-        f" states of different queries at layer {summary['reading']['layer']} and the vector's accuracy {said}.</p>"
+        f" states of different queries at layer {layer} and the vector's accuracy {said}.</p>"
     )
 
 
