@@ -43,7 +43,7 @@ def get_config(model: str = "smollm2") -> ConfigDict:
 
     config.data = _TRAINING["get_config"]().data  # which tasks: the fields of configs/text_model.py, commented there
     config.data.tasks = ("past_tense", "gerund", "third_person", "plural", "capitalize", "first_letter")
-    config.data.tasks += ("opposite", "capital", "next_number", "first_of_two", "second_of_two", "sentence_noun")
+    config.data.tasks += ("opposite", "continent", "next_letter", "first_of_two", "second_of_two", "sentence_noun")
 
     config.training = _TRAINING["get_config"]()  # of the small model; used if model.path is "" and it is not there yet
 
@@ -51,9 +51,9 @@ def get_config(model: str = "smollm2") -> ConfigDict:
     # (name, before, between, after): a pair is shown as before + input + between + " " + output + after
     config.formats.templates = (
         ("arrow", "", " ->", "\n"),
-        ("colon", "", ":", "\n"),
         ("question", "Q: ", "\nA:", "\n\n"),
         ("input", "Input: ", "\nOutput:", "\n"),
+        ("colon", "", ":", "\n"),
     )
     # (name, text): what stands in front of a whole prompt; each but the first is compared with the first
     config.formats.starts = (

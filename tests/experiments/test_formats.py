@@ -32,8 +32,8 @@ CONFIG = {
         "starts": (("nothing", ""), ("newline", "\n"), ("end", "<|end|>")),
         "seeds": (0, 1),
         "demonstrations": 2,
-        "prompts": 2,
-        "dev": 3,
+        "prompts": 3,
+        "dev": 6,
         "questions": 4,
     },
 }
@@ -56,7 +56,7 @@ def folders(place):
     (folder / "tokenizer.json").write_text(train_tokenizer(texts, 400))
     tokenizer = Tokenizer(folder)
     model = DecoderConfig(
-        num_layers=2,
+        num_layers=3,
         width=32,
         num_heads=2,
         num_outputs=tokenizer.size,
@@ -159,14 +159,14 @@ class TestCells:
         """Zero-shot, k-shot and the vector at its layer, each found again by `tvjax` calls on single prompts."""
         folder, _ = done
         model = tvjax.load(config["model"]["path"])
-        settings = formats.FormatSettings.from_config(config)
+        settings, layers = formats.FormatSettings.from_config(config), set()
         for cell in formats.cells(settings.formats, model, settings.data.read(), quiet)[:2]:
             kept = json.loads(cell.path(folder).read_text())["tasks"]
             for name in TASKS:
                 entry, bench = kept[name], cell.benches[0]
                 prompts, right, states = [], [], {"last": [], "query": []}
                 for seeded in cell.benches:
-                    asked = seeded.queries(name, 2)
+                    asked = seeded.queries(name, 3)
                     prompts += seeded.few_shot(name, asked)
                     right += [seeded.begun(x, seeded.tasks[name].answers) for x, _ in asked]
                 for prompt in prompts:
@@ -180,7 +180,8 @@ class TestCells:
                 asked = bench.sample(name, "test")
                 for position, rows in states.items():
                     layer = entry[position]["layer"]
-                    for seed, vector in enumerate(np.array(rows).reshape(2, 2, *rows[0].shape).mean(1)):
+                    layers.add(layer)
+                    for seed, vector in enumerate(np.array(rows).reshape(2, 3, *rows[0].shape).mean(1)):
                         for number, (x, _) in enumerate(asked):
                             bare = bench.zero_shot([(x, "")])[0]
                             place = -1 - int(bench.back([bare], position)[0])
