@@ -67,12 +67,10 @@ def get_config(model: str = "smollm2") -> ConfigDict:
     config.formats.positions = ("last", "query")
     config.formats.seeds = (0, 1, 2)  # of demonstrations and queries
     config.formats.demonstrations = 10  # k
-    config.formats.prompts = 4  # k-shot prompts a seed: a vector is their mean, and k-shot accuracy is measured on them
+    config.formats.prompts = 4  # k-shot prompts a seed: a vector is their mean, k-shot accuracy is measured on them
     config.formats.dev = 12  # most inputs of the dev split that are asked at every layer, to choose one, by one seed
     config.formats.questions = 12  # most inputs of the test split that are asked at that layer
     config.formats.memory = 1.0  # GiB that a pass may take beside the parameters; batches are made to fit
-    config.formats.batch = (
-        12  # most prompts in one pass: as many as are asked at once here, so that none is for nothing
-    )
+    config.formats.batch = 12  # most prompts in one pass: as many as are asked here, so that none fills up a batch
     VARIANTS[model](config)
     return config

@@ -160,7 +160,7 @@ class TestCells:
         folder, _ = done
         model = tvjax.load(config["model"]["path"])
         settings, layers = formats.FormatSettings.from_config(config), set()
-        for cell in formats.cells(settings.formats, model, settings.data.read(), quiet)[:2]:
+        for cell in formats.cells(settings.formats, model, settings.data.read(), quiet)[2:4]:
             kept = json.loads(cell.path(folder).read_text())["tasks"]
             for name in TASKS:
                 entry, bench = kept[name], cell.benches[0]
@@ -189,6 +189,7 @@ class TestCells:
                             said = int(np.asarray(tvjax.run(model, [bare], edits=edits, last=True)).argmax())
                             expected = said in bench.begun(x, bench.tasks[name].answers)
                             assert entry[position]["first"][number][seed] == expected
+        assert len(layers) > 1, "one layer would not show that each has its own"
 
     def test_alike_is_the_mean_cosine_of_pairs(self):
         states = np.random.default_rng(0).normal(size=(5, 3, 4))
@@ -327,7 +328,7 @@ class TestRules:
         assert not self.cells(2, 2, 15)["tasks"]["a"]["loss"] > 2 / 20
 
     def test_without_variation_there_is_no_rank_correlation(self):
-        found = {"layer": 1, "rank_correlation": None, "explains": False}
+        found = {"position": "last", "layer": 1, "rank_correlation": None, "explains": False}
         assert self.cells(18, 2, 15)["reading"] == found
 
     def test_reading_explains_where_vectors_fail_as_queries_look_alike(self):

@@ -119,8 +119,8 @@ def summarized(found: Mapping[Key, Tree], positions: Sequence[str]) -> dict[str,
 
     "cells" are the means of each. Paired: "starts" each start against the first one in its template, "templates" each
     template against the first one with the same start, "positions" the first position against the others in a cell.
-    "reading": the middle layer, and over cells the rank correlation between the cosine there and the vector's accuracy,
-    at the first position.
+    "reading": over cells, the rank correlation between the cosine at the middle layer, at the query if that is among
+    the positions, and the vector's accuracy at the first position.
     """
     cells = {key: _cell(key, measured, positions) for key, measured in found.items()}
     template, start = next(iter(found))
@@ -141,8 +141,9 @@ def summarized(found: Mapping[Key, Tree], positions: Sequence[str]) -> dict[str,
             if other(key) != key
         ]
 
-    middle = len(next(iter(cells.values()))["positions"][at]["cosine"]) // 2
-    cosines = [cell["positions"][at]["cosine"][middle] for cell in cells.values()]
+    read = "query" if "query" in positions else at
+    middle = len(next(iter(cells.values()))["positions"][read]["cosine"]) // 2
+    cosines = [cell["positions"][read]["cosine"][middle] for cell in cells.values()]
     accuracies = [cell["positions"][at]["vector_first"] for cell in cells.values()]
     correlation = _ranks(cosines, accuracies)
     return {
@@ -165,6 +166,7 @@ def summarized(found: Mapping[Key, Tree], positions: Sequence[str]) -> dict[str,
             ],
         },
         "reading": {
+            "position": read,
             "layer": middle,
             "rank_correlation": correlation,
             "explains": correlation is not None and correlation <= EXPLAINS,

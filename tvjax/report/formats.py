@@ -207,7 +207,8 @@ def _reading(summary: Tree) -> str:
         said = f"is {found['rank_correlation']:.2f}: by the rule that asks for -0.5 or less, {verdict}"
     return (
         f'<p class="quiet">Over the {len(summary["cells"])} formats, the rank correlation between the cosine of the'
-        f" states of different queries at layer {layer} and the vector's accuracy {said}.</p>"
+        f" states of different queries at layer {layer}, at {POSITIONS[found['position']]}, and the vector's accuracy"
+        f" {said}.</p>"
     )
 
 
@@ -293,7 +294,7 @@ def _by_layer(summary: Tree) -> Exhibit:
         lambda: _lines(
             summary,
             "State vectors by the layer at which they are written",
-            f"first tokens right, dev split, mean over tasks and seeds; at {POSITIONS[at]}",
+            f"first tokens right, dev split, mean over tasks, vectors of one seed; at {POSITIONS[at]}",
             "accuracy",
             lambda cell: cell["positions"][at]["vector_first_by_layer_dev"],
         ),
@@ -301,36 +302,35 @@ def _by_layer(summary: Tree) -> Exhibit:
 
 
 def _cosines(summary: Tree) -> Exhibit:
-    at = _at(summary)
+    read = summary["reading"]["position"]
     return Exhibit(
         "cosine",
         "Whether the query can be read",
         "Mean cosine between the states of different queries at each layer, a panel a template, a line a start",
-        "At 1 the states of all queries point the same way, and what is read off them cannot depend on the query. At"
-        " layer 0 the last token is the same in all prompts of a template that ends with one of its own.",
+        "At 1 the states of all queries point the same way, and what is read off them cannot depend on the query.",
         lambda: _lines(
             summary,
             "How alike different queries are",
-            f"mean cosine between the states of different zero-shot prompts of a task, at {POSITIONS[at]}",
+            f"mean cosine between the states of different zero-shot prompts of a task, at {POSITIONS[read]}",
             "cosine",
-            lambda cell: cell["positions"][at]["cosine"],
+            lambda cell: cell["positions"][read]["cosine"],
         ),
     )
 
 
 def _scatter(summary: Tree) -> Exhibit:
-    at, layer = _at(summary), summary["reading"]["layer"]
+    at, read, layer = _at(summary), summary["reading"]["position"], summary["reading"]["layer"]
 
     def draw() -> Figure:
         """A mark a cell."""
-        evidence = f"a mark a format; layer {layer} of {summary['num_layers']}; lines: 90% interval"
+        evidence = f"a mark a format; cosine at {POSITIONS[read]}, layer {layer}; lines: 90% interval"
         drawn = open_figure(6.6, 3.6, "Can the query be read, and does the vector work?", evidence)
         ax = drawn.add_subplot()
         starts, templates = _starts(summary)[: len(HUES)], _templates(summary)[: len(MARKERS)]
         for cell in summary["cells"]:
             if cell["start"] in starts and cell["template"] in templates:
                 found, color = cell["positions"][at], HUES[starts.index(cell["start"])]
-                x, marker = found["cosine"][layer], MARKERS[templates.index(cell["template"])]
+                x, marker = cell["positions"][read]["cosine"][layer], MARKERS[templates.index(cell["template"])]
                 ax.vlines(x, *found["vector_first_ci"], color=color, linewidth=0.8, alpha=0.6)
                 ax.plot(x, found["vector_first"], color=color, marker=marker, markersize=6, linestyle="none")
         quiet(ax, "mean cosine between the states of different queries", "accuracy with the state vector")
