@@ -20,7 +20,7 @@ from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
 from tvjax.report import summary_table, write_report
-from tvjax.tasks.text import Template, TextTask, split_of
+from tvjax.tasks.text import Template, TextTask, some, split_of
 
 TASKS, WORDS = ("one", "two"), tuple("abcdefghijklmnopqrstuvwxyz")
 CONFIG = {
@@ -177,7 +177,7 @@ class TestCells:
                 said = [int(np.asarray(tvjax.run(model, [prompt], last=True)).argmax()) for prompt in prompts]
                 known = [s in tokens for s, tokens in zip(said, right, strict=True)]
                 assert entry["few_shot"]["first"] == [int(x) for x in known]
-                asked = bench.sample(name, "test")
+                asked = some(bench.tasks[name].questions("test"), 4)
                 for position, rows in states.items():
                     layer = entry[position]["layer"]
                     layers.add(layer)
