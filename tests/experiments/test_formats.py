@@ -241,7 +241,7 @@ class TestRuns:
                 value, (low, high) = found["vector_first"], found["vector_first_ci"]
                 assert f"{value:.2f} <small>[{low:.2f}, {high:.2f}]" in page
                 assert f"{value:.2f} [{low:.2f}, {high:.2f}]" in line
-        for stem in ("formats", "layers", "cosine", "reading"):
+        for stem in ("formats", "tasks", "layers", "cosine", "reading"):
             assert (folder / "report" / f"{stem}.png").stat().st_size > 5000 and f"{stem}.png" in page
 
     def test_what_failed_is_said_first(self, done):
@@ -328,10 +328,12 @@ class TestRules:
         assert not self.cells(2, 2, 15)["tasks"]["a"]["loss"] > 2 / 20
 
     def test_without_variation_there_is_no_rank_correlation(self):
-        found = {"position": "last", "layer": 1, "rank_correlation": None, "explains": False}
-        assert self.cells(18, 2, 15)["reading"] == found
+        found = self.cells(18, 2, 15)["reading"]
+        assert found["rank_correlation_by_layer"] == [None] * 3 and not found["explains"]
+        assert found["rank_correlation"] is None and (found["position"], found["layer"]) == ("last", 1)
 
     def test_reading_explains_where_vectors_fail_as_queries_look_alike(self):
         for cosines, correlation in (((0.9, 0.4), -1), ((0.4, 0.9), 1)):
             found = self.cells(18, 2, 15, cosines)["reading"]
+            assert found["rank_correlation_by_layer"] == [None, pytest.approx(correlation), None]
             assert found["rank_correlation"] == pytest.approx(correlation) and found["explains"] == (correlation < 0)

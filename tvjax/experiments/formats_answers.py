@@ -106,7 +106,7 @@ def _tasks(found: Mapping[Key, Tree]) -> dict[str, Any]:
     return entries
 
 
-def _ranks(x: Sequence[float], y: Sequence[float]) -> float | None:
+def _ranks(x: np.ndarray | Sequence[float], y: Sequence[float]) -> float | None:
     """Spearman's rank correlation; None where one of the two does not vary."""
     ranks = rankdata(x), rankdata(y)
     if min(float(np.ptp(r)) for r in ranks) == 0:
@@ -119,8 +119,8 @@ def summarized(found: Mapping[Key, Tree], positions: Sequence[str]) -> dict[str,
 
     "cells" are the means of each. Paired: "starts" each start against the first one in its template, "templates" each
     template against the first one with the same start, "positions" the first position against the others in a cell.
-    "reading": over cells, the rank correlation between the cosine at the middle layer, at the query if that is among
-    the positions, and the vector's accuracy at the first position.
+    "reading": over cells, the rank correlation between the cosine at the middle layer (and at each), at the query if
+    that is among the positions, and the vector's accuracy at the first position.
     """
     cells = {key: _cell(key, measured, positions) for key, measured in found.items()}
     template, start = next(iter(found))
@@ -142,10 +142,10 @@ def summarized(found: Mapping[Key, Tree], positions: Sequence[str]) -> dict[str,
         ]
 
     read = "query" if "query" in positions else at
-    middle = len(next(iter(cells.values()))["positions"][read]["cosine"]) // 2
-    cosines = [cell["positions"][read]["cosine"][middle] for cell in cells.values()]
+    cosines = np.array([cell["positions"][read]["cosine"] for cell in cells.values()])
     accuracies = [cell["positions"][at]["vector_first"] for cell in cells.values()]
-    correlation = _ranks(cosines, accuracies)
+    middle, correlations = cosines.shape[1] // 2, [_ranks(column, accuracies) for column in cosines.T]
+    correlation = correlations[middle]
     return {
         "positions": list(positions),
         "cells": list(cells.values()),
@@ -169,6 +169,7 @@ def summarized(found: Mapping[Key, Tree], positions: Sequence[str]) -> dict[str,
             "position": read,
             "layer": middle,
             "rank_correlation": correlation,
+            "rank_correlation_by_layer": correlations,
             "explains": correlation is not None and correlation <= EXPLAINS,
         },
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -88,10 +89,8 @@ def _verdicts(rows: Sequence[Tree], *, start: bool = False) -> str:
     said: dict[str, list[str]] = {}
     for row in rows:
         said.setdefault(row["verdict"], []).append(_name(row) if start else row["template"])
-    count = len(rows)
     return "; ".join(
-        f"{verdict} in {'all' if len(names) == count else len(names)} of {count}"
-        + ("" if len(names) == count or start else f" ({', '.join(names)})")
+        f"{verdict} in {len(names)} of {len(rows)}" + ("" if start else f" ({', '.join(names)})")
         for verdict, names in said.items()
     )
 
@@ -139,7 +138,7 @@ def contents(summary: Tree, path: Path) -> Contents:
         _reading(summary),
         f"<h2>What is whose</h2><p>{escape(SOURCES)}</p>",
     ]
-    exhibits = [_where(summary), _by_layer(summary), _cosines(summary), _scatter(summary)]
+    exhibits = [_where(summary), _by_task(summary), _by_layer(summary), _cosines(summary), _scatter(summary)]
     return exhibits, "formats of prompts and state vectors", parts
 
 
@@ -225,7 +224,7 @@ def _where(summary: Tree) -> Exhibit:
         starts, templates = _starts(summary), _templates(summary)
         evidence = "first tokens right, test split, mean over tasks; bold: the vector works"
         shape = len(templates), len(starts)
-        size = 1.6 + len(kinds) * (0.8 + 0.5 * len(starts)), 1.5 + 0.42 * len(templates)
+        size = max(7.0, 1.6 + len(kinds) * (0.8 + 0.5 * len(starts))), 1.5 + 0.42 * len(templates)
         drawn = open_figure(*size, "Where a state vector works, by the format of the prompt", evidence)
         axes = drawn.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
         for ax, (name, values, works) in zip(axes, kinds, strict=True):
@@ -240,9 +239,7 @@ def _where(summary: Tree) -> Exhibit:
             ax.set_title(name, fontsize=9, color=INK)
             ax.set_xticks(range(len(starts)), starts, rotation=40, ha="right")
         axes[0].set_yticks(range(len(templates)), templates)
-        bar = drawn.colorbar(shown, ax=list(axes))
-        bar.set_label("accuracy", fontsize=8.5, color=INK)
-        bar.ax.tick_params(labelsize=8, colors=QUIET)
+        _bar(drawn, shown, axes)
         return drawn
 
     return Exhibit(
@@ -256,12 +253,49 @@ def _where(summary: Tree) -> Exhibit:
     )
 
 
+def _bar(drawn: Figure, shown: Any, axes: Sequence[Axes]) -> None:
+    """The scale of a heatmap of accuracies."""
+    bar = drawn.colorbar(shown, ax=list(axes))
+    bar.set_label("accuracy", fontsize=8.5, color=INK)
+    bar.ax.tick_params(labelsize=8, colors=QUIET)
+
+
+def _by_task(summary: Tree) -> Exhibit:
+    at = _at(summary)
+
+    def draw() -> Figure:
+        """A panel a template, a row a task, a column a start."""
+        starts, templates, tasks = _starts(summary), _templates(summary), list(summary["tasks"])
+        evidence = f"first tokens right with the state vector at {POSITIONS[at]}, test split, mean over seeds"
+        size = max(7.0, 2 + len(templates) * (0.4 + 0.36 * len(starts))), 1.2 + 0.27 * len(tasks)
+        drawn = open_figure(*size, "Which tasks the vector carries, by the format of the prompt", evidence)
+        axes = drawn.subplots(1, len(templates), sharey=True, squeeze=False)[0]
+        for ax, template in zip(axes, templates, strict=True):
+            found = [c["positions"][at]["tasks"] for c in summary["cells"] if c["template"] == template]
+            grid = np.array([[cell[task]["vector_first"] for cell in found] for task in tasks])
+            shown = ax.imshow(grid, aspect="auto", cmap="Blues", vmin=0, vmax=1)
+            quiet(ax, "", "", template)
+            ax.grid(False)
+            ax.set_xticks(range(len(starts)), starts, rotation=40, ha="right")
+        axes[0].set_yticks(range(len(tasks)), tasks)
+        _bar(drawn, shown, axes)
+        return drawn
+
+    return Exhibit(
+        "tasks",
+        "By task",
+        "Heatmaps of the accuracy with the state vector, a panel a template, a row a task, a column a start",
+        "A row that is dark in a column where others are light is a task whose queries can be answered all the same.",
+        draw,
+    )
+
+
 def _lines(summary: Tree, title: str, evidence: str, unit: str, values: Callable[[Tree], Sequence[float]]) -> Figure:
     """A panel a template, a line a start (the first eight), against layers; values: of a cell, up to layer L."""
     templates, starts = _templates(summary), _starts(summary)[: len(HUES)]
-    columns = min(3, len(templates))
+    columns = min(2, len(templates))
     rows = -(-len(templates) // columns)
-    drawn = open_figure(1 + 3 * columns, 0.5 + 2.1 * rows, title, evidence)
+    drawn = open_figure(max(7.0, 1 + 3 * columns), 0.5 + 2.1 * rows, title, evidence)
     axes = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for ax in axes[len(templates) :]:
         ax.set_visible(False)
