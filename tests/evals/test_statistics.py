@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from tvjax.evals.statistics import macro, over_seeds, student
+from tvjax.evals.statistics import macro, over_seeds, over_tasks, student
 
 
 class TestMacro:
@@ -27,6 +27,28 @@ class TestMacro:
         second[:4] = 1 - second[:4]
         width = lambda values: np.ptp(macro([values])[1])
         assert width(first - second) < 0.5 * min(width(first), width(second))
+
+
+class TestOverTasks:
+    def test_the_tasks_are_drawn_too(self):
+        """Of two tasks, one all right and one all wrong, a quarter of the draws is the one twice, and so the other."""
+        mean, interval = over_tasks([np.ones(90), np.zeros(10)])
+        assert mean == 0.5 and interval == [0.0, 1.0]
+
+    def test_its_interval_has_the_variance_of_tasks_and_that_of_questions(self):
+        random = np.random.default_rng(0)
+        chances = random.uniform(0.1, 0.9, size=12)
+        groups = [(random.uniform(size=30) < chance).astype(float) for chance in chances]
+        mean, (low, high) = over_tasks(groups)
+        within = np.mean([g.var() / len(g) for g in groups])
+        error = np.sqrt((np.var([g.mean() for g in groups]) + within) / len(groups))
+        np.testing.assert_allclose([low, high], [mean - 1.645 * error, mean + 1.645 * error], atol=0.02)
+
+    def test_of_one_task_it_is_that_of_its_questions(self):
+        values = (np.random.default_rng(0).uniform(size=60) < 0.4).astype(float)
+        found, expected = over_tasks([values]), macro([values])
+        assert found[0] == expected[0]
+        np.testing.assert_allclose(found[1], expected[1], atol=0.02)
 
 
 class TestSeeds:

@@ -15,6 +15,7 @@ from tvjax.errors import UserError
 from tvjax.experiments.atv_settings import ATVSettings
 from tvjax.experiments.atv_tvp_settings import ATVTVPSettings
 from tvjax.experiments.emergence_settings import EmergenceSettings
+from tvjax.experiments.formats import FormatSettings
 from tvjax.experiments.task_vectors import TaskVectorSettings
 from tvjax.experiments.text_model import TextModelSettings
 from tvjax.experiments.tvp import make_trainer
@@ -57,6 +58,7 @@ def test_another_config_parses(source):
     kinds = {
         "text_model": TextModelSettings,
         "task_vectors": TaskVectorSettings,
+        "formats": FormatSettings,
         "atv": ATVSettings,
         "atv_tvp": ATVTVPSettings,
         "emergence": EmergenceSettings,

@@ -10,7 +10,7 @@ import pytest
 
 import tvjax
 from tvjax.errors import UserError
-from tvjax.experiments import task_vectors, text_model
+from tvjax.experiments import formats, task_vectors, text_model
 from tvjax.experiments.text_data import DataConfig
 from tvjax.experiments.text_prompts import tables
 from tvjax.nn.answers import correct, questions
@@ -231,6 +231,22 @@ class TestVectors:
         effects = np.array(summary["indirect_effect"])
         top = {(head["layer"] - 1, head["head"]) for head in summary["heads"]}
         assert min(effects[place] for place in top) >= max(np.sort(effects, axis=None)[-2], 0)
+
+    def test_a_cell_of_formats_is_what_is_measured_here(self, trained, measured, tmp_path):
+        """The same template, seed, tasks and questions: the same vectors, layers and answers."""
+        template = TRAINING["template"]
+        fields = {"templates": (("same", *template.values()),), "starts": (("nothing", ""),), "seeds": (0,)}
+        fields |= {"dev": VECTORS["questions"], **{n: VECTORS[n] for n in ("demonstrations", "prompts", "questions")}}
+        config = {n: config_for(trained)[n] for n in ("model", "data")} | {"formats": fields}
+        formats.run(config | {"experiment": "formats"}, tmp_path / "run", "train", say=lambda line: None)
+        cell = json.loads((tmp_path / "run" / "cells" / "same.nothing.json").read_text())
+        for name, entry in measured[1]["tasks"].items():
+            found = cell["tasks"][name]
+            assert np.mean(found["zero_shot"]["whole"]) == pytest.approx(entry["zero_shot"])
+            assert found["last"]["layer"] == entry["vector_layer"] and found["last"]["works"] == entry["vector_works"]
+            for kind, suffix in (("whole", ""), ("first", "_first")):
+                assert np.mean(found["last"][kind]) == pytest.approx(entry[f"vector{suffix}"])
+                assert found["last"][f"dev_{kind}"] == pytest.approx(entry[f"vector{suffix}_by_layer_dev"][1:])
 
     def test_conflicts_ask_what_both_tasks_answer_differently(self, measured):
         _, summary = measured

@@ -19,14 +19,15 @@ from tvjax.train.plan import make_plan
 
 pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install 'tvjax[tpu]'")
 
-UNTRAINED = "task_vectors_hf.py:smollm2"
-"""It trains nothing, and so has no program to plan; ":small" has that of its model."""
+UNTRAINED = ("task_vectors_hf.py:smollm2", "formats.py:smollm2")
+"""They train nothing, and so have no program to plan; ":small" has that of its model."""
 FOUND = list(sources())
-SOURCES = [one for one in FOUND if one != UNTRAINED and not any(other.startswith(one + ":") for other in FOUND)]
+SOURCES = [one for one in FOUND if one not in UNTRAINED and not any(other.startswith(one + ":") for other in FOUND)]
 """Without those that are one of their arguments, by default."""
 BEFORE_A_RELEASE = (
     *("atv_tvp.py:", "tvp_garg.py:", "tvp_ginc.py:small", "tvp_regbench.py:small", "emergence.py:token_offset"),
-    *("tvp_language.py:study", "atv_llama3_8b.py:released_code", "atv_mistral_7b.py:paper"),
+    *("tvp_language.py:study", "formats.py:small"),
+    *("atv_llama3_8b.py:released_code", "atv_mistral_7b.py:paper"),
 )
 """What differs from another config by its task, which tvp_synthetic.py compiles, or by its sizes."""
 IN_CI = ("atv_tvp.py:linear", "tvp_garg.py:decision_tree")
@@ -72,10 +73,11 @@ def test_it_compiles_for_a_tpu(source, tmp_path, quickly):
         assert "unknown" not in {one["axes"] for one in program["collectives"]}
 
 
-def test_where_nothing_is_trained_there_is_nothing_to_plan(tmp_path):
-    assert UNTRAINED in FOUND
+@pytest.mark.parametrize("source", UNTRAINED)
+def test_where_nothing_is_trained_there_is_nothing_to_plan(source, tmp_path):
+    assert source in FOUND
     with pytest.raises(UserError, match=r"config.model.path: given 'smollm2'; .*nothing is trained"):
-        planned.plan({**read(UNTRAINED), "plan": {"hardware": "tpu-v5e"}}, tmp_path, quiet)
+        planned.plan({**read(source), "plan": {"hardware": "tpu-v5e"}}, tmp_path, quiet)
 
 
 def described(count, name="tpu-v5p"):

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from tvjax.errors import reject
-from tvjax.experiments import atv, atv_tvp, emergence, task_vectors, text_model, tvp, tvp_language
+from tvjax.experiments import atv, atv_tvp, emergence, formats, task_vectors, text_model, tvp, tvp_language
 
 EXPERIMENTS: dict[str, Callable[[Mapping[str, Any], Path, str], Any]] = {
     "tvp": tvp.run,
     "text_model": text_model.run,
     "task_vectors": task_vectors.run,
+    "formats": formats.run,
     "atv": atv.run,
     "atv_tvp": atv_tvp.run,
     "emergence": emergence.run,

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 
 from tvjax.errors import UserError, reject
 from tvjax.experiments.settings import at_least, check_seed
-from tvjax.nn.answers import Questions, questions
+from tvjax.nn.answers import Questions, earlier, questions
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer
 from tvjax.nn.tokens import Tokens, pad
@@ -81,11 +81,29 @@ def room(longest: int) -> int:
     return -(-longest // step) * step
 
 
+Position = Literal["last", "query"]
+"""Where a state is read and written: the prompt's last token, or the last one of its query (`Bench.back`)."""
+
+
 class Right(NamedTuple):
     """Whether answers are right: their first tokens, which is what a vector steers, and all of their tokens."""
 
     first: np.ndarray
     whole: np.ndarray
+
+
+def graded(q: Questions, said: np.ndarray, back_B: np.ndarray, begin: np.ndarray) -> Right:
+    """Which prompts are given one of their right answers, ``[B, ...]``, from what is said of `Bench.ask_all`.
+
+    said: the likeliest token at each place, ``[rows, ..., A]``.
+    """
+    extra = tuple(range(1, said.ndim - 1))
+    wide = functools.partial(np.expand_dims, axis=extra)
+    right = said == wide(np.asarray(q.answers_BA))
+    counted = np.asarray(q.asked_BA) & (np.arange(said.shape[-1])[None] >= back_B[:, None])
+    first = np.take_along_axis(right, wide(back_B[:, None]), -1)[..., 0]
+    whole = (right | ~wide(counted)).all(-1)
+    return Right(*(np.maximum.reduceat(a.astype(float), begin) for a in (first, whole)))
 
 
 class Bench:
@@ -215,17 +233,39 @@ class Bench:
         vectors_SND: np.ndarray,
         layers: Sequence[int],
         keep_SN: np.ndarray,
+        position: Position = "last",
     ) -> Right:
         """Whether each prompt is given one of its right answers, with each of some vectors in place: ``[B, S, N]``.
 
         layers: of each S; keep_SN: of the state that a vector is added to, 0 where it is replaced.
         """
+        q, back_B, begin = self.ask_all(prompts, accepted, position)
+        return graded(q, self.said(q, vectors_SND, layers, keep_SN), back_B, begin)
+
+    def ask_all(
+        self, prompts: Sequence[str], accepted: Sequence[Answers], position: Position = "last"
+    ) -> tuple[Questions, np.ndarray, np.ndarray]:
+        """Each prompt with each of its right answers, asked from `position` on.
+
+        Also how many tokens before each one's last that is, and which rows are the first of a prompt.
+        """
         flat = [(prompt, y) for prompt, answers in zip(prompts, accepted, strict=True) for y in answers]
         begin = np.cumsum([0, *map(len, accepted)])[:-1]
         q = self.ask([prompt for prompt, _ in flat], [y for _, y in flat])
-        right_BSNA = self.said(q, vectors_SND, layers, keep_SN) == np.asarray(q.answers_BA)[:, None, None]
-        whole = (right_BSNA | ~np.asarray(q.asked_BA)[:, None, None]).all(-1)
-        return Right(*(np.maximum.reduceat(a.astype(float), begin) for a in (right_BSNA[..., 0], whole)))
+        back_B = np.repeat(self.back(prompts, position), [len(answers) for answers in accepted])
+        return earlier(q, back_B) if back_B.any() else q, back_B, begin
+
+    def back(self, prompts: Sequence[str], position: Position) -> np.ndarray:
+        """How many tokens before its last one a prompt has its `position`: ``[B]``.
+
+        "last" is the last token itself; "query" is the token that holds the last character of the input that is asked,
+        before `between`. Where one token holds both they are the same. [ours]
+        """
+        if position == "last":
+            return np.zeros(len(prompts), int)
+        ends = [len(prompt) - len(self.template.between) for prompt in prompts]
+        spans = [[span for _, span in tokens] for tokens in self.tokenizer.encode_with_spans(prompts)]
+        return np.array([sum(begin >= end for begin, _ in row) for row, end in zip(spans, ends, strict=True)])
 
     def said(self, q: Questions, vectors_SND: np.ndarray, layers: Sequence[int], keep_SN: np.ndarray) -> np.ndarray:
         """The likeliest token at each place of the answers with each vector written: `above.said`, ``[B, S, N, A]``."""

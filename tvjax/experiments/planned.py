@@ -227,6 +227,7 @@ PLANNED: dict[str, Callable[[Config, PlanConfig, Mesh], Trainer]] = {
     "tvp": _tvp,
     "text_model": _text_model,
     "task_vectors": _task_vectors,
+    "formats": _task_vectors,
     "atv": _atv,
     "atv_tvp": _atv_tvp,
     "emergence": _emergence,

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -65,6 +66,20 @@ def from_last(decoder: Decoder, params: Any, q: Questions) -> tuple[Past, Questi
     valid_BA = jnp.concatenate([jnp.ones_like(last_B1, bool), q.asked_BA[:, :-1]], axis=1)
     tokens = Tokens(ids_BA, valid_BA, start_B1[:, 0])
     return past, Questions(tokens, jnp.zeros_like(q.last_B), q.answers_BA, q.asked_BA)
+
+
+def earlier(q: Questions, back_B: np.ndarray) -> Questions:
+    """The same questions, asked from `back_B` tokens before each prompt's last one.
+
+    What stands between the two becomes the beginning of the answers, ``[B, A + max(back_B)]``. [ours]
+    """
+    ids_BT, valid_BT = np.asarray(q.tokens.ids_BT), np.asarray(q.tokens.valid_BT)
+    last_B = np.asarray(q.last_B) - back_B
+    at_BA = last_B[:, None] + 1 + np.arange(q.answers_BA.shape[1] + int(back_B.max()))[None]
+    there_BA = np.minimum(at_BA, ids_BT.shape[1] - 1)
+    asked_BA = np.take_along_axis(valid_BT, there_BA, 1) & (at_BA == there_BA)
+    answers_BA = np.where(asked_BA, np.take_along_axis(ids_BT, there_BA, 1), 0)
+    return Questions(q.tokens, jnp.asarray(last_B), jnp.asarray(answers_BA), jnp.asarray(asked_BA))
 
 
 def _logits(decoder: Decoder, params: Any, q: Questions, edits: Any, past: Past | None) -> jax.Array:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from tvjax.errors import UserError
 from tvjax.evals.learned import above
 from tvjax.files import write_whole
-from tvjax.report import adaptive, atv_tvp, emergence, language
+from tvjax.report import adaptive, atv_tvp, emergence, formats, language
 from tvjax.report.gallery import Exhibit
 from tvjax.report.html import details, document, figure, table, write_figure
 from tvjax.report.reader import read_plain
@@ -24,6 +24,7 @@ PAGES: Mapping[str, Any] = {
     "atv": adaptive,
     "atv_tvp": atv_tvp,
     "emergence": emergence,
+    "formats": formats,
     "tvp_language": language,
 }
 """Experiments whose page is a module of its own, with `summary_table(summary)` and `contents(summary, path)`."""

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import Decoder
 from tvjax.nn.model import forward
 from tvjax.nn.tokens import Tokens
@@ -35,6 +36,28 @@ def last_states_and_heads(decoder: Decoder, params: Any, tokens: Tokens) -> dict
     found = _read(decoder, params, tokens, (*STREAM, edits.HEADS))
     read = {"states": stream_at(found, slice(None)), "heads": found[edits.HEADS]}
     return {name: a[:, :, 0].swapaxes(0, 1) for name, a in read.items()}
+
+
+def states_and_answers(
+    decoder: Decoder, params: Any, asked: tuple[Questions, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Questions in one pass: h^0..h^L at positions `read_BN`, ``[B, N, L+1, D]``, and what is said, ``[B, A]``.
+
+    asked: the questions, with `read_BN`. What is said is the likeliest token at each place of the answers, each read
+    with those before it in place.
+    """
+    q, read_BN = asked
+    at_BA = q.last_B[:, None] + jnp.arange(q.answers_BA.shape[1])[None]
+    out, found = forward(
+        decoder,
+        params,
+        q.tokens.ids_BT,
+        addresses=STREAM,
+        read_BN=read_BN,
+        at=jnp.minimum(at_BA, q.tokens.ids_BT.shape[1] - 1),
+        positions_BT=q.tokens.positions_BT,
+    )
+    return stream_at(found, slice(None)).transpose(1, 2, 0, 3), out.argmax(-1)
 
 
 ADDED = ("attn_out", "mlp_out")
