@@ -26,6 +26,7 @@ from tvjax.experiments.tvp_language_settings import BASE, TVPLanguageSettings
 from tvjax.experiments.tvp_language_tuning import TuningExperiment
 from tvjax.files import read_json, write_json
 from tvjax.library import export
+from tvjax.memory import give_back
 from tvjax.nn.model import Model
 from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh
@@ -192,6 +193,7 @@ class _Study:
         self.progress.say(f"fine-tuning {names}" if self.mode == "train" else f"loading {names}")
         experiment = make_experiment(s, self.tasks, self.model)
         tuned = rundir.trained_state(make_trainer(s, experiment), folder, self.mode, self.progress.say).params
+        give_back(cycles=True)  # a trainer is in a circle with its programs
         for number, name in enumerate(s.population.name):
             # Where the model itself is, so that its compiled programs serve all.
             params = jax.tree.map(

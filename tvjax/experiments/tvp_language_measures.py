@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tvjax.evals.statistics import bootstrap, macro, student
-from tvjax.experiments.bench import Bench, best_layer
+from tvjax.experiments.bench import Bench
 from tvjax.experiments.text_shifts import SHIFTS, shifted
 from tvjax.tasks.text import Template, some
 
@@ -60,7 +60,8 @@ def measured(
         states_PLD = bench.few_shot_states(name)
         vectors[name] = states_PLD.mean(0)
         by_layer = {s: bench.asked_with(name, s, vectors[name][list(layers)], layers, keep) for s in ("dev", "test")}
-        place = best_layer(by_layer["dev"])
+        # At layer 0 the last token of every prompt has the same state.
+        place = max((i for i, at in enumerate(layers) if at), key=lambda i: by_layer["dev"][:, i].mean())
         best[name] = layers[place]
         alone = bench.asked_with(name, "test", states_PLD[:single, layer], [layer] * single, keep)
         right["zero_shot"][name] = bench.right(bench.zero_shot(asked), said)

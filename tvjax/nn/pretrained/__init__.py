@@ -3,7 +3,6 @@
 `gguf_file` says what a GGUF file holds in a folder's terms.
 """
 
-import ctypes
 import dataclasses
 import json
 import os
@@ -13,6 +12,7 @@ from typing import Any
 
 from tvjax.errors import UserError, warn
 from tvjax.files import read_json
+from tvjax.memory import give_back
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained.families import read_config
 from tvjax.nn.pretrained.folder import CONFIG, TEMPLATES, along
@@ -59,9 +59,7 @@ def _ids(values: Mapping[str, Any], source: Path, size: int) -> tuple[int, ...]:
 def load_model(path: Path, **how: Any) -> Model:
     """The model of a Hugging Face folder or of a GGUF file; `how` is that of `load_tensors`."""
     model = _of_gguf(path, **how) if is_gguf(path) else _of_folder(path, **how)
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim:  # glibc keeps what parsing has freed, some 5% of a small model's parameters
-        trim(0)
+    give_back()  # what parsing took is some 5% of a small model's parameters
     return model
 
 
