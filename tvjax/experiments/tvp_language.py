@@ -128,7 +128,8 @@ class _Study:
         sink = self.bench.sink()
         if sink:
             say(f"warning: the query {sink!r} {SINK}")
-        self.progress.plan({"task": len(self.tasks) * len(self.members)}, {"task": 1.0})
+        todo = [name for name in self.members if self.mode != "train" or not self._answers(name).is_file()]
+        self.progress.plan({"task": len(self.tasks) * len(todo)}, {"task": 1.0})
         self._ask(BASE, self.model.params)
         parts = s.population.parts(s.at_once)
         for part in parts:
