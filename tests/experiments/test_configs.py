@@ -136,3 +136,5 @@ def test_an_argument_that_is_not_there_is_refused():
         read("tvp_synthetic.py:cubic")
     with pytest.raises(UserError, match=r"sinusoid.*linear, quadratic"):
         read("tvp_garg.py:sinusoid")
+    with pytest.raises(UserError, match=r"^--config argument: given 'large'; accepted: smollm2, small$"):
+        read("atv_text.py:large")
