@@ -17,6 +17,7 @@ _TRAINING = runpy.run_path(str(Path(__file__).with_name("text_model.py")))
 def _smollm2(config: ConfigDict) -> None:
     config.target.path = "smollm2"
     config.generator.kind = "target"  # or model, with --config.generator.path=smollm2: a second one, which is trained
+    config.generator.below = 12
     config.tasks.seen = ("plural", "opposite", "continent", "first_of_two", "sentiment", "next_number")
     config.tasks.ambiguous = ("past_tense", "gerund", "third_person")
     config.tasks.unseen = ("capitalize", "first_letter", "capital", "capitalize_adjective")
@@ -30,7 +31,8 @@ def _smollm2(config: ConfigDict) -> None:
     config.vectors.demonstrations = 10
     config.vectors.prompts = 20
     config.train.seeds = (0,)
-    config.train.steps = 150
+    config.train.batch = 16
+    config.train.steps = 200
     config.train.log_every = 10
     config.train.evaluate_every = 50
     config.evaluation.test = 40

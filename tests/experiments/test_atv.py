@@ -26,6 +26,7 @@ from tvjax.experiments.text_model import corpus
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
+from tvjax.parallel.batches import Batches
 from tvjax.parallel.mesh import make_mesh
 from tvjax.report import summary_table, write_report
 from tvjax.tasks.suite import suite
@@ -215,8 +216,7 @@ class TestGeneratorOfTheTarget:
         found = {}
         for name in ("atv_last", "atv_all", "static"):
             names, hyper = atv.population(arena, 1e-3)
-            tight = dataclasses.replace(arena.settings.vectors, memory=1e-7)
-            tight = dataclasses.replace(arena, settings=dataclasses.replace(arena.settings, vectors=tight))
+            tight = dataclasses.replace(arena, batches=Batches(1e-7, 32))
             made = [make_trainer(a, name, a.given, names, hyper, make_mesh())[0] for a in (arena, tight)]
             start = made[0].init(jax.random.key(0), made[0].data())
             params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), start)

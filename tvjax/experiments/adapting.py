@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ import numpy as np
 from tvjax.experiments.atv_data import Examples, epoch_rows
 from tvjax.experiments.atv_settings import ExampleConfig
 from tvjax.nn.answers import Questions, from_last, judged, risk
-from tvjax.nn.decoder import Decoder, Past
+from tvjax.nn.decoder import PADDING, Decoder, Past
+from tvjax.parallel.batches import GIB, Batches
 from tvjax.parallel.mesh import shard_batch
 from tvjax.train.state import ORDER, Hyper, member_key
 from tvjax.vectors.adapters import ATV, Adapter, Given, Queries
@@ -55,13 +56,48 @@ def read_once(adapter: Adapter, decoder: Decoder, given: Given, asked: Examples)
     if isinstance(adapter, ATV) and adapter.generator is None:
         rows, draws = jnp.arange(asked.task_I.shape[0]), range(asked.readings.ids_BT.shape[1])
         states = [adapter.state(None, given, asked.rows(rows, draw)[0], None) for draw in draws]
-        asked = asked.replace(state_IRS=jnp.stack(states, axis=1))
+        asked = dataclasses.replace(asked, state_IRS=jnp.stack(states, axis=1))
     if adapter.from_last:
         read = jax.vmap(lambda q: from_last(decoder, given["target"], q), in_axes=1, out_axes=1)
         past, prompts = read(asked.prompts)  # keys and values [L, P, I, G, S, C]
         keys, values = (a.transpose(2, 1, 0, 3, 4, 5) for a in (past.keys, past.values))
-        asked = asked.replace(prompts=prompts, past=Past(keys, values, past.positions_BS))
+        asked = dataclasses.replace(asked, prompts=prompts, past=Past(keys, values, past.positions_BS))
     return asked
+
+
+def held(
+    batches: Batches, adapter: Adapter, decoder: Decoder, given: Given, splits: Mapping[str, Examples]
+) -> Mapping[str, Examples]:
+    """The examples of each split with what `read_once` finds, if all of that takes no more than ``batches.memory``.
+
+    Then a step runs the tokens of the answers alone. Of shapes, as a plan has them, the shapes. [ours]
+    """
+    shapes = {
+        split: jax.eval_shape(lambda given, asked: read_once(adapter, decoder, given, asked), given, asked)
+        for split, asked in splits.items()
+    }
+    leaves = jax.tree.leaves([(one.past, one.state_IRS) for one in shapes.values()])
+    if not 0 < sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) <= batches.memory * GIB:
+        return splits
+    found = shapes
+    if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(given)):
+        run = functools.partial(batches, read_once, (adapter, decoder), (given,))
+        found = {split: _trimmed(run(asked)) for split, asked in splits.items()}
+    read = ("prompts", "past", "state_IRS")
+    return {
+        split: dataclasses.replace(asked, **{field: getattr(found[split], field) for field in read})
+        for split, asked in splits.items()
+    }
+
+
+def _trimmed(asked: Examples) -> Examples:
+    """Without the slots of the past that no prompt fills."""
+    if asked.past is None:
+        return asked
+    used_S = (np.asarray(asked.past.positions_BS) != PADDING).any((0, 1))
+    count = 1 + int(np.flatnonzero(used_S).max(initial=0))
+    keys, values = (a[..., :count, :] for a in (asked.past.keys, asked.past.values))
+    return dataclasses.replace(asked, past=Past(keys, values, asked.past.positions_BS[..., :count]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -204,8 +204,13 @@ def _by_group(s: ATVSettings, per_task: Mapping[str, np.ndarray], suffix: str) -
     return found
 
 
+def _per_question(outcome: Outcome, kind: str) -> dict[str, np.ndarray]:
+    """Of each task how often each question is answered right, ``[n]``: the mean over seeds and templates."""
+    return {task: getattr(right, kind).mean(1) for task, right in outcome.right.items()}
+
+
 def _row(name: str, outcome: Outcome, s: ATVSettings) -> dict[str, Any]:
-    """A method's entry in the summary: a question counts by the mean over seeds and templates."""
+    """A method's entry in the summary."""
     row: dict[str, Any] = {
         "name": name,
         "trainable_parameters": outcome.trainable,
@@ -213,7 +218,7 @@ def _row(name: str, outcome: Outcome, s: ATVSettings) -> dict[str, Any]:
         "generator_tokens_per_query": outcome.generator_tokens,
     }
     for suffix, kind in COUNTED.items():
-        per_question = {task: getattr(right, kind).mean(1) for task, right in outcome.right.items()}
+        per_question = _per_question(outcome, kind)
         row |= {
             f"accuracy{suffix}": {task: float(values.mean()) for task, values in per_question.items()},
             f"accuracy{suffix}_ci": {task: bootstrap(values)[1].tolist() for task, values in per_question.items()},
@@ -232,10 +237,7 @@ def _differences(outcomes: Mapping[str, Outcome], s: ATVSettings) -> dict[str, A
         for other in (name for name in outcomes if name != ours):
             found[ours][other] = {}
             for suffix, kind in COUNTED.items():
-                first, second = (
-                    {task: getattr(right, kind).mean(1) for task, right in outcomes[name].right.items()}
-                    for name in (ours, other)
-                )
+                first, second = (_per_question(outcomes[name], kind) for name in (ours, other))
                 gaps = {task: first[task] - second[task] for task in s.tasks.all}
                 found[ours][other] |= _by_group(s, gaps, suffix)
     return found

@@ -19,17 +19,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tvjax.experiments import rundir
-from tvjax.experiments.adapting import AdapterExperiment, answers, read_once, trainable, written
+from tvjax.experiments.adapting import AdapterExperiment, answers, held, trainable, written
 from tvjax.experiments.atv_data import Examples, Reader
 from tvjax.experiments.atv_settings import TRAINED, ATVSettings
 from tvjax.experiments.bench import METHODS as VECTORS
 from tvjax.experiments.bench import Bench, Right, Vectors, best_place
-from tvjax.nn.decoder import PADDING, Decoder, DecoderConfig, Past
+from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.lora import per_rank, sites
 from tvjax.nn.model import Model
 from tvjax.nn.prefix import per_token
 from tvjax.parallel import processes
-from tvjax.parallel.batches import GIB, Batches
+from tvjax.parallel.batches import Batches
 from tvjax.parallel.mesh import make_mesh, place
 from tvjax.tasks.retrieval import Retriever
 from tvjax.tasks.text import TextTask
@@ -196,8 +196,9 @@ def _vectors(arena: Arena, kind: str) -> Outcome:
             arena.tick(kind)
         arena.made[kind].append((made, best))
     first = arena.made[kind][0][1]
-    about = {"layer": {name: layer for name, (layer, _) in first.items()}}
-    about |= {"scale": {name: scale for name, (_, scale) in first.items()}} if method.scaled else {}
+    about: dict[str, Any] = {"layer": {name: layer for name, (layer, _) in first.items()}}
+    if method.scaled:
+        about["scale"] = {name: scale for name, (_, scale) in first.items()}
     return Outcome(_side_by_side(right), arena.bare_tokens, about=about)
 
 
@@ -299,14 +300,16 @@ def make_trainer(
     s, adapter = arena.settings, adapter_of(arena, name)
     examples = arena.examples["shown" if name == "atv_shown" else "query"]
     ranks = np.asarray(examples["train"].rank_I)
-    held = _held(arena, adapter, given, {split: examples[split] for split in ("train", "dev")})
+    decoder = Decoder(dataclasses.replace(arena.target.config, remat=s.target.remat))
+    splits = {split: examples[split] for split in ("train", "dev")}
+    known = held(arena.batches, adapter, decoder, given, splits)
     experiment = AdapterExperiment(
         s.examples,
         adapter,
-        Decoder(dataclasses.replace(arena.target.config, remat=s.target.remat)),
+        decoder,
         place(mesh, given),
-        held["train"],
-        held["dev"],
+        known["train"],
+        known["dev"],
         fewest=int(min((ranks < most).sum() for most in np.asarray(hyper["examples"]))),
         chunk=s.evaluation.batch,
     )
@@ -331,39 +334,6 @@ class _Told(Trainer):
             return dispatch(*given)
 
         return [init, told, evaluate]
-
-
-def _held(arena: Arena, adapter: Adapter, given: Given, splits: Mapping[str, Examples]) -> Mapping[str, Examples]:
-    """The examples with what is read of them once (`read_once`), if all of that fits into config.vectors.memory.
-
-    Then a step runs the tokens of the answers alone. Of shapes, as a plan has them, the shapes.
-    """
-    static = (adapter, Decoder(arena.target.config))
-    shapes = {
-        split: jax.eval_shape(lambda given, asked: read_once(*static, given, asked), given, asked)
-        for split, asked in splits.items()
-    }
-    leaves = jax.tree.leaves([(one.past, one.state_IRS) for one in shapes.values()])
-    if not 0 < sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) <= arena.settings.vectors.memory * GIB:
-        return splits
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(given)):
-        found = shapes
-    else:
-        found = {split: _trimmed(arena.batches(read_once, static, (given,), asked)) for split, asked in splits.items()}
-    return {
-        split: asked.replace(prompts=found[split].prompts, past=found[split].past, state_IRS=found[split].state_IRS)
-        for split, asked in splits.items()
-    }
-
-
-def _trimmed(asked: Examples) -> Examples:
-    """Without the slots of the past that no prompt fills."""
-    if asked.past is None:
-        return asked
-    places_IPS = np.asarray(asked.past.positions_BS)
-    count = 1 + int(np.flatnonzero((places_IPS != PADDING).any((0, 1))).max(initial=0))
-    keys, values = (a[..., :count, :] for a in (asked.past.keys, asked.past.values))
-    return asked.replace(past=Past(keys, values, asked.past.positions_BS[..., :count]))
 
 
 def train(arena: Arena, name: str, folder: Path, names: tuple[str, ...], hyper: Hyper) -> tuple[AdapterExperiment, Any]:
@@ -449,8 +419,8 @@ def plan(arena: Arena) -> tuple[dict[str, int], dict[str, float]]:
     counts = dict.fromkeys(costs, benches * tasks) | dict.fromkeys(("zero_shot", "bm25_shot"), templates * tasks)
     parts = s.train.steps // s.train.log_every if arena.mode == "train" else 0
     for name in (*TRAINED, "sensitivity"):
-        held = (s.sensitivity.method if name == "sensitivity" else name) in ("static", "atv_last")
-        tokens = answer if held else bare + answer
+        from_last = (s.sensitivity.method if name == "sensitivity" else name) in ("static", "atv_last")
+        tokens = answer if from_last else bare + answer
         counts[name], costs[name] = parts + 1, 3 * members * s.train.log_every * s.examples.batch * templates * tokens
     of = s.sensitivity
     costs["sensitivity"] *= len(of.scales + of.layers + of.examples) / members
