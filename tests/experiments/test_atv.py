@@ -19,7 +19,7 @@ from tests.conftest import changed
 from tests.runs import Runs, logged, past, saving
 from tvjax.errors import UserError
 from tvjax.experiments import atv
-from tvjax.experiments.atv_methods import make_trainer
+from tvjax.experiments.atv_methods import UNTRAINED, make_trainer
 from tvjax.experiments.atv_settings import METHODS, ATVSettings
 from tvjax.experiments.progress import Progress
 from tvjax.experiments.text_model import corpus
@@ -250,6 +250,28 @@ class TestGeneratorOfTheTarget:
             found.append((jax.value_and_grad(step)(params), scores))
         for one, other in zip(*map(jax.tree.leaves, found), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_layer_and_scale_of_a_function_vector_are_those_of_most_right_first_tokens_on_dev(config, tmp_path):
+    config = changed(config, templates=LED, train__seeds=(0,), vectors__scales=(0.5, 3.0, 30.0))
+    arena = atv.open_arena(config, tmp_path, "train", lambda line: None)
+    outcome = UNTRAINED["function_vector"](arena)
+    ((made, _),), (bench,) = arena.made["function_vector"], arena.benches
+    for name in arena.tasks:
+        layer, scale = outcome.about["layer"][name], outcome.about["scale"][name]
+        found = {}
+        for split in ("dev", "test"):
+            asked = bench.sample(name, split)
+            for place in itertools.product((1, 2), (0.5, 3.0, 30.0)):
+                vector = place[1] * made[name][place[0]][None, None]
+                right = bench.scores(
+                    bench.zero_shot(asked), bench.accepted(name, asked), vector, place[:1], np.ones((1, 1))
+                )
+                found[split, place] = right
+        best = max(values.first.mean() for (split, _), values in found.items() if split == "dev")
+        assert found["dev", (layer, scale)].first.mean() == best
+        for ours, direct in zip(outcome.right[name], found["test", (layer, scale)], strict=True):
+            np.testing.assert_array_equal(ours[:, 0], direct[:, 0, 0])
 
 
 class TestTold:
