@@ -36,6 +36,7 @@ def _smollm2(config: ConfigDict) -> None:
     config.train.log_every = 10
     config.train.evaluate_every = 50
     config.evaluation.test = 40
+    config.evaluation.batch = 32
     config.sensitivity.scales = config.sensitivity.layers = config.sensitivity.examples = ()
 
 

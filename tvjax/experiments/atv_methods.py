@@ -23,7 +23,7 @@ from tvjax.experiments.adapting import AdapterExperiment, answers, held, trainab
 from tvjax.experiments.atv_data import Examples, Reader
 from tvjax.experiments.atv_settings import TRAINED, ATVSettings
 from tvjax.experiments.bench import METHODS as VECTORS
-from tvjax.experiments.bench import Bench, Right, Vectors, best_place
+from tvjax.experiments.bench import Bench, Right, Vectors, best_place, room
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.lora import per_rank, sites
 from tvjax.nn.model import Model
@@ -406,10 +406,10 @@ def plan(arena: Arena) -> tuple[dict[str, int], dict[str, float]]:
     s, c, benches = arena.settings, arena.target.config, len(arena.benches)
     tasks, templates, members = len(arena.tasks), len(s.templates), len(s.examples.seeds)
     bare, answer = arena.bare_tokens, arena.examples["query"]["train"].prompts.answers_BA.shape[-1]
-    long, asked = 5.0 * s.vectors.demonstrations + bare, s.evaluation.dev * c.num_layers / 2
+    long, asked = room(int(5.0 * s.vectors.demonstrations + bare)), s.evaluation.dev * c.num_layers / 2
     effects = len(s.tasks.trained) / tasks * s.vectors.shuffled_prompts * (long + c.num_layers * c.num_heads / 2)
     costs = {
-        "zero_shot": s.evaluation.test * (bare + answer),
+        "zero_shot": s.evaluation.test * room(int(bare)),
         "few_shot": s.evaluation.test * long,
         "bm25_shot": s.evaluation.test * long,
         "vector": s.vectors.prompts * long + asked,
@@ -437,11 +437,14 @@ UNTRAINED: dict[str, Callable[[Arena], Outcome]] = {
 }
 
 
-def milliseconds(ask: Callable[[], Any], count: int, rounds: int = 5) -> float:
-    """The median time that a question takes in a batch, its programs compiled."""
+def milliseconds(ask: Callable[[], Any], count: int, rounds: int = 5, enough: float = 5.0) -> float:
+    """The median time that a question takes in a batch, its programs compiled.
+
+    Of `rounds` passes, or as many as begin within `enough` seconds.
+    """
     jax.block_until_ready(ask())
-    times = []
-    for _ in range(rounds):
+    times: list[float] = []
+    while len(times) < rounds and sum(times) < enough:
         start = time.perf_counter()
         jax.block_until_ready(ask())
         times.append(time.perf_counter() - start)
