@@ -30,7 +30,7 @@ VARIANTS = {"released_code": "atv_all", "paper": "atv_last"}
 def get_config(variant: str = "released_code") -> ConfigDict:
     if variant not in VARIANTS:
         raise reject("--config argument", variant, ", ".join(VARIANTS))
-    config = _EMBEDDED["get_config"]()
+    config = _EMBEDDED["get_config"]("small")
 
     config.target.path = "Meta-Llama-3-8B"  # a Hugging Face folder
     config.target.dtype = "float16"  # as theirs; in bfloat16 vectors of lambda 0.001 are rounded away
@@ -63,13 +63,13 @@ def get_config(variant: str = "released_code") -> ConfigDict:
     config.train.log_every = 50
     config.train.evaluate_every = 900
     config.train.checkpoint_every = 900
+    config.train.keep_best = "accuracy_first"
     config.optimizer.warmup_steps = 0
     config.optimizer.decay = "constant"
     config.optimizer.l2 = 1e-5
     config.optimizer.clip_norm = 0.0
 
     config.evaluation.test = 100
-    config.evaluation.metric = "first_token"
     config.sensitivity.method = VARIANTS[variant]
     config.sensitivity.scales = ()
     config.sensitivity.layers = ()

@@ -1,6 +1,10 @@
 """The ATV experiment on a small random target: its numbers are what they say, and a run is a function of its config."""
 
+import collections
+import dataclasses
+import itertools
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -15,17 +19,22 @@ from tests.conftest import changed
 from tests.runs import Runs, logged, past, saving
 from tvjax.errors import UserError
 from tvjax.experiments import atv
+from tvjax.experiments.atv_methods import UNTRAINED, make_trainer
 from tvjax.experiments.atv_settings import METHODS, ATVSettings
+from tvjax.experiments.progress import Progress
 from tvjax.experiments.text_model import corpus
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
+from tvjax.parallel.batches import Batches
+from tvjax.parallel.mesh import make_mesh
 from tvjax.report import summary_table, write_report
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import Template, some
 from tvjax.vectors import origin, store
 
 SEEN, AMBIGUOUS, UNSEEN = ("next_letter", "opposite"), ("digits", "double"), ("capital",)
+LED = (("", " ->", "\n", "\n"),)
 CONFIG = {
     "experiment": "atv",
     "target": {},
@@ -118,12 +127,12 @@ class TestSummary:
         assert summary["tasks"] == {"seen": list(SEEN), "ambiguous": list(AMBIGUOUS), "unseen": list(UNSEEN)}
         assert [m["name"] for m in summary["methods"]] == list(CONFIG["methods"])
         for m in summary["methods"]:
-            assert set(m["accuracy"]) == set(m["accuracy_ci"]) == {*SEEN, *AMBIGUOUS, *UNSEEN}
-            for group in ("seen", "ambiguous", "unseen"):
-                tasks = summary["tasks"][group]
-                np.testing.assert_allclose(m[f"{group}_mean"], np.mean([m["accuracy"][t] for t in tasks]))
-                low, high = m[f"{group}_mean_ci"]
-                assert low <= m[f"{group}_mean"] <= high
+            for group, kind in itertools.product(("seen", "ambiguous", "unseen"), ("", "_first")):
+                assert set(m[f"accuracy{kind}"]) == set(m[f"accuracy{kind}_ci"]) == {*SEEN, *AMBIGUOUS, *UNSEEN}
+                mean, tasks = m[f"{group}_mean{kind}"], summary["tasks"][group]
+                np.testing.assert_allclose(mean, np.mean([m[f"accuracy{kind}"][t] for t in tasks]))
+                low, high = m[f"{group}_mean{kind}_ci"]
+                assert low <= mean <= high
 
     def test_atv_learns_and_costs_no_more_tokens_than_zero_shot(self, done):
         _, summary = done
@@ -144,9 +153,9 @@ class TestSummary:
         _, summary = done
         for ours, others in summary["differences"].items():
             for other, entry in others.items():
-                for group in ("seen", "ambiguous", "unseen"):
-                    gap = row(summary, ours)[f"{group}_mean"] - row(summary, other)[f"{group}_mean"]
-                    np.testing.assert_allclose(entry[group], gap, atol=1e-12)
+                for group, kind in itertools.product(("seen", "ambiguous", "unseen"), ("", "_first")):
+                    gap = row(summary, ours)[f"{group}_mean{kind}"] - row(summary, other)[f"{group}_mean{kind}"]
+                    np.testing.assert_allclose(entry[f"{group}{kind}"], gap, atol=1e-12)
 
     def test_chance_is_guessing_among_the_tasks_of_the_same_inputs(self, done):
         """Two tasks share every input; only "zero" has one answer in both, and it is doubled to "zero", not 0."""
@@ -165,13 +174,16 @@ class TestVectors:
             found = store.load_vectors(folder / "vectors" / f"{method}.opposite.safetensors")[0]["vectors"]
             experiment, params = atv.train(arena, method, atv.folder_of(folder, arena.settings, method), names, hyper)
             asked = arena.examples["query"]["test"]
-            right = atv.ask(arena, experiment, params, hyper["scale"], asked)[np.asarray(asked.task_I) == 1, 0, 0]
-            for (x, y), vectors_ND, said in zip(some(suite()["opposite"].split("test"), 5), found, right, strict=True):
+            right = atv.ask(arena, experiment, params, hyper["scale"], asked)
+            right = zip(*(kind[np.asarray(asked.task_I) == 1, 0, 0] for kind in right), strict=True)
+            questions = some(suite()["opposite"].split("test"), 5)
+            for (x, y), vectors_ND, (first, whole) in zip(questions, found, right, strict=True):
                 prompt, answer = tokenizer.encode([template.prompt([], x), template.prompt([], x) + template.answer(y)])
                 count = len(answer) - len(prompt)
                 edits = tvjax.add(vectors_ND[:, None], layers=[1, 2], positions=positions)
                 made = tvjax.generate(target, jnp.array([prompt]), max_new_tokens=count, edits=edits)
-                assert (list(np.asarray(made.ids_BN)[0]) == answer[len(prompt) :]) == bool(said), (method, x)
+                said, expected = list(np.asarray(made.ids_BN)[0]), answer[len(prompt) :]
+                assert (said[0] == expected[0], said == expected) == (bool(first), bool(whole)), (method, x)
 
     def test_a_notebook_gets_the_same_vectors(self, done, config):
         folder, _ = done
@@ -188,6 +200,101 @@ class TestVectors:
             tvjax.atv(other, folder, queries)
         with pytest.raises(UserError, match="accepted: the workdir"):
             tvjax.atv(target, folder / "nothing", queries)
+
+
+class TestGeneratorOfTheTarget:
+    """The target's own first block reads the queries, and stays as it is."""
+
+    @pytest.fixture(scope="class")
+    def arena(self, config, tmp_path_factory):
+        config = changed(config, generator__kind="target", generator__path="", templates=LED)
+        return atv.open_arena(config, tmp_path_factory.mktemp("own"), "train", lambda line: None)
+
+    @pytest.fixture(scope="class")
+    def experiments(self, arena):
+        """Of each method, with all that is read once, and with no memory for that; and its parameters, moved."""
+        found = {}
+        for name in ("atv_last", "atv_all", "static"):
+            names, hyper = atv.population(arena, 1e-3)
+            tight = dataclasses.replace(arena, batches=Batches(1e-7, 32))
+            made = [make_trainer(a, name, a.given, names, hyper, make_mesh())[0] for a in (arena, tight)]
+            start = made[0].init(jax.random.key(0), made[0].data())
+            params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), start)
+            found[name] = (*made, params, {name: value[0] for name, value in hyper.items()})
+        return found
+
+    def test_its_vectors_are_those_of_the_whole_target_read_at_that_block(self, arena, experiments):
+        held, plain, params, hyper = experiments["atv_last"]
+        rows = jnp.arange(3)
+        prompts = [LED[0][3] + x + LED[0][1] for x, _ in some(suite()["next_letter"].split("train"), 6)[:3]]
+        assert set(params) == {"expansion"}
+        u_BD = [
+            np.asarray(tvjax.capture(arena.target, [one], "blocks/resid")["blocks/resid"])[0, 0, -1] for one in prompts
+        ]
+        kernel, bias = params["expansion"]["up"]["kernel"], params["expansion"]["up"]["bias"]
+        expected = (np.stack(u_BD) @ kernel + bias[None]).reshape(3, 2, 32)
+        for experiment in (held, plain):
+            queries = experiment.train.rows(rows)[0]
+            made = experiment.adapter.read(params, experiment.given, queries, hyper["scale"], None)
+            np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("name", ["atv_last", "atv_all", "static"])
+    def test_what_is_read_once_changes_no_loss_no_gradient_and_no_score(self, name, experiments):
+        held, plain, params, hyper = experiments[name]
+        assert (held.train.past is None, held.train.state_IRS is None) == (name == "atv_all", name == "static")
+        assert plain.train.past is plain.train.state_IRS is None
+        found = []
+        for experiment in (held, plain):
+            step = lambda params, e=experiment: e.loss(params, e.data(), jax.random.key(0), jnp.array(1), hyper)[0]
+            scores = experiment.evaluate(params, experiment.data(), jax.random.key(0), hyper)
+            found.append((jax.value_and_grad(step)(params), scores))
+        for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_layer_and_scale_of_a_function_vector_are_those_of_most_right_first_tokens_on_dev(config, tmp_path):
+    config = changed(config, templates=LED, train__seeds=(0,), vectors__scales=(0.5, 3.0, 30.0))
+    arena = atv.open_arena(config, tmp_path, "train", lambda line: None)
+    outcome = UNTRAINED["function_vector"](arena)
+    ((made, _),), (bench,) = arena.made["function_vector"], arena.benches
+    for name in arena.tasks:
+        layer, scale = outcome.about["layer"][name], outcome.about["scale"][name]
+        found = {}
+        for split in ("dev", "test"):
+            asked = bench.sample(name, split)
+            for place in itertools.product((1, 2), (0.5, 3.0, 30.0)):
+                vector = place[1] * made[name][place[0]][None, None]
+                right = bench.scores(
+                    bench.zero_shot(asked), bench.accepted(name, asked), vector, place[:1], np.ones((1, 1))
+                )
+                found[split, place] = right
+        best = max(values.first.mean() for (split, _), values in found.items() if split == "dev")
+        assert found["dev", (layer, scale)].first.mean() == best
+        for ours, direct in zip(outcome.right[name], found["test", (layer, scale)], strict=True):
+            np.testing.assert_array_equal(ours[:, 0], direct[:, 0, 0])
+
+
+class TestTold:
+    """What a run says while it works."""
+
+    def test_all_that_is_planned_is_told_of(self, config, tmp_path, monkeypatch):
+        planned, ticks = {}, []
+        monkeypatch.setattr(Progress, "plan", lambda self, counts, costs: planned.update(counts))
+        monkeypatch.setattr(Progress, "tick", lambda self, kind: ticks.append(kind))
+        config = changed(config, methods=("zero_shot", "vector", "atv_last"), templates=LED, train__seeds=(0,))
+        run(changed(config, sensitivity={"scales": (0.1, 1.0)}), tmp_path / "run")
+        assert collections.Counter(ticks) == planned and set(planned) == {"sensitivity", *config["methods"]} - {
+            "atv_all"
+        }
+
+    @pytest.mark.parametrize("led", [False, True])
+    def test_a_query_in_the_first_token_is_warned_of(self, led, config, tmp_path):
+        lines = []
+        config = changed(config, methods=("zero_shot",), **({"templates": LED} if led else {}))
+        summary = run(config, tmp_path / "run", say=lines.append)
+        warnings = [line for line in lines if line.startswith("warning: the query")]
+        assert summary["query_first"] == ([] if led else ["target", "generator"])
+        assert len(warnings) == (0 if led else 2) and all("config.templates" in line for line in warnings)
 
 
 class TestRun:
@@ -263,9 +370,12 @@ class TestRun:
             assert (folder / "report" / f"{name}.png").stat().st_size > 5000
             assert f'src="{name}.png"' in page
         text = summary_table(summary)
+        assert "Queries that the target and the generator read are in their prompts" in page
         for m in summary["methods"]:
-            assert f"{m['seen_mean']:.2f} <small>" in page
-            assert f"{m['seen_mean']:.2f} [" in text
+            first, whole = m["seen_mean_first"], m["seen_mean"]
+            cell = rf"<td>{first:.2f} <small>[^<]*</small><br>{whole:.2f} <small>[^<]*</small></td>"
+            assert re.search(cell, page), m["name"]
+            assert f" {first:.2f} {whole:.2f} [" in text
 
 
 @pytest.mark.slow
@@ -316,7 +426,7 @@ WRONG = {
     "unknown method": ({"methods": ("zero_shot", "atv")}, "config.methods", "atv_last"),
     "ELICIT without its vectors": ({"methods": ("elicit",)}, "config.methods", "function_vector"),
     "ELICIT before its vectors": ({"methods": ("elicit", "function_vector")}, "config.methods", "before elicit"),
-    "a metric to keep the worst by": ({"train__keep_best": "risk"}, "config.train.keep_best", "accuracy"),
+    "a metric to keep the worst by": ({"train__keep_best": "risk"}, "config.train.keep_best", "accuracy_first"),
     "negative L2": ({"optimizer__l2": -1.0}, "config.optimizer.l2", "0 or more"),
     "layers that are not written to": (
         {"atv__layers": (1,), "sensitivity__layers": ((2,),)},
@@ -347,7 +457,6 @@ WRONG = {
     "no seed": ({"train__seeds": ()}, "config.train.seeds", "at least one"),
     "a rate of zero": ({"rates__lora": 0.0}, "config.rates.lora", "more than 0"),
     "unknown site": ({"baselines__lora_sites": ("heads",)}, "config.baselines.lora_sites", "query"),
-    "wrong metric": ({"evaluation__metric": "bleu"}, "config.evaluation.metric", "first_token"),
     "more members than the mesh divides": ({"mesh__member": 3}, "config.mesh.member", "divisor"),
     "no such target": ({"target__path": "/nowhere"}, "/nowhere/config.json", "a Hugging Face folder"),
     "blocks that are not there": (

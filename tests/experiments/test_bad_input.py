@@ -290,7 +290,7 @@ LINES = {
     "a placeholder that is set wrongly": (["--config=FOLDER/lazy.py", "--config.a=x"], "config.a", "'x'"),
     "None in a config": (["--config=FOLDER/none.py"], "config.task.name", "None", "linear"),
     "None in a config, set": (["--config=FOLDER/none.py", "--config.task.name=3"], "config.task.name", "3", "linear"),
-    "too many arguments": (["--config=ROOT/configs/atv_text.py:a"], "atv_text.py", "get_config()"),
+    "too many arguments": (["--config=ROOT/configs/text_model.py:a"], "text_model.py", "get_config()"),
     "near mode": (["--config=CONFIG", "--mode=reprot"], "did you mean 'report'?"),
     "near flag": (["--config=CONFIG", "--wrokdir=x"], "did you mean '--workdir'?"),
     "near field": (["--config=CONFIG", "--config.model.widht=3"], "did you mean 'width'?"),

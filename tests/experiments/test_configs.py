@@ -12,6 +12,7 @@ pytest.importorskip("ml_collections")
 
 from tvjax.cli import read_flags
 from tvjax.errors import UserError
+from tvjax.experiments import planned
 from tvjax.experiments.atv_settings import ATVSettings
 from tvjax.experiments.atv_tvp_settings import ATVTVPSettings
 from tvjax.experiments.emergence_settings import EmergenceSettings
@@ -21,6 +22,7 @@ from tvjax.experiments.text_model import TextModelSettings
 from tvjax.experiments.tvp import make_trainer
 from tvjax.experiments.tvp_language_settings import TVPLanguageSettings
 from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks import StringTask, draw
 from tvjax.tasks.text import Template
 
@@ -133,8 +135,24 @@ def test_the_size_and_the_curriculum_of_garg(task, pairs):
         assert {step: int(ramp.mask(whole, step).sum()) for step in seen} == seen
 
 
+@pytest.mark.parametrize("path", ["", "smollm2"], ids=["frozen", "trained"])
+def test_atv_on_smollm2_traces_with_either_generator(path):
+    """The target's own first blocks, which stay as they are, or a second SmolLM2, which is trained."""
+    more = [f"--config.generator.path={path}", "--config.generator.kind=model"] if path else []
+    config = read("atv_text.py", *more)
+    trainer = planned.trainer_of({**config, "methods": ("atv_last",)}, planned.PlanConfig(), make_mesh())
+    with jax.set_mesh(trainer.mesh):
+        state, metrics = jax.eval_shape(trainer.dispatch, trainer.abstract, trainer.data, trainer.hyper)
+    assert metrics["risk"].shape == (len(config["train"]["seeds"]),)
+    assert state.params["expansion"]["up"]["kernel"].shape == (1, 576, 30 * 576)
+    assert ("generator" in state.params) == bool(path)
+    assert len(set(sum(config["tasks"].values(), ()))) >= 12 and all(len(one) == 4 for one in config["templates"])
+
+
 def test_an_argument_that_is_not_there_is_refused():
     with pytest.raises(UserError, match=r"cubic.*linear, linear_map, sinusoid, token_offset, quadratic"):
         read("tvp_synthetic.py:cubic")
     with pytest.raises(UserError, match=r"sinusoid.*linear, quadratic"):
         read("tvp_garg.py:sinusoid")
+    with pytest.raises(UserError, match=r"^--config argument: given 'large'; accepted: smollm2, small$"):
+        read("atv_text.py:large")

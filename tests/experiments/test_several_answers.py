@@ -80,7 +80,7 @@ class TestBench:
         np.testing.assert_array_equal(wrong, np.zeros(6))
 
     def test_with_vectors_too(self, bench):
-        found = bench.by_layer("up", "test", "vector", np.zeros((3, 4), np.float32))
+        found = bench.asked_with("up", "test", np.zeros((3, 4), np.float32), bench.layers, 0.0)
         np.testing.assert_array_equal(found, np.ones((6, 3)))
 
     def test_demonstrations_have_each_input_once_and_draw_its_answers(self, bench):

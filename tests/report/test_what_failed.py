@@ -211,12 +211,16 @@ def adapted(seen: dict[str, float]) -> Tree:
     methods = [
         {"name": name, "trainable_parameters": 0, "tokens_per_query": 3.0, "generator_tokens_per_query": 0.0}
         | twins("seen_mean", value)
+        | twins("seen_mean_first", value)
         for name, value in seen.items()
     ]
-    differences = {"atv_last": {n: twins("seen", v) for n, v in seen.items() if n != "atv_last"}}
+    differences = {
+        "atv_last": {n: twins("seen", v) | twins("seen_first", v) for n, v in seen.items() if n != "atv_last"}
+    }
     return {
         "num_demonstrations": 4,
         "num_seeds": 3,
+        "query_first": [],
         "chance": {},
         "tasks": {"seen": ["a"], "ambiguous": [], "unseen": []},
         "methods": methods,
@@ -304,6 +308,12 @@ class TestText:
         assert "ATV, last token is not clearly above 0.20" in adaptive.summary_table(tree).splitlines()[1]
         assert "neither works" not in adaptive._differences(tree)
         assert adaptive.cautions(adapted({"zero_shot": 0.2, "few_shot": 0.6, "atv_last": 0.5})) == []
+
+    def test_queries_in_the_first_token_are_warned_of_in_atv(self) -> None:
+        tree = adapted({"zero_shot": 0.2, "few_shot": 0.6, "atv_last": 0.5}) | {"query_first": ["target", "generator"]}
+        (told,) = adaptive.cautions(tree)
+        assert "the target and the generator read" in told and "attention sinks" in told and "config.templates" in told
+        assert adaptive.summary_table(tree).splitlines()[1] == told
 
     def test_guessing_is_the_mark_where_tasks_share_their_inputs(self) -> None:
         tree = adapted({"zero_shot": 0.1, "atv_last": 0.5})

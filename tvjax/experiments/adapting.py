@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,48 +11,101 @@ import numpy as np
 
 from tvjax.experiments.atv_data import Examples, epoch_rows
 from tvjax.experiments.atv_settings import ExampleConfig
-from tvjax.nn.answers import Questions, correct, from_last, risk
-from tvjax.nn.decoder import Decoder
+from tvjax.nn.answers import Questions, from_last, judged, risk
+from tvjax.nn.decoder import PADDING, Decoder, Past
+from tvjax.parallel.batches import GIB, Batches
 from tvjax.parallel.mesh import shard_batch
 from tvjax.train.state import ORDER, Hyper, member_key
-from tvjax.vectors.adapters import Adapter, Given, Queries
+from tvjax.vectors.adapters import ATV, Adapter, Given, Queries
 
 
 def over_prompts(
     adapter: Adapter,
     decoder: Decoder,
-    score: Callable[..., jax.Array],
+    score: Callable[..., Any],
     params: Any,
     given: Given,
     queries: Queries,
     q_PB: Questions,
     scale_N: jax.Array,
     key: jax.Array | None = None,
-) -> jax.Array:
-    """`score` (`risk` or `correct`) of each prompt of each query, ``[P, B]``, with what the adapter makes of them.
+    past_P: Past | None = None,
+) -> Any:
+    """`score` (`risk` or `judged`) of each prompt of each query, ``[P, B]``, with what the adapter makes of them.
 
-    What is read of a query is read once for all of its prompts; with a `key` as in training.
+    What is read of a query is read once for all of its prompts; with a `key` as in training. past_P: what stands before
+    the prompts, which begin at their last tokens, where that is known (`Examples.before`).
     """
     made = adapter.read(params, given, queries, scale_N, key)
 
-    def one(q: Questions) -> jax.Array:
+    def one(q: Questions, past: Past | None) -> Any:
         """The scores of the prompts of one template."""
-        past = None
-        if adapter.from_last:
+        if adapter.from_last and past is None:
             past, q = from_last(decoder, given["target"], q)
         change = adapter.change(params, given, made, q)
         return score(decoder, change.params, q, change.edits, past or change.past)
 
-    return jax.vmap(one)(q_PB)
+    return jax.vmap(one)(q_PB, past_P)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def read_once(adapter: Adapter, decoder: Decoder, given: Given, asked: Examples) -> Examples:
+    """`asked` with what no step of training changes: what stands before each prompt's last token, where the adapter
+    changes nothing there, and what a generator reads that stays as it is.
+    """
+    if isinstance(adapter, ATV) and adapter.generator is None:
+        rows, draws = jnp.arange(asked.task_I.shape[0]), range(asked.readings.ids_BT.shape[1])
+        states = [adapter.state(None, given, asked.rows(rows, draw)[0], None) for draw in draws]
+        asked = dataclasses.replace(asked, state_IRS=jnp.stack(states, axis=1))
+    if adapter.from_last:
+        read = jax.vmap(lambda q: from_last(decoder, given["target"], q), in_axes=1, out_axes=1)
+        past, prompts = read(asked.prompts)  # keys and values [L, P, I, G, S, C]
+        keys, values = (a.transpose(2, 1, 0, 3, 4, 5) for a in (past.keys, past.values))
+        asked = dataclasses.replace(asked, prompts=prompts, past=Past(keys, values, past.positions_BS))
+    return asked
+
+
+def held(
+    batches: Batches, adapter: Adapter, decoder: Decoder, given: Given, splits: Mapping[str, Examples]
+) -> Mapping[str, Examples]:
+    """The examples of each split with what `read_once` finds, if all of that takes no more than ``batches.memory``.
+
+    Then a step runs the tokens of the answers alone. Of shapes, as a plan has them, the shapes. [ours]
+    """
+    shapes = {
+        split: jax.eval_shape(lambda given, asked: read_once(adapter, decoder, given, asked), given, asked)
+        for split, asked in splits.items()
+    }
+    leaves = jax.tree.leaves([(one.past, one.state_IRS) for one in shapes.values()])
+    if not 0 < sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) <= batches.memory * GIB:
+        return splits
+    found = shapes
+    if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(given)):
+        run = functools.partial(batches, read_once, (adapter, decoder), (given,))
+        found = {split: _trimmed(run(asked)) for split, asked in splits.items()}
+    read = ("prompts", "past", "state_IRS")
+    return {
+        split: dataclasses.replace(asked, **{field: getattr(found[split], field) for field in read})
+        for split, asked in splits.items()
+    }
+
+
+def _trimmed(asked: Examples) -> Examples:
+    """Without the slots of the past that no prompt fills."""
+    if asked.past is None:
+        return asked
+    used_S = (np.asarray(asked.past.positions_BS) != PADDING).any((0, 1))
+    count = 1 + int(np.flatnonzero(used_S).max(initial=0))
+    keys, values = (a[..., :count, :] for a in (asked.past.keys, asked.past.values))
+    return dataclasses.replace(asked, past=Past(keys, values, asked.past.positions_BS[..., :count]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AdapterExperiment:
     """The mean risk of the answers to an example's prompts; the target's parameters are data, never differentiated.
 
-    first: whether the first token of an answer is all that counts as right. fewest: how many examples any member is
-    trained on. chunk: dev examples in one pass. hyper: beside seed and learning_rate, `scale` ``[M, N]`` and
-    `examples`, the most of a task, ``[M]``.
+    fewest: how many examples any member is trained on. chunk: dev examples in one pass. hyper: beside seed and
+    learning_rate, `scale` ``[M, N]`` and `examples`, the most of a task, ``[M]``.
     """
 
     config: ExampleConfig
@@ -62,7 +115,6 @@ class AdapterExperiment:
     train: Examples
     dev: Examples
     fewest: int
-    first: bool = False
     chunk: int = 128
 
     @property
@@ -95,9 +147,8 @@ class AdapterExperiment:
             rows_b, epoch_b, noise_key = drawn
             queries, q_Pb = train.rows(rows_b, epoch_b % draws)
             queries, q_Pb = shard_batch(queries), jax.vmap(shard_batch)(q_Pb)
-            return over_prompts(
-                self.adapter, self.decoder, risk, params, data["given"], queries, q_Pb, hyper["scale"], noise_key
-            )
+            asked = (queries, q_Pb, hyper["scale"], noise_key, train.before(rows_b))
+            return over_prompts(self.adapter, self.decoder, risk, params, data["given"], *asked)
 
         if c.micro_batches == 1:
             loss = part((rows_B, epoch_B, key)).mean()
@@ -108,9 +159,10 @@ class AdapterExperiment:
         return loss, {"risk": loss}
 
     def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
-        """Risk and accuracy on the dev split, each task counting as much as another.
+        """Risk and both accuracies on the dev split, each task counting as much as another.
 
-        Of a question with several right answers, that of the least risk, and whether any is right. [ours]
+        accuracy_first: that of the first tokens of answers. Of a question with several right answers, that of the least
+        risk, and whether any is right. [ours]
         """
         first, count = self.dev.first_of_question, self.dev.task_I.shape[0]
         task_n = np.asarray(self.dev.task_I)[first]
@@ -119,39 +171,35 @@ class AdapterExperiment:
         size = min(self.chunk, count)
         rows_Nb = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
 
-        def both(*args: Any) -> jax.Array:
-            """Whether an answer is right, and its risk."""
-            return jnp.stack([correct(*args, first=self.first).astype(jnp.float32), risk(*args)], axis=-1)
-
         question_I = self.dev.question_I
 
         def part(rows_b: jax.Array) -> jax.Array:
-            """The scores of some examples: means over their prompts, ``[b, 2]``, or of each prompt, ``[b, P, 2]``."""
-            args = (params, data["given"], *data["dev"].rows(rows_b), hyper["scale"])
-            scores_Pb2 = over_prompts(self.adapter, self.decoder, both, *args)
-            return scores_Pb2.mean(0) if question_I is None else scores_Pb2.swapaxes(0, 1)
+            """The scores of some examples: means over their prompts, ``[b, 3]``, or of each prompt, ``[b, P, 3]``."""
+            args = (params, data["given"], *data["dev"].rows(rows_b), hyper["scale"], None, data["dev"].before(rows_b))
+            right_Pb2, risk_Pb = over_prompts(self.adapter, self.decoder, judged, *args)
+            scores_Pb3 = jnp.concatenate([right_Pb2.astype(jnp.float32), risk_Pb[..., None]], axis=-1)
+            return scores_Pb3.mean(0) if question_I is None else scores_Pb3.swapaxes(0, 1)
 
         scores_Nb = jax.lax.map(part, jnp.asarray(rows_Nb))
         scores_n = scores_Nb.reshape(-1, *scores_Nb.shape[2:])[:count]
         if question_I is not None:
-            right_nP = jax.ops.segment_max(scores_n[..., 0], question_I, len(first))
-            risk_nP = jax.ops.segment_min(scores_n[..., 1], question_I, len(first))
-            scores_n = jnp.stack([right_nP, risk_nP], axis=-1).mean(1)
-        accuracy, mean_risk = (scores_n * weight_n[:, None]).sum(0)
-        return {"accuracy": accuracy, "risk": mean_risk}
+            right_nP2 = jax.ops.segment_max(scores_n[..., :2], question_I, len(first))
+            risk_nP1 = jax.ops.segment_min(scores_n[..., 2:], question_I, len(first))
+            scores_n = jnp.concatenate([right_nP2, risk_nP1], axis=-1).mean(1)
+        accuracy_first, accuracy, mean_risk = (scores_n * weight_n[:, None]).sum(0)
+        return {"accuracy": accuracy, "accuracy_first": accuracy_first, "risk": mean_risk}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def answers(
-    adapter: Adapter, decoder: Decoder, first: bool, params_M: Any, scale_MN: jax.Array, given: Given, asked: Examples
+    adapter: Adapter, decoder: Decoder, params_M: Any, scale_MN: jax.Array, given: Given, asked: Examples
 ) -> jax.Array:
-    """Whether each example's prompts are answered right by each member: ``[I, M, P]``."""
+    """Whether each example's prompts are answered right by each member, by first token and whole: ``[I, M, P, 2]``."""
     queries, q_PI = asked.rows(jnp.arange(asked.task_I.shape[0]))
-    score = functools.partial(correct, first=first)
 
     def member(params: Any, scale_N: jax.Array) -> jax.Array:
-        """One member's answers, ``[I, P]``."""
-        return over_prompts(adapter, decoder, score, params, given, queries, q_PI, scale_N).T
+        """One member's answers, ``[I, P, 2]``."""
+        return over_prompts(adapter, decoder, judged, params, given, queries, q_PI, scale_N)[0].swapaxes(0, 1)
 
     return jax.vmap(member, out_axes=1)(params_M, scale_MN)
 

@@ -5,6 +5,7 @@ asked the test split of all tasks; so are prompts and vectors, which nothing is 
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from tvjax.experiments.atv_methods import (
     Outcome,
     ask,
     milliseconds,
+    plan,
     population,
     train,
     trained,
 )
 from tvjax.experiments.atv_settings import TRAINED, ATVSettings, check_model
-from tvjax.experiments.bench import Bench
+from tvjax.experiments.bench import SINK, Bench, sink
+from tvjax.experiments.progress import Progress, aloud
 from tvjax.experiments.text_data import keep_tasks
 from tvjax.files import user_path, write_json
 from tvjax.nn.decoder import DecoderConfig
@@ -46,6 +49,8 @@ from tvjax.vectors.adapters import Queries
 UNROLLED = 6
 """Layers that a generator may have and be unrolled, which is faster on a CPU."""
 OURS = ("atv_last", "atv_all", "atv_shown")
+COUNTED = {"": "whole", "_first": "first"}
+"""How the summary's fields of accuracies end: those of whole answers, and of their first tokens."""
 
 
 def folder_of(folder: Path, settings: ATVSettings, name: str) -> Path:
@@ -124,7 +129,6 @@ def _arena(
             dataclasses.replace(settings, seed=seed),
             template,
             tasks,
-            first=v.metric == "first_token",
             batches=batches,
             heads_by=s.tasks.trained,
         )
@@ -200,19 +204,27 @@ def _by_group(s: ATVSettings, per_task: Mapping[str, np.ndarray], suffix: str) -
     return found
 
 
+def _per_question(outcome: Outcome, kind: str) -> dict[str, np.ndarray]:
+    """Of each task how often each question is answered right, ``[n]``: the mean over seeds and templates."""
+    return {task: getattr(right, kind).mean(1) for task, right in outcome.right.items()}
+
+
 def _row(name: str, outcome: Outcome, s: ATVSettings) -> dict[str, Any]:
-    """A method's entry in the summary: a question counts by the mean over seeds and templates."""
-    per_question = {task: values.mean(1) for task, values in outcome.right.items()}
+    """A method's entry in the summary."""
     row: dict[str, Any] = {
         "name": name,
         "trainable_parameters": outcome.trainable,
         "tokens_per_query": outcome.tokens,
         "generator_tokens_per_query": outcome.generator_tokens,
-        "accuracy": {task: float(values.mean()) for task, values in per_question.items()},
-        "accuracy_ci": {task: bootstrap(values)[1].tolist() for task, values in per_question.items()},
     }
-    row |= _by_group(s, per_question, "_mean")
-    runs = np.stack([outcome.right[task].mean(0) for task in s.tasks.seen]).mean(0)
+    for suffix, kind in COUNTED.items():
+        per_question = _per_question(outcome, kind)
+        row |= {
+            f"accuracy{suffix}": {task: float(values.mean()) for task, values in per_question.items()},
+            f"accuracy{suffix}_ci": {task: bootstrap(values)[1].tolist() for task, values in per_question.items()},
+        }
+        row |= _by_group(s, per_question, f"_mean{suffix}")
+    runs = np.stack([outcome.right[task].whole.mean(0) for task in s.tasks.seen]).mean(0)
     row["seen_mean_by_run"] = runs.tolist()
     return row | outcome.about
 
@@ -223,9 +235,11 @@ def _differences(outcomes: Mapping[str, Outcome], s: ATVSettings) -> dict[str, A
     for ours in (name for name in outcomes if name in OURS):
         found[ours] = {}
         for other in (name for name in outcomes if name != ours):
-            first, second = outcomes[ours].right, outcomes[other].right
-            gaps = {task: first[task].mean(1) - second[task].mean(1) for task in s.tasks.all}
-            found[ours][other] = _by_group(s, gaps, "")
+            found[ours][other] = {}
+            for suffix, kind in COUNTED.items():
+                first, second = (_per_question(outcomes[name], kind) for name in (ours, other))
+                gaps = {task: first[task] - second[task] for task in s.tasks.all}
+                found[ours][other] |= _by_group(s, gaps, suffix)
     return found
 
 
@@ -252,26 +266,49 @@ def _sensitivity(arena: Arena) -> list[dict[str, Any]]:
     }
     mesh = dataclasses.replace(s.mesh, member=1, data=s.mesh.data * s.mesh.member)  # any number of members
     batches = Batches(s.vectors.memory, s.evaluation.batch)
-    arena = dataclasses.replace(arena, settings=dataclasses.replace(s, mesh=mesh), batches=batches)
+    settings, tick = dataclasses.replace(s, mesh=mesh), arena.tick
+    arena = dataclasses.replace(arena, settings=settings, batches=batches, tick=lambda name: tick("sensitivity"))
     experiment, params = train(arena, c.method, arena.folder / "methods" / "sensitivity", names, hyper)
     asked = arena.examples["shown" if c.method == "atv_shown" else "query"]["test"]
-    found = arena.by_task(ask(arena, experiment, params, hyper["scale"], asked), asked)
-    return [
-        one | _by_group(s, {task: values[:, m].mean(1) for task, values in found.items()}, "_mean")
-        for m, one in enumerate(members)
-    ]
+    found = ask(arena, experiment, params, hyper["scale"], asked)
+    arena.tick(c.method)
+    for suffix, kind in COUNTED.items():
+        per_task = arena.by_task(getattr(found, kind), asked)
+        for m, one in enumerate(members):
+            one |= _by_group(s, {task: values[:, m].mean(1) for task, values in per_task.items()}, f"_mean{suffix}")
+    return members
 
 
-def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
+def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = aloud) -> dict[str, Any]:
     """Train (or with mode "eval" only load) what `config` asks for in `folder`, ask everything, return the summary.
 
     Raises `UserError` for a config, a model, tasks or a folder that does not fit, `RunError` where it cannot go on.
     """
     s = ATVSettings.from_config(config)
+    with Progress(say) as progress:
+        return _run(s, config, folder, mode, progress)
+
+
+def _sinks(arena: Arena) -> dict[str, str]:
+    """What reads a query in its prompt's first token ("target", "generator"), with such a query."""
+    reader = arena.readers["query"]
+    found = {"target": next(filter(None, (bench.sink() for bench in arena.benches)), "")}
+    found["generator"] = sink(reader.tokenizer, reader.template, arena.tasks)
+    return {part: query for part, query in found.items() if query}
+
+
+def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, progress: Progress) -> dict[str, Any]:
+    began, say = time.monotonic(), progress.say
     tasks = _tasks(s, folder)
     rundir.prepare(folder, config, new=mode == "train")
     keep_tasks(tasks, folder, say)
     arena = _arena(s, tasks, _models(config, s, say, None), folder, mode, say)
+    arena.tick = progress.tick
+    sinks = _sinks(arena)
+    for part, query in sinks.items():
+        field = "config.templates" if part == "target" or not s.generator.template else "config.generator.template"
+        say(f"warning: the query {query!r} that the {part} reads {SINK}; the fourth text of {field} puts one before it")
+    progress.plan(*plan(arena))
     fingerprint = origin.fingerprint(arena.target.params)
     outcomes: dict[str, Outcome] = {}
     timing: dict[str, Any] = {}
@@ -283,8 +320,8 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
             outcomes[name] = UNTRAINED[name](arena)
         o = outcomes[name]
         timing[name] = {"query_ms": milliseconds(o.ask, o.asked) if o.ask else None, "train_example_ms": o.train_ms}
-        seen = np.mean([o.right[task].mean() for task in s.tasks.seen])
-        say(f"{name}: accuracy {seen:.2f} on seen tasks, {o.tokens:.0f} tokens a query")
+        first, whole = (np.mean([o.right[task][kind].mean() for task in s.tasks.seen]) for kind in (0, 1))
+        say(f"{name}: accuracy {whole:.2f} on seen tasks (first tokens {first:.2f}), {o.tokens:.0f} tokens a query")
         for task, vectors in (o.vectors or {}).items():
             store.save_vectors(
                 folder / "vectors" / f"{name}.{task}.safetensors",
@@ -308,6 +345,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
         "num_questions": {name: len(task.questions("test")[: s.evaluation.test]) for name, task in tasks.items()},
         "num_demonstrations": s.vectors.demonstrations,
         "num_seeds": len(s.examples.seeds),
+        "query_first": list(sinks),
         "layers": list(arena.layers),
         "chance": _chance(arena),
         "methods": [_row(name, outcome, s) for name, outcome in outcomes.items()],
@@ -316,6 +354,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     }
     write_json(folder / "eval" / "timing.json", timing)
     write_json(folder / "eval" / "summary.json", summary)
+    say(f"measured in {time.monotonic() - began:.0f} s")
     return summary
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from flax import struct
 
 from tvjax.nn.answers import Questions, questions
+from tvjax.nn.decoder import Past
 from tvjax.nn.pretrained import Tokenizer
 from tvjax.nn.tokens import Tokens, pad
 from tvjax.tasks.text import Pair, Template, TextTask, shots, some
@@ -26,6 +27,10 @@ class Examples:
 
     task_I: the number of each example's task, rank_I: its place among those of its task. question_I: the number of its
     question, where some have several right answers, each an example, one behind another; None where all have one.
+
+    What a frozen model has read of them (`adapting.read_once`), or None: past, what stands before `prompts`, which then
+    begin at their last tokens, with keys and values ``[I, P, L, G, S, C]`` and positions ``[I, P, S]``; state_IRS, the
+    generator's of each reading.
     """
 
     readings: Tokens
@@ -33,6 +38,8 @@ class Examples:
     task_I: jax.Array
     rank_I: jax.Array
     question_I: jax.Array | None = None
+    past: Past | None = None
+    state_IRS: jax.Array | None = None
 
     @property
     def first_of_question(self) -> np.ndarray:
@@ -44,8 +51,16 @@ class Examples:
     def rows(self, index_B: jax.Array, reading: Any = 0) -> tuple[Queries, Questions]:
         """Some examples with one of their readings: queries, and prompts with the leaves ``[P, B, ...]``."""
         tokens = jax.tree.map(lambda a: a[index_B, reading], self.readings)
-        queries = Queries(tokens.ids_BT, tokens.positions_BT, tokens.last_B, self.task_I[index_B])
+        state_BS = None if self.state_IRS is None else self.state_IRS[index_B, reading]
+        queries = Queries(tokens.ids_BT, tokens.positions_BT, tokens.last_B, self.task_I[index_B], state_BS)
         return queries, jax.tree.map(lambda a: a[index_B].swapaxes(0, 1), self.prompts)
+
+    def before(self, index_B: jax.Array) -> Past | None:
+        """What stands before the prompts of some examples, with P in front of the axes of a `Past`."""
+        if self.past is None:
+            return None
+        keys, values = (a[index_B].transpose(1, 2, 0, 3, 4, 5) for a in (self.past.keys, self.past.values))
+        return Past(keys, values, self.past.positions_BS[index_B].swapaxes(0, 1))
 
 
 class Reader:

@@ -19,11 +19,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tvjax.experiments import rundir
-from tvjax.experiments.adapting import AdapterExperiment, answers, trainable, written
+from tvjax.experiments.adapting import AdapterExperiment, answers, held, trainable, written
 from tvjax.experiments.atv_data import Examples, Reader
-from tvjax.experiments.atv_settings import ATVSettings
+from tvjax.experiments.atv_settings import TRAINED, ATVSettings
 from tvjax.experiments.bench import METHODS as VECTORS
-from tvjax.experiments.bench import Bench, Vectors, best_layer
+from tvjax.experiments.bench import Bench, Right, Vectors, best_place, room
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.lora import per_rank, sites
 from tvjax.nn.model import Model
@@ -40,7 +40,9 @@ from tvjax.vectors import adapters
 from tvjax.vectors.adapters import Adapter, Given
 from tvjax.vectors.elicit import nearest
 
-Right = dict[str, np.ndarray]
+Answered = dict[str, Right]
+Place = tuple[int, float]
+"""The layer of a vector, and what it is multiplied with."""
 
 
 @dataclasses.dataclass
@@ -50,20 +52,23 @@ class Outcome:
     ask: asks some questions again, by programs that are compiled, to be timed (None: it is not); asked: how many.
     """
 
-    right: Right
+    right: Answered
     tokens: float
     ask: Callable[[], Any] | None = None
     asked: int = 0
     trainable: int = 0
     generator_tokens: float = 0.0
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
-    vectors: Right | None = None
+    vectors: dict[str, np.ndarray] | None = None
     train_ms: float | None = None
 
 
 @dataclasses.dataclass
 class Arena:
-    """What all methods share. examples: of "query" and "shown" readings, by split; benches: one a template and seed."""
+    """What all methods share. examples: of "query" and "shown" readings, by split; benches: one a template and seed.
+
+    tick: is told the name of the method of which a part is done, as `plan` counts them.
+    """
 
     settings: ATVSettings
     folder: Path
@@ -77,7 +82,8 @@ class Arena:
     examples: Mapping[str, Mapping[str, Examples]]
     benches: list[Bench]
     batches: Batches
-    made: dict[str, list[tuple[Vectors, dict[str, int]]]] = dataclasses.field(default_factory=dict)
+    made: dict[str, list[tuple[Vectors, dict[str, Place]]]] = dataclasses.field(default_factory=dict)
+    tick: Callable[[str], None] = lambda name: None
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -95,7 +101,7 @@ class Arena:
         test = self.examples["query"]["test"]
         return float(np.mean(np.asarray(test.prompts.last_B)[test.first_of_question] + 1))
 
-    def by_task(self, values: np.ndarray, asked: Examples) -> Right:
+    def by_task(self, values: np.ndarray, asked: Examples) -> dict[str, np.ndarray]:
         """Of what was found for the examples `asked`, ``[I, ...]``, the questions of each task ``[n, ...]``.
 
         A question counts as right if one of its right answers is given.
@@ -112,21 +118,24 @@ class Arena:
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-def _side_by_side(right: Mapping[str, list[np.ndarray]]) -> Right:
+def _side_by_side(right: Mapping[str, list[Right]]) -> Answered:
     """The answers of each bench, ``[n]``, as columns."""
-    return {name: np.stack(values, 1) for name, values in right.items()}
+    return {name: Right(*(np.stack(kind, 1) for kind in zip(*one, strict=True))) for name, one in right.items()}
 
 
-def _prompted(arena: Arena, prompts_of: Callable[[Bench, str], list[str]], benches: list[Bench]) -> Outcome:
+def _prompted(
+    arena: Arena, method: str, prompts_of: Callable[[Bench, str], list[str]], benches: list[Bench]
+) -> Outcome:
     """The outcome of asking with prompts alone."""
-    right: dict[str, list[np.ndarray]] = {name: [] for name in arena.tasks}
+    right: dict[str, list[Right]] = {name: [] for name in arena.tasks}
     lengths: list[int] = []
     some: list[tuple[str, str]] = []
     for bench in benches:
         for name in arena.tasks:
             asked = bench.sample(name, "test")
             prompts = prompts_of(bench, name)
-            right[name].append(bench.right(prompts, bench.accepted(name, asked)))
+            right[name].append(bench.plain(prompts, bench.accepted(name, asked)))
+            arena.tick(method)
             lengths += map(len, bench.tokenizer.encode(prompts))
             some += [(prompt, y) for prompt, (_, y) in zip(prompts, asked, strict=True)] if bench is benches[0] else []
     bench, some = benches[0], some[:: max(1, len(some) // arena.settings.evaluation.batch)]
@@ -142,12 +151,13 @@ def _prompted(arena: Arena, prompts_of: Callable[[Bench, str], list[str]], bench
 def zero_shot(arena: Arena) -> Outcome:
     """The bare query."""
     one_seed = arena.benches[: len(arena.settings.templates)]
-    return _prompted(arena, lambda bench, name: bench.zero_shot(bench.sample(name, "test")), one_seed)
+    return _prompted(arena, "zero_shot", lambda bench, name: bench.zero_shot(bench.sample(name, "test")), one_seed)
 
 
 def few_shot(arena: Arena) -> Outcome:
     """Demonstrations drawn from the train split."""
-    return _prompted(arena, lambda bench, name: bench.few_shot(name, bench.sample(name, "test")), arena.benches)
+    shown = lambda bench, name: bench.few_shot(name, bench.sample(name, "test"))  # noqa: E731
+    return _prompted(arena, "few_shot", shown, arena.benches)
 
 
 def bm25_shot(arena: Arena) -> Outcome:
@@ -164,49 +174,57 @@ def bm25_shot(arena: Arena) -> Outcome:
         shown = [found[name].shots(x, one, k) for (x, _), one in zip(asked, ids, strict=True)]
         return [bench.template.prompt(pairs, x) for pairs, (x, _) in zip(shown, asked, strict=True)]
 
-    return _prompted(arena, prompts, arena.benches[: len(arena.settings.templates)])
+    return _prompted(arena, "bm25_shot", prompts, arena.benches[: len(arena.settings.templates)])
 
 
 def _vectors(arena: Arena, kind: str) -> Outcome:
-    """A vector of each task at the layer that is best on its dev split."""
-    method, layers = VECTORS[kind], dict[str, int]()
-    right: dict[str, list[np.ndarray]] = {name: [] for name in arena.tasks}
+    """A vector of each task at the layer, and of the scale, that are best on its dev split (`best_place`)."""
+    method = VECTORS[kind]
+    right: dict[str, list[Right]] = {name: [] for name in arena.tasks}
     arena.made[kind] = []
     for bench in arena.benches:
+        scales = bench.config.scales if method.scaled else (1.0,)
         made, _ = method.make(bench)
-        best = {}
+        best: dict[str, Place] = {}
         for name in arena.tasks:
-            best[name] = best_layer(bench.by_layer(name, "dev", kind, made[name]))
-            asked = bench.sample(name, "test")
-            vector, outputs = made[name][[best[name]]], bench.accepted(name, asked)
-            right[name].append(
-                bench.right_with(bench.zero_shot(asked), outputs, vector, [best[name]], method.keep)[:, 0]
-            )
+            # At layer 0 every prompt has the same state.
+            dev = bench.swept(name, "dev", made[name][1:], bench.layers[1:], method.keep, scales)
+            place, number = best_place(dev)
+            layer, scale = best[name] = 1 + place, scales[number]
+            test = bench.swept(name, "test", made[name][[layer]], [layer], method.keep, (scale,))
+            right[name].append(Right(*(a[:, 0, 0] for a in test)))
+            arena.tick(kind)
         arena.made[kind].append((made, best))
-        layers = layers or best
-    return Outcome(_side_by_side(right), arena.bare_tokens, about={"layer": layers})
+    first = arena.made[kind][0][1]
+    about: dict[str, Any] = {"layer": {name: layer for name, (layer, _) in first.items()}}
+    if method.scaled:
+        about["scale"] = {name: scale for name, (_, scale) in first.items()}
+    return Outcome(_side_by_side(right), arena.bare_tokens, about=about)
 
 
 def elicit(arena: Arena) -> Outcome:
     """The vector of the trained task whose queries are nearest in the target's own states; none, if none is near."""
     s, names = arena.settings, arena.settings.tasks.trained
     kind, middle = s.baselines.elicit_vectors, (arena.target.config.num_layers + 1) // 2
-    right: dict[str, list[np.ndarray]] = {name: [] for name in arena.tasks}
+    right: dict[str, list[Right]] = {name: [] for name in arena.tasks}
     told: list[bool] = []
     for bench, (made, best) in zip(arena.benches, arena.made[kind], strict=True):
         known = [bench.states(bench.zero_shot(bench.sample(name, "train")))[:, middle] for name in names]
         owner_N = np.repeat(np.arange(len(names)), [len(one) for one in known])
-        vectors_ND, layers = np.stack([made[name][best[name]] for name in names]), [best[name] for name in names]
+        layers = [best[name][0] for name in names]
+        vectors_N1D = np.stack([best[name][1] * made[name][[best[name][0]]] for name in names])
         for name in arena.tasks:
             asked = bench.sample(name, "test")
             prompts, outputs = bench.zero_shot(asked), bench.accepted(name, asked)
             which_B, _ = nearest(
                 bench.states(prompts)[:, middle], np.concatenate(known), owner_N, s.baselines.elicit_threshold
             )
-            keep = VECTORS[kind].keep
-            with_BN = bench.right_with(prompts, outputs, vectors_ND, layers, keep)
-            without_B = bench.right(prompts, outputs)
-            right[name].append(np.where(which_B < 0, without_B, with_BN[np.arange(len(asked)), which_B]))
+            keep_N1 = np.full((len(names), 1), VECTORS[kind].keep)
+            found = bench.scores(prompts, outputs, vectors_N1D, layers, keep_N1)
+            its_own = [with_BN1[np.arange(len(asked)), which_B, 0] for with_BN1 in found]
+            alone = bench.plain(prompts, outputs)
+            right[name].append(Right(*(np.where(which_B < 0, *pair) for pair in zip(alone, its_own, strict=True))))
+            arena.tick("elicit")
             told += [which == names.index(name) for which in which_B] if name in names else []
     about = {"retrieved_its_own_task": float(np.mean(told)), "state_layer": middle}
     return Outcome(_side_by_side(right), arena.bare_tokens, about=about)
@@ -279,21 +297,43 @@ def make_trainer(
     arena: Arena, name: str, given: Given, names: tuple[str, ...], hyper: Hyper, mesh: Mesh
 ) -> tuple[AdapterExperiment, Trainer]:
     """What a method trains, and the programs that train its members on `mesh`."""
-    s = arena.settings
+    s, adapter = arena.settings, adapter_of(arena, name)
     examples = arena.examples["shown" if name == "atv_shown" else "query"]
     ranks = np.asarray(examples["train"].rank_I)
+    decoder = Decoder(dataclasses.replace(arena.target.config, remat=s.target.remat))
+    splits = {split: examples[split] for split in ("train", "dev")}
+    known = held(arena.batches, adapter, decoder, given, splits)
     experiment = AdapterExperiment(
         s.examples,
-        adapter_of(arena, name),
-        Decoder(dataclasses.replace(arena.target.config, remat=s.target.remat)),
+        adapter,
+        decoder,
         place(mesh, given),
-        examples["train"],
-        examples["dev"],
+        known["train"],
+        known["dev"],
         fewest=int(min((ranks < most).sum() for most in np.asarray(hyper["examples"]))),
-        first=s.evaluation.metric == "first_token",
         chunk=s.evaluation.batch,
     )
-    return experiment, Trainer(experiment, s.train, s.optimizer, mesh, names, hyper, jax.random.key(0))
+    return experiment, _Told(
+        lambda: arena.tick(name), experiment, s.train, s.optimizer, mesh, names, hyper, jax.random.key(0)
+    )
+
+
+class _Told(Trainer):
+    """A trainer that tells of each dispatch, when the one before it is done or nearly so."""
+
+    def __init__(self, tick: Callable[[], None], *given: Any) -> None:
+        super().__init__(*given)
+        self._tick = tick
+
+    def compile(self) -> list[Callable[..., Any]]:
+        init, dispatch, evaluate = super().compile()
+
+        def told(*given: Any) -> Any:
+            """A dispatch."""
+            self._tick()
+            return dispatch(*given)
+
+        return [init, told, evaluate]
 
 
 def train(arena: Arena, name: str, folder: Path, names: tuple[str, ...], hyper: Hyper) -> tuple[AdapterExperiment, Any]:
@@ -307,10 +347,17 @@ def train(arena: Arena, name: str, folder: Path, names: tuple[str, ...], hyper: 
     return experiment, state.chosen
 
 
-def ask(arena: Arena, experiment: AdapterExperiment, params: Any, scale_MN: jax.Array, asked: Examples) -> np.ndarray:
-    """Whether each member answers each question right: ``[I, M, P]``."""
-    static = (experiment.adapter, Decoder(arena.target.config), experiment.first)
-    return np.asarray(arena.batches(answers, static, (params, scale_MN, experiment.given), asked), float)
+def ask(arena: Arena, experiment: AdapterExperiment, params: Any, scale_MN: jax.Array, asked: Examples) -> Right:
+    """Whether each member answers each example right: ``[I, M, P]``."""
+    static = (experiment.adapter, Decoder(arena.target.config))
+    found = arena.batches(answers, static, (params, scale_MN, experiment.given), asked)
+    return Right(*np.moveaxis(np.asarray(found, float), -1, 0))
+
+
+def answered(arena: Arena, found: Right, asked: Examples) -> Answered:
+    """Of each task whether its questions were answered right by what `ask` found: ``[n, M * P]``."""
+    kinds = [arena.by_task(values.reshape(len(values), -1), asked) for values in found]
+    return {task: Right(*(kind[task] for kind in kinds)) for task in arena.tasks}
 
 
 def trained(arena: Arena, name: str, folder: Path) -> Outcome:
@@ -322,10 +369,11 @@ def trained(arena: Arena, name: str, folder: Path) -> Outcome:
     shown = name == "atv_shown"
     asked = arena.examples["shown" if shown else "query"]["test"]
     found = ask(arena, experiment, params, hyper["scale"], asked)
-    some = jax.tree.map(lambda a: a[:: max(1, len(found) // s.evaluation.batch)], asked)
+    arena.tick(name)
+    some = jax.tree.map(lambda a: a[:: max(1, len(found.first) // s.evaluation.batch)], asked)
     one = jax.tree.map(lambda p: p[:1], params)
     outcome = Outcome(
-        arena.by_task(found.reshape(len(found), -1), asked),
+        answered(arena, found, asked),
         arena.bare_tokens,
         lambda: ask(arena, experiment, one, hyper["scale"][:1], some),
         int(some.task_I.shape[0]),
@@ -353,6 +401,32 @@ def _train_ms(folder: Path, examples: int) -> float | None:
     return 1000 * sum(b[1] - a[1] for a, b in pairs) / (steps * examples) if steps else None
 
 
+def plan(arena: Arena) -> tuple[dict[str, int], dict[str, float]]:
+    """How many parts each method has, and about how many tokens one takes through all blocks."""
+    s, c, benches = arena.settings, arena.target.config, len(arena.benches)
+    tasks, templates, members = len(arena.tasks), len(s.templates), len(s.examples.seeds)
+    bare, answer = arena.bare_tokens, arena.examples["query"]["train"].prompts.answers_BA.shape[-1]
+    long, asked = room(int(5.0 * s.vectors.demonstrations + bare)), s.evaluation.dev * c.num_layers / 2
+    effects = len(s.tasks.trained) / tasks * s.vectors.shuffled_prompts * (long + c.num_layers * c.num_heads / 2)
+    costs = {
+        "zero_shot": s.evaluation.test * room(int(bare)),
+        "few_shot": s.evaluation.test * long,
+        "bm25_shot": s.evaluation.test * long,
+        "vector": s.vectors.prompts * long + asked,
+        "function_vector": effects + len(s.vectors.scales) * asked,
+        "elicit": s.evaluation.test * len(s.tasks.trained),
+    }
+    counts = dict.fromkeys(costs, benches * tasks) | dict.fromkeys(("zero_shot", "bm25_shot"), templates * tasks)
+    parts = s.train.steps // s.train.log_every if arena.mode == "train" else 0
+    for name in (*TRAINED, "sensitivity"):
+        from_last = (s.sensitivity.method if name == "sensitivity" else name) in ("static", "atv_last")
+        tokens = answer if from_last else bare + answer
+        counts[name], costs[name] = parts + 1, 3 * members * s.train.log_every * s.examples.batch * templates * tokens
+    of = s.sensitivity
+    costs["sensitivity"] *= len(of.scales + of.layers + of.examples) / members
+    return {name: count for name, count in counts.items() if name in (*s.methods, "sensitivity")}, costs
+
+
 UNTRAINED: dict[str, Callable[[Arena], Outcome]] = {
     "zero_shot": zero_shot,
     "few_shot": few_shot,
@@ -363,11 +437,14 @@ UNTRAINED: dict[str, Callable[[Arena], Outcome]] = {
 }
 
 
-def milliseconds(ask: Callable[[], Any], count: int, rounds: int = 5) -> float:
-    """The median time that a question takes in a batch, its programs compiled."""
+def milliseconds(ask: Callable[[], Any], count: int, rounds: int = 5, enough: float = 5.0) -> float:
+    """The median time that a question takes in a batch, its programs compiled.
+
+    Of `rounds` passes, or as many as begin within `enough` seconds.
+    """
     jax.block_until_ready(ask())
-    times = []
-    for _ in range(rounds):
+    times: list[float] = []
+    while len(times) < rounds and sum(times) < enough:
         start = time.perf_counter()
         jax.block_until_ready(ask())
         times.append(time.perf_counter() - start)

@@ -141,12 +141,11 @@ class ExampleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """How many questions of a task validate and test; what counts as right: the whole answer or its first token."""
+    """How many questions of a task validate and test."""
 
     dev: int = 20
     test: int = 100
     batch: int = 128
-    metric: Literal["answer", "first_token"] = "answer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,7 +275,7 @@ def _check_method(s: ATVSettings) -> None:
 
 def _check_training(s: ATVSettings) -> None:
     e, v = s.examples, s.evaluation
-    check_training(s.train, s.optimizer, e.batch, ("accuracy",))
+    check_training(s.train, s.optimizer, e.batch, ("accuracy", "accuracy_first"))
     at_least(1, "config.train", examples=e.examples)
     check_micro_batches(e.batch, e.micro_batches)
     check_seeds("config.train.seeds", e.seeds)

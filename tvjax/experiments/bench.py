@@ -106,8 +106,22 @@ def graded(q: Questions, said: np.ndarray, back_B: np.ndarray, begin: np.ndarray
     return Right(*(np.maximum.reduceat(a.astype(float), begin) for a in (first, whole)))
 
 
+SINK = "is in its prompt's first token, of which a model reads next to nothing"
+
+
+def sink(tokenizer: Tokenizer, template: Template, tasks: Mapping[str, TextTask]) -> str:
+    """A query of `tasks` that is in the first token of its prompt in `template`; "" for none."""
+    before = len(template.start + template.before)
+    asked = [task.pairs[0][0] for task in tasks.values()]
+    prompts = [template.prompt([], x) for x in asked]
+    for x, tokens in zip(asked, tokenizer.encode_with_spans(prompts), strict=True):
+        if tokens[0][1][1] > before:
+            return x
+    return ""
+
+
 class Bench:
-    """first: whether only the first token of an answer counts. batches: those of another bench, to share its programs.
+    """batches: those of another bench, to share its programs.
 
     heads_by: the tasks by which the heads of function vectors are chosen (empty: all). tick: is told the name of what
     has been done.
@@ -122,7 +136,6 @@ class Bench:
         template: Template,
         tasks: Mapping[str, TextTask],
         *,
-        first: bool = False,
         batches: Batches | None = None,
         heads_by: Sequence[str] = (),
         tick: Callable[[str], None] = lambda what: None,
@@ -130,7 +143,7 @@ class Bench:
         if model.source.tokenizer is None:
             raise UserError(f"{model.source.path}: no tokenizer.json in it; text tasks need one")
         self.tokenizer: Tokenizer = model.source.tokenizer
-        self.model, self.config, self.tasks, self.first, self.tick = model, config, tasks, first, tick
+        self.model, self.config, self.tasks, self.tick = model, config, tasks, tick
         self.template = template.led_by(self.tokenizer)
         self.heads_by = tuple(heads_by) or tuple(tasks)
         for name, task in tasks.items():
@@ -159,12 +172,7 @@ class Bench:
 
     def sink(self) -> str:
         """A query that is in its prompt's first token, an attention sink of which little can be read; "" for none."""
-        before = len(self.template.start + self.template.before)
-        asked = [task.pairs[0][0] for task in self.tasks.values()]
-        for x, tokens in zip(asked, self.tokenizer.encode_with_spans([self._bare(x) for x in asked]), strict=True):
-            if tokens[0][1][1] > before:
-                return x
-        return ""
+        return sink(self.tokenizer, self.template, self.tasks)
 
     def _bare(self, query: str) -> str:
         return self.template.prompt([], query)
@@ -293,8 +301,8 @@ class Bench:
         return np.zeros((1, 1, c.width)), [c.num_layers], np.ones((1, 1))
 
     def right(self, prompts: Sequence[str], accepted: Sequence[Answers]) -> np.ndarray:
-        """Whether each prompt is given one of its right answers: ``[B]``."""
-        return self._counted(self.plain(prompts, accepted))
+        """Whether each prompt is given one of its right answers, whole: ``[B]``."""
+        return self.plain(prompts, accepted).whole
 
     def right_with(
         self,
@@ -306,10 +314,7 @@ class Bench:
     ) -> np.ndarray:
         """The same with each of some vectors at its layer: ``[B, N]``. keep: 0 replaces the state, 1 adds to it."""
         keep_S1 = np.full((len(layers), 1), keep)
-        return self._counted(self.scores(prompts, accepted, np.asarray(vectors_ND)[:, None], layers, keep_S1))[..., 0]
-
-    def _counted(self, right: Right) -> np.ndarray:
-        return right.first if self.first else right.whole
+        return self.scores(prompts, accepted, np.asarray(vectors_ND)[:, None], layers, keep_S1).whole[..., 0]
 
     def shown(self, name: str, *, shuffled: bool = False) -> dict[str, np.ndarray]:
         """The mean of what stands at the last tokens of `prompts` few-shot prompts, read once.
@@ -336,10 +341,6 @@ class Bench:
     def summaries(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """What attention and the MLPs add at the last tokens of texts, a mean: ``{"attn_out", "mlp_out": [L, D]}``."""
         return dict(zip(ADDED, self._read(_outputs, texts).mean(0), strict=True))
-
-    def by_layer(self, name: str, split: str, kind: str, vectors_LD: np.ndarray) -> np.ndarray:
-        """Whether each question of a split is answered right with the vector of each layer there: ``[n, L+1]``."""
-        return self.asked_with(name, split, vectors_LD, self.layers, METHODS[kind].keep)
 
     def asked_with(
         self, name: str, split: str, vectors_ND: np.ndarray, layers: Sequence[int], keep: float
@@ -389,11 +390,6 @@ def best_place(dev: Right) -> tuple[int, int]:
     mean_SN = dev.first.mean(0) + 1e-3 * dev.whole.mean(0)
     layer, scale = np.unravel_index(mean_SN.argmax(), mean_SN.shape)
     return int(layer), int(scale)
-
-
-def best_layer(dev_BL: np.ndarray) -> int:
-    """The layer that is best on the dev split; never 0: the last token's embedding is the same in every prompt."""
-    return 1 + int(dev_BL.mean(0)[1:].argmax())
 
 
 Vectors = dict[str, np.ndarray]

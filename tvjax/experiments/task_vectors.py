@@ -19,6 +19,7 @@ from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir, text_model
 from tvjax.experiments.bench import (
     METHODS,
+    SINK,
     Bench,
     Right,
     VectorConfig,
@@ -38,10 +39,6 @@ from tvjax.nn.pretrained.sources import find
 from tvjax.tasks.text import Pair, Template
 from tvjax.vectors import store
 from tvjax.vectors.from_prompts import vocabulary
-
-SINK = (
-    "is in its prompt's first token, of which a model reads next to nothing; config.template.start puts one before it"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +252,7 @@ def _run(
     bench = Bench(model, s.vectors, s.template, tasks, tick=progress.tick)
     sink = bench.sink()
     if sink:
-        progress.say(f"warning: the query {sink!r} {SINK}")
+        progress.say(f"warning: the query {sink!r} {SINK}; config.template.start puts one before it")
     progress.plan(*_plan(bench, sum(bool(_partners(bench, name)) for name in tasks)))
     made = {"shuffled_vector": state_vectors(bench, shuffled=True)[0]}
     about: dict[str, Any] = {}

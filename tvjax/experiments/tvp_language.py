@@ -17,9 +17,9 @@ from tvjax import remote
 from tvjax.errors import UserError, reject
 from tvjax.experiments import rundir
 from tvjax.experiments import tvp_language_measures as measures
-from tvjax.experiments.bench import Bench
+from tvjax.experiments.bench import SINK, Bench
 from tvjax.experiments.progress import Progress, aloud
-from tvjax.experiments.task_vectors import SINK, open_model
+from tvjax.experiments.task_vectors import open_model
 from tvjax.experiments.text_data import keep_tasks
 from tvjax.experiments.text_prompts import tables
 from tvjax.experiments.tvp_language_settings import BASE, TVPLanguageSettings
@@ -127,7 +127,7 @@ class _Study:
         s, say = self.s, self.progress.say
         sink = self.bench.sink()
         if sink:
-            say(f"warning: the query {sink!r} {SINK}")
+            say(f"warning: the query {sink!r} {SINK}; config.template.start puts one before it")
         todo = [name for name in self.members if self.mode != "train" or not self._answers(name).is_file()]
         self.progress.plan({"task": len(self.tasks) * len(todo)}, {"task": 1.0})
         self._ask(BASE, self.model.params)

@@ -90,22 +90,24 @@ def _logits(decoder: Decoder, params: Any, q: Questions, edits: Any, past: Past 
     return forward(decoder, params, q.tokens.ids_BT, edits=edits, at=at_BA, positions_BT=positions_BT, past=past)[0]
 
 
-def correct(
-    decoder: Decoder, params: Any, q: Questions, edits: Any = None, past: Past | None = None, *, first: bool = False
-) -> jax.Array:
+def judged(
+    decoder: Decoder, params: Any, q: Questions, edits: Any = None, past: Past | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Whether each answer's first token, and whether all of it, is right, ``[B, 2]``; and its `risk`, ``[B]``."""
+    logits = _logits(decoder, params, q, edits, past)
+    right_BA = (logits.argmax(-1) == q.answers_BA) | ~q.asked_BA
+    risk_BA = optax.softmax_cross_entropy_with_integer_labels(logits, q.answers_BA) * q.asked_BA
+    return jnp.stack([right_BA[:, 0], right_BA.all(1)], axis=1), risk_BA.sum(1) / q.asked_BA.sum(1)
+
+
+def correct(decoder: Decoder, params: Any, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:
     """Whether each answer is, token for token, the likeliest continuation of its prompt: ``[B]`` of bool.
 
-    Each token of an answer is read with those before it in place, so this is what greedy decoding would say. first:
-    only the first token of an answer counts.
+    Each token of an answer is read with those before it in place, so this is what greedy decoding would say.
     """
-    said_BA = _logits(decoder, params, q, edits, past).argmax(-1)
-    if first:
-        return said_BA[:, 0] == q.answers_BA[:, 0]
-    return ((said_BA == q.answers_BA) | ~q.asked_BA).all(1)
+    return judged(decoder, params, q, edits, past)[0][:, 1]
 
 
 def risk(decoder: Decoder, params: Any, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:
     """The cross-entropy of each answer, nats a token: ``[B]``."""
-    logits = _logits(decoder, params, q, edits, past)
-    risk_BA = optax.softmax_cross_entropy_with_integer_labels(logits, q.answers_BA) * q.asked_BA
-    return risk_BA.sum(1) / q.asked_BA.sum(1)
+    return judged(decoder, params, q, edits, past)[1]

@@ -46,6 +46,7 @@ KINDS = {
     "trained baselines": ("static", "i2cl", "lora", "prefix"),
     "ATV": ("atv_last", "atv_all", "atv_shown"),
 }
+ACCURACIES = ("accuracy", "accuracy_first")
 GROUPS = {
     "seen": "seen tasks: the query tells which",
     "ambiguous": "seen tasks that share their inputs",
@@ -91,6 +92,12 @@ def works(summary: Mapping[str, Any], name: str, group: str) -> bool:
 def cautions(summary: Mapping[str, Any]) -> list[str]:
     """What comes before any number: on which tasks nothing works, and on which ATV does not. [ours]"""
     told, names = [], names_of(summary)
+    if summary["query_first"]:
+        told.append(
+            f"Queries that the {' and the '.join(summary['query_first'])} read are in their prompts' first tokens,"
+            " which pretrained models use as attention sinks: little can be read of them there. The fourth text of a"
+            " template in config.templates puts a token before them."
+        )
     for group, label in groups_of(summary).items():
         least = f"clearly above {reference(summary, group):.2f}, what asking or guessing without help gives"
         tried = [name for name in names if name != "zero_shot"]
@@ -108,15 +115,16 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     names, groups = names_of(summary), groups_of(summary)
     width = max(map(len, names.values())) + 1
     lines = [
-        f"accuracy on the test split, macro average over tasks [90% bootstrap interval over questions],"
-        f" {summary['num_seeds']} seeds",
+        "accuracy on the test split, of first tokens and of whole answers [90% bootstrap interval over questions],"
+        f" macro average over tasks, {summary['num_seeds']} seeds",
         *cautions(summary),
         f"{'':<{width}}"
-        + "".join(f"{group:<19}" for group in groups)
+        + "".join(f"{group:<24}" for group in groups)
         + "knows           trained numbers  tokens a query",
     ]
     for m in summary["methods"]:
-        cells = "".join(f"{_cell(m[f'{g}_mean'], m[f'{g}_mean_ci']):<19}" for g in groups)
+        both = [f"{m[f'{g}_mean_first']:.2f} {_cell(m[f'{g}_mean'], m[f'{g}_mean_ci'])}" for g in groups]
+        cells = "".join(f"{cell:<24}" for cell in both)
         tokens = f"{m['tokens_per_query']:.1f}"
         if m["generator_tokens_per_query"]:
             tokens += f" (generator {m['generator_tokens_per_query']:.1f})"
@@ -164,6 +172,11 @@ def _html(value: float, interval: list[float], sign: str = "") -> str:
     return f"{value:{sign}.2f} <small>[{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]</small>"
 
 
+def _both(entry: Mapping[str, Any], name: str, sign: str = "") -> str:
+    """First tokens above, whole answers below."""
+    return "<br>".join(_html(entry[kind], entry[f"{kind}_ci"], sign) for kind in (f"{name}_first", name))
+
+
 def _head(cells: list[str]) -> str:
     return "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in cells) + "</tr>"
 
@@ -171,7 +184,7 @@ def _head(cells: list[str]) -> str:
 def _table(summary: dict[str, Any], times: Mapping[str, Any]) -> str:
     names, groups, rows = names_of(summary), groups_of(summary), []
     for m in summary["methods"]:
-        cells = [_html(m[f"{g}_mean"], m[f"{g}_mean_ci"]) for g in groups]
+        cells = [_both(m, f"{g}_mean") for g in groups]
         time = times.get(m["name"], {})
         trained = f"{time['train_example_ms']:.2f}" if time.get("train_example_ms") else ""
         cells += [
@@ -187,8 +200,9 @@ def _table(summary: dict[str, Any], times: Mapping[str, Any]) -> str:
     counts = sum(summary["num_questions"].values())
     chance = "".join(f" {name} {value:.2f}," for name, value in summary["chance"].items()).rstrip(",")
     caption = (
-        "Accuracy on the test split, the macro average over tasks, with 90% bootstrap intervals over questions"
-        f" ({counts} in all; a question counts by the mean over seeds and templates). Milliseconds: of a question in a"
+        "Accuracy on the test split, above of the first tokens of answers, below of whole answers: the macro average"
+        f" over tasks, with 90% bootstrap intervals over questions ({counts} in all; a question counts by the mean over"
+        " seeds and templates). Milliseconds: of a question in a"
         " batch, with the generator; and of a trained example, with evaluation and checkpoints, without compilation."
         " Knows: the query alone, demonstrations beside it, or which task is meant; vectors that are read, and I2CL,"
         " have also seen demonstrations of unseen tasks. Tokens a query: with those of a prefix."
@@ -205,7 +219,7 @@ def _differences(summary: dict[str, Any]) -> str:
         rows = [
             f'<tr><th scope="row">{escape(names[other])}</th>'
             + "".join(
-                f"<td>{_html(entry[g], entry[f'{g}_ci'], '+')}</td>"
+                f"<td>{_both(entry, g, '+')}</td>"
                 if any(works(summary, name, g) for name in (ours, other)) or other == "zero_shot"
                 else "<td>neither works</td>"
                 for g in groups
@@ -214,8 +228,9 @@ def _differences(summary: dict[str, Any]) -> str:
             for other, entry in others.items()
         ]
         caption = (
-            f"{escape(names[ours])} minus each other method, on the same questions: paired 90% bootstrap intervals. One"
-            " that holds 0 shows no difference on these questions, for these seeds. Neither works: both are not clearly"
+            f"{escape(names[ours])} minus each other method, on the same questions, above of first tokens, below of"
+            " whole answers: paired 90% bootstrap intervals. One that holds 0 shows no difference on these questions,"
+            " for these seeds. Neither works: both are not clearly"
             " above zero-shot, or above guessing where tasks share their inputs."
         )
         parts.append(table(caption, _head(["minus", *groups.values()]), rows))
@@ -232,8 +247,8 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
     def draw() -> Figure:
         """Dots with intervals, a row a method, a panel a group of tasks."""
         evidence = (
-            f"macro average of accuracy over tasks, {summary['num_seeds']} seeds; lines: 90% bootstrap interval over"
-            " questions"
+            f"macro average of accuracy over tasks, {summary['num_seeds']} seeds; filled: whole answers, with a 90%"
+            " bootstrap interval over questions; hollow: their first tokens"
         )
         drawn = open_figure(9.6, 0.7 + 0.27 * len(methods), "Every method, in one place", evidence)
         axes = drawn.subplots(1, len(groups), sharey=True, squeeze=False)[0]
@@ -242,7 +257,9 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
             for y, m in zip(height, methods, strict=True):
                 hue = HUES[_hue(m["name"])]
                 ax.hlines(y, *m[f"{group}_mean_ci"], color=hue, linewidth=1.4)
-                ax.plot(m[f"{group}_mean"], y, color=hue, marker=MARKERS[_hue(m["name"])], markersize=5)
+                look: dict[str, Any] = {"color": hue, "marker": MARKERS[_hue(m["name"])], "markersize": 5}
+                ax.plot(m[f"{group}_mean_first"], y, markerfacecolor="white", **look)
+                ax.plot(m[f"{group}_mean"], y, **look)
             if group == "ambiguous":
                 ax.axvline(np.mean(list(summary["chance"].values())), **PRIOR)
             ax.set_xlim(-0.03, 1.03)
@@ -275,14 +292,18 @@ def _tasks(summary: dict[str, Any]) -> Exhibit:
 
     def draw() -> Figure:
         """A cell a task and method, shaded by accuracy and with its number."""
-        evidence = "accuracy on the test split; the number behind a task: its questions"
+        evidence = (
+            "accuracy of whole answers on the test split, and behind a stroke that of their first tokens where it is"
+            " another; the number behind a task: its questions"
+        )
         drawn = open_figure(10, 0.8 + 0.27 * len(tasks) + 0.5, "Task by task", evidence)
         ax = drawn.add_subplot()
-        values = np.array([[m["accuracy"][task] for m in methods] for task in tasks])
+        values, first = (np.array([[m[kind][task] for m in methods] for task in tasks]) for kind in ACCURACIES)
         ax.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (row, column), value in np.ndenumerate(values):
-            ink = "white" if value > 0.6 else INK
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5, color=ink)
+            ink, more = "white" if value > 0.6 else INK, f" / {first[row, column]:.2f}"
+            text = f"{value:.2f}" + ("" if more.endswith(f" {value:.2f}") else more)
+            ax.text(column, row, text, ha="center", va="center", fontsize=7.5, color=ink)
         edge = 0
         for group in list(groups)[:-1]:
             edge += len(summary["tasks"][group])

@@ -28,13 +28,15 @@ Given = dict[str, Any]
 class Queries:
     """What an adapter may read: inputs ``[B, T]`` (or ``[B, T, I]``) at `positions_BT`, the last token at `last_B`.
 
-    task_B: the number of each query's task, those that are trained on first.
+    task_B: the number of each query's task, those that are trained on first. state_BS: what a generator that stays as
+    it is has read of them (`ATV.state`), where that is known.
     """
 
     inputs: jax.Array
     positions_BT: jax.Array
     last_B: jax.Array
     task_B: jax.Array
+    state_BS: jax.Array | None = None
 
 
 @struct.dataclass
@@ -107,11 +109,12 @@ class ATV:
 
     def read(self, params: Any, given: Given, queries: Queries, scale_N: jax.Array, key: jax.Array | None) -> jax.Array:
         """The vectors, lambda multiplied in: ``[B, N, D]``."""
-        u_BS = self._state(params, given, queries, key)
+        u_BS = self.state(params, given, queries, key) if queries.state_BS is None else queries.state_BS
         v_BND: Any = self.expansion.apply({"params": params["expansion"]}, u_BS.astype(jnp.float32))
         return v_BND * (scale_N * params.get("scale", 1.0))[None, :, None]
 
-    def _state(self, params: Any, given: Given, queries: Queries, key: jax.Array | None) -> jax.Array:
+    def state(self, params: Any, given: Given, queries: Queries, key: jax.Array | None) -> jax.Array:
+        """u: the generator's state at each query's last token, ``[B, S]``."""
         inputs, positions_BT, last_B = queries.inputs, queries.positions_BT, queries.last_B
         if self.generator is None:
             first, _ = cut(Decoder(self.target), given["target"], self.below)
