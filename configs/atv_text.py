@@ -30,6 +30,7 @@ def _smollm2(config: ConfigDict) -> None:
     config.baselines.prefix_length = 16
     config.vectors.demonstrations = 10
     config.vectors.prompts = 20
+    config.rates.atv = 1e-4  # states within a real model are large: of 1e-3 the steps are too long
     config.train.seeds = (0,)
     config.train.batch = 16
     config.train.steps = 200
