@@ -252,6 +252,7 @@ class TestGeneratorOfTheTarget:
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layer_and_scale_of_a_function_vector_are_those_of_most_right_first_tokens_on_dev(config, tmp_path):
     config = changed(config, templates=LED, train__seeds=(0,), vectors__scales=(0.5, 3.0, 30.0))
     arena = atv.open_arena(config, tmp_path, "train", lambda line: None)
@@ -277,6 +278,7 @@ def test_layer_and_scale_of_a_function_vector_are_those_of_most_right_first_toke
 class TestTold:
     """What a run says while it works."""
 
+    @pytest.mark.slow
     def test_all_that_is_planned_is_told_of(self, config, tmp_path, monkeypatch):
         planned, ticks = {}, []
         monkeypatch.setattr(Progress, "plan", lambda self, counts, costs: planned.update(counts))

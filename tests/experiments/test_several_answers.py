@@ -138,19 +138,21 @@ class TestExamples:
     def test_the_dev_split_counts_the_best_answer_of_each_question(self, tokenizer, monkeypatch):
         dev = self.examples(tokenizer, "dev")
         count, first = dev.task_I.shape[0], dev.first_of_question
-        right = np.random.default_rng(0).integers(0, 2, (2, count))
+        right = np.random.default_rng(0).integers(0, 2, (2, count, 2))  # first tokens, whole answers
         risk = np.random.default_rng(1).random((2, count))
-        table = jnp.asarray(np.stack([right, risk], -1), jnp.float32)
+        tables = jnp.asarray(right), jnp.asarray(risk, jnp.float32)
         marked = dev.replace(rank_I=jnp.arange(count), task_I=dev.task_I)
         monkeypatch.setattr(type(marked), "rows", lambda self, index: (None, index))
-        monkeypatch.setattr(adapting, "over_prompts", lambda a, d, s, p, g, queries, index, scale: table[:, index])
+        found_of = lambda a, d, s, p, g, queries, index, *more: tuple(table[:, index] for table in tables)
+        monkeypatch.setattr(adapting, "over_prompts", found_of)
         experiment = adapting.AdapterExperiment(None, None, None, None, marked, marked, 1, chunk=4)
         found = experiment.evaluate(None, {"dev": marked, "given": None}, None, {"scale": None})
         groups = np.split(np.arange(count), first[1:])
         tasks = np.asarray(dev.task_I)[first]
-        best = np.array([[right[:, g].max(1).mean(), risk[:, g].min(1).mean()] for g in groups])
+        best = np.array([[*right[:, g].max(1).mean(0), risk[:, g].min(1).mean()] for g in groups])
         expected = np.mean([best[tasks == number].mean(0) for number in range(2)], 0)
-        np.testing.assert_allclose([found["accuracy"], found["risk"]], expected, rtol=1e-5)
+        found = [found[name] for name in ("accuracy_first", "accuracy", "risk")]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
     def test_chance_is_a_task_and_then_one_of_its_answers(self):
         x = SPLIT["test"][0]
