@@ -200,9 +200,9 @@ class _Study:
             params = jax.tree.map(
                 lambda p, base, n=number: jax.device_put(p[n], base.sharding), tuned, self.model.params
             )
-            self._ask(name, params)
-            if name in s.export:
+            if name in s.export:  # first: a member that was asked is not loaded again
                 export(dataclasses.replace(self.model, params=params), self.folder / "models" / name)
+            self._ask(name, params)
 
     def _ask(self, name: str, params: Any) -> None:
         """Ask a member all tasks and keep what it answers, and its vectors."""
