@@ -101,13 +101,12 @@ def tvjax_experiment(folder: Path, o: argparse.Namespace) -> tuple[Any, dict[str
     import jax
     import jax.numpy as jnp
 
-    from tvjax.experiments.adapting import AdapterExperiment
-    from tvjax.experiments.atv_data import Examples
-    from tvjax.experiments.atv_settings import ExampleConfig
+    from tvjax.methods.atv import ATV
     from tvjax.nn.answers import Questions
     from tvjax.nn.pretrained import load_model
     from tvjax.nn.tokens import pad
-    from tvjax.vectors.adapters import ATV
+    from tvjax.text.adapting import AdapterExperiment, ExampleConfig
+    from tvjax.text.examples import Examples
 
     target, generator = load_model(folder / "target"), load_model(folder / "generator")
     data = examples(o)
@@ -146,9 +145,9 @@ def tvjax_side(folder: Path, o: argparse.Namespace) -> tuple[Callable[[], None],
     import jax
     import jax.numpy as jnp
 
-    from tvjax.experiments.adapting import over_prompts
     from tvjax.nn.answers import risk
     from tvjax.parallel.mesh import make_mesh
+    from tvjax.text.adapting import over_prompts
     from tvjax.train.loop import TrainConfig, Trainer
     from tvjax.train.state import OptimizerConfig
 

@@ -76,9 +76,8 @@ def measure(config: dict[str, Any], rounds: int) -> None:
 
     from tvjax.experiments.planned import PlanConfig, trainer_of
     from tvjax.experiments.rundir import flatten
-    from tvjax.experiments.settings import build
-    from tvjax.experiments.tvp_settings import MeshConfig
-    from tvjax.parallel.mesh import make_mesh
+    from tvjax.parallel.mesh import MeshConfig, make_mesh
+    from tvjax.settings import build
     from tvjax.train.flops import flops
     from tvjax.train.observe import memory
 

@@ -55,7 +55,7 @@ def get_config(variant: str = "released_code") -> ConfigDict:
     config.atv.dropout = 0.1
     config.vectors.memory = 8.0
 
-    config.rates.atv = 5e-4
+    config.atv.rate = 5e-4
     config.train.batch = 1
     config.train.examples = 90
     config.train.shuffled = False

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from tvjax import methods
 from tvjax.errors import reject
 
 # By path: neither the working directory nor how this file is loaded makes a difference.
@@ -25,12 +26,12 @@ def _smollm2(config: ConfigDict) -> None:
     # Left out for their time: bm25_shot, elicit, atv_shown (whose readings are long), and config.sensitivity.
     config.methods = ("zero_shot", "few_shot", "vector", "function_vector", "static", "i2cl", "lora", "prefix")
     config.methods += ("atv_last", "atv_all")
-    config.baselines.lora_sites = ("query", "value")  # of rank 8, as its authors; as large as ATV takes twice as long
-    config.baselines.lora_rank = 8
-    config.baselines.prefix_length = 16
+    config.lora.sites = ("query", "value")  # of rank 8, as its authors; as large as ATV takes twice as long
+    config.lora.rank = 8
+    config.prefix.length = 16
     config.vectors.demonstrations = 10
     config.vectors.prompts = 20
-    config.rates.atv = 1e-4  # states within a real model are large: of 1e-3 the steps are too long
+    config.atv.rate = 1e-4  # states within a real model are large: of 1e-3 the steps are too long
     config.train.seeds = (0,)
     config.train.batch = 16
     config.train.steps = 200
@@ -102,35 +103,17 @@ def get_config(model: str = "smollm2") -> ConfigDict:
     config.methods = ("zero_shot", "few_shot", "bm25_shot", "vector", "function_vector", "elicit", "static", "i2cl")
     config.methods += ("lora", "prefix", "atv_last", "atv_all", "atv_shown")  # in this order; some may be left out
 
-    config.atv = ConfigDict()
-    config.atv.layers = ()  # that are written to, from 1; (): all
-    config.atv.scale = (1.0,)  # lambda: one, or one for each of the layers
-    config.atv.learned_scale = False  # whether a factor of each layer's lambda is trained
-    config.atv.rank = 0  # of a bottleneck in the expansion; 0: none
-    config.atv.start = "zero"  # how the expansion begins: zero, uniform (as PyTorch's linear layers)
-    config.atv.dropout = 0.0  # of the generator
-
-    config.baselines = ConfigDict()
-    config.baselines.lora_rank = 0  # 0: as many trained numbers as ATV has
-    config.baselines.lora_sites = ("query", "key", "value", "out", "up", "gate", "down")
-    config.baselines.prefix_length = 0  # 0: as many trained numbers as ATV has
-    config.baselines.elicit_vectors = "function_vector"  # what ELICIT's library holds: vector, function_vector
-    config.baselines.elicit_threshold = 0.0  # least cosine at which it uses one
+    # config.METHOD.FIELD, which the file of each method in tvjax/methods/ describes; here is what differs from there.
+    for group, values in methods.fields().items():
+        config[group] = ConfigDict(values)
+    config.atv.start = "zero"
+    config.lora.sites = ("query", "key", "value", "out", "up", "gate", "down")
+    config.function_vector.shuffled_prompts = 10
 
     config.vectors = ConfigDict()
     config.vectors.demonstrations = 6  # k, also of k-shot prompts
     config.vectors.prompts = 20  # prompts that a vector is the mean of
     config.vectors.memory = 1.0  # GiB that a pass may take beside the parameters; batches are made to fit
-    config.vectors.heads = 10  # heads that a function vector sums
-    config.vectors.scales = (1.0, 2.0, 4.0)  # of function vectors, one of which the dev split chooses with the layer
-    config.vectors.shuffled_prompts = 10  # prompts of a task on which each head's indirect effect is measured
-
-    config.rates = ConfigDict()  # peak learning rates
-    config.rates.atv = 1e-3
-    config.rates.static = 1e-2
-    config.rates.i2cl = 1e-2
-    config.rates.lora = 1e-3
-    config.rates.prefix = 1e-2
 
     config.train = ConfigDict()
     config.train.batch = 32  # examples a step

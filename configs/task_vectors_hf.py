@@ -8,7 +8,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from tvjax import methods
 from tvjax.errors import reject
+from tvjax.methods.vector import VectorMethod
 
 # By path: neither the working directory nor how this file is loaded makes a difference.
 _TRAINING = runpy.run_path(str(Path(__file__).with_name("text_model.py")))
@@ -22,8 +24,8 @@ def _smollm2(config: ConfigDict) -> None:
     config.vectors.demonstrations = 10
     config.vectors.prompts = 20
     config.vectors.questions = 40
-    config.vectors.shuffled_prompts = 10
-    config.vectors.learned_steps = 50
+    config.function_vector.shuffled_prompts = 10
+    config.learned_vector.steps = 50
 
 
 def _small(config: ConfigDict) -> None:
@@ -65,14 +67,12 @@ def get_config(model: str = "smollm2") -> ConfigDict:
     config.vectors.memory = 1.0  # GiB that a pass may take beside the parameters; batches are made to fit
     config.vectors.batch = 64  # most prompts in one pass
     config.vectors.questions = 100  # most inputs of a split that are asked
-    config.vectors.scales = (1.0, 2.0, 4.0)  # of function vectors, one of which the dev split chooses with the layer
-    config.vectors.heads = 10  # heads that a function vector sums (Todd et al. 2024 take 10 of GPT-J's)
-    config.vectors.shuffled_prompts = 25  # prompts of a task on which each head's indirect effect is measured
-    config.vectors.learned_layers = ()  # of learned vectors; (): that which dev prefers for state vectors, the middle
-    config.vectors.learned_steps = 100  # of Adam, for the vector that is learned
-    config.vectors.learned_rate = 0.03  # its learning rate
-    config.vectors.learned_batch = 16  # zero-shot prompts a step
     config.vectors.words = 8  # tokens that the vector's projection on the vocabulary lists
     config.vectors.conflicts = 5  # fewest shared inputs for which two tasks are set against each other
+
+    config.methods = ("vector", "function_vector", "learned_vector")  # that make vectors; "vector" among them
+    # config.METHOD.FIELD, which the file of each method in tvjax/methods/ describes.
+    for group, values in methods.fields(VectorMethod).items():
+        config[group] = ConfigDict(values)
     VARIANTS[model](config)
     return config

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tvjax import remote
+from tvjax import plugins, remote
 from tvjax.errors import RunError, UserError, near, reject
 from tvjax.files import nearest_beside, read_json, user_path
 from tvjax.parallel import processes
@@ -29,11 +29,13 @@ READING = ("eval", "report")
 NAMES = {
     "config": "a config file, e.g. --config=configs/tvp_synthetic.py",
     "workdir": "a folder, of a run or for one",
+    "plugins": "modules with commas between, e.g. my_method,my_package.my_task",
     "mode": ", ".join(MODES),
 }
 """The flags beside those of fields, and what each takes."""
 FLAGS = (
-    "flags only: --config=FILE[:ARG], --config.FIELD=VALUE, --workdir=DIR, --profile=FIRST:LAST, --mode="
+    "flags only: --config=FILE[:ARG], --config.FIELD=VALUE, --workdir=DIR, --plugins=MODULES, --profile=FIRST:LAST,"
+    + " --mode="
     + "|".join(MODES)
 )
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -56,6 +58,7 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
     source, workdir, mode = (str(given.pop(name, usual)) for name, usual in (("config", ""), ("workdir", ""), MODE))
     if mode not in MODES:
         raise reject("--mode", mode, ", ".join(MODES))
+    plugins.load(str(given.pop("plugins", "")))
     run = _config_of_run(workdir, mode) if mode in READING or not source else {}
     file, *argument = source.split(":", 1) if source else [""]
     config = _load(file, *argument) if source else _unlocked(run, workdir)

@@ -7,6 +7,7 @@
                            gs://BUCKET/RUN is one too, and ~/DIR one in the home folder
   --mode=train|eval|report train, evaluate and report; or only from the second, or the third, on (default: train)
   --mode=plan              compile for --config.plan.devices=N of --config.plan.hardware=NAME and say what it would take
+  --plugins=MODULE,..      modules of your own, which register methods, task families or experiments (CONTRIBUTING.md)
   --profile=FIRST:LAST     trace the dispatches that hold these steps of training, into profile/ of the run directory
 
 Exit codes: 0 done; 2 the input is wrong; 3 the run cannot go on; 143 stopped by SIGTERM, with a checkpoint saved.

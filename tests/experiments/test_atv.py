@@ -19,10 +19,11 @@ from tests.conftest import changed
 from tests.runs import Runs, logged, past, saving
 from tvjax.errors import UserError
 from tvjax.experiments import atv
-from tvjax.experiments.atv_methods import UNTRAINED, make_trainer
-from tvjax.experiments.atv_settings import METHODS, ATVSettings
+from tvjax.experiments.atv_settings import ATVSettings
 from tvjax.experiments.progress import Progress
 from tvjax.experiments.text_model import corpus
+from tvjax.methods import METHODS
+from tvjax.methods.trained import ask
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
@@ -44,10 +45,10 @@ CONFIG = {
     "tasks": {"seen": SEEN, "ambiguous": AMBIGUOUS, "unseen": UNSEEN},
     "templates": (("", " ->", "\n"), ("say ", " =", "\n")),
     "methods": ("zero_shot", "few_shot", "atv_last", "atv_all"),
-    "atv": {},
-    "baselines": {},
-    "vectors": {"demonstrations": 2, "prompts": 2, "heads": 2, "shuffled_prompts": 2},
-    "rates": {"atv": 3e-3, "static": 1e-2, "i2cl": 1e-2, "lora": 3e-3, "prefix": 1e-2},
+    "atv": {"rate": 3e-3},
+    "lora": {"rate": 3e-3},
+    "function_vector": {"heads": 2, "shuffled_prompts": 2},
+    "vectors": {"demonstrations": 2, "prompts": 2},
     "train": {
         "batch": 8,
         "examples": 6,
@@ -168,13 +169,13 @@ class TestVectors:
         folder, _ = done
         target = tvjax.load(config["target"]["path"])
         tokenizer, template = target.source.tokenizer, Template(*CONFIG["templates"][0])
-        arena = atv.open_arena(config, folder, "eval", lambda line: None)
-        names, hyper = atv.population(arena, 1.0)
+        settings, context = atv.open_context(config, folder, "eval", lambda line: None)
         for method, positions in (("atv_last", "last"), ("atv_all", "all")):
             found = store.load_vectors(folder / "vectors" / f"{method}.opposite.safetensors")[0]["vectors"]
-            experiment, params = atv.train(arena, method, atv.folder_of(folder, arena.settings, method), names, hyper)
-            asked = arena.examples["query"]["test"]
-            right = atv.ask(arena, experiment, params, hyper["scale"], asked)
+            members = METHODS[method].members(context)
+            experiment, params = METHODS[method].train(context, atv.folder_of(folder, settings, method), members)
+            asked = context.examples["query"]["test"]
+            right = ask(context, experiment, params, members[1]["scale"], asked)
             right = zip(*(kind[np.asarray(asked.task_I) == 1, 0, 0] for kind in right), strict=True)
             questions = some(suite()["opposite"].split("test"), 5)
             for (x, y), vectors_ND, (first, whole) in zip(questions, found, right, strict=True):
@@ -206,30 +207,31 @@ class TestGeneratorOfTheTarget:
     """The target's own first block reads the queries, and stays as it is."""
 
     @pytest.fixture(scope="class")
-    def arena(self, config, tmp_path_factory):
+    def context(self, config, tmp_path_factory):
         config = changed(config, generator__kind="target", generator__path="", templates=LED)
-        return atv.open_arena(config, tmp_path_factory.mktemp("own"), "train", lambda line: None)
+        return atv.open_context(config, tmp_path_factory.mktemp("own"), "train", lambda line: None)[1]
 
     @pytest.fixture(scope="class")
-    def experiments(self, arena):
+    def experiments(self, context):
         """Of each method, with all that is read once, and with no memory for that; and its parameters, moved."""
         found = {}
         for name in ("atv_last", "atv_all", "static"):
-            names, hyper = atv.population(arena, 1e-3)
-            tight = dataclasses.replace(arena, batches=Batches(1e-7, 32))
-            made = [make_trainer(a, name, a.given, names, hyper, make_mesh())[0] for a in (arena, tight)]
+            members = METHODS[name].members(context)
+            tight = dataclasses.replace(context, batches=Batches(1e-7, 32))
+            made = [METHODS[name].trainer(one, one.given, members, make_mesh())[0] for one in (context, tight)]
             start = made[0].init(jax.random.key(0), made[0].data())
             params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), start)
-            found[name] = (*made, params, {name: value[0] for name, value in hyper.items()})
+            found[name] = (*made, params, {name: value[0] for name, value in members[1].items()})
         return found
 
-    def test_its_vectors_are_those_of_the_whole_target_read_at_that_block(self, arena, experiments):
+    def test_its_vectors_are_those_of_the_whole_target_read_at_that_block(self, context, experiments):
         held, plain, params, hyper = experiments["atv_last"]
         rows = jnp.arange(3)
         prompts = [LED[0][3] + x + LED[0][1] for x, _ in some(suite()["next_letter"].split("train"), 6)[:3]]
         assert set(params) == {"expansion"}
         u_BD = [
-            np.asarray(tvjax.capture(arena.target, [one], "blocks/resid")["blocks/resid"])[0, 0, -1] for one in prompts
+            np.asarray(tvjax.capture(context.target, [one], "blocks/resid")["blocks/resid"])[0, 0, -1]
+            for one in prompts
         ]
         kernel, bias = params["expansion"]["up"]["kernel"], params["expansion"]["up"]["bias"]
         expected = (np.stack(u_BD) @ kernel + bias[None]).reshape(3, 2, 32)
@@ -254,12 +256,12 @@ class TestGeneratorOfTheTarget:
 
 @pytest.mark.slow
 def test_layer_and_scale_of_a_function_vector_are_those_of_most_right_first_tokens_on_dev(config, tmp_path):
-    config = changed(config, templates=LED, train__seeds=(0,), vectors__scales=(0.5, 3.0, 30.0))
-    arena = atv.open_arena(config, tmp_path, "train", lambda line: None)
-    outcome = UNTRAINED["function_vector"](arena)
-    ((made, _),), (bench,) = arena.made["function_vector"], arena.benches
-    for name in arena.tasks:
-        layer, scale = outcome.about["layer"][name], outcome.about["scale"][name]
+    config = changed(config, templates=LED, train__seeds=(0,), function_vector__scales=(0.5, 3.0, 30.0))
+    _, context = atv.open_context(config, tmp_path, "train", lambda line: None)
+    result = METHODS["function_vector"].run(context, tmp_path)
+    ((made, *_),), (bench,) = context.made["function_vector"], context.benches
+    for name in context.tasks:
+        layer, scale = result.about["layer"][name], result.about["scale"][name]
         found = {}
         for split in ("dev", "test"):
             asked = bench.sample(name, split)
@@ -271,7 +273,7 @@ def test_layer_and_scale_of_a_function_vector_are_those_of_most_right_first_toke
                 found[split, place] = right
         best = max(values.first.mean() for (split, _), values in found.items() if split == "dev")
         assert found["dev", (layer, scale)].first.mean() == best
-        for ours, direct in zip(outcome.right[name], found["test", (layer, scale)], strict=True):
+        for ours, direct in zip(result.right[name], found["test", (layer, scale)], strict=True):
             np.testing.assert_array_equal(ours[:, 0], direct[:, 0, 0])
 
 
@@ -302,12 +304,10 @@ class TestTold:
 class TestRun:
     @pytest.mark.slow
     def test_the_target_stays_as_it_is_bit_for_bit(self, done, config, tmp_path):
-        arena = atv.open_arena(config, done[0], "eval", lambda line: None)
-        before = origin.fingerprint(arena.target.params)
-        arena.mode = "train"
-        names, hyper = atv.population(arena, 1e-2)
-        atv.train(arena, "lora", tmp_path, names, hyper)
-        assert origin.fingerprint(arena.target.params) == before
+        _, context = atv.open_context(config, done[0], "train", lambda line: None)
+        before = origin.fingerprint(context.target.params)
+        METHODS["lora"].train(context, tmp_path, METHODS["lora"].members(context))
+        assert origin.fingerprint(context.target.params) == before
         assert before == origin.fingerprint(tvjax.load(config["target"]["path"]).params)
 
     def test_stopped_between_methods_it_ends_with_the_same_bits(self, done, config, tmp_path):
@@ -384,12 +384,12 @@ class TestRun:
 def test_every_method_runs_and_trained_ones_are_of_one_size(config, tmp_path):
     config = changed(
         config,
-        methods=METHODS,
+        methods=tuple(METHODS),
         templates=CONFIG["templates"][:1],
         train__steps=10,
         train__evaluate_every=10,
         train__seeds=(0,),
-        baselines__lora_sites=("query", "key", "value", "out", "up", "gate", "down"),
+        lora__sites=("query", "key", "value", "out", "up", "gate", "down"),
         sensitivity={"scales": (0.1,), "layers": ((2,),), "examples": (1,)},
     )
     summary = run(config, tmp_path / "run")
@@ -457,8 +457,8 @@ WRONG = {
     "negative rank": ({"atv__rank": -1}, "config.atv.rank", "0 or more"),
     "odd micro-batches": ({"train__micro_batches": 3}, "config.train.micro_batches", "divisor"),
     "no seed": ({"train__seeds": ()}, "config.train.seeds", "at least one"),
-    "a rate of zero": ({"rates__lora": 0.0}, "config.rates.lora", "more than 0"),
-    "unknown site": ({"baselines__lora_sites": ("heads",)}, "config.baselines.lora_sites", "query"),
+    "a rate of zero": ({"lora__rate": 0.0}, "config.lora.rate", "more than 0"),
+    "unknown site": ({"lora__sites": ("heads",)}, "config.lora.sites", "query"),
     "more members than the mesh divides": ({"mesh__member": 3}, "config.mesh.member", "divisor"),
     "no such target": ({"target__path": "/nowhere"}, "/nowhere/config.json", "a Hugging Face folder"),
     "blocks that are not there": (

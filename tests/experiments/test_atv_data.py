@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tvjax.experiments.atv_data import Reader, asked_of, epoch_rows, make_examples
 from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import Template
+from tvjax.text.examples import Reader, asked_of, epoch_rows, make_examples
 
 TEMPLATES = (Template("", " ->", "\n"), Template("Q: ", "\nA:", "\n\n"))
 

@@ -7,8 +7,8 @@ import pytest
 
 from tests.experiments.test_text_pieces import begun, byte_level, opened
 from tvjax.evals.learned import clearly_above
-from tvjax.experiments.bench import Bench, Right, VectorConfig, best_place, room
 from tvjax.tasks.text import Template, TextTask, split_of
+from tvjax.text.bench import Bench, Right, VectorConfig, best_place, room
 
 INPUTS = [f"{a}{b}" for a in "abcd" for b in "efgh"]
 TASK = TextTask("twice", tuple((x, x + x) for x in INPUTS))
@@ -18,7 +18,7 @@ def bench_of(tokenizer, template):
     config = types.SimpleNamespace(num_layers=2, num_heads=2, width=4, positions="rotary", max_positions=0)
     model = types.SimpleNamespace(config=config, source=types.SimpleNamespace(tokenizer=tokenizer))
     assert {split_of(x) for x in INPUTS} == {"train", "dev", "test"}
-    return Bench(model, VectorConfig(demonstrations=2, prompts=2, heads=1), template, {"twice": TASK})
+    return Bench(model, VectorConfig(demonstrations=2, prompts=2), template, {"twice": TASK})
 
 
 def test_lengths_are_few_and_not_much_longer():

@@ -14,13 +14,13 @@ from tests.conftest import quiet
 from tests.experiments.test_text_pieces import KINDS, begun, opened
 from tvjax.errors import UserError
 from tvjax.experiments import formats
-from tvjax.experiments.bench import Bench, VectorConfig
 from tvjax.experiments.formats_answers import summarized, verdict
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
 from tvjax.report import summary_table, write_report
 from tvjax.tasks.text import Template, TextTask, some, split_of
+from tvjax.text.bench import Bench, VectorConfig
 
 TASKS, WORDS = ("one", "two"), tuple("abcdefghijklmnopqrstuvwxyz")
 CONFIG = {
@@ -98,7 +98,7 @@ def with_fields(config, **fields):
 def bench_of(tokenizer, template, tasks):
     config = types.SimpleNamespace(num_layers=2, num_heads=2, width=4, positions="rotary", max_positions=0)
     model = types.SimpleNamespace(config=config, source=types.SimpleNamespace(tokenizer=tokenizer))
-    return Bench(model, VectorConfig(demonstrations=2, prompts=2, heads=1), template, tasks)
+    return Bench(model, VectorConfig(demonstrations=2, prompts=2), template, tasks)
 
 
 class TestPositions:

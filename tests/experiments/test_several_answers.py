@@ -9,12 +9,12 @@ import pytest
 
 from tvjax.errors import UserError
 from tvjax.experiments import adapting, atv, task_vectors
-from tvjax.experiments.atv_data import Reader, asked_of, make_examples, questions_of
-from tvjax.experiments.atv_methods import Arena
-from tvjax.experiments.bench import Bench, VectorConfig
 from tvjax.experiments.text_data import DataConfig
+from tvjax.methods.base import RunContext
 from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
 from tvjax.tasks.text import Template, TextTask, split_of
+from tvjax.text.bench import Bench, VectorConfig
+from tvjax.text.examples import Reader, asked_of, make_examples, questions_of
 
 TEMPLATE = Template("", " ->", "\n")
 SPLIT = {split: [f"w{n}" for n in range(60) if split_of(f"w{n}") == split] for split in ("train", "dev", "test")}
@@ -125,8 +125,8 @@ class TestExamples:
         said = Says(tokenizer, {x: answers[-1] for x, answers in TASKS["up"].answers.items()})
         first_template = jax.tree.map(lambda a: a[:, 0], asked.prompts)
         rows = said(None, None, (None,), first_template)
-        arena = types.SimpleNamespace(tasks=TASKS)
-        found = Arena.by_task(arena, rows, asked)
+        context = types.SimpleNamespace(tasks=TASKS)
+        found = RunContext.by_task(context, rows, asked)
         assert count > len(asked.first_of_question) == 10
         np.testing.assert_array_equal(found["up"], np.ones(5))
         np.testing.assert_array_equal(found["down"], np.zeros(5))

@@ -48,9 +48,11 @@ VECTORS = {
     "questions": 20,
     "words": 4,
     "conflicts": 2,
-    "heads": 2,
-    "shuffled_prompts": 6,
-    "learned_steps": 20,
+}
+METHODS = {
+    "methods": ("vector", "function_vector", "learned_vector"),
+    "function_vector": {"heads": 2, "shuffled_prompts": 6},
+    "learned_vector": {"steps": 20},
 }
 
 
@@ -74,6 +76,7 @@ def config_for(trained, **changes):
         "data": copy.deepcopy(TRAINING["data"]),
         "template": dict(TRAINING["template"]),
         "vectors": VECTORS,
+        **METHODS,
     } | changes
 
 
@@ -279,12 +282,12 @@ class TestVectors:
             ("vectors", {"shots": 3}, "no such field"),
             ("vectors", {"memory": 0.0}, "config.vectors.memory"),
             ("vectors", {"memory": 1e-9}, "GiB that one entry takes"),
-            ("vectors", {"heads": 0}, "config.vectors.heads"),
+            ("function_vector", {"heads": 0}, "config.function_vector.heads"),
             ("vectors", {"heads": 5}, "1..4, the heads of all layers"),
-            ("vectors", {"scales": ()}, "config.vectors.scales"),
+            ("function_vector", {"scales": ()}, "config.function_vector.scales"),
             ("vectors", {"scales": (1.0, 0.0)}, "different numbers more than 0"),
-            ("vectors", {"learned_layers": (0,)}, "config.vectors.learned_layers"),
-            ("vectors", {"learned_layers": (3,)}, "layers 1..2"),
+            ("learned_vector", {"layers": (0,)}, "config.learned_vector.layers"),
+            ("learned_vector", {"layers": (3,)}, "layers 1..2"),
             ("data", {"tfds": (("nowhere", "{x}", "{y}"),)}, "a data set that can be read"),
             ("data", {"tfds": (("nowhere", "{x}"),)}, "config.data.tfds"),
             ("model", {"path": "/nowhere"}, "config.json"),

@@ -16,13 +16,13 @@ from tests.runs import Runs, logged, past
 from tvjax.errors import UserError
 from tvjax.experiments import tvp_language
 from tvjax.experiments import tvp_language_measures as measures
-from tvjax.experiments.bench import Bench
 from tvjax.experiments.text_prompts import answer_scores, ask, draw_pairs, draw_prompts, longest
 from tvjax.experiments.text_shifts import SHIFTS, shifted
 from tvjax.experiments.tvp_language_settings import TVPLanguageSettings
 from tvjax.report import language, summary_table, write_report
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import Template
+from tvjax.text.bench import Bench
 from tvjax.vectors.origin import fingerprint
 from tvjax.vectors.store import load_vectors
 

@@ -19,18 +19,18 @@ from tests.tasks.test_families import SETTINGS
 from tvjax.errors import UserError
 from tvjax.experiments import rundir, tvp
 from tvjax.experiments.atv_settings import TargetConfig
-from tvjax.experiments.settings import build
 from tvjax.experiments.task_vectors import ModelConfig
 from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.files import write_json
+from tvjax.methods.lora import LoRA
 from tvjax.nn.decoder import PRECISIONS, Decoder, DecoderConfig
 from tvjax.nn.decoding import generate
 from tvjax.nn.model import forward
 from tvjax.nn.pretrained.families import read_config
 from tvjax.nn.pretrained.weights import abstract_params
 from tvjax.nn.tokens import pad
+from tvjax.settings import build
 from tvjax.tasks import LAYOUTS, NO_SHIFT, draw, reference_scores
-from tvjax.vectors.adapters import LoRA
 
 BASE = DecoderConfig(3, 16, 4, 7, inputs="tokens", vocab_size=7, max_positions=80)
 VARIANTS = {

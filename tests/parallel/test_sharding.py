@@ -11,19 +11,18 @@ import pytest
 
 from tests.conftest import TINY, changed
 from tvjax.experiments import tvp
-from tvjax.experiments.adapting import AdapterExperiment
-from tvjax.experiments.atv_data import Examples
-from tvjax.experiments.atv_settings import ExampleConfig
 from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.methods.atv import ATV
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.model import forward
 from tvjax.nn.tokens import Tokens
 from tvjax.parallel.mesh import RULES, make_mesh, path_of
 from tvjax.parallel.mesh import place as place_on
+from tvjax.text.adapting import AdapterExperiment, ExampleConfig
+from tvjax.text.examples import Examples
 from tvjax.train.loop import TrainConfig, Trainer
 from tvjax.train.state import OptimizerConfig, TrainState
-from tvjax.vectors.adapters import ATV
 
 STEPS = 20
 TOLERANCE = 1e-4

@@ -187,21 +187,35 @@ def text_model(after: float) -> Tree:
     }
 
 
+def method(name: str, label: str, kind: str, knows: str) -> Tree:
+    return {"name": name, "label": label, "kind": kind, "knows": knows, "source": f"{label}: they."}
+
+
+VECTORS = [method(name, name.replace("_", " "), "vectors", "task") for name in ("vector", "function_vector")]
+KNOWN = {
+    "zero_shot": method("zero_shot", "zero-shot", "prompts", "query"),
+    "few_shot": method("few_shot", "{k}-shot", "prompts", "demonstrations"),
+    "atv_last": method("atv_last", "ATV, last token", "atv", "query"),
+}
+MEASURED = [*text.SHOTS, *(m["name"] for m in VECTORS), *text.CONTROL]
+
+
 def text_vectors(**few_shot: float) -> Tree:
     def entry(shots: float) -> Tree:
-        values = dict.fromkeys(text.METHODS, 0.1) | {"few_shot": shots, "vector": shots}
+        values = dict.fromkeys(MEASURED, 0.1) | {"few_shot": shots, "vector": shots}
         found = {
             k: v for name, value in values.items() for n in (name, f"{name}_first") for k, v in twins(n, value).items()
         }
-        for kind in text.VECTORS:
+        for kind in (m["name"] for m in VECTORS):
             found |= {f"{kind}_layer": 2, f"{kind}_scale": 1.0, f"{kind}_works": kind == "vector" and shots > 0.1}
         return found
 
     tasks = {name: entry(shots) for name, shots in few_shot.items()}
-    mean = dict.fromkeys([n for name in text.METHODS for n in (name, f"{name}_first")], 0.3)
+    mean = dict.fromkeys([n for name in MEASURED for n in (name, f"{name}_first")], 0.3)
     return {"experiment": "task_vectors", "num_layers": 3, "num_demonstrations": 4, "num_prompts": 6} | {
         "tasks": tasks,
         "mean": mean,
+        "methods": VECTORS,
         "query_first": False,
     }
 
@@ -209,7 +223,8 @@ def text_vectors(**few_shot: float) -> Tree:
 def adapted(seen: dict[str, float]) -> Tree:
     """Methods by accuracy on the seen tasks."""
     methods = [
-        {"name": name, "trainable_parameters": 0, "tokens_per_query": 3.0, "generator_tokens_per_query": 0.0}
+        KNOWN[name]
+        | {"trainable_parameters": 0, "tokens_per_query": 3.0, "generator_tokens_per_query": 0.0}
         | twins("seen_mean", value)
         | twins("seen_mean_first", value)
         for name, value in seen.items()

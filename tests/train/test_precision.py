@@ -16,16 +16,20 @@ from tests.parallel.test_sharding import atv_experiment, atv_trainer
 from tvjax.errors import UserError
 from tvjax.experiments import tvp, tvp_language
 from tvjax.experiments.atv_settings import TargetConfig
-from tvjax.experiments.settings import build
 from tvjax.experiments.task_vectors import ModelConfig
 from tvjax.experiments.text_model import TextModelExperiment, TextModelSettings
 from tvjax.experiments.tvp_language_settings import TVPLanguageSettings
 from tvjax.experiments.tvp_language_tuning import TuningExperiment
 from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.methods.i2cl import I2CL
+from tvjax.methods.lora import LoRA
+from tvjax.methods.prefix import Prefix
+from tvjax.methods.static import StaticVectors
 from tvjax.nn.decoder import Decoder
+from tvjax.settings import build
 from tvjax.train.checkpoint import Checkpoints
 from tvjax.train.state import OptimizerConfig, TrainState, init_state, make_step, optimizer, schedule
-from tvjax.vectors import adapters, store
+from tvjax.vectors import store
 from tvjax.vectors.learned import learn
 
 LOW = ("bfloat16", "float16")
@@ -84,10 +88,10 @@ def still(first, last):
 
 # What is trained on a frozen target of 2 layers, by name: the adapter, of the ATV that `atv_experiment` has.
 ADAPTERS = {
-    "static": lambda atv: adapters.StaticVectors(atv.target, atv.layers, 1),
-    "i2cl": lambda atv: adapters.I2CL(atv.target, 1),
-    "lora": lambda atv: adapters.LoRA(atv.target, 2),
-    "prefix": lambda atv: adapters.Prefix(atv.target),
+    "static": lambda atv: StaticVectors(atv.target, atv.layers, 1),
+    "i2cl": lambda atv: I2CL(atv.target, 1),
+    "lora": lambda atv: LoRA(atv.target, 2),
+    "prefix": lambda atv: Prefix(atv.target),
     "atv": lambda atv: dataclasses.replace(atv, rank=2, learned_scale=True, dropout=0.1),
     "atv_fresh": lambda atv: atv,
     "atv_of_target": lambda atv: dataclasses.replace(atv, generator=None, positions="last"),

@@ -7,13 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tvjax.methods.atv import ATV
+from tvjax.methods.i2cl import I2CL
+from tvjax.methods.lora import LoRA
+from tvjax.methods.prefix import Prefix
+from tvjax.methods.static import StaticVectors
 from tvjax.nn.answers import Questions, correct, risk
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.lora import apply_lora, per_rank, sites
 from tvjax.nn.model import forward
 from tvjax.nn.prefix import past_of_prefix, per_token, start_prefix
 from tvjax.nn.tokens import pad
-from tvjax.vectors import adapters
 from tvjax.vectors.adapters import Queries
 from tvjax.vectors.atv import Expansion, dropped, read_query
 
@@ -67,11 +71,11 @@ def queries():
 
 
 ADAPTERS = {
-    "atv": adapters.ATV(CONFIG, SMALL, LAYERS, start="zero"),
-    "atv_all": adapters.ATV(CONFIG, SMALL, LAYERS, positions="all", start="zero", rank=3, learned_scale=True),
-    "atv_of_target": adapters.ATV(CONFIG, None, LAYERS, start="zero", below=2),
-    "static": adapters.StaticVectors(CONFIG, LAYERS, TASKS),
-    "lora": adapters.LoRA(CONFIG, 2, tuple(sites(CONFIG))),
+    "atv": ATV(CONFIG, SMALL, LAYERS, start="zero"),
+    "atv_all": ATV(CONFIG, SMALL, LAYERS, positions="all", start="zero", rank=3, learned_scale=True),
+    "atv_of_target": ATV(CONFIG, None, LAYERS, start="zero", below=2),
+    "static": StaticVectors(CONFIG, LAYERS, TASKS),
+    "lora": LoRA(CONFIG, 2, tuple(sites(CONFIG))),
 }
 
 
@@ -101,7 +105,7 @@ def test_it_begins_by_changing_nothing_bit_for_bit(name, given, queries, q):
 
 @pytest.mark.parametrize("name", [*ADAPTERS, "i2cl", "prefix"])
 def test_every_trained_number_has_a_gradient(name, given, queries, q):
-    adapter = {**ADAPTERS, "i2cl": adapters.I2CL(CONFIG, TASKS), "prefix": adapters.Prefix(CONFIG)}[name]
+    adapter = {**ADAPTERS, "i2cl": I2CL(CONFIG, TASKS), "prefix": Prefix(CONFIG)}[name]
     start = adapter.init(jax.random.key(3), given)
     noise = lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape)
     params = jax.tree.map(noise, start)
@@ -141,7 +145,7 @@ class TestATV:
         import tvjax
         from tvjax.nn.model import Model
 
-        adapter = adapters.ATV(CONFIG, SMALL, (1, 3), positions=positions)
+        adapter = ATV(CONFIG, SMALL, (1, 3), positions=positions)
         params = adapter.init(jax.random.key(5), given)
         scale = jnp.array([0.5, 2.0])
         made = adapter.read(params, given, queries, scale, None)
@@ -187,7 +191,7 @@ class TestLoRA:
     @pytest.mark.parametrize("name", sites(CONFIG))
     def test_it_adds_a_product_of_its_rank_to_its_site_alone(self, name, params):
         key = jax.random.key(0)
-        lora = adapters.LoRA(CONFIG, 2, (name,)).init(key, {})
+        lora = LoRA(CONFIG, 2, (name,)).init(key, {})
         assert sum(leaf.size for leaf in jax.tree.leaves(lora)) == 2 * per_rank(CONFIG, (name,))
         lora = jax.tree.map(lambda p: p + jax.random.normal(key, p.shape), lora)
         adapted = apply_lora(params, lora)
@@ -230,12 +234,12 @@ class TestPrefix:
 
 class TestI2CL:
     def test_one_and_zero_change_nothing(self, given, queries, q):
-        adapter = adapters.I2CL(CONFIG, TASKS)
+        adapter = I2CL(CONFIG, TASKS)
         params = jax.tree.map(lambda p: p.at[..., 1].set(0.0), adapter.init(jax.random.key(0), given))
         np.testing.assert_array_equal(logits(adapter, params, given, queries, q), bare(given, q))
 
     def test_each_layer_weighs_its_own_output_and_its_tasks_summary(self, given, queries, q):
-        adapter = adapters.I2CL(CONFIG, TASKS)
+        adapter = I2CL(CONFIG, TASKS)
         params = {n: jax.random.normal(jax.random.key(i), (TASKS, 3, 2)) for i, n in enumerate(("attn_out", "mlp_out"))}
         change = adapter.change(params, given, adapter.read(params, given, queries, SCALE, None), q)
         names = ["blocks/attn_out", "blocks/mlp_out"]
@@ -250,7 +254,7 @@ class TestI2CL:
 
 
 def test_a_task_beyond_those_that_are_trained_gets_the_mean(given, queries):
-    adapter = adapters.StaticVectors(CONFIG, LAYERS, TASKS)
+    adapter = StaticVectors(CONFIG, LAYERS, TASKS)
     params = {"vectors": jax.random.normal(jax.random.key(0), (TASKS, 3, 16))}
     made = adapter.read(params, given, queries, jnp.ones(3), None)
     table = params["vectors"]

@@ -12,17 +12,17 @@ import safetensors.numpy
 
 from tests.nn.golden import GOLDEN, needs_torch
 from tests.vectors.golden_atv import make
-from tvjax.experiments.adapting import AdapterExperiment, over_prompts
-from tvjax.experiments.atv_data import Examples
-from tvjax.experiments.atv_settings import ExampleConfig
+from tvjax.methods.atv import ATV
 from tvjax.nn.answers import Questions, risk
 from tvjax.nn.decoder import PADDING, Decoder, DecoderConfig
 from tvjax.nn.model import forward
 from tvjax.nn.pretrained import load_model
 from tvjax.nn.pretrained.weights import abstract_params
 from tvjax.nn.tokens import pad
+from tvjax.text.adapting import AdapterExperiment, ExampleConfig, over_prompts
+from tvjax.text.examples import Examples
 from tvjax.train.state import OptimizerConfig, TrainState, make_step, optimizer, schedule
-from tvjax.vectors.adapters import ATV, Change
+from tvjax.vectors.adapters import Change
 from tvjax.vectors.atv import dropped
 
 FILES = Path(make.__file__).parent

@@ -1,7 +1,7 @@
 """Adaptive task vectors on text tasks, beside every method that they are compared with, in one table.
 
 The target is frozen. What is trained trains on the seen and the ambiguous tasks, a population of seeds each, and is
-asked the test split of all tasks; so are prompts and vectors, which nothing is trained for (`atv_methods`).
+asked the test split of all tasks; so are prompts and vectors, which nothing is trained for (`tvjax.methods`).
 """
 
 import dataclasses
@@ -17,23 +17,13 @@ import numpy as np
 from tvjax.errors import reject
 from tvjax.evals.statistics import bootstrap, macro
 from tvjax.experiments import rundir, text_model
-from tvjax.experiments.atv_data import Examples, Reader, asked_of, make_examples, questions_of
-from tvjax.experiments.atv_methods import (
-    UNTRAINED,
-    Arena,
-    Outcome,
-    ask,
-    milliseconds,
-    plan,
-    population,
-    train,
-    trained,
-)
-from tvjax.experiments.atv_settings import TRAINED, ATVSettings, check_model
-from tvjax.experiments.bench import SINK, Bench, sink
+from tvjax.experiments.atv_settings import ATVSettings, check_model
 from tvjax.experiments.progress import Progress, aloud
 from tvjax.experiments.text_data import keep_tasks
 from tvjax.files import user_path, write_json
+from tvjax.methods.atv import ATVMethod, layers
+from tvjax.methods.base import Method, MethodResult, RunContext, Training, milliseconds
+from tvjax.methods.trained import Trained, ask
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer, load_model
@@ -43,20 +33,25 @@ from tvjax.parallel import processes
 from tvjax.parallel.batches import Batches
 from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks.text import Template, TextTask, some
+from tvjax.text.bench import SINK, Bench, sink
+from tvjax.text.examples import Examples, Reader, asked_of, make_examples, questions_of
 from tvjax.vectors import origin, store
 from tvjax.vectors.adapters import Queries
 
 UNROLLED = 6
 """Layers that a generator may have and be unrolled, which is faster on a CPU."""
-OURS = ("atv_last", "atv_all", "atv_shown")
 COUNTED = {"": "whole", "_first": "first"}
 """How the summary's fields of accuracies end: those of whole answers, and of their first tokens."""
 
 
+def ours(settings: ATVSettings) -> list[ATVMethod]:
+    """The methods of the run that are ATV."""
+    return [method for method in settings.methods if isinstance(method, ATVMethod)]
+
+
 def folder_of(folder: Path, settings: ATVSettings, name: str) -> Path:
     """Where a trained method keeps its checkpoints: the first ATV of the config in the run's own folder."""
-    main = next((method for method in settings.methods if method in OURS), None)
-    return folder if name == main else folder / "methods" / name
+    return folder if name in [method.name for method in ours(settings)[:1]] else folder / "methods" / name
 
 
 def _models(
@@ -102,35 +97,33 @@ def _tasks(s: ATVSettings, folder: Path) -> dict[str, TextTask]:
     return {name: known[name] for name in s.tasks.all}
 
 
-def open_arena(
+def open_context(
     config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None], target: Model | None = None
-) -> Arena:
-    """All that the methods share. Raises `UserError` for what does not fit."""
+) -> tuple[ATVSettings, RunContext]:
+    """The settings of a run, and all that its methods share. Raises `UserError` for what does not fit."""
     s = ATVSettings.from_config(config)
-    return _arena(s, _tasks(s, folder), _models(config, s, say, target), folder, mode, say)
+    return s, make_context(s, _tasks(s, folder), _models(config, s, say, target), mode, say)
 
 
-def _arena(
+def make_context(
     s: ATVSettings,
     tasks: Mapping[str, TextTask],
     models: tuple[Model, Model | None],
-    folder: Path,
     mode: str,
     say: Callable[[str], None],
-) -> Arena:
+) -> RunContext:
+    """All that the methods of a run share. Raises `UserError` for what does not fit."""
     target, generator = models
     check_model(s, target.config)
-    v = s.evaluation
-    batches = Batches(s.vectors.memory, v.batch)
-    settings = dataclasses.replace(s.vectors, questions=v.test, batch=v.batch)
+    batches = Batches(s.vectors.memory, s.vectors.batch)
     benches = [
         Bench(
             target,
-            dataclasses.replace(settings, seed=seed),
+            dataclasses.replace(s.vectors, seed=seed),
             template,
             tasks,
             batches=batches,
-            heads_by=s.tasks.trained,
+            seen=s.tasks.trained,
         )
         for seed in s.examples.seeds
         for template in s.templates
@@ -139,19 +132,35 @@ def _arena(
     readers = _readers(s, (generator or target).source.tokenizer)
     examples = _examples(s, tasks, readers, target.source.tokenizer)
     _check_lengths(s, (generator or target).config, examples)
-    return Arena(
+    return context_of(
         s,
-        folder,
-        mode,
-        say,
         target,
         None if generator is None else generator.config,
         given,
-        tasks,
-        readers,
-        examples,
-        benches,
-        batches,
+        tasks=tasks,
+        readers=readers,
+        examples=examples,
+        benches=benches,
+        batches=batches,
+        finish=lambda trainer, folder: rundir.trained_state(trainer, folder, mode, say),
+    )
+
+
+def context_of(
+    s: ATVSettings, target: Model, generator: DecoderConfig | None, given: Mapping[str, Any], **made: Any
+) -> RunContext:
+    """A run context of the settings; made: its tasks, readers, examples, benches, batches and `finish`."""
+    return RunContext(
+        own=s.own,
+        training=Training(s.examples, s.train, s.optimizer, s.mesh, s.target.remat),
+        evaluation=s.evaluation,
+        target=target,
+        generator=generator,
+        below=s.generator.below,
+        given=dict(given),
+        trained=s.tasks.trained,
+        templates=len(s.templates),
+        **made,
     )
 
 
@@ -159,7 +168,7 @@ def _readers(s: ATVSettings, tokenizer: Tokenizer) -> dict[str, Reader]:
     """How the generator is shown a query, alone and, where a method needs it, behind demonstrations."""
     template = Template(*s.generator.template) if s.generator.template else s.templates[0]
     readers = {"query": Reader(tokenizer, template)}
-    if "atv_shown" in s.methods:
+    if any(isinstance(method, Trained) and method.reads == "shown" for method in s.methods):
         readers["shown"] = Reader(tokenizer, template, s.generator.demonstrations, s.generator.draws)
     return readers
 
@@ -204,79 +213,97 @@ def _by_group(s: ATVSettings, per_task: Mapping[str, np.ndarray], suffix: str) -
     return found
 
 
-def _per_question(outcome: Outcome, kind: str) -> dict[str, np.ndarray]:
+def _per_question(result: MethodResult, kind: str) -> dict[str, np.ndarray]:
     """Of each task how often each question is answered right, ``[n]``: the mean over seeds and templates."""
-    return {task: getattr(right, kind).mean(1) for task, right in outcome.right.items()}
+    return {task: getattr(right, kind).mean(1) for task, right in result.right.items()}
 
 
-def _row(name: str, outcome: Outcome, s: ATVSettings) -> dict[str, Any]:
+def _row(method: Method, result: MethodResult, s: ATVSettings) -> dict[str, Any]:
     """A method's entry in the summary."""
     row: dict[str, Any] = {
-        "name": name,
-        "trainable_parameters": outcome.trainable,
-        "tokens_per_query": outcome.tokens,
-        "generator_tokens_per_query": outcome.generator_tokens,
+        **method.described(),
+        "trainable_parameters": result.trainable,
+        "tokens_per_query": result.tokens,
+        "generator_tokens_per_query": result.generator_tokens,
     }
     for suffix, kind in COUNTED.items():
-        per_question = _per_question(outcome, kind)
+        per_question = _per_question(result, kind)
         row |= {
             f"accuracy{suffix}": {task: float(values.mean()) for task, values in per_question.items()},
             f"accuracy{suffix}_ci": {task: bootstrap(values)[1].tolist() for task, values in per_question.items()},
         }
         row |= _by_group(s, per_question, f"_mean{suffix}")
-    runs = np.stack([outcome.right[task].whole.mean(0) for task in s.tasks.seen]).mean(0)
+    runs = np.stack([result.right[task].whole.mean(0) for task in s.tasks.seen]).mean(0)
     row["seen_mean_by_run"] = runs.tolist()
-    return row | outcome.about
+    return row | result.about
 
 
-def _differences(outcomes: Mapping[str, Outcome], s: ATVSettings) -> dict[str, Any]:
+def _differences(results: Mapping[str, MethodResult], s: ATVSettings) -> dict[str, Any]:
     """Each ATV minus each other method, on the same questions: the macro averages with paired intervals."""
     found: dict[str, Any] = {}
-    for ours in (name for name in outcomes if name in OURS):
-        found[ours] = {}
-        for other in (name for name in outcomes if name != ours):
-            found[ours][other] = {}
+    for one in (method.name for method in ours(s)):
+        found[one] = {}
+        for other in (name for name in results if name != one):
+            found[one][other] = {}
             for suffix, kind in COUNTED.items():
-                first, second = (_per_question(outcomes[name], kind) for name in (ours, other))
+                first, second = (_per_question(results[name], kind) for name in (one, other))
                 gaps = {task: first[task] - second[task] for task in s.tasks.all}
-                found[ours][other] |= _by_group(s, gaps, suffix)
+                found[one][other] |= _by_group(s, gaps, suffix)
     return found
 
 
-def _sensitivity(arena: Arena) -> list[dict[str, Any]]:
-    """ATV trained again with other lambdas, subsets of layers and numbers of examples: one population of them all."""
-    s, c = arena.settings, arena.settings.sensitivity
-    every = np.array(arena.layers)
+def _settings_to_try(s: ATVSettings) -> list[dict[str, Any]]:
+    """The members of `_sensitivity`, each with what it changes."""
+    c = s.sensitivity
     members: list[dict[str, Any]] = [{"scale": value, "kind": "scale"} for value in c.scales]
     members += [{"layers": list(layers), "kind": "layers"} for layers in c.layers]
-    members += [{"examples": count, "kind": "examples"} for count in c.examples]
+    return members + [{"examples": count, "kind": "examples"} for count in c.examples]
+
+
+def _sensitivity(context: RunContext, s: ATVSettings, folder: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """ATV trained again with other lambdas, subsets of layers and numbers of examples: one population of them all."""
+    members = _settings_to_try(s)
     if not members:
         return []
-    arena.say(f"training {c.method} again in {len(members)} other settings")
+    method = next(method for method in ours(s) if method.name == s.sensitivity.method)
+    say(f"training {method.name} again in {len(members)} other settings")
+    every, scale_N = np.array(layers(context)), method.scale(context)
     scales = [
-        np.full(len(every), one["scale"]) if "scale" in one else arena.scale * np.isin(every, one.get("layers", every))
+        np.full(len(every), one["scale"]) if "scale" in one else scale_N * np.isin(every, one.get("layers", every))
         for one in members
     ]
     names = tuple(f"{one['kind']}{i}" for i, one in enumerate(members))
     hyper = {
         "seed": jnp.full(len(members), s.examples.seeds[0]),
-        "learning_rate": jnp.full(len(members), s.rates.atv),
+        "learning_rate": jnp.full(len(members), s.own[method.group].rate),
         "scale": jnp.asarray(np.stack(scales), jnp.float32),
         "examples": jnp.array([one.get("examples", s.examples.examples) for one in members]),
     }
     mesh = dataclasses.replace(s.mesh, member=1, data=s.mesh.data * s.mesh.member)  # any number of members
-    batches = Batches(s.vectors.memory, s.evaluation.batch)
-    settings, tick = dataclasses.replace(s, mesh=mesh), arena.tick
-    arena = dataclasses.replace(arena, settings=settings, batches=batches, tick=lambda name: tick("sensitivity"))
-    experiment, params = train(arena, c.method, arena.folder / "methods" / "sensitivity", names, hyper)
-    asked = arena.examples["shown" if c.method == "atv_shown" else "query"]["test"]
-    found = ask(arena, experiment, params, hyper["scale"], asked)
-    arena.tick(c.method)
+    training, tick = dataclasses.replace(context.training, mesh=mesh), context.tick
+    batches = Batches(s.vectors.memory, s.vectors.batch)
+    context = dataclasses.replace(context, training=training, batches=batches, tick=lambda name: tick("sensitivity"))
+    experiment, params = method.train(context, folder / "methods" / "sensitivity", (names, hyper))
+    asked = context.examples[method.reads]["test"]
+    found = ask(context, experiment, params, hyper["scale"], asked)
+    context.tick(method.name)
     for suffix, kind in COUNTED.items():
-        per_task = arena.by_task(getattr(found, kind), asked)
+        per_task = context.by_task(getattr(found, kind), asked)
         for m, one in enumerate(members):
             one |= _by_group(s, {task: values[:, m].mean(1) for task, values in per_task.items()}, f"_mean{suffix}")
     return members
+
+
+def _work(context: RunContext, s: ATVSettings, mode: str) -> tuple[dict[str, int], dict[str, float]]:
+    """How many parts each method has, and about how many tokens one takes through all blocks."""
+    work = {method.name: method.work(context) for method in s.methods}
+    parts = {method.name: 1 if method.trains and mode != "train" else work[method.name][0] for method in s.methods}
+    costs = {name: cost for name, (_, cost) in work.items()}
+    members = len(_settings_to_try(s))
+    if members:
+        again = s.sensitivity.method
+        parts["sensitivity"], costs["sensitivity"] = parts[again], costs[again] * members / len(s.examples.seeds)
+    return parts, costs
 
 
 def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = aloud) -> dict[str, Any]:
@@ -289,11 +316,11 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
         return _run(s, config, folder, mode, progress)
 
 
-def _sinks(arena: Arena) -> dict[str, str]:
+def _sinks(context: RunContext) -> dict[str, str]:
     """What reads a query in its prompt's first token ("target", "generator"), with such a query."""
-    reader = arena.readers["query"]
-    found = {"target": next(filter(None, (bench.sink() for bench in arena.benches)), "")}
-    found["generator"] = sink(reader.tokenizer, reader.template, arena.tasks)
+    reader = context.readers["query"]
+    found = {"target": next(filter(None, (bench.sink() for bench in context.benches)), "")}
+    found["generator"] = sink(reader.tokenizer, reader.template, context.tasks)
     return {part: query for part, query in found.items() if query}
 
 
@@ -302,55 +329,52 @@ def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, pro
     tasks = _tasks(s, folder)
     rundir.prepare(folder, config, new=mode == "train")
     keep_tasks(tasks, folder, say)
-    arena = _arena(s, tasks, _models(config, s, say, None), folder, mode, say)
-    arena.tick = progress.tick
-    sinks = _sinks(arena)
+    context = make_context(s, tasks, _models(config, s, say, None), mode, say)
+    context.tick = progress.tick
+    sinks = _sinks(context)
     for part, query in sinks.items():
         field = "config.templates" if part == "target" or not s.generator.template else "config.generator.template"
         say(f"warning: the query {query!r} that the {part} reads {SINK}; the fourth text of {field} puts one before it")
-    progress.plan(*plan(arena))
-    fingerprint = origin.fingerprint(arena.target.params)
-    outcomes: dict[str, Outcome] = {}
+    progress.plan(*_work(context, s, mode))
+    fingerprint = origin.fingerprint(context.target.params)
+    results: dict[str, MethodResult] = {}
     timing: dict[str, Any] = {}
-    for name in s.methods:
-        say(f"{'training' if name in TRAINED and mode == 'train' else 'asking'} {name}")
-        if name in TRAINED:
-            outcomes[name] = trained(arena, name, folder_of(folder, s, name))
-        else:
-            outcomes[name] = UNTRAINED[name](arena)
-        o = outcomes[name]
+    for method in s.methods:
+        name = method.name
+        say(f"{'training' if method.trains and mode == 'train' else 'asking'} {name}")
+        o = results[name] = method.run(context, folder_of(folder, s, name))
         timing[name] = {"query_ms": milliseconds(o.ask, o.asked) if o.ask else None, "train_example_ms": o.train_ms}
         first, whole = (np.mean([o.right[task][kind].mean() for task in s.tasks.seen]) for kind in (0, 1))
         say(f"{name}: accuracy {whole:.2f} on seen tasks (first tokens {first:.2f}), {o.tokens:.0f} tokens a query")
-        for task, vectors in (o.vectors or {}).items():
+        for task, vectors in o.written.vectors.items() if o.written else ():
             store.save_vectors(
                 folder / "vectors" / f"{name}.{task}.safetensors",
                 {"vectors": vectors},
                 model=fingerprint,
-                layers=arena.layers,
-                positions="all" if name == "atv_all" else "last",
-                template=dataclasses.asdict(arena.readers["query"].template),
+                layers=o.written.layers,
+                positions=o.written.positions,
+                template=dataclasses.asdict(context.readers["query"].template),
                 about={"made_by": f"{name}, seed {s.examples.seeds[0]}, of the test queries of {task}; to be added"},
             )
     summary = {
         "experiment": "atv",
         "target": {
-            "path": str(arena.target.source.path),
-            "model_type": arena.target.source.values["model_type"],
-            "num_layers": arena.target.config.num_layers,
-            "width": arena.target.config.width,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(arena.target.params)),
+            "path": str(context.target.source.path),
+            "model_type": context.target.source.values["model_type"],
+            "num_layers": context.target.config.num_layers,
+            "width": context.target.config.width,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(context.target.params)),
         },
         "tasks": {group: list(getattr(s.tasks, group)) for group in ("seen", "unseen", "ambiguous")},
         "num_questions": {name: len(task.questions("test")[: s.evaluation.test]) for name, task in tasks.items()},
         "num_demonstrations": s.vectors.demonstrations,
         "num_seeds": len(s.examples.seeds),
         "query_first": list(sinks),
-        "layers": list(arena.layers),
-        "chance": _chance(arena),
-        "methods": [_row(name, outcome, s) for name, outcome in outcomes.items()],
-        "differences": _differences(outcomes, s),
-        "sensitivity": _sensitivity(arena),
+        "layers": list(layers(context)),
+        "chance": _chance(context, s),
+        "methods": [_row(method, results[method.name], s) for method in s.methods],
+        "differences": _differences(results, s),
+        "sensitivity": _sensitivity(context, s, folder, say),
     }
     write_json(folder / "eval" / "timing.json", timing)
     write_json(folder / "eval" / "summary.json", summary)
@@ -358,15 +382,15 @@ def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, pro
     return summary
 
 
-def _chance(arena: Arena) -> dict[str, float]:
+def _chance(context: RunContext, s: ATVSettings) -> dict[str, float]:
     """Of each ambiguous task, what one gets who knows all answers but guesses the task among those of its inputs, and
     then one of the answers that are right in that task.
     """
-    s, found = arena.settings, {}
-    answers = {name: arena.tasks[name].answers for name in s.tasks.ambiguous}
+    found = {}
+    answers = {name: context.tasks[name].answers for name in s.tasks.ambiguous}
     for name in s.tasks.ambiguous:
         shares = []
-        for x, _ in some(arena.tasks[name].questions("test"), s.evaluation.test):
+        for x, _ in some(context.tasks[name].questions("test"), s.evaluation.test):
             said = [other[x] for other in answers.values() if x in other]
             right = sum(len(set(ys) & set(answers[name][x])) / len(ys) for ys in said)
             shares.append(right / len(said))
@@ -383,23 +407,23 @@ def write_vectors(
     model that its vectors are not of, unless `any_model`.
     """
     s = ATVSettings.from_config(config)
-    known = [name for name in s.methods if name in OURS[:2]]
+    known = {one.name: one for one in ours(s) if one.reads == "query"}
     method = method or next(iter(known), "")
     if method not in known:
         raise reject("method", method, ", ".join(known) or "those of a run that has atv_last or atv_all")
     for file in [] if any_model else sorted((folder / "vectors").glob(f"{method}.*.safetensors"))[:1]:
         origin.check(model, store.load_vectors(file)["vectors"])
     config = {**config, "mesh": {}}  # whatever the run was made on
-    arena = open_arena(config, folder, "eval", lambda line: None, model)
-    names, hyper = population(arena, s.rates.atv)
-    experiment, params = train(arena, method, folder_of(folder, s, method), names, hyper)
-    reader = arena.readers["query"]
+    s, context = open_context(config, folder, "eval", lambda line: None, model)
+    members = known[method].members(context)
+    experiment, params = known[method].train(context, folder_of(folder, s, method), members)
+    reader = context.readers["query"]
     tokens = pad(reader.tokenizer.encode([reader.template.prompt([], text) for text in queries]), side="right")
-    reads, count_B = arena.generator or arena.target.config, np.asarray(tokens.count_B)
+    reads, count_B = context.generator or context.target.config, np.asarray(tokens.count_B)
     if reads.positions == "learned" and count_B.max() > reads.max_positions:
         accepted = f"a query that is read in {reads.max_positions} tokens, the positions of the model that reads it"
         raise reject(f"queries[{count_B.argmax()}]", f"{count_B.max()} tokens", accepted)
     read = Queries(tokens.ids_BT, tokens.positions_BT, tokens.last_B, jnp.zeros(len(queries), jnp.int32))
     first = jax.tree.map(lambda p: p[0], params)
-    made_BND = experiment.adapter.read(first, experiment.given, read, hyper["scale"][0], None)
+    made_BND = experiment.adapter.read(first, experiment.given, read, members[1]["scale"][0], None)
     return jnp.asarray(made_BND).swapaxes(0, 1)

@@ -4,34 +4,26 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from tvjax import methods
 from tvjax.errors import reject
-from tvjax.experiments.bench import VectorConfig, check_vectors
-from tvjax.experiments.settings import (
-    at_least,
-    build,
-    check_mesh,
-    check_micro_batches,
-    check_seeds,
-    check_training,
-    coerce,
-    group,
-    groups,
-)
+from tvjax.experiments.checks import check_micro_batches, check_training
 from tvjax.experiments.text_data import DataConfig
 from tvjax.experiments.text_model import TextModelSettings
-from tvjax.experiments.tvp_settings import MeshConfig
+from tvjax.methods import METHODS
+from tvjax.methods.base import EvaluationConfig, Method
 from tvjax.nn.decoder import DecoderConfig, Precision
-from tvjax.nn.lora import sites
+from tvjax.parallel.mesh import MeshConfig
+from tvjax.settings import build, check_mesh, coerce, group, groups, setting
 from tvjax.tasks.text import Template
+from tvjax.text.adapting import ExampleConfig
+from tvjax.text.bench import VectorConfig
 from tvjax.train.loop import TrainConfig
 from tvjax.train.state import OptimizerConfig
 
-PROMPTED = ("zero_shot", "few_shot", "bm25_shot")
-VECTORS = ("vector", "function_vector", "elicit")
-TRAINED = ("static", "i2cl", "lora", "prefix", "atv_last", "atv_all", "atv_shown")
-METHODS = (*PROMPTED, *VECTORS, *TRAINED)
-WHAT = ("target", "generator", "training", "data", "tasks")
-HOW = ("atv", "baselines", "vectors", "rates", "train", "optimizer", "evaluation", "sensitivity", "mesh")
+MODELS = ("target", "generator", "training")
+GROUPS = (*MODELS, "data", "tasks", "vectors", "train", "optimizer", "evaluation", "sensitivity", "mesh")
+SETTLED = ("seed", "batch", "questions")
+"""Fields of config.vectors that are those of the examples and of the evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +54,10 @@ class GeneratorConfig:
     path: str = ""
     trained: str = "runs/atv_generator"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    below: int = 1
+    below: int = setting(1, least=1)
     template: tuple[str, ...] = ()
-    demonstrations: int = 6
-    draws: int = 8
+    demonstrations: int = setting(6, least=1)
+    draws: int = setting(8, least=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,67 +87,13 @@ class TaskNames:
 
 
 @dataclasses.dataclass(frozen=True)
-class ATVConfig:
-    """The choices of the method: layers (empty: 1..L), lambda (one, or one for each of the layers), and the rest."""
-
-    layers: tuple[int, ...] = ()
-    scale: tuple[float, ...] = (1.0,)
-    learned_scale: bool = False
-    rank: int = 0
-    start: Literal["uniform", "zero"] = "uniform"
-    dropout: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class BaselineConfig:
-    """LoRA's rank and the prefix's length (0: as many trained numbers as ATV has), LoRA's sites, ELICIT's choices."""
-
-    lora_rank: int = 0
-    lora_sites: tuple[str, ...] = ("query", "value")
-    prefix_length: int = 0
-    elicit_vectors: Literal["vector", "function_vector"] = "function_vector"
-    elicit_threshold: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Rates:
-    """Peak learning rates of what is trained."""
-
-    atv: float
-    static: float
-    i2cl: float
-    lora: float
-    prefix: float
-
-
-@dataclasses.dataclass(frozen=True)
-class ExampleConfig:
-    """The examples that are trained on: at most so many of a task, in micro-batches, shuffled or task by task."""
-
-    batch: int
-    examples: int = 90
-    micro_batches: int = 1
-    shuffled: bool = True
-    seeds: tuple[int, ...] = (0, 1, 2)
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """How many questions of a task validate and test."""
-
-    dev: int = 20
-    test: int = 100
-    batch: int = 128
-
-
-@dataclasses.dataclass(frozen=True)
 class SensitivityConfig:
     """ATV trained again with other lambdas, subsets of layers and numbers of examples, one seed of each."""
 
-    method: Literal["atv_last", "atv_all", "atv_shown"] = "atv_last"
-    scales: tuple[float, ...] = ()
-    layers: tuple[tuple[int, ...], ...] = ()
-    examples: tuple[int, ...] = ()
+    method: str = setting("atv_last", "one of config.methods that is an ATV")
+    scales: tuple[float, ...] = setting((), "lambda", least=0)
+    layers: tuple[tuple[int, ...], ...] = setting((), "subsets")
+    examples: tuple[int, ...] = setting((), "most examples of a task", least=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,11 +105,9 @@ class ATVSettings:
     data: DataConfig
     tasks: TaskNames
     templates: tuple[Template, ...]
-    methods: tuple[str, ...]
-    atv: ATVConfig
-    baselines: BaselineConfig
+    methods: tuple[Method, ...]
+    own: Mapping[str, Any]
     vectors: VectorConfig
-    rates: Rates
     examples: ExampleConfig
     train: TrainConfig
     optimizer: OptimizerConfig
@@ -182,30 +118,31 @@ class ATVSettings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "ATVSettings":
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
-        groups(config, WHAT + HOW, also=("templates", "methods"))
+        groups(config, GROUPS, also=("templates", "methods", *methods.groups()))
         train = dict(group(config["train"], "config.train"))
         own = {f.name for f in dataclasses.fields(ExampleConfig)}
         mine = {name: train.pop(name) for name in list(train) if name in own}
-        kinds = {
+        kinds: dict[str, Any] = {
             "target": TargetConfig,
             "generator": GeneratorConfig,
             "data": DataConfig,
             "tasks": TaskNames,
-            "atv": ATVConfig,
-            "baselines": BaselineConfig,
-            "vectors": VectorConfig,
-            "rates": Rates,
             "optimizer": OptimizerConfig,
             "evaluation": EvaluationConfig,
             "sensitivity": SensitivityConfig,
             "mesh": MeshConfig,
         }
+        parts = {name: build(kind, config[name], f"config.{name}") for name, kind in kinds.items()}
+        examples, asked = build(ExampleConfig, mine, "config.train"), parts["evaluation"]
+        settled = dict(zip(SETTLED, (examples.seeds[0], asked.batch, asked.test), strict=True))
         s = cls(
-            **{name: build(kind, config[name], f"config.{name}") for name, kind in kinds.items()},
+            **parts,
+            vectors=build(VectorConfig, config["vectors"], "config.vectors", **settled),
             train=build(TrainConfig, train, "config.train"),
-            examples=build(ExampleConfig, mine, "config.train"),
+            examples=examples,
             templates=_templates(config.get("templates")),
-            methods=coerce(config.get("methods"), tuple[str, ...], "config.methods"),
+            methods=methods.chosen(config.get("methods")),
+            own=methods.own_settings(config),
         )
         for check in (_check_tasks, _check_method, _check_training):
             check(s)
@@ -237,66 +174,42 @@ def _check_tasks(s: ATVSettings) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise reject("config.tasks", twice, "different tasks in seen, ambiguous and unseen")
-    if not s.methods or len(set(s.methods)) < len(s.methods):
-        raise reject("config.methods", s.methods, "different methods, at least one")
-    for name in s.methods:
-        if name not in METHODS:
-            raise reject("config.methods", name, ", ".join(METHODS))
-    needed = s.baselines.elicit_vectors
-    if "elicit" in s.methods and needed not in s.methods[: s.methods.index("elicit")]:
-        raise reject("config.methods", s.methods, f"{needed} before elicit, which is made of it")
-    if s.sensitivity.scales + s.sensitivity.layers + s.sensitivity.examples and s.sensitivity.method not in s.methods:
-        raise reject("config.sensitivity.method", s.sensitivity.method, "one of config.methods")
+    methods.check_order(s.methods, s.own)
+    of, known = s.sensitivity, [method.name for method in s.methods if method.kind == "atv"]
+    if of.scales + of.layers + of.examples and of.method not in known:
+        raise reject(
+            "config.sensitivity.method", of.method, f"one of config.methods that is an ATV: {', '.join(known)}"
+        )
 
 
 def _check_method(s: ATVSettings) -> None:
-    a, g, b = s.atv, s.generator, s.baselines
-    at_least(0, "config.atv", rank=a.rank)
-    if not 0 <= a.dropout < 1:
-        raise reject("config.atv.dropout", a.dropout, "0 up to, not including, 1")
-    if len(set(a.layers)) < len(a.layers) or any(layer < 1 for layer in a.layers):
-        raise reject("config.atv.layers", a.layers, "different layers, numbered from 1; (): all")
+    g = s.generator
     for one in s.sensitivity.layers:
         if not one or len(set(one)) < len(one):
             raise reject(
                 "config.sensitivity.layers", s.sensitivity.layers, "different layers, at least one in each entry"
             )
-    if not a.scale or (a.layers and len(a.scale) not in (1, len(a.layers))):
-        raise reject("config.atv.scale", a.scale, "one number, or one for each of config.atv.layers")
-    at_least(1, "config.generator", below=g.below, demonstrations=g.demonstrations, draws=g.draws)
     if len(g.template) not in (0, 3, 4):
         accepted = "(before, between, after), with or without a start, or (): as the target's"
         raise reject("config.generator.template", g.template, accepted)
-    at_least(0, "config.baselines", lora_rank=b.lora_rank, prefix_length=b.prefix_length)
-    check_vectors(s.vectors)
-    at_least(0, "config.sensitivity", scales=min(s.sensitivity.scales, default=0))
-    at_least(1, "config.sensitivity", examples=min(s.sensitivity.examples, default=1))
 
 
 def _check_training(s: ATVSettings) -> None:
-    e, v = s.examples, s.evaluation
+    e = s.examples
     check_training(s.train, s.optimizer, e.batch, ("accuracy", "accuracy_first"))
-    at_least(1, "config.train", examples=e.examples)
     check_micro_batches(e.batch, e.micro_batches)
-    check_seeds("config.train.seeds", e.seeds)
-    at_least(1, "config.evaluation", dev=v.dev, test=v.test, batch=v.batch)
-    for name, rate in dataclasses.asdict(s.rates).items():
-        if rate <= 0:
-            raise reject(f"config.rates.{name}", rate, "more than 0")
     check_mesh(s.mesh, ("member", len(e.seeds), "seeds"), ("data", e.batch // e.micro_batches, "examples a batch"))
 
 
 def check_model(s: ATVSettings, c: DecoderConfig) -> None:
     """What can be checked only when the target is known. Raises `UserError`."""
-    for name, layers in (("atv.layers", s.atv.layers), *(("sensitivity.layers", one) for one in s.sensitivity.layers)):
-        if any(not 1 <= layer <= c.num_layers for layer in layers):
-            raise reject(f"config.{name}", layers, f"layers in 1..{c.num_layers}")
-        if s.atv.layers and not set(layers) <= set(s.atv.layers):
-            raise reject(f"config.{name}", layers, f"layers of config.atv.layers = {s.atv.layers}")
-    if len(s.atv.scale) not in (1, len(s.atv.layers or range(c.num_layers))):
-        raise reject("config.atv.scale", s.atv.scale, f"one number, or one for each of the {c.num_layers} layers")
+    for method in (*s.methods, METHODS["atv_last"]):  # as large as which others are made
+        method.check(s.own[method.group], c)
+    written = s.own["atv"].layers or range(1, c.num_layers + 1)
+    for one in s.sensitivity.layers:
+        if not set(one) <= set(written):
+            raise reject(
+                "config.sensitivity.layers", one, f"layers of config.atv.layers: {', '.join(map(str, written))}"
+            )
     if s.generator.kind == "target" and not s.generator.below < c.num_layers:
         raise reject("config.generator.below", s.generator.below, f"1..{c.num_layers - 1}, blocks of the target")
-    for site in s.baselines.lora_sites:
-        if site not in sites(c):
-            raise reject("config.baselines.lora_sites", site, ", ".join(sites(c)))

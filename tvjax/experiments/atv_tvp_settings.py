@@ -5,21 +5,13 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tvjax.errors import UserError, reject
+from tvjax.experiments.checks import check_training
 from tvjax.experiments.rundir import A_RUN
-from tvjax.experiments.settings import (
-    at_least,
-    build,
-    check_mesh,
-    check_seed,
-    check_seeds,
-    check_training,
-    coerce,
-    group,
-    groups,
-)
-from tvjax.experiments.tvp_settings import MeshConfig, TVPSettings
+from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.files import read_json, user_path
 from tvjax.nn.decoder import DecoderConfig
+from tvjax.parallel.mesh import MeshConfig
+from tvjax.settings import at_least, build, check_mesh, check_seed, check_seeds, coerce, group, groups
 from tvjax.train.loop import TrainConfig
 from tvjax.train.state import OptimizerConfig
 from tvjax.vectors import tvp

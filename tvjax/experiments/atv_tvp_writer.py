@@ -1,6 +1,6 @@
 """A frozen TVP-trained target, and the writer that is trained to make vectors for it.
 
-The writer is an `adapters.ATV` as it is: a generator, and an expansion to the one layer at which the target's theta
+The writer is a `methods.atv.ATV` as it is: a generator, and an expansion to the one layer at which the target's theta
 stands. What it makes of its state at a query takes theta's place: it is written at z of a zero-shot prompt, in the way
 (replaced, or added) that the target was trained with. All of it is ours.
 """
@@ -13,13 +13,14 @@ import jax.numpy as jnp
 
 from tvjax.experiments.atv_tvp_settings import ATVTVPSettings
 from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.methods.atv import ATV
 from tvjax.nn.decoder import Decoder
 from tvjax.parallel.mesh import shard_batch
 from tvjax.tasks import NO_SHIFT, Prompt, ShiftedPrompts, draw
 from tvjax.train.log import mean_name
 from tvjax.train.state import Hyper
 from tvjax.vectors import tvp
-from tvjax.vectors.adapters import ATV, Queries
+from tvjax.vectors.adapters import Queries
 
 Scores = dict[str, jax.Array]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tvjax.errors import UserError, reject
-from tvjax.experiments.settings import at_least, build, check_seeds, groups
 from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.settings import at_least, build, check_seeds, groups
 
 FIELDS = {
     "layout": ("prompt", "layout"),

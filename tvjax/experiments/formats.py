@@ -24,16 +24,16 @@ import numpy as np
 from tvjax.errors import reject
 from tvjax.evals.learned import clearly_above
 from tvjax.experiments import rundir, text_model
-from tvjax.experiments.bench import Bench, Position, Right, VectorConfig, best_place, graded
 from tvjax.experiments.formats_answers import SHOTS, summarized
 from tvjax.experiments.progress import Progress, aloud
-from tvjax.experiments.settings import at_least, build, check_seeds, group, groups
 from tvjax.experiments.task_vectors import ModelConfig, open_model
 from tvjax.experiments.text_data import DataConfig, keep_tasks
 from tvjax.files import read_json, write_json
 from tvjax.nn.model import Model
 from tvjax.parallel.batches import Batches
+from tvjax.settings import at_least, build, check_seeds, group, groups
 from tvjax.tasks.text import Answers, Template, TextTask, some
+from tvjax.text.bench import Bench, Position, Right, VectorConfig, best_place, graded
 from tvjax.vectors.from_prompts import states_and_answers
 
 CELLS = "cells"
@@ -80,7 +80,7 @@ class FormatConfig:
     def vectors(self, seed: int) -> VectorConfig:
         """The settings of the bench of one seed."""
         most = max(self.dev, self.questions)
-        return VectorConfig(self.demonstrations, self.prompts, seed, self.memory, self.batch, most, heads=1)
+        return VectorConfig(self.demonstrations, self.prompts, seed, self.memory, self.batch, most)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,6 @@ from tvjax.errors import reject
 from tvjax.experiments import (
     EXPERIMENTS,
     atv,
-    atv_methods,
     atv_tvp,
     experiment_of,
     rundir,
@@ -26,17 +25,17 @@ from tvjax.experiments import (
     tvp,
     tvp_language,
 )
-from tvjax.experiments.atv_data import Examples
-from tvjax.experiments.atv_settings import TRAINED, ATVSettings, check_model
+from tvjax.experiments.atv_settings import ATVSettings, check_model
 from tvjax.experiments.atv_tvp_settings import ATVTVPSettings
 from tvjax.experiments.atv_tvp_writer import Target, WriterExperiment
 from tvjax.experiments.emergence_settings import EmergenceSettings
-from tvjax.experiments.settings import at_least, build
 from tvjax.experiments.text_model import TextModelSettings
 from tvjax.experiments.tvp_language_settings import TVPLanguageSettings
 from tvjax.experiments.tvp_language_tuning import TuningExperiment
-from tvjax.experiments.tvp_settings import MeshConfig, TVPSettings
+from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.files import write_json
+from tvjax.methods import METHODS
+from tvjax.methods.trained import Trained
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.model import Model
@@ -44,8 +43,10 @@ from tvjax.nn.pretrained.shapes import shape_of
 from tvjax.nn.pretrained.weights import abstract_params
 from tvjax.nn.tokens import Tokens
 from tvjax.parallel.batches import Batches
-from tvjax.parallel.mesh import make_mesh
+from tvjax.parallel.mesh import MeshConfig, make_mesh
 from tvjax.parallel.topology import chip_named, devices_of
+from tvjax.settings import at_least, build
+from tvjax.text.examples import Examples
 from tvjax.train.loop import Trainer
 from tvjax.train.plan import Plan, make_plan, said
 
@@ -164,16 +165,20 @@ def _atv_tvp(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
 
 
 def _atv(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
-    """The first method that is trained."""
+    """The first method that is trained and of which shapes alone say what."""
     s = ATVSettings.from_config(_one_step(config))
-    name = next((name for name in s.methods if name in (*atv.OURS, "static", "lora")), None)
-    if name is None:
-        raise reject("config.methods", s.methods, f"one that is trained and can be planned: {', '.join(TRAINED[-3:])}")
+    trained = [method for method in s.methods if isinstance(method, Trained)]
+    method = next((method for method in trained if method.can_be_planned), None)
+    if method is None:
+        known = [name for name, one in METHODS.items() if isinstance(one, Trained) and one.can_be_planned]
+        given = tuple(one.name for one in s.methods)
+        raise reject("config.methods", given, f"one that is trained and can be planned: {', '.join(known)}")
     t, training = s.target, config["training"]
     target = _model(t.path, "config.target.path", t.dtype, training.get("target"), 1)
     target = dataclasses.replace(target, matmul_precision=t.matmul_precision)
     check_model(s, target)
-    given, generator = {"target": abstract_params(target)}, None
+    given: dict[str, Any] = {"target": abstract_params(target)}
+    generator = None
     if s.generator.kind == "model":
         read = _model(s.generator.path, "config.generator.path", "float32", training.get("generator"), 0)
         read = dataclasses.replace(read, matmul_precision=t.matmul_precision)
@@ -181,12 +186,24 @@ def _atv(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
         given["generator"] = {name: leaf for name, leaf in abstract_params(read).items() if name != "readout"}
     examples = {"train": (len(s.tasks.trained), s.examples.examples), "dev": (len(s.tasks.trained), s.evaluation.dev)}
     made = {split: _examples(c, len(s.templates), *size) for split, size in examples.items()}
-    model = Model(given["target"], target)
-    batches = Batches(s.vectors.memory, s.evaluation.batch)
-    kinds = {"query": made, "shown": made}
-    arena = atv_methods.Arena(s, Path(), "plan", print, model, generator, given, {}, {}, kinds, [], batches)
-    names, hyper = atv_methods.population(arena, getattr(s.rates, name.partition("_")[0]))
-    return atv_methods.make_trainer(arena, name, given, names, hyper, mesh)[1]
+    context = atv.context_of(
+        s,
+        Model(given["target"], target),
+        generator,
+        given,
+        tasks={},
+        readers={},
+        examples={"query": made, "shown": made},
+        benches=[],
+        batches=Batches(s.vectors.memory, s.evaluation.batch),
+        finish=_nothing,
+    )
+    return method.trainer(context, given, method.members(context), mesh)[1]
+
+
+def _nothing(trainer: Trainer, folder: Path) -> Any:
+    """A plan trains nothing."""
+    raise NotImplementedError
 
 
 def _model(path: str, field: str, dtype: str, training: Any, unroll: int) -> DecoderConfig:

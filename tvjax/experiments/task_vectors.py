@@ -1,8 +1,8 @@
 """Task vectors of a language model on text tasks: how well they replace demonstrations, and at which layer.
 
-Vectors are made from the train split (`bench.METHODS`) and written at the last token of zero-shot prompts. Layer and
-scale are chosen on the dev split, everything else is measured on the test split. Accuracy is that of whole answers, and
-beside it (`_first`) that of their first tokens, which is what a vector at the last token steers.
+Vectors are made from the train split (`tvjax.methods.vector`) and written at the last token of zero-shot prompts. Layer
+and scale are chosen on the dev split, everything else is measured on the test split. Accuracy is that of whole answers,
+and beside it (`_first`) that of their first tokens, which is what a vector at the last token steers.
 """
 
 import dataclasses
@@ -14,31 +14,30 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
+from tvjax import methods
+from tvjax.errors import reject
 from tvjax.evals.learned import clearly_above
 from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir, text_model
-from tvjax.experiments.bench import (
-    METHODS,
-    SINK,
-    Bench,
-    Right,
-    VectorConfig,
-    Vectors,
-    best_place,
-    check_vectors,
-    state_vectors,
-)
 from tvjax.experiments.progress import Progress, aloud
-from tvjax.experiments.settings import build, group, groups
 from tvjax.experiments.text_data import DataConfig, keep_tasks
 from tvjax.files import user_path, write_json
+from tvjax.methods import METHODS, state_vector
+from tvjax.methods.vector import Layer, Made, VectorMethod, Vectors
 from tvjax.nn.decoder import Precision
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import load_model
 from tvjax.nn.pretrained.sources import find
+from tvjax.settings import build, group, groups, setting
 from tvjax.tasks.text import Pair, Template
+from tvjax.text.bench import SINK, Bench, Right, VectorConfig, best_place
 from tvjax.vectors import store
 from tvjax.vectors.from_prompts import vocabulary
+
+STATE = state_vector.METHOD.name
+CONTROL = "shuffled_vector"
+"""The name of the state vector of prompts with shuffled labels."""
+PROMPTS = ("zero_shot", "few_shot", "shuffled_shot")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,39 +54,60 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeasuredConfig(VectorConfig):
+    """The fields of config.vectors, with those of what is measured beside accuracies."""
+
+    words: int = setting(8, "tokens that the state vector's projection on the vocabulary lists", least=1)
+    conflicts: int = setting(5, "fewest shared inputs for which two tasks are set against each other", least=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskVectorSettings:
-    """The whole experiment, checked."""
+    """The whole experiment, checked. own: the settings of methods, by group."""
 
     model: ModelConfig
     data: DataConfig
     template: Template
-    vectors: VectorConfig
+    vectors: MeasuredConfig
+    methods: tuple[VectorMethod, ...]
+    own: Mapping[str, Any]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "TaskVectorSettings":
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
-        kinds = {"model": ModelConfig, "data": DataConfig, "template": Template, "vectors": VectorConfig}
-        groups(config, kinds, also=("training",))
-        s = cls(**{name: build(kind, config[name], f"config.{name}") for name, kind in kinds.items()})
-        check_vectors(s.vectors)
+        kinds = {"model": ModelConfig, "data": DataConfig, "template": Template, "vectors": MeasuredConfig}
+        groups(config, kinds, also=("training", "methods", *methods.groups()))
+        parts: dict[str, Any] = {name: build(kind, config[name], f"config.{name}") for name, kind in kinds.items()}
+        s = cls(**parts, methods=_methods(config.get("methods")), own=methods.own_settings(config))
         if not s.model.path:
             text_model.TextModelSettings.from_config(group(config.get("training"), "config.training"))
         return s
 
 
+def _methods(names: Any) -> tuple[VectorMethod, ...]:
+    """The methods of config.methods, which make vectors; the state vector is one of them."""
+    found = methods.chosen(names)
+    known = [name for name, method in METHODS.items() if isinstance(method, VectorMethod)]
+    for method in found:
+        if not isinstance(method, VectorMethod):
+            raise reject("config.methods", method.name, f"methods that make vectors: {', '.join(known)}")
+    if STATE not in [method.name for method in found]:
+        raise reject("config.methods", names, f"{STATE!r} among them, which the others are held against")
+    return tuple(method for method in found if isinstance(method, VectorMethod))
+
+
 def _chosen(
-    bench: Bench, name: str, kind: str, vectors_LD: np.ndarray, layers: Sequence[int], alone: Right
+    bench: Bench, name: str, method: VectorMethod, made: Made, scales: Sequence[float], alone: Right
 ) -> dict[str, Any]:
-    """Accuracy with vectors of `kind`, at each of `layers`, and at the layer and scale that the dev split prefers.
+    """Accuracy with the vector of a task at each layer that has one, and where the dev split prefers it.
 
     alone: zero-shot on the dev split. A vector works where more first tokens are right there (`clearly_above`).
     """
-    method = METHODS[kind]
-    scales = bench.config.scales if method.scaled else (1.0,)
-    dev = bench.swept(name, "dev", vectors_LD[list(layers)], layers, method.keep, scales)
+    kind, vectors_LD, layers = method.name, made.vectors[name], method.layers(bench, made, name)
+    dev = method.swept(bench, name, "dev", vectors_LD, layers, scales)
     place, number = best_place(dev)
     layer, scale = layers[place], scales[number]
-    test = bench.swept(name, "test", vectors_LD[list(layers)], layers, method.keep, (scale,))
+    test = method.swept(bench, name, "test", vectors_LD, layers, (scale,))
     entry: dict[str, Any] = {
         **_both(kind, Right(test.first[:, place, 0], test.whole[:, place, 0])),
         f"{kind}_layer": layer,
@@ -97,12 +117,18 @@ def _chosen(
     }
     for split, right, column in (("dev", dev, number), ("test", test, 0)):
         for suffix, values in (("", right.whole), ("_first", right.first)):
-            by_layer: list[float | None] = [None] * len(bench.layers)
-            for layer, mean in zip(layers, values[:, :, column].mean(0), strict=True):
-                by_layer[layer] = float(mean)
-            entry[f"{kind}{suffix}_by_layer_{split}"] = by_layer
+            entry[f"{kind}{suffix}_by_layer_{split}"] = _by_layer(bench, layers, values[:, :, column].mean(0))
     bench.tick("swept")
     return entry
+
+
+def _by_layer(bench: Bench, layers: Sequence[Layer], means: np.ndarray) -> list[float | None]:
+    """The means of `layers`, each at its place among 0..L; None where there is no vector of one layer."""
+    found: list[float | None] = [None] * len(bench.layers)
+    for layer, mean in zip(layers, means, strict=True):
+        if layer is not None:
+            found[layer] = float(mean)
+    return found
 
 
 def _both(kind: str, right: Right) -> dict[str, Any]:
@@ -110,8 +136,8 @@ def _both(kind: str, right: Right) -> dict[str, Any]:
     return {**with_interval(kind, right.whole), **with_interval(f"{kind}_first", right.first)}
 
 
-def _measure(bench: Bench, name: str, made: Mapping[str, Vectors], learned: Sequence[int]) -> dict[str, Any]:
-    """What the summary says of a task. learned: the layers that have learned vectors."""
+def _measure(bench: Bench, name: str, s: TaskVectorSettings, made: Mapping[str, Made]) -> dict[str, Any]:
+    """What the summary says of a task."""
     test, dev = (bench.sample(name, split) for split in ("test", "dev"))
     bare, said = bench.zero_shot(test), bench.accepted(name, test)
     alone = bench.plain(bench.zero_shot(dev), bench.accepted(name, dev))
@@ -123,22 +149,23 @@ def _measure(bench: Bench, name: str, made: Mapping[str, Vectors], learned: Sequ
         **_both("shuffled_shot", bench.plain(bench.few_shot(name, test, shuffled=True), said)),
     }
     bench.tick("asked")
-    for kind in METHODS:
-        layers = learned if kind == "learned_vector" else bench.layers[1:]  # at 0 every prompt has the same state
-        entry |= _chosen(bench, name, kind, made[kind][name], layers, alone)
-    layer, model = entry["vector_layer"], bench.model
-    control = made["shuffled_vector"][name][layer][None, None]
+    for method in s.methods:
+        scales = method.scales(s.own[method.group])
+        entry |= _chosen(bench, name, method, made[method.name], scales, alone)
+    layer, model = entry[f"{STATE}_layer"], bench.model
+    control = made[CONTROL].vectors[name][layer][None, None]
     right = bench.scores(bare, said, control, [layer], np.zeros((1, 1)))
-    top = np.asarray(vocabulary(model.decoder, model.params, jnp.asarray(made["vector"][name][[layer]])))[0]
-    words = [bench.tokenizer.decode([i]) for i in np.argsort(-top)[: bench.config.words]]
-    return entry | _both("shuffled_vector", Right(*(a[:, 0, 0] for a in right))) | {"words": words}
+    state_1D = jnp.asarray(made[STATE].vectors[name][[layer]])
+    top = np.asarray(vocabulary(model.decoder, model.params, state_1D))[0]
+    words = [bench.tokenizer.decode([i]) for i in np.argsort(-top)[: s.vectors.words]]
+    return entry | _both(CONTROL, Right(*(a[:, 0, 0] for a in right))) | {"words": words}
 
 
-def _partners(bench: Bench, shown: str) -> dict[str, list[tuple[int, Pair]]]:
+def _partners(bench: Bench, shown: str, fewest: int) -> dict[str, list[tuple[int, Pair]]]:
     """Tasks with a vector that can contradict the demonstrations of `shown`, and about what.
 
     The questions of the test split, with their places in it, that both have and whose answers begin with other tokens;
-    where there are at least `conflicts` of them.
+    where there are at least `fewest` of them.
     """
     asked, found = bench.sample(shown, "test"), {}
     for moved in bench.tasks:
@@ -146,18 +173,20 @@ def _partners(bench: Bench, shown: str) -> dict[str, list[tuple[int, Pair]]]:
         both = [(i, pair) for i, pair in enumerate(asked) if moved != shown and pair[0] in theirs]
         ours = bench.tasks[shown].answers
         both = [(i, pair) for i, pair in both if not bench.begun(pair[0], ours) & bench.begun(pair[0], theirs)]
-        if len(both) >= bench.config.conflicts:
+        if len(both) >= fewest:
             found[moved] = both
     return found
 
 
-def _conflicts(bench: Bench, shown: str, entries: Mapping[str, Any], vectors: Vectors) -> list[dict[str, Any]]:
+def _conflicts(
+    bench: Bench, shown: str, entries: Mapping[str, Any], vectors: Vectors, fewest: int
+) -> list[dict[str, Any]]:
     """Prompts that demonstrate `shown`, with the vector of another task written in: whose answers do they begin?"""
-    partners = _partners(bench, shown)
+    partners = _partners(bench, shown, fewest)
     if not partners:
         return []
     asked = bench.sample(shown, "test")
-    layers = [entries[moved]["vector_layer"] for moved in partners]
+    layers = [entries[moved][f"{STATE}_layer"] for moved in partners]
     vectors_SD = np.stack([vectors[moved][layer] for moved, layer in zip(partners, layers, strict=True)])
     # Of each S a vector, and one that changes nothing.
     vectors_SND = np.stack([vectors_SD, np.zeros_like(vectors_SD)], 1)
@@ -178,26 +207,23 @@ def _conflicts(bench: Bench, shown: str, entries: Mapping[str, Any], vectors: Ve
     return found
 
 
-def _plan(bench: Bench, conflicts: int) -> tuple[dict[str, int], dict[str, float]]:
+def _work(bench: Bench, s: TaskVectorSettings, conflicts: int) -> tuple[dict[str, int], dict[str, float]]:
     """How often each kind of work is done, and about how many tokens it takes through all blocks."""
     c, tasks, layers = bench.config, len(bench.tasks), bench.model.config.num_layers
     long = c.demonstrations * 5.0 + 8.0
     questions = float(
         np.mean([len(bench.sample(name, "dev")) + len(bench.sample(name, "test")) for name in bench.tasks])
     )
-    counts = {"shown": 2 * tasks, "effects": len(bench.heads_by), "learned": tasks, "asked": tasks}
+    counts = {"shown": 2 * tasks, "asked": tasks, "swept": len(s.methods) * tasks, "conflicts": conflicts}
     costs = {
         "shown": c.prompts * long,
-        "effects": c.shuffled_prompts * (long + layers * bench.model.config.num_heads / 2),
-        "learned": c.learned_steps * c.learned_batch * 4.0 * (len(c.learned_layers) or 2) + questions * layers / 2,
         "asked": 1.5 * questions * long,
         "swept": questions * layers,
         "conflicts": questions * long / 2,
     }
-    return counts | {"swept": len(METHODS) * tasks, "conflicts": conflicts}, costs
-
-
-ACCURACIES = ("zero_shot", "few_shot", "shuffled_shot", *METHODS, "shuffled_vector")
+    for method in s.methods:
+        counts[method.name], costs[method.name] = method.making(bench, s.own[method.group])
+    return counts, costs
 
 
 def open_model(config: Mapping[str, Any], m: ModelConfig, say: Callable[[str], None]) -> Model:
@@ -210,18 +236,20 @@ def open_model(config: Mapping[str, Any], m: ModelConfig, say: Callable[[str], N
     return text_model.small_model(config["training"], folder, say, **where, **how)
 
 
-def _save(path: Path, bench: Bench, name: str, entry: Mapping[str, Any], made: Mapping[str, Vectors]) -> None:
+def _save(
+    path: Path, bench: Bench, name: str, entry: Mapping[str, Any], s: TaskVectorSettings, made: Mapping[str, Made]
+) -> None:
     """The vectors of a task, with what one must know to use them."""
-    c = bench.config
+    c, kinds = bench.config, [method.name for method in s.methods]
     about = {
         "made_by": f"{c.prompts} prompts of {c.demonstrations} demonstrations of {name}",
-        **{f"{kind}.layer": entry[f"{kind}_layer"] for kind in METHODS},
-        **{f"{kind}.scale": entry[f"{kind}_scale"] for kind in METHODS},
-        **{f"{kind}.edit": "add" if method.keep else "replace" for kind, method in METHODS.items()},
+        **{f"{kind}.layer": "all" if entry[f"{kind}_layer"] is None else entry[f"{kind}_layer"] for kind in kinds},
+        **{f"{kind}.scale": entry[f"{kind}_scale"] for kind in kinds},
+        **{f"{method.name}.edit": "add" if method.keep else "replace" for method in s.methods},
     }
     store.save_vectors(
         path,
-        {kind: made[kind][name] for kind in METHODS},
+        {kind: made[kind].vectors[name] for kind in kinds},
         model=bench.model,
         address="embed, blocks/resid",
         layers=range(bench.model.config.num_layers + 1),
@@ -249,23 +277,28 @@ def _run(
     rundir.prepare(folder, config, new=mode == "train")
     keep_tasks(tasks, folder, progress.say)
     model = open_model(config, s.model, progress.say)
+    for method in s.methods:
+        method.check(s.own[method.group], model.config)
     bench = Bench(model, s.vectors, s.template, tasks, tick=progress.tick)
     sink = bench.sink()
     if sink:
         progress.say(f"warning: the query {sink!r} {SINK}; config.template.start puts one before it")
-    progress.plan(*_plan(bench, sum(bool(_partners(bench, name)) for name in tasks)))
-    made = {"shuffled_vector": state_vectors(bench, shuffled=True)[0]}
+    fewest = s.vectors.conflicts
+    progress.plan(*_work(bench, s, sum(bool(_partners(bench, name, fewest)) for name in tasks)))
+    made = {CONTROL: state_vector.make(bench, None, shuffled=True)}
     about: dict[str, Any] = {}
-    for kind, method in METHODS.items():
-        progress.say(f"making vectors: {kind.replace('_', ' ')}")
-        made[kind], more = method.make(bench)
-        about |= more
+    for method in s.methods:
+        progress.say(f"making vectors: {method.label}")
+        made[method.name] = method.make(bench, s.own[method.group])
+        about |= made[method.name].about
     entries: dict[str, Any] = {}
     for name in tasks:
-        entries[name] = _measure(bench, name, made, about["learned_layers"][name])
-        progress.say(_line(name, entries[name], s.vectors.demonstrations))
-        _save(folder / "vectors" / f"{name}.safetensors", bench, name, entries[name], made)
-    conflicts = [entry for name in tasks for entry in _conflicts(bench, name, entries, made["vector"])]
+        entries[name] = _measure(bench, name, s, made)
+        progress.say(_line(name, entries[name], s))
+        _save(folder / "vectors" / f"{name}.safetensors", bench, name, entries[name], s, made)
+    vectors = made[STATE].vectors
+    conflicts = [entry for name in tasks for entry in _conflicts(bench, name, entries, vectors, fewest)]
+    measured = (*PROMPTS, *(method.name for method in s.methods), CONTROL)
     summary = {
         "experiment": "task_vectors",
         "model": {"path": str(model.source.path), "model_type": model.source.values["model_type"]},
@@ -274,10 +307,11 @@ def _run(
         "num_prompts": s.vectors.prompts,
         "start": bench.template.start,
         "query_first": bool(sink),
+        "methods": [method.described() for method in s.methods],
         **about,
         "mean": {
             f"{kind}{suffix}": float(np.mean([e[f"{kind}{suffix}"] for e in entries.values()]))
-            for kind in ACCURACIES
+            for kind in measured
             for suffix in ("", "_first")
         },
         "tasks": entries,
@@ -288,12 +322,14 @@ def _run(
     return summary
 
 
-def _line(name: str, e: Mapping[str, Any], k: int) -> str:
+def _line(name: str, e: Mapping[str, Any], s: TaskVectorSettings) -> str:
     """A task's results in one line."""
     kinds = []
-    for kind in METHODS:
-        scale = f" times {e[f'{kind}_scale']:g}" if METHODS[kind].scaled else ""
-        where = f"at layer {e[f'{kind}_layer']}{scale}" if e[f"{kind}_works"] else "none works"
-        kinds.append(f"{kind.replace('_', ' ')} {e[f'{kind}_first']:.2f} ({where})")
-    shots = f"zero-shot {e['zero_shot_first']:.2f}, {k}-shot {e['few_shot_first']:.2f}"
+    for method in s.methods:
+        kind, layer = method.name, e[f"{method.name}_layer"]
+        scale = f" times {e[f'{kind}_scale']:g}" if len(method.scales(s.own[method.group])) > 1 else ""
+        at = "at all layers" if layer is None else f"at layer {layer}"
+        where = f"{at}{scale}" if e[f"{kind}_works"] else "none works"
+        kinds.append(f"{method.label} {e[f'{kind}_first']:.2f} ({where})")
+    shots = f"zero-shot {e['zero_shot_first']:.2f}, {s.vectors.demonstrations}-shot {e['few_shot_first']:.2f}"
     return f"{name}, first tokens: {shots}, {', '.join(kinds)}"

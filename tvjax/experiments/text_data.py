@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tvjax.errors import reject
-from tvjax.experiments.settings import at_least
 from tvjax.files import user_path
 from tvjax.parallel import processes
+from tvjax.settings import at_least
 from tvjax.tasks import records
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import TextTask, read_folder

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from tvjax.errors import reject
 from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir
-from tvjax.experiments.settings import at_least, build, check_seed, check_training, coerce, group, groups
+from tvjax.experiments.checks import check_training
 from tvjax.experiments.text_data import DataConfig, keep_tasks
 from tvjax.experiments.text_prompts import answer_scores, ask, draw_prompts, tables
 from tvjax.files import write_json, write_whole
@@ -29,6 +29,7 @@ from tvjax.nn.pretrained.tokenizer import train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
 from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh, shard_batch
+from tvjax.settings import at_least, build, check_seed, coerce, group, groups
 from tvjax.tasks.text import Template, TextTask
 from tvjax.train.log import mean_name
 from tvjax.train.loop import TrainConfig, Trainer

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-from tvjax.experiments.bench import Bench
 from tvjax.tasks.text import Answers, Pair, Template, answers_of
+from tvjax.text.bench import Bench
 
 SHIFTS = {
     "shuffled_shot": "labels shuffled among the demonstrations",

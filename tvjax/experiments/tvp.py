@@ -13,12 +13,12 @@ from tvjax.errors import UserError, reject
 from tvjax.evals import baselines, probes, prompting
 from tvjax.evals.measure import Measure
 from tvjax.experiments import rundir
-from tvjax.experiments.tvp_settings import MeshConfig, TVPSettings
+from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.files import write_json
 from tvjax.nn.decoder import Decoder
 from tvjax.nn.model import Model
 from tvjax.parallel import processes
-from tvjax.parallel.mesh import make_mesh, shard_batch
+from tvjax.parallel.mesh import MeshConfig, make_mesh, shard_batch
 from tvjax.tasks import NO_SHIFT, Prompt, draw
 from tvjax.train.log import mean_name
 from tvjax.train.loop import Trainer

@@ -17,7 +17,6 @@ from tvjax import remote
 from tvjax.errors import UserError, reject
 from tvjax.experiments import rundir
 from tvjax.experiments import tvp_language_measures as measures
-from tvjax.experiments.bench import SINK, Bench
 from tvjax.experiments.progress import Progress, aloud
 from tvjax.experiments.task_vectors import open_model
 from tvjax.experiments.text_data import keep_tasks
@@ -25,12 +24,13 @@ from tvjax.experiments.text_prompts import tables
 from tvjax.experiments.tvp_language_settings import BASE, TVPLanguageSettings
 from tvjax.experiments.tvp_language_tuning import TuningExperiment
 from tvjax.files import read_json, write_json
-from tvjax.library import export
 from tvjax.memory import give_back
 from tvjax.nn.model import Model
+from tvjax.nn.pretrained import save_model
 from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks.text import Template, TextTask
+from tvjax.text.bench import SINK, Bench
 from tvjax.train.loop import Trainer
 from tvjax.train.state import in_float32
 from tvjax.vectors import origin, store
@@ -201,7 +201,7 @@ class _Study:
                 lambda p, base, n=number: jax.device_put(p[n], base.sharding), tuned, self.model.params
             )
             if name in s.export:  # first: a member that was asked is not loaded again
-                export(dataclasses.replace(self.model, params=params), self.folder / "models" / name)
+                save_model(dataclasses.replace(self.model, params=params), self.folder / "models" / name)
             self._ask(name, params)
 
     def _ask(self, name: str, params: Any) -> None:

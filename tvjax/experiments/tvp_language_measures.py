@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from tvjax.evals.statistics import bootstrap, macro, student
-from tvjax.experiments.bench import Bench
 from tvjax.experiments.text_shifts import SHIFTS, shifted
 from tvjax.tasks.text import Template, some
+from tvjax.text.bench import Bench
 
 ASKED = ("zero_shot", "single_vector", "vector", "best_vector", "few_shot")
 GAINS = {"over_zero_shot": ("zero_shot", 1.0), "over_half": ("few_shot", 0.5)}

@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tvjax.errors import reject
-from tvjax.experiments.bench import VectorConfig, check_vectors
-from tvjax.experiments.settings import at_least, build, check_training, coerce, group, groups
+from tvjax.experiments.checks import check_training
 from tvjax.experiments.task_vectors import ModelConfig
 from tvjax.experiments.text_data import DataConfig
 from tvjax.experiments.text_model import TextModelSettings
-from tvjax.experiments.tvp_settings import MeshConfig, PopulationConfig, check_members, check_places, check_tvp
+from tvjax.experiments.tvp_settings import PopulationConfig, check_members, check_places, check_tvp
 from tvjax.nn.decoder import DecoderConfig
+from tvjax.parallel.mesh import MeshConfig
+from tvjax.settings import at_least, build, coerce, group, groups
 from tvjax.tasks.text import Template
+from tvjax.text.bench import VectorConfig
 from tvjax.train.loop import TrainConfig
 from tvjax.train.state import OptimizerConfig
 from tvjax.vectors.tvp import TVPConfig
@@ -120,12 +122,7 @@ class TVPLanguageSettings:
             )
         }
         at_least(1, "config.train", demonstrations=own["demonstrations"])
-        # What a bench needs for other kinds of vectors is not asked for.
-        other: dict[str, Any] = {
-            f.name: 1 for f in dataclasses.fields(VectorConfig) if f.name in ("words", "conflicts", "heads")
-        }
-        other |= {f.name: f.default for f in dataclasses.fields(VectorConfig) if f.name.startswith(("learn", "shuff"))}
-        settled = {"vectors": {"demonstrations": own["demonstrations"], **other}, "tvp": {"answered_from": "vector"}}
+        settled = {"vectors": {"demonstrations": own["demonstrations"]}, "tvp": {"answered_from": "vector"}}
         parts: dict[str, Any] = {
             name: build(kind, values[name], f"config.{name}", **settled.get(name, {}))  # type: ignore[arg-type]
             for name, kind in kinds.items()
@@ -168,7 +165,6 @@ def _check(s: TVPLanguageSettings) -> None:
     _check_parts(s)
     check_training(s.train, s.optimizer, s.batch)
     check_tvp(s.tvp, s.demonstrations)
-    check_vectors(s.vectors)
     at_least(1, "config.evaluation", training_prompts=s.evaluation.training_prompts)
     at_least(0, "config.evaluation", shifts=s.evaluation.shifts)
     if not 1 <= s.evaluation.single <= s.vectors.prompts:

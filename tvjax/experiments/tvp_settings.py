@@ -9,18 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.errors import reject
-from tvjax.experiments.settings import (
-    at_least,
-    build,
-    check_mesh,
-    check_micro_batches,
-    check_seed,
-    check_training,
-    coerce,
-    group,
-    groups,
-)
+from tvjax.experiments.checks import check_micro_batches, check_training
 from tvjax.nn.decoder import FAMILY_FIELDS, DecoderConfig
+from tvjax.parallel.mesh import MeshConfig
+from tvjax.settings import at_least, build, check_mesh, check_seed, coerce, group, groups
 from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Shift, Task, shifts_for
 from tvjax.train.loop import TrainConfig
 from tvjax.train.state import Hyper, OptimizerConfig
@@ -107,16 +99,6 @@ class EvaluationConfig:
     shifts: bool = True
     probes: bool = False
     probe_prompts: int = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-    """How many devices share the members, the batch, the batch with all parameters, and heads and hidden channels."""
-
-    member: int = 1
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,6 +90,11 @@ def _logits(decoder: Decoder, params: Any, q: Questions, edits: Any, past: Past 
     return forward(decoder, params, q.tokens.ids_BT, edits=edits, at=at_BA, positions_BT=positions_BT, past=past)[0]
 
 
+def said(decoder: Decoder, params: Any, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:
+    """The likeliest token at each place of the answers, with those before it in place: ``[B, A]``."""
+    return _logits(decoder, params, q, edits, past).argmax(-1)
+
+
 def judged(
     decoder: Decoder, params: Any, q: Questions, edits: Any = None, past: Past | None = None
 ) -> tuple[jax.Array, jax.Array]:

@@ -5,6 +5,7 @@ Every step runs under a mesh, of one device if there is one. Axes: `member` (of 
 it), `tensor` (heads and hidden channels). `jax.jit` with these shardings is what `pjit` has become.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
@@ -41,6 +42,16 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 
 # Activations at their addresses, from the first dimension on; those that are not here are [B, T, D].
 HEADS = ("heads", "keys", "values")  # [B, T, H, C]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How many devices share the members, the batch, the batch with all parameters, and heads and hidden channels."""
+
+    member: int = 1
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
 
 
 def make_mesh(

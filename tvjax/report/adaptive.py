@@ -19,53 +19,31 @@ from tvjax.report.html import table
 from tvjax.report.pca import principal
 from tvjax.report.style import GRID, HUES, INK, MARKERS, PRIOR, QUIET, bottom_legend, open_figure, quiet
 
-LABELS = {
-    "zero_shot": "zero-shot",
-    "few_shot": "{k}-shot",
-    "bm25_shot": "{k}-shot, retrieved by BM25",
-    "vector": "state vector",
-    "function_vector": "function vector",
-    "elicit": "ELICIT",
-    "static": "learned vector of each task",
-    "i2cl": "I2CL",
-    "lora": "LoRA",
-    "prefix": "prefix tuning",
-    "atv_last": "ATV, last token",
-    "atv_all": "ATV, all tokens",
-    "atv_shown": "ATV that reads demonstrations",
-}
-TOLD = {
-    **dict.fromkeys(("zero_shot", "elicit", "lora", "prefix", "atv_last", "atv_all"), "query"),
-    **dict.fromkeys(("few_shot", "bm25_shot", "atv_shown"), "demonstrations"),
-    **dict.fromkeys(("vector", "function_vector", "static", "i2cl"), "task"),
-}
-"""What a method knows of what is asked: the query alone, demonstrations beside it, or which task it is."""
-KINDS = {
-    "prompts": ("zero_shot", "few_shot", "bm25_shot"),
-    "vectors, not trained": ("vector", "function_vector", "elicit"),
-    "trained baselines": ("static", "i2cl", "lora", "prefix"),
-    "ATV": ("atv_last", "atv_all", "atv_shown"),
-}
+KINDS = {"prompts": "prompts", "vectors": "vectors, not trained", "trained": "trained baselines", "atv": "ATV"}
+"""The kinds of methods, as readers know them."""
 ACCURACIES = ("accuracy", "accuracy_first")
 GROUPS = {
     "seen": "seen tasks: the query tells which",
     "ambiguous": "seen tasks that share their inputs",
     "unseen": "unseen tasks",
 }
-SOURCES = (
-    "ATV: Kang et al., Adaptive Task Vectors for Large Language Models (2025); adding at the last token is the paper's,"
-    " at all tokens the released code's. State vectors: Hendel et al. (2023). Function vectors: Todd et al. (2024)."
-    " ELICIT: Wang et al. (2025), here with nearest neighbours in the target's own states as its retriever. I2CL: Li et"
-    " al. (2025), without its noise. LoRA: Hu et al. (2021). Prefix tuning: Li and Liang (2021). BM25: Robertson and"
-    " Zaragoza (2009). ATV that reads demonstrations, the tasks, the splits, the learned vector of each task and the"
-    " choice of each layer on the dev split are how it is done here."
-)
+OURS = "The tasks, the splits and the choice of each layer on the dev split are how it is done here."
 
 
 def names_of(summary: Mapping[str, Any]) -> dict[str, str]:
     """The methods of a run as readers know them, in the run's order."""
     k = summary["num_demonstrations"]
-    return {m["name"]: LABELS.get(m["name"], m["name"]).format(k=k) for m in summary["methods"]}
+    return {m["name"]: m["label"].format(k=k) for m in summary["methods"]}
+
+
+def kind_of(summary: Mapping[str, Any], kind: str) -> list[str]:
+    """The names of the methods of a kind, in the run's order."""
+    return [m["name"] for m in summary["methods"] if m["kind"] == kind]
+
+
+def _sources(summary: Mapping[str, Any]) -> str:
+    """Whose each method is."""
+    return " ".join([*dict.fromkeys(m["source"] for m in summary["methods"] if m["source"]), OURS])
 
 
 def groups_of(summary: Mapping[str, Any]) -> dict[str, str]:
@@ -101,7 +79,7 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
     for group, label in groups_of(summary).items():
         least = f"clearly above {reference(summary, group):.2f}, what asking or guessing without help gives"
         tried = [name for name in names if name != "zero_shot"]
-        ours = [name for name in tried if name in KINDS["ATV"]]
+        ours = [name for name in tried if name in kind_of(summary, "atv")]
         failed = [names[name] for name in ours if not works(summary, name, group)]
         if tried and not any(works(summary, name, group) for name in tried):
             told.append(f"On {label} no method is {least}: they are not compared there.")
@@ -128,8 +106,9 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         tokens = f"{m['tokens_per_query']:.1f}"
         if m["generator_tokens_per_query"]:
             tokens += f" (generator {m['generator_tokens_per_query']:.1f})"
-        knows = TOLD.get(m["name"], "")
-        lines.append(f"{names[m['name']]:<{width}}{cells}{knows:<15} {m['trainable_parameters'] or '-':<16} {tokens}")
+        lines.append(
+            f"{names[m['name']]:<{width}}{cells}{m['knows']:<15} {m['trainable_parameters'] or '-':<16} {tokens}"
+        )
     if summary["chance"]:
         chance = np.mean(list(summary["chance"].values()))
         lines.append(f"ambiguous tasks: {chance:.2f} is what guessing among the tasks of the same inputs would give")
@@ -159,7 +138,7 @@ def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, l
         "<h2>Results</h2>",
         _table(summary, times),
         _differences(summary),
-        f"<h2>What is whose</h2><p>{escape(SOURCES)}</p>",
+        f"<h2>What is whose</h2><p>{escape(_sources(summary))}</p>",
     ]
     return exhibits, "adaptive task vectors", parts
 
@@ -188,7 +167,7 @@ def _table(summary: dict[str, Any], times: Mapping[str, Any]) -> str:
         time = times.get(m["name"], {})
         trained = f"{time['train_example_ms']:.2f}" if time.get("train_example_ms") else ""
         cells += [
-            escape(TOLD.get(m["name"], "")),
+            escape(m["knows"]),
             f"{m['trainable_parameters']:,}" if m["trainable_parameters"] else "none",
             f"{m['tokens_per_query']:.1f}",
             f"{m['generator_tokens_per_query']:.1f}" if m["generator_tokens_per_query"] else "",
@@ -237,8 +216,8 @@ def _differences(summary: dict[str, Any]) -> str:
     return "<h2>Differences</h2>" + "".join(parts) if parts else ""
 
 
-def _hue(name: str) -> int:
-    return next((place for place, kind in enumerate(KINDS.values()) if name in kind), 0)
+def _hue(method: Mapping[str, Any]) -> int:
+    return list(KINDS).index(method["kind"])
 
 
 def _methods(summary: dict[str, Any]) -> Exhibit:
@@ -255,9 +234,9 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
         height = np.arange(len(methods))[::-1]
         for ax, (group, label) in zip(axes, groups.items(), strict=True):
             for y, m in zip(height, methods, strict=True):
-                hue = HUES[_hue(m["name"])]
+                hue = HUES[_hue(m)]
                 ax.hlines(y, *m[f"{group}_mean_ci"], color=hue, linewidth=1.4)
-                look: dict[str, Any] = {"color": hue, "marker": MARKERS[_hue(m["name"])], "markersize": 5}
+                look: dict[str, Any] = {"color": hue, "marker": MARKERS[_hue(m)], "markersize": 5}
                 ax.plot(m[f"{group}_mean_first"], y, markerfacecolor="white", **look)
                 ax.plot(m[f"{group}_mean"], y, **look)
             if group == "ambiguous":
@@ -266,10 +245,10 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
             ax.set_yticks(height, [names[m["name"]] for m in methods])
             quiet(ax, "accuracy", "", f"{label} ({len(summary['tasks'][group])})")
             ax.title.set_fontsize(8.5)
-        used = {_hue(m["name"]) for m in methods}
+        used = {_hue(m) for m in methods}
         handles = [
             Line2D([], [], color=HUES[i], marker=MARKERS[i], linestyle="none", label=kind)
-            for i, kind in enumerate(KINDS)
+            for i, kind in enumerate(KINDS.values())
             if i in used
         ]
         if "ambiguous" in groups:
@@ -329,7 +308,7 @@ def _sensitivity(summary: dict[str, Any]) -> Exhibit:
     titles = {"scale": "factor lambda", "layers": "the layers written to", "examples": "examples of a task, at most"}
     shown = {kind: [e for e in found if e["kind"] == kind] for kind in titles}
     shown = {kind: entries for kind, entries in shown.items() if entries}
-    own = next(m for m in summary["methods"] if m["name"] in KINDS["ATV"])
+    own = next(m for m in summary["methods"] if m["kind"] == "atv")
 
     def draw() -> Figure:
         """A panel a kind of change, a line a group of tasks; the run's own setting stands apart, at the right."""
@@ -373,7 +352,7 @@ def _tick(entry: Mapping[str, Any], kind: str) -> str:
 
 def _vectors(summary: dict[str, Any], path: Path) -> dict[str, np.ndarray]:
     """The vectors of the run's first ATV, if it has one, by task: ``[n, N * D]``, all layers in one row."""
-    ours = next((m["name"] for m in summary["methods"] if m["name"] in KINDS["ATV"]), None)
+    ours = next(iter(kind_of(summary, "atv")), None)
     if ours is None:
         return {}
     found = {}

@@ -29,19 +29,12 @@ PAGES: Mapping[str, Any] = {
 }
 """Experiments whose page is a module of its own, with `summary_table(summary)` and `contents(summary, path)`."""
 SHOTS = {"zero_shot": "zero-shot", "few_shot": "{k}-shot", "shuffled_shot": "{k}-shot, labels shuffled"}
-VECTORS = {"vector": "state vector", "function_vector": "function vector", "learned_vector": "learned vector"}
 CONTROL = {"shuffled_vector": "state vector of shuffled labels"}
-METHODS = SHOTS | VECTORS | CONTROL
-WIDTHS = dict.fromkeys(METHODS, 11) | dict.fromkeys(VECTORS, 22)
-"""Of the columns of the plain table."""
-SOURCES = (
-    "State vectors: reading the state at the last token of prompts with demonstrations and putting it in the"
-    " place of the one of a zero-shot prompt is the method of Hendel, Geva and Globerson, In-Context Learning"
-    " Creates Task Vectors (2023). Function vectors: the mean outputs of the heads that, put into prompts with"
-    " shuffled labels, raise the right answer's probability most, summed and added to the state, are those of Todd"
-    " et al., Function Vectors in Large Language Models (2024). The learned vector (added to the state, trained on"
-    " zero-shot prompts of the train split), the mean over several prompts, the splits by a hash of the input, layer"
-    " and scale chosen on the dev split, and both controls with shuffled labels are how it is done here."
+SHOT, VECTOR = 11, 22
+"""Columns of the plain table, of accuracies alone and with the place of a vector."""
+OURS = (
+    "The mean over several prompts, the splits by a hash of the input, layer and scale chosen on the dev split, and"
+    " both controls with shuffled labels are how it is done here."
 )
 
 
@@ -85,17 +78,20 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         return "\n".join(lines) + "\n"
     tasks, k = summary["tasks"], summary["num_demonstrations"]
     width = max(map(len, [*tasks, "mean"])) + 1
-    heads = ["zero-shot", f"{k}-shot", "shuffled", *VECTORS.values(), "state, shuffled"]
+    vectors = {m["name"]: m["label"] for m in summary["methods"]}
+    heads = {"zero_shot": "zero-shot", "few_shot": f"{k}-shot", "shuffled_shot": "shuffled"} | vectors
+    heads |= {"shuffled_vector": "state, shuffled"}
+    widths = {m: VECTOR if m in vectors else SHOT for m in heads}
     lines = [
         f"accuracy on the test split, of first tokens and of whole answers; vectors of {summary['num_prompts']} prompts"
         f" of {k} demonstrations, each at the layer (of {summary['num_layers']}) and scale that the dev split prefers,"
         " named where it beats zero-shot there",
         *cautions(summary),
-        f"{'':<{width}}" + "".join(f"{head:<{WIDTHS[m]}}" for head, m in zip(heads, METHODS, strict=True)),
+        f"{'':<{width}}" + "".join(f"{head:<{widths[m]}}" for m, head in heads.items()),
     ]
     for name, e in [*tasks.items(), ("mean", summary["mean"])]:
-        cells = [f"{e[f'{m}_first']:.2f} {e[m]:.2f}{_at(e, m)}" for m in METHODS]
-        row = "".join(f"{cell:<{WIDTHS[m]}}" for cell, m in zip(cells, METHODS, strict=True))
+        cells = [f"{e[f'{m}_first']:.2f} {e[m]:.2f}{_at(e, m)}" for m in heads]
+        row = "".join(f"{cell:<{widths[m]}}" for cell, m in zip(cells, heads, strict=True))
         lines.append(f"{name:<{width}}{row}")
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -132,7 +128,8 @@ def _at(entry: Mapping[str, Any], vector: str) -> str:
     if not entry[f"{vector}_works"]:
         return " none works"
     scale = entry[f"{vector}_scale"]
-    return f" at {entry[f'{vector}_layer']}" + (f" x{scale:g}" if scale != 1 else "")
+    layer = entry[f"{vector}_layer"]
+    return f" at {'all' if layer is None else layer}" + (f" x{scale:g}" if scale != 1 else "")
 
 
 def _first(sentences: list[str]) -> str:
@@ -153,7 +150,10 @@ def _contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, 
     if summary["experiment"] == "text_model":
         told = [_first(cautions(summary)), f"<pre>{escape(summary_table(summary))}</pre>"]
         return [_curve(summary)], "a small language model", told
-    return [_methods(summary), _layers(summary), _heads(summary)], "task vectors on text", _tables(summary)
+    exhibits = [_methods(summary), _layers(summary)]
+    if "indirect_effect" in summary:
+        exhibits.append(_heads(summary))
+    return exhibits, "task vectors on text", _tables(summary)
 
 
 def _curve(summary: dict[str, Any]) -> Exhibit:
@@ -181,8 +181,9 @@ def _curve(summary: dict[str, Any]) -> Exhibit:
 
 
 def _names(summary: dict[str, Any]) -> dict[str, str]:
-    """The methods as readers know them."""
-    return {method: label.format(k=summary["num_demonstrations"]) for method, label in METHODS.items()}
+    """The methods as readers know them: prompts, vectors, and the control."""
+    found = SHOTS | {m["name"]: m["label"] for m in summary["methods"]} | CONTROL
+    return {method: label.format(k=summary["num_demonstrations"]) for method, label in found.items()}
 
 
 def _methods(summary: dict[str, Any]) -> Exhibit:
@@ -190,17 +191,17 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
 
     def draw() -> Figure:
         """A row a task, a mark a method; a panel of first tokens and one of whole answers."""
-        shown = ("zero_shot", *VECTORS, "few_shot")
+        shown = ("zero_shot", *(m["name"] for m in summary["methods"]), "few_shot")
         evidence = "test split; lines: 90% bootstrap interval over questions"
         drawn = open_figure(10, 1.2 + 0.42 * len(tasks), "A vector in place of demonstrations", evidence)
         axes = drawn.subplots(1, 2, sharey=True)
         rows = np.arange(len(tasks))[::-1]
         for ax, suffix, unit in zip(axes, ("_first", ""), ("first tokens", "whole answers"), strict=True):
             for place, method in enumerate(shown):
-                look: dict[str, Any] = {"color": HUES[place], "marker": MARKERS[place], "linestyle": "none"}
+                look = _look(place)
                 low, high = np.array([e[f"{method}{suffix}_ci"] for e in tasks.values()]).T
-                height = rows + 0.16 * (2 - place)
-                ax.hlines(height, low, high, color=HUES[place], linewidth=1.1)
+                height = rows + 0.64 * (0.5 - place / (len(shown) - 1))
+                ax.hlines(height, low, high, color=look["color"], linewidth=1.1)
                 ax.plot([e[f"{method}{suffix}"] for e in tasks.values()], height, markersize=4, **look)
             for row in rows[:-1]:
                 ax.axhline(row - 0.5, color=GRID, linewidth=0.7)
@@ -208,10 +209,7 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
             quiet(ax, f"accuracy of {unit}", "")
             ax.grid(False, axis="y")
         axes[0].set_yticks(rows, list(tasks))
-        handles = [
-            Line2D([], [], label=names[method], color=HUES[place], marker=MARKERS[place], linestyle="none")
-            for place, method in enumerate(shown)
-        ]
+        handles = [Line2D([], [], label=names[method], **_look(place)) for place, method in enumerate(shown)]
         bottom_legend(drawn, handles, len(shown))
         return drawn
 
@@ -226,12 +224,24 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
     )
 
 
-SWEPT = ("vector", "function_vector")
-"""The vectors that are written at every layer in turn."""
+def _look(place: int) -> dict[str, Any]:
+    """The mark of the method at a place of the legend."""
+    return {"color": HUES[place % len(HUES)], "marker": MARKERS[place % len(MARKERS)], "linestyle": "none"}
+
+
+def _swept(summary: dict[str, Any]) -> list[str]:
+    """The vectors that are written at every layer in turn."""
+    kinds = [m["name"] for m in summary["methods"]]
+    return [kind for kind in kinds if all(None not in _by_layer(e, kind) for e in summary["tasks"].values())]
+
+
+def _by_layer(entry: dict[str, Any], kind: str) -> list[float | None]:
+    found: list[float | None] = entry[f"{kind}_first_by_layer_test"][1:]
+    return found
 
 
 def _layers(summary: dict[str, Any]) -> Exhibit:
-    tasks, names = summary["tasks"], _names(summary)
+    tasks, names, swept = summary["tasks"], _names(summary), _swept(summary)
 
     def draw() -> Figure:
         """A panel a kind of vector, a row a task, a column a layer."""
@@ -239,9 +249,9 @@ def _layers(summary: dict[str, Any]) -> Exhibit:
             "accuracy of first tokens, test split; rings: the layer chosen on the dev split, where the vector works"
         )
         drawn = open_figure(10, 1.3 + 0.3 * len(tasks), "Vectors by the layer at which they are written", evidence)
-        axes = drawn.subplots(1, len(SWEPT), sharey=True)
-        for ax, kind in zip(axes, SWEPT, strict=True):
-            found = np.array([e[f"{kind}_first_by_layer_test"][1:] for e in tasks.values()], float)
+        axes = drawn.subplots(1, len(swept), sharey=True, squeeze=False)[0]
+        for ax, kind in zip(axes, swept, strict=True):
+            found = np.array([_by_layer(e, kind) for e in tasks.values()], float)
             edges = 0.5, found.shape[1] + 0.5, len(tasks) - 0.5, -0.5
             shown = ax.imshow(found, aspect="auto", cmap="Blues", vmin=0, vmax=1, extent=edges)
             works = [(e[f"{kind}_layer"], row) for row, e in enumerate(tasks.values()) if e[f"{kind}_works"]]
@@ -302,20 +312,21 @@ def _heads(summary: dict[str, Any]) -> Exhibit:
 
 
 def _tables(summary: dict[str, Any]) -> list[str]:
-    heads = ["", *_names(summary).values(), "questions", "the state vector in words"]
+    names = _names(summary)
+    heads = ["", *names.values(), "questions", "the state vector in words"]
     head = "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in heads) + "</tr>"
     rows = []
     for name, e in summary["tasks"].items():
-        both = {m: f"{_small(_cell(e, f'{m}_first'))}<br>{_small(_cell(e, m))}" for m in METHODS}
-        where = {m: f"<br>{escape(_at(e, m).strip())}" if _at(e, m) else "" for m in METHODS}
-        cells = "".join(f"<td>{both[method]}{where[method]}</td>" for method in METHODS)
+        both = {m: f"{_small(_cell(e, f'{m}_first'))}<br>{_small(_cell(e, m))}" for m in names}
+        where = {m: f"<br>{escape(_at(e, m).strip())}" if _at(e, m) else "" for m in names}
+        cells = "".join(f"<td>{both[method]}{where[method]}</td>" for method in names)
         words = escape(" | ".join(word.strip() or repr(word) for word in e["words"]))
         rows.append(
             f'<tr><th scope="row">{escape(name)}</th>{cells}<td>{e["pairs"]["test"]}</td>'
             f'<td class="wrap">{words}</td></tr>'
         )
     average = summary["mean"]
-    mean = "".join(f"<td>{average[f'{method}_first']:.2f}<br>{average[method]:.2f}</td>" for method in METHODS)
+    mean = "".join(f"<td>{average[f'{method}_first']:.2f}<br>{average[method]:.2f}</td>" for method in names)
     rows.append(f'<tr class="reference"><th scope="row">mean over tasks</th>{mean}<td></td><td></td></tr>')
     model = summary["model"]
     caption = (
@@ -332,8 +343,13 @@ def _tables(summary: dict[str, Any]) -> list[str]:
         "<h2>Results</h2>",
         table(caption, head, rows),
         _conflicts(summary["conflicts"]),
-        f"<h2>What is whose</h2><p>{escape(SOURCES)}</p>",
+        f"<h2>What is whose</h2><p>{escape(_sources(summary))}</p>",
     ]
+
+
+def _sources(summary: dict[str, Any]) -> str:
+    """Whose each method is."""
+    return " ".join([*(m["source"] for m in summary["methods"] if m["source"]), OURS])
 
 
 def _conflicts(conflicts: list[dict[str, Any]]) -> str:

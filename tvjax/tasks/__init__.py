@@ -4,6 +4,7 @@ Dimensions, here as in the whole package: B prompts, N pairs, T positions, X inp
 tasks of a finite pool.
 """
 
+from tvjax.errors import UserError
 from tvjax.tasks.base import Parameters, RealTask, StringTask, Task, TokenTask
 from tvjax.tasks.decision_tree import DecisionTree
 from tvjax.tasks.gaussian import GaussianTask
@@ -39,6 +40,14 @@ FAMILIES: dict[str, type[Task]] = {
     "linear_classification": LinearClassification,
 }
 
+
+def register(name: str, family: type[Task]) -> None:
+    """Make a family known as `name`, which config.task.name then takes. Raises `UserError` if another has that name."""
+    if FAMILIES.get(name, family) is not family:
+        raise UserError(f"task family {name}: given another of this name; accepted: a name of its own")
+    FAMILIES[name] = family
+
+
 __all__ = [
     "FAMILIES",
     "GINC",
@@ -66,5 +75,6 @@ __all__ = [
     "oracle_knows",
     "oracle_scores",
     "reference_scores",
+    "register",
     "shifts_for",
 ]

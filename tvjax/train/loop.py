@@ -54,6 +54,12 @@ class TrainConfig:
     keep_best: str = ""
 
 
+HEAVY = 2**30
+"""Bytes of a state from which on a CPU the next steps wait until it is saved.
+
+They would change it while it is written, for which they need room for a second one; on an accelerator what is written
+is a copy on the host.
+"""
 # The metrics that the terminal shows, where an experiment has them.
 SHOWN = ("icl_loss", "tvp_loss", "query_loss", "written_loss", "risk")
 
@@ -157,6 +163,8 @@ class Trainer:
             return state
         init, dispatch, evaluate_params = self.compile()
         trace = profile.asked()
+        size = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(self.abstract))
+        waits = size > HEAVY and parallel.on_cpu()
         if state is None:
             state = init(self.hyper, self.data)
             record(0, {}, evaluate_params(state.params, self.data, self._eval_key, self.hyper))
@@ -186,6 +194,8 @@ class Trainer:
                 record.sync()
                 with record.meter.saving():
                     checkpoints.save(state)
+                    if waits:
+                        checkpoints.finish()
                 if stopping:
                     raise Stopped
         return state

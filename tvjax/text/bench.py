@@ -15,61 +15,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvjax.errors import UserError, reject
-from tvjax.experiments.settings import at_least, check_seed
 from tvjax.nn.answers import Questions, earlier, questions
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer
 from tvjax.nn.tokens import Tokens, pad
 from tvjax.parallel.batches import Batches
+from tvjax.settings import setting
 from tvjax.tasks.text import Answers, Pair, Template, TextTask, drawn, shots, some
-from tvjax.vectors import learned
-from tvjax.vectors.above import head_effects, said
+from tvjax.vectors.above import said
 from tvjax.vectors.from_prompts import ADDED, last_outputs, last_states, last_states_and_heads
-from tvjax.vectors.function_vectors import function_vector, strongest
 
 
 @dataclasses.dataclass(frozen=True)
 class VectorConfig:
-    """How vectors are made and asked: the fields of config.vectors, which says what each is."""
+    """How prompts are made and asked: the fields of config.vectors."""
 
-    demonstrations: int
-    prompts: int
-    seed: int = 0
-    memory: float = 1.0
-    batch: int = 64
-    questions: int = 100
-    words: int = 8
-    conflicts: int = 5
-    heads: int = 10
-    shuffled_prompts: int = 25
-    learned_steps: int = 100
-    learned_rate: float = 0.03
-    learned_batch: int = 16
-    learned_layers: tuple[int, ...] = ()
-    scales: tuple[float, ...] = (1.0, 2.0, 4.0)
-
-
-def check_vectors(v: VectorConfig) -> None:
-    """Raise `UserError` for the first value that no vector can be made with."""
-    at_least(1, "config.vectors", demonstrations=v.demonstrations, prompts=v.prompts, batch=v.batch)
-    at_least(1, "config.vectors", questions=v.questions, words=v.words, conflicts=v.conflicts, heads=v.heads)
-    at_least(1, "config.vectors", shuffled_prompts=v.shuffled_prompts, learned_batch=v.learned_batch)
-    at_least(0, "config.vectors", learned_steps=v.learned_steps)
-    for name in ("memory", "learned_rate"):
-        if getattr(v, name) <= 0:
-            raise reject(f"config.vectors.{name}", getattr(v, name), "more than 0")
-    if not v.scales or min(v.scales) <= 0 or len(set(v.scales)) < len(v.scales):
-        raise reject("config.vectors.scales", v.scales, "different numbers more than 0, at least one")
-    if min(v.learned_layers, default=1) < 1 or len(set(v.learned_layers)) < len(v.learned_layers):
-        raise reject("config.vectors.learned_layers", v.learned_layers, "different layers, from 1 on; (): chosen here")
-    check_seed("config.vectors.seed", v.seed)
+    demonstrations: int = setting(about="k, also of k-shot prompts", least=1)
+    prompts: int = setting(about="prompts that a vector is the mean of", least=1)
+    seed: int = setting(0, "of demonstrations and queries", least=0)
+    memory: float = setting(1.0, "GiB that a pass may take beside the parameters; batches are made to fit", above=0)
+    batch: int = setting(64, "most prompts in one pass", least=1)
+    questions: int = setting(100, "most inputs of a split that are asked", least=1)
 
 
 _shown = jax.jit(last_states_and_heads, static_argnums=0)
 _states = jax.jit(last_states, static_argnums=0)
 _outputs = jax.jit(last_outputs, static_argnums=0)
 _said = jax.jit(said, static_argnums=0)
-_effects = jax.jit(head_effects, static_argnums=0)
 
 
 def room(longest: int) -> int:
@@ -123,8 +95,8 @@ def sink(tokenizer: Tokenizer, template: Template, tasks: Mapping[str, TextTask]
 class Bench:
     """batches: those of another bench, to share its programs.
 
-    heads_by: the tasks by which the heads of function vectors are chosen (empty: all). tick: is told the name of what
-    has been done.
+    seen: the tasks by which is chosen what all tasks share, as the heads of function vectors (empty: all). tick: is
+    told the name of what has been done.
 
     Raises `UserError` for a model or tasks that do not fit the settings.
     """
@@ -137,7 +109,7 @@ class Bench:
         tasks: Mapping[str, TextTask],
         *,
         batches: Batches | None = None,
-        heads_by: Sequence[str] = (),
+        seen: Sequence[str] = (),
         tick: Callable[[str], None] = lambda what: None,
     ) -> None:
         if model.source.tokenizer is None:
@@ -145,18 +117,13 @@ class Bench:
         self.tokenizer: Tokenizer = model.source.tokenizer
         self.model, self.config, self.tasks, self.tick = model, config, tasks, tick
         self.template = template.led_by(self.tokenizer)
-        self.heads_by = tuple(heads_by) or tuple(tasks)
+        self.seen = tuple(seen) or tuple(tasks)
         for name, task in tasks.items():
             for split, least in (("train", config.demonstrations + 1), ("dev", 1), ("test", 1)):
                 count = len(task.questions(split))
                 if count < least:
                     given = f"{name} with {count} inputs of the {split} split"
                     raise reject("config.data.tasks", given, f"tasks that have {least} or more")
-        if max(config.learned_layers, default=0) > model.config.num_layers:
-            raise reject("config.vectors.learned_layers", config.learned_layers, f"layers 1..{model.config.num_layers}")
-        if config.heads > model.config.num_layers * model.config.num_heads:
-            most = model.config.num_layers * model.config.num_heads
-            raise reject("config.vectors.heads", config.heads, f"1..{most}, the heads of all layers")
         limit, longest = model.config.max_positions, self._longest()
         if model.config.positions == "learned" and longest > limit:
             raise reject("config.vectors.demonstrations", config.demonstrations, f"prompts of {limit} tokens")
@@ -361,20 +328,6 @@ class Bench:
         keep_SN = np.full(vectors_SND.shape[:2], keep)
         return self.scores(self.zero_shot(asked), self.accepted(name, asked), vectors_SND, layers, keep_SN)
 
-    def preferred(self, name: str) -> list[int]:
-        """The layer that the dev split prefers for the state vector, and the middle one."""
-        states_LD = self.shown(name)["states"][1:]
-        dev = self.swept(name, "dev", states_LD, self.layers[1:], 0.0, (1.0,))
-        return sorted({1 + best_place(dev)[0], (self.model.config.num_layers + 1) // 2})
-
-    def learn(self, q: Questions, rows_SB: jax.Array, layer: int) -> np.ndarray:
-        """The vector ``[D]`` that is learned at a layer: `learned.learn`."""
-        decoder, params, c = self.model.decoder, self.model.params, self.config
-        start = learned.lowest(layer, self.model.config.num_layers)
-        above = learned.upper(decoder, params, start)
-        fixed = (params, above, q, rows_SB, jnp.asarray(c.learned_rate))
-        return np.asarray(self.batches(learned.learn, (decoder, start), fixed, jnp.array([layer])))[0]
-
     def _read(self, program: Any, prompts: Sequence[str]) -> Any:
         ids = self.tokenizer.encode(prompts)
         tokens = pad(ids, side="right", length=room(max(map(len, ids))))
@@ -390,76 +343,3 @@ def best_place(dev: Right) -> tuple[int, int]:
     mean_SN = dev.first.mean(0) + 1e-3 * dev.whole.mean(0)
     layer, scale = np.unravel_index(mean_SN.argmax(), mean_SN.shape)
     return int(layer), int(scale)
-
-
-Vectors = dict[str, np.ndarray]
-
-
-def state_vectors(bench: Bench, *, shuffled: bool = False) -> tuple[Vectors, dict[str, Any]]:
-    """The mean state at the last token of few-shot prompts, at every layer (Hendel et al. 2023)."""
-    return {name: bench.shown(name, shuffled=shuffled)["states"] for name in bench.tasks}, {}
-
-
-def head_vectors(bench: Bench) -> tuple[Vectors, dict[str, Any]]:
-    """The summed output of the heads of the greatest indirect effect, averaged over tasks (Todd et al. 2024).
-
-    A head that lowers the answer's probability is not among them.
-    """
-    means = {name: bench.shown(name)["heads"] for name in bench.tasks}
-    effects = []
-    for name in bench.heads_by:
-        asked = bench.queries(name, bench.config.shuffled_prompts)
-        q = bench.ask(bench.few_shot(name, asked, shuffled=True), [y for _, y in asked])
-        fixed = (bench.model.params, jnp.asarray(means[name]))
-        effects.append(np.asarray(bench.batches(_effects, (bench.model.decoder,), fixed, q), np.float32).mean(0))
-        bench.tick("effects")
-    effect_LH = np.mean(effects, 0)
-    chosen = strongest(effect_LH, bench.config.heads)
-    about = {
-        "indirect_effect": effect_LH.tolist(),
-        "heads": [{"layer": layer + 1, "head": head} for layer, head in chosen],
-    }
-    make = functools.partial(function_vector, bench.model.params, heads=chosen)
-    return {name: np.tile(make(mean), (len(bench.layers), 1)) for name, mean in means.items()}, about
-
-
-def learned_vectors(bench: Bench) -> tuple[Vectors, dict[str, Any]]:
-    """A vector learned by gradient descent on zero-shot prompts of the train split, at some layers. [ours]
-
-    Those of config.vectors.learned_layers, or else the one that the dev split prefers for state vectors, and the
-    middle; of the other layers it is 0.
-    """
-    c, made, used = bench.config, {}, {}
-    for name in bench.tasks:
-        held = bench.paired(name, bench.sample(name, "train"))
-        asked = [held[i % len(held)] for i in range(c.questions)]  # as many for each task: one program for all
-        drawn = bench.random(name, "learned").choice(len(held), c.learned_steps * c.learned_batch)
-        q = bench.ask(bench.zero_shot(asked), [y for _, y in asked])
-        rows = jnp.asarray(drawn.reshape(c.learned_steps, c.learned_batch))
-        used[name] = list(c.learned_layers) or bench.preferred(name)
-        made[name] = np.zeros((len(bench.layers), bench.model.config.width), np.float32)
-        for layer in used[name]:
-            made[name][layer] = bench.learn(q, rows, layer)
-        bench.tick("learned")
-    return made, {"learned_layers": used}
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """A way to make vectors: ``make(bench)`` gives ``[L+1, D]`` for each task, and what else the summary should say.
-
-    keep: of the state where a vector is written: 0 it is replaced, 1 it is added to. scaled: whether its scale is
-    chosen: a state has the size that states have, and what is learned the one that it needs.
-    """
-
-    make: Callable[[Bench], tuple[Vectors, dict[str, Any]]]
-    keep: float
-    scaled: bool = False
-
-
-METHODS = {
-    "vector": Method(state_vectors, 0.0),
-    "function_vector": Method(head_vectors, 1.0, scaled=True),
-    "learned_vector": Method(learned_vectors, 1.0),
-}
-"""The ways that are compared, by their names in the summary: a new one is a function and a row here."""

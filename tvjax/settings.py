@@ -1,6 +1,7 @@
-"""From a config to frozen dataclasses: the only place where a user's values are read, checked there and then.
+"""From a config to frozen dataclasses: a user's values are read here, and checked there and then.
 
-Nothing below this floor sees a config, and what is built here is known to fit together.
+A dataclass describes its own fields (`setting`): what each is, and which values it takes. The values of a config file,
+the checks and the one-line errors come from that one description.
 """
 
 import dataclasses
@@ -10,14 +11,66 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from tvjax.errors import reject
-from tvjax.train.loop import TrainConfig
-from tvjax.train.state import OptimizerConfig
 
 T = TypeVar("T")
 INT, FLOAT = 2**31 - 1, 3.4e38
 """The largest numbers that arrays of int32 and float32 hold."""
 LEAST = 1.2e-38
 """The smallest number above 0 of float32 that is not rounded to it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Which values a field takes; of a tuple, which each of its entries takes, and how many there are at least."""
+
+    least: float | None = None
+    above: float | None = None
+    below: float | None = None
+    entries: int = 0
+    distinct: bool = False
+
+    def accepts(self, value: float) -> bool:
+        """Whether a number is within the bounds."""
+        return not (
+            (self.least is not None and value < self.least)
+            or (self.above is not None and value <= self.above)
+            or (self.below is not None and value >= self.below)
+        )
+
+    def check(self, value: Any, path: str) -> None:
+        """Raise `UserError` for a value that the field at `path` does not take."""
+        if not isinstance(value, tuple):
+            if not self.accepts(value):
+                raise reject(path, value, self._numbers())
+        elif (
+            len(value) < self.entries
+            or (self.distinct and len(set(value)) < len(value))
+            or not all(map(self.accepts, value))
+        ):
+            raise reject(path, value, self._entries())
+
+    def _numbers(self) -> str:
+        if self.least is not None and self.below is not None:
+            return f"{self.least} up to, not including, {self.below}"
+        return f"{self.least} or more" if self.least is not None else f"more than {self.above}"
+
+    def _entries(self) -> str:
+        bounded = self.least is not None or self.above is not None
+        each = ["different" if self.distinct else "", f"numbers, each {self._numbers()}" if bounded else "entries"]
+        return " ".join(filter(None, each)) + (f", at least {self.entries}" if self.entries else "")
+
+
+def setting(default: Any = dataclasses.MISSING, about: str = "", **bounds: Any) -> Any:
+    """A field of a dataclass of settings: what it is, and the `Bounds` of its values."""
+    return dataclasses.field(default=default, metadata={"about": about, "bounds": Bounds(**bounds)})
+
+
+def defaults(kind: Any) -> dict[str, Any]:
+    """The fields of a dataclass of settings with their values where a config says nothing, as a config has them."""
+    return {
+        field.name: defaults(field.default) if dataclasses.is_dataclass(field.default) else field.default
+        for field in dataclasses.fields(kind)
+    }
 
 
 def group(values: Any, path: str) -> Mapping[str, Any]:
@@ -52,7 +105,11 @@ def build(kind: type[T], values: Any, path: str, **settled: Any) -> T:
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise reject(f"{path}.{name}", None, f"a value of type {_name(hints[name])}")
-    return kind(**{name: coerce(value, hints[name], f"{path}.{name}") for name, value in values.items()}, **settled)
+    read = {name: coerce(value, hints[name], f"{path}.{name}") for name, value in values.items()}
+    for name, value in read.items():
+        if "bounds" in fields[name].metadata:
+            fields[name].metadata["bounds"].check(value, f"{path}.{name}")
+    return kind(**read, **settled)
 
 
 def coerce(value: Any, hint: Any, path: str) -> Any:
@@ -91,33 +148,6 @@ def at_least(low: float, path: str, **values: float) -> None:
     for name, value in values.items():
         if value < low:
             raise reject(f"{path}.{name}", value, f"{low} or more")
-
-
-def check_training(train: TrainConfig, optimizer: OptimizerConfig, batch: int, scores: tuple[str, ...] = ()) -> None:
-    """Raise `UserError` for the first value that no training can have.
-
-    scores: metrics of the evaluation by which the best parameters can be kept.
-    """
-    path, c, o = "config.train", train, optimizer
-    at_least(1, path, batch=batch, steps=c.steps, log_every=c.log_every, keep_checkpoints=c.keep_checkpoints)
-    for name in ("steps", "evaluate_every", "checkpoint_every"):
-        if getattr(c, name) < 1 or getattr(c, name) % c.log_every:
-            raise reject(f"{path}.{name}", getattr(c, name), f"a positive multiple of log_every = {c.log_every}")
-    if c.keep_best not in ("", *scores):
-        raise reject(f"{path}.keep_best", c.keep_best, ", ".join(map(repr, ("", *scores))))
-    path = "config.optimizer"
-    at_least(0, path, warmup_steps=o.warmup_steps, weight_decay=o.weight_decay, l2=o.l2, clip_norm=o.clip_norm)
-    if not 0 <= o.final_fraction <= 1:
-        raise reject(f"{path}.final_fraction", o.final_fraction, "a fraction, 0 to 1")
-    for name in ("b1", "b2"):
-        if not 0 <= getattr(o, name) < 1:
-            raise reject(f"{path}.{name}", getattr(o, name), "0 up to, not including, 1")
-
-
-def check_micro_batches(batch: int, micro_batches: int) -> None:
-    """Raise `UserError` for a number of micro-batches that does not divide the batch."""
-    if micro_batches < 1 or batch % micro_batches:
-        raise reject("config.train.micro_batches", micro_batches, f"a divisor of batch = {batch}")
 
 
 def check_seeds(path: str, seeds: Collection[int]) -> None:

@@ -9,14 +9,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvjax.experiments.atv_data import Examples, epoch_rows
-from tvjax.experiments.atv_settings import ExampleConfig
 from tvjax.nn.answers import Questions, from_last, judged, risk
 from tvjax.nn.decoder import PADDING, Decoder, Past
 from tvjax.parallel.batches import GIB, Batches
 from tvjax.parallel.mesh import shard_batch
+from tvjax.settings import setting
+from tvjax.text.examples import Examples, epoch_rows
 from tvjax.train.state import ORDER, Hyper, member_key
-from tvjax.vectors.adapters import ATV, Adapter, Given, Queries
+from tvjax.vectors.adapters import Adapter, Given, Queries
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleConfig:
+    """The examples that are trained on."""
+
+    batch: int = setting(about="examples a step", least=1)
+    examples: int = setting(90, "most of a task", least=1)
+    micro_batches: int = setting(1, "parts of a batch, one after another: less memory", least=1)
+    shuffled: bool = setting(True, "each epoch in a new order; False: task by task")
+    seeds: tuple[int, ...] = setting((0, 1, 2), "members of one population", least=0, entries=1, distinct=True)
 
 
 def over_prompts(
@@ -53,7 +64,7 @@ def read_once(adapter: Adapter, decoder: Decoder, given: Given, asked: Examples)
     """`asked` with what no step of training changes: what stands before each prompt's last token, where the adapter
     changes nothing there, and what a generator reads that stays as it is.
     """
-    if isinstance(adapter, ATV) and adapter.generator is None:
+    if adapter.reads_frozen:
         rows, draws = jnp.arange(asked.task_I.shape[0]), range(asked.readings.ids_BT.shape[1])
         states = [adapter.state(None, given, asked.rows(rows, draw)[0], None) for draw in draws]
         asked = dataclasses.replace(asked, state_IRS=jnp.stack(states, axis=1))
@@ -202,13 +213,6 @@ def answers(
         return over_prompts(adapter, decoder, judged, params, given, queries, q_PI, scale_N)[0].swapaxes(0, 1)
 
     return jax.vmap(member, out_axes=1)(params_M, scale_MN)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def written(adapter: Adapter, params: Any, scale_N: jax.Array, given: Given, asked: Examples) -> jax.Array:
-    """The vectors that one member of ATV writes for each example, lambda multiplied in: ``[I, N, D]``."""
-    queries, _ = asked.rows(jnp.arange(asked.task_I.shape[0]))
-    return adapter.read(params, given, queries, scale_N, None)
 
 
 def trainable(params: Any) -> int:

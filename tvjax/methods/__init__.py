@@ -1,0 +1,98 @@
+"""The methods that are compared, one file each; a new one is a file here, or a module that `register` is called in.
+
+A method is a record (`base.Method`), of one of these kinds: prompts alone (`base.Prompted`), vectors of tasks
+(`vector.VectorMethod`), what is trained (`trained.Trained`), or a class of its own (`elicit.Elicit`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tvjax.errors import UserError, reject
+from tvjax.methods import (
+    atv,
+    bm25_shot,
+    elicit,
+    few_shot,
+    function_vector,
+    i2cl,
+    learned_vector,
+    lora,
+    prefix,
+    state_vector,
+    static,
+    zero_shot,
+)
+from tvjax.methods.base import Method
+from tvjax.settings import build, coerce, defaults
+
+METHODS: dict[str, Method] = {}
+"""All methods, by their names."""
+
+
+def register(*methods: Method) -> None:
+    """Make methods known. Raises `UserError` for a name that another has, or a group with other fields."""
+    for method in methods:
+        if METHODS.get(method.name, method) != method:
+            raise UserError(f"method {method.name}: given another of this name; accepted: a name of its own")
+        for other in METHODS.values():
+            if other.group == method.group and other.settings != method.settings:
+                raise UserError(
+                    f"method {method.name}: group: given {method.group!r}, which {other.name} has with other fields"
+                )
+        METHODS[method.name] = method
+
+
+def groups() -> dict[str, type]:
+    """The groups of the config in which methods have their fields."""
+    return {method.group: method.settings for method in METHODS.values()}
+
+
+def fields(*kinds: type) -> dict[str, dict[str, Any]]:
+    """The fields of methods with their defaults, by group, for a config file; kinds: of methods (none: of all)."""
+    found = {
+        method.group: defaults(method.settings) for method in METHODS.values() if isinstance(method, kinds or Method)
+    }
+    return {group: values for group, values in found.items() if values}
+
+
+def own_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of all methods, by group; a group that a config lacks has its defaults. Raises `UserError`."""
+    return {group: build(kind, config.get(group, {}), f"config.{group}") for group, kind in groups().items()}
+
+
+def chosen(names: Any) -> tuple[Method, ...]:
+    """The methods that config.methods names. Raises `UserError` for none, for one twice and for an unknown one."""
+    names = coerce(names, tuple[str, ...], "config.methods")
+    if not names or len(set(names)) < len(names):
+        raise reject("config.methods", names, "different methods, at least one")
+    for name in names:
+        if name not in METHODS:
+            raise reject("config.methods", name, ", ".join(METHODS))
+    return tuple(METHODS[name] for name in names)
+
+
+def check_order(methods: Sequence[Method], own: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a method before one that it needs."""
+    for place, method in enumerate(methods):
+        for needed in method.needs(own[method.group]):
+            if needed not in [before.name for before in methods[:place]]:
+                given = tuple(one.name for one in methods)
+                raise reject("config.methods", given, f"{needed} before {method.name}, which is made of it")
+
+
+register(
+    zero_shot.METHOD,
+    few_shot.METHOD,
+    bm25_shot.METHOD,
+    state_vector.METHOD,
+    function_vector.METHOD,
+    learned_vector.METHOD,
+    elicit.METHOD,
+    static.METHOD,
+    i2cl.METHOD,
+    lora.METHOD,
+    prefix.METHOD,
+    atv.LAST,
+    atv.ALL,
+    atv.SHOWN,
+)

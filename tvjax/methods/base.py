@@ -1,0 +1,249 @@
+"""What a method is, and what all methods of a run share.
+
+A method is one record (`Method`) in a file of its own: what it is called, what it is told, which fields it has, and how
+it runs. The config, the run, the plan, the table and the page read the record and know no method by name.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import numpy as np
+
+from tvjax.errors import UserError
+from tvjax.nn.decoder import DecoderConfig
+from tvjax.nn.model import Model
+from tvjax.parallel.batches import Batches
+from tvjax.parallel.mesh import MeshConfig
+from tvjax.settings import setting
+from tvjax.tasks.text import TextTask
+from tvjax.text.adapting import ExampleConfig
+from tvjax.text.bench import Bench, Right, room
+from tvjax.text.examples import Examples, Reader
+from tvjax.train.loop import TrainConfig, Trainer
+from tvjax.train.state import OptimizerConfig, TrainState
+from tvjax.vectors.adapters import Given
+from tvjax.vectors.atv import Positions
+
+Kind = Literal["prompts", "vectors", "trained", "atv"]
+"""Prompts alone; vectors that are not trained; baselines that are; adaptive task vectors."""
+Knows = Literal["query", "demonstrations", "task"]
+"""What a method is told of what is asked: the query alone, demonstrations beside it, or which task it is."""
+Answered = dict[str, Right]
+"""Of each task whether its questions were answered right, ``[n, seeds * templates]``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How many questions of a task validate and test."""
+
+    dev: int = setting(20, "most questions of a task, to choose the best checkpoint by", least=1)
+    test: int = setting(100, "most questions of a task", least=1)
+    batch: int = setting(128, "questions in one pass, at most", least=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How all that is trained in a run is trained. remat: of the target, as `DecoderConfig` has it."""
+
+    examples: ExampleConfig
+    train: TrainConfig
+    optimizer: OptimizerConfig
+    mesh: MeshConfig
+    remat: Literal["none", "full", "dots"] = "none"
+
+
+class Written(NamedTuple):
+    """What is added to a frozen model for each query: by task ``[n, N, D]``, for N layers."""
+
+    vectors: dict[str, np.ndarray]
+    layers: tuple[int, ...]
+    positions: Positions
+
+
+@dataclasses.dataclass
+class MethodResult:
+    """What is known of a method: which questions it answers right, and what it takes.
+
+    right: of each task, ``[n, seeds * templates]``. tokens: of a query, with what stands before it. ask: asks `asked`
+    questions again, by programs that are compiled, to be timed (None: it is not). trainable: how many numbers are
+    trained. about: what else the summary says of the method. written: what it writes for the test queries. train_ms:
+    of an example.
+    """
+
+    right: Answered
+    tokens: float
+    ask: Callable[[], Any] | None = None
+    asked: int = 0
+    trainable: int = 0
+    generator_tokens: float = 0.0
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
+    written: Written | None = None
+    train_ms: float | None = None
+
+
+@dataclasses.dataclass
+class RunContext:
+    """What all methods of a run share.
+
+    own: the settings of methods, by group. generator: the decoder of what reads queries (None: the first `below` blocks
+    of the target). given: the arrays that nobody trains. trained: the tasks that are trained on, the first of `tasks`.
+    examples: of "query" and "shown" readings, by split. benches: one a template and seed; templates: how many.
+    finish: trains with a trainer in a folder, or reads there what was trained. tick: is told the name of a method of
+    which a part is done. made: the vectors of the methods that have run, which others may use (a bench each).
+    """
+
+    own: Mapping[str, Any]
+    training: Training
+    evaluation: EvaluationConfig
+    target: Model
+    generator: DecoderConfig | None
+    below: int
+    given: Given
+    tasks: Mapping[str, TextTask]
+    trained: tuple[str, ...]
+    readers: Mapping[str, Reader]
+    examples: Mapping[str, Mapping[str, Examples]]
+    benches: list[Bench]
+    templates: int
+    batches: Batches
+    finish: Callable[[Trainer, Path], TrainState]
+    tick: Callable[[str], None] = lambda name: None
+    made: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def bare_tokens(self) -> float:
+        """How many tokens the bare query takes, over questions and templates."""
+        test = self.examples["query"]["test"]
+        return float(np.mean(np.asarray(test.prompts.last_B)[test.first_of_question] + 1))
+
+    @property
+    def shown_tokens(self) -> float:
+        """About how many tokens a few-shot prompt takes, padding counted."""
+        return room(int(5.0 * self.benches[0].config.demonstrations + self.bare_tokens))
+
+    def by_task(self, values: np.ndarray, asked: Examples) -> dict[str, np.ndarray]:
+        """Of what was found for the examples `asked`, ``[I, ...]``, the questions of each task ``[n, ...]``.
+
+        A question counts as right if one of its right answers is given.
+        """
+        first = asked.first_of_question
+        values, task_n = np.maximum.reduceat(values, first), np.asarray(asked.task_I)[first]
+        return {task: values[task_n == i] for i, task in enumerate(self.tasks)}
+
+
+@dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """Of a method without fields of its own."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to have a frozen model do a task.
+
+    name: in config.methods and in the summary. label: as readers know it; ``{k}`` is the number of demonstrations.
+    source: whose it is, a sentence for the page. settings: a dataclass of its fields, which are config.GROUP; group: ""
+    is its name. Methods of one group share their fields.
+    """
+
+    name: str
+    label: str
+    knows: Knows
+    kind: Kind
+    source: str = ""
+    settings: type = NoSettings
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", self.name)
+        for field, values in (("kind", Kind), ("knows", Knows)):
+            if getattr(self, field) not in get_args(values):
+                given, accepted = getattr(self, field), ", ".join(get_args(values))
+                raise UserError(f"method {self.name}: {field}: given {given!r}; accepted: {accepted}")
+
+    def described(self) -> dict[str, Any]:
+        """What a table and a page need to know of it."""
+        return {field: getattr(self, field) for field in ("name", "label", "kind", "knows", "source")}
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains anything."""
+        return False
+
+    def needs(self, own: Any) -> tuple[str, ...]:
+        """The methods that must have run before it; own: its settings."""
+        return ()
+
+    def check(self, own: Any, c: DecoderConfig) -> None:
+        """Raise `UserError` for settings that do not fit the target."""
+
+    def run(self, context: RunContext, folder: Path) -> MethodResult:
+        """Ask the test split of all tasks; what is trained is trained in `folder`."""
+        raise NotImplementedError
+
+    def work(self, context: RunContext) -> tuple[int, float]:
+        """How many parts `run` tells of, and about how many tokens a part takes through all blocks."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompted(Method):
+    """A method that is prompts alone, ``prompts(bench, task)`` for the inputs of the test split.
+
+    each_seed: whether they differ from seed to seed. shown: whether they have demonstrations.
+    """
+
+    kind: Kind = "prompts"
+    prompts: Callable[[Bench, str], list[str]]
+    each_seed: bool = False
+    shown: bool = True
+
+    def _benches(self, context: RunContext) -> list[Bench]:
+        return context.benches if self.each_seed else context.benches[: context.templates]
+
+    def run(self, context: RunContext, folder: Path) -> MethodResult:
+        """Ask with the prompts."""
+        right: dict[str, list[Right]] = {name: [] for name in context.tasks}
+        lengths: list[int] = []
+        some: list[tuple[str, str]] = []
+        first = context.benches[0]
+        for bench in self._benches(context):
+            for name in context.tasks:
+                asked = bench.sample(name, "test")
+                prompts = self.prompts(bench, name)
+                right[name].append(bench.plain(prompts, bench.accepted(name, asked)))
+                context.tick(self.name)
+                lengths += map(len, bench.tokenizer.encode(prompts))
+                some += [(prompt, y) for prompt, (_, y) in zip(prompts, asked, strict=True)] if bench is first else []
+        some = some[:: max(1, len(some) // context.evaluation.batch)]
+        q = first.ask([p for p, _ in some], [y for _, y in some])
+        return MethodResult(side_by_side(right), float(np.mean(lengths)), lambda: first.answered(q), len(some))
+
+    def work(self, context: RunContext) -> tuple[int, float]:
+        """A part is a task of a bench."""
+        tokens = context.shown_tokens if self.shown else room(int(context.bare_tokens))
+        return len(self._benches(context)) * len(context.tasks), context.evaluation.test * tokens
+
+
+def side_by_side(right: Mapping[str, list[Right]]) -> Answered:
+    """The answers of each bench, ``[n]``, as columns."""
+    return {name: Right(*(np.stack(kind, 1) for kind in zip(*one, strict=True))) for name, one in right.items()}
+
+
+def milliseconds(ask: Callable[[], Any], count: int, rounds: int = 5, enough: float = 5.0) -> float:
+    """The median time that a question takes in a batch, its programs compiled.
+
+    Of `rounds` passes, or as many as begin within `enough` seconds.
+    """
+    jax.block_until_ready(ask())
+    times: list[float] = []
+    while len(times) < rounds and sum(times) < enough:
+        start = time.perf_counter()
+        jax.block_until_ready(ask())
+        times.append(time.perf_counter() - start)
+    return 1000 * float(np.median(times)) / count

@@ -1,0 +1,70 @@
+"""ELICIT (Wang et al. 2025): a library of vectors, of which the query retrieves one."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from tvjax.methods.base import Method, MethodResult, RunContext, side_by_side
+from tvjax.settings import setting
+from tvjax.text.bench import Right
+from tvjax.vectors.elicit import nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class ElicitSettings:
+    """The fields of config.elicit."""
+
+    vectors: str = setting("function_vector", "the method whose vectors its library holds: vector, function_vector")
+    threshold: float = setting(0.0, "least cosine at which it uses one")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Elicit(Method):
+    """The vector of the trained task whose queries are nearest in the target's own states; none, if none is near.
+
+    Its retriever is nearest neighbours in the states of the middle layer. [ours]
+    """
+
+    def needs(self, own: ElicitSettings) -> tuple[str, ...]:
+        """The method that makes the vectors."""
+        return (own.vectors,)
+
+    def run(self, context: RunContext, folder: Path) -> MethodResult:
+        """Ask each query with the vector that it retrieves."""
+        own: ElicitSettings = context.own[self.group]
+        names, middle = context.trained, (context.target.config.num_layers + 1) // 2
+        right: dict[str, list[Right]] = {name: [] for name in context.tasks}
+        its_own: list[bool] = []
+        for bench, (vectors, best, keep) in zip(context.benches, context.made[own.vectors], strict=True):
+            known = [bench.states(bench.zero_shot(bench.sample(name, "train")))[:, middle] for name in names]
+            owner_N = np.repeat(np.arange(len(names)), [len(one) for one in known])
+            layers = [best[name].layer for name in names]
+            vectors_N1D = np.stack([best[name].scale * vectors[name][[best[name].layer]] for name in names])
+            for name in context.tasks:
+                asked = bench.sample(name, "test")
+                prompts, outputs = bench.zero_shot(asked), bench.accepted(name, asked)
+                states_BD = bench.states(prompts)[:, middle]
+                which_B, _ = nearest(states_BD, np.concatenate(known), owner_N, own.threshold)
+                found = bench.scores(prompts, outputs, vectors_N1D, layers, np.full((len(names), 1), keep))
+                with_it = [with_BN1[np.arange(len(asked)), which_B, 0] for with_BN1 in found]
+                alone = bench.plain(prompts, outputs)
+                right[name].append(Right(*(np.where(which_B < 0, *pair) for pair in zip(alone, with_it, strict=True))))
+                context.tick(self.name)
+                its_own += [which == names.index(name) for which in which_B] if name in names else []
+        about = {"retrieved_its_own_task": float(np.mean(its_own)), "state_layer": middle}
+        return MethodResult(side_by_side(right), context.bare_tokens, about=about)
+
+    def work(self, context: RunContext) -> tuple[int, float]:
+        """A part is a task of a bench."""
+        return len(context.benches) * len(context.tasks), context.evaluation.test * len(context.trained)
+
+
+METHOD = Elicit(
+    name="elicit",
+    label="ELICIT",
+    knows="query",
+    kind="vectors",
+    source="ELICIT: Wang et al. (2025), here with nearest neighbours in the target's own states as its retriever.",
+    settings=ElicitSettings,
+)

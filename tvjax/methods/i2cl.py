@@ -1,0 +1,75 @@
+"""I2CL (Li et al. 2025): summaries of demonstrations, weighed by learned scalars."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tvjax.methods.base import RunContext
+from tvjax.methods.trained import Trained, TrainedSettings
+from tvjax.nn.answers import Questions
+from tvjax.nn.decoder import DecoderConfig
+from tvjax.nn.taps import Edit
+from tvjax.settings import setting
+from tvjax.vectors.adapters import Adapter, Change, Given, Queries, of_task
+
+
+@dataclasses.dataclass(frozen=True)
+class I2CL(Adapter):
+    """Implicit in-context learning (Li et al. 2025): summaries of demonstrations, weighed by learned scalars.
+
+    At every token and layer attention and MLP give ``keep * a + add * summary``, with four scalars a layer for each of
+    `tasks` (another task gets their mean). ``given["summaries"] = {"attn_out", "mlp_out": [tasks, L, D]}`` are means
+    over demonstrations, read one by one at their last tokens. Its noise in training is left out. [ours]
+    """
+
+    target: DecoderConfig
+    tasks: int
+
+    def init(self, key: jax.Array, given: Given) -> Any:
+        start = jnp.array([[1.0, 0.1]])  # keep, add
+        shape = (self.tasks, self.target.num_layers, 2)
+        return {name: jnp.broadcast_to(start, shape) for name in ("attn_out", "mlp_out")}
+
+    def read(self, params: Any, given: Given, queries: Queries, scale_N: jax.Array, key: jax.Array | None) -> Any:
+        made = {}
+        for name, weights in params.items():
+            weights_BL2 = of_task(weights, queries.task_B)
+            added_BLD = weights_BL2[:, :, 1:] * given["summaries"][name][queries.task_B]
+            made[name] = (weights_BL2[:, :, 0], added_BLD)
+        return made
+
+    def change(self, params: Any, given: Given, made: Any, q: Questions) -> Change:
+        tree = {
+            name: Edit(keep_BL.T[:, :, None, None], added_BLD.swapaxes(0, 1)[:, :, None])
+            for name, (keep_BL, added_BLD) in made.items()
+        }
+        return Change(given["target"], {"blocks": tree})
+
+
+@dataclasses.dataclass(frozen=True)
+class I2CLSettings(TrainedSettings):
+    """The fields of config.i2cl."""
+
+    rate: float = setting(1e-2, "peak learning rate", above=0)
+
+
+def _summaries(context: RunContext, own: I2CLSettings) -> Given:
+    """What attention and MLPs add at the last token of demonstrations, means over those of each task: ``[T, L, D]``."""
+    bench, found = context.benches[0], []
+    for name in context.tasks:
+        shown = bench.paired(name, bench.sample(name, "train"))[: bench.config.demonstrations]
+        found.append(bench.summaries([bench.template.prompt([], x) + bench.template.answer(y) for x, y in shown]))
+    return {"summaries": {name: jnp.stack([one[name] for one in found]) for name in found[0]}}
+
+
+METHOD = Trained(
+    name="i2cl",
+    label="I2CL",
+    knows="task",
+    source="I2CL: Li et al. (2025), without its noise.",
+    settings=I2CLSettings,
+    adapter=lambda context, own: I2CL(context.target.config, len(context.trained)),
+    given=_summaries,
+)

@@ -1,0 +1,62 @@
+"""Prefix tuning (Li and Liang 2021): keys and values before every prompt."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tvjax.methods import atv
+from tvjax.methods.base import RunContext
+from tvjax.methods.trained import Trained, TrainedSettings
+from tvjax.nn.answers import Questions
+from tvjax.nn.decoder import Decoder, DecoderConfig
+from tvjax.nn.prefix import past_of_prefix, per_token, start_prefix
+from tvjax.settings import setting
+from tvjax.vectors.adapters import Adapter, Change, Given
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefix(Adapter):
+    """Prefix tuning (Li and Liang 2021): keys and values before every prompt, from those of ``given["words"] [P]``."""
+
+    target: DecoderConfig
+
+    def init(self, key: jax.Array, given: Given) -> Any:
+        return start_prefix(Decoder(self.target), given["target"], given["words"])
+
+    def change(self, params: Any, given: Given, made: None, q: Questions) -> Change:
+        return Change(given["target"], past=past_of_prefix(params, self.target, q.last_B.shape[0]))
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixSettings(TrainedSettings):
+    """The fields of config.prefix."""
+
+    rate: float = setting(1e-2, "peak learning rate", above=0)
+    length: int = setting(0, "tokens; 0: as many trained numbers as ATV has", least=0)
+
+
+def _words(context: RunContext, own: PrefixSettings) -> Given:
+    """The tokens that the prefix begins as: demonstrations of all tasks that are trained on, by turns."""
+    length, bench = (
+        own.length or max(1, round(atv.size(context) / per_token(context.target.config))),
+        context.benches[0],
+    )
+    known = [bench.paired(task, bench.sample(task, "train")) for task in context.trained]
+    pairs = [pair for row in itertools.zip_longest(*known) for pair in row if pair]
+    ids = bench.tokenizer.encode(["".join(bench.template.prompt([pair], "") for pair in pairs)])[0]
+    return {"words": jnp.asarray((ids * (1 + length // len(ids)))[:length])}
+
+
+METHOD = Trained(
+    name="prefix",
+    label="prefix tuning",
+    knows="query",
+    source="Prefix tuning: Li and Liang (2021).",
+    settings=PrefixSettings,
+    adapter=lambda context, own: Prefix(context.target.config),
+    given=_words,
+    in_front=lambda given: int(given["words"].shape[0]),
+)

@@ -1,0 +1,195 @@
+"""Methods that train an adapter of the frozen target on the tasks that are trained on, a population of seeds."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from tvjax.methods.base import Answered, Kind, Method, MethodResult, RunContext
+from tvjax.nn.decoder import Decoder
+from tvjax.parallel import processes
+from tvjax.parallel.mesh import make_mesh, place
+from tvjax.settings import setting
+from tvjax.text.adapting import AdapterExperiment, answers, held, trainable
+from tvjax.text.bench import Right
+from tvjax.text.examples import Examples
+from tvjax.train.log import read_rows
+from tvjax.train.loop import Trainer
+from tvjax.train.state import Hyper
+from tvjax.vectors.adapters import Adapter, Given
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedSettings:
+    """What every method that trains has."""
+
+    rate: float = setting(1e-3, "peak learning rate", above=0)
+
+
+Members = tuple[tuple[str, ...], Hyper]
+"""The names of members that train side by side, and their numbers."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained(Method):
+    """A method that trains ``adapter(context, own)``, own: its settings, of which `rate` is the learning rate.
+
+    given: the arrays that it needs beside those of the target, ``given(context, own)``; None: no more. If it needs
+    more, it cannot be planned without data. reads: which examples, "query" alone or "shown" with demonstrations. more:
+    what else the summary says of it, ``more(adapter, given)``. in_front: how many tokens of `given` stand before each
+    prompt.
+    """
+
+    kind: Kind = "trained"
+    settings: type = TrainedSettings
+    adapter: Callable[[RunContext, Any], Adapter]
+    given: Callable[[RunContext, Any], Given] | None = None
+    reads: Literal["query", "shown"] = "query"
+    more: Callable[[Any, Given], dict[str, Any]] = lambda adapter, given: {}
+    in_front: Callable[[Given], int] = lambda given: 0
+
+    @property
+    def trains(self) -> bool:
+        """It does."""
+        return True
+
+    @property
+    def can_be_planned(self) -> bool:
+        """Whether shapes alone say what it trains."""
+        return self.given is None
+
+    def adapter_of(self, context: RunContext) -> Adapter:
+        """What is trained."""
+        return self.adapter(context, context.own[self.group])
+
+    def given_to(self, context: RunContext) -> Given:
+        """The arrays that the adapter gets."""
+        return context.given | (self.given(context, context.own[self.group]) if self.given else {})
+
+    def scale(self, context: RunContext) -> np.ndarray:
+        """lambda, for each layer that is written to: of ATV, and ones of what has none."""
+        return np.ones(context.target.config.num_layers, np.float32)
+
+    def members(self, context: RunContext) -> Members:
+        """A member for each seed."""
+        examples, scale_N = context.training.examples, self.scale(context)
+        count = len(examples.seeds)
+        return tuple(f"seed{seed}" for seed in examples.seeds), {
+            "seed": jnp.array(examples.seeds),
+            "learning_rate": jnp.full(count, context.own[self.group].rate),
+            "scale": jnp.asarray(np.tile(scale_N, (count, 1))),
+            "examples": jnp.full(count, examples.examples),
+        }
+
+    def trainer(
+        self, context: RunContext, given: Given, members: Members, mesh: Mesh
+    ) -> tuple[AdapterExperiment, Trainer]:
+        """What is trained, and the programs that train `members` on `mesh`."""
+        how, adapter = context.training, self.adapter_of(context)
+        names, hyper = members
+        examples = context.examples[self.reads]
+        ranks = np.asarray(examples["train"].rank_I)
+        decoder = Decoder(dataclasses.replace(context.target.config, remat=how.remat))
+        splits = {split: examples[split] for split in ("train", "dev")}
+        known = held(context.batches, adapter, decoder, given, splits)
+        experiment = AdapterExperiment(
+            how.examples,
+            adapter,
+            decoder,
+            place(mesh, given),
+            known["train"],
+            known["dev"],
+            fewest=int(min((ranks < most).sum() for most in np.asarray(hyper["examples"]))),
+            chunk=context.evaluation.batch,
+        )
+        made = how.train, how.optimizer, mesh, names, hyper, jax.random.key(0)
+        return experiment, _Told(lambda: context.tick(self.name), experiment, *made)
+
+    def train(self, context: RunContext, folder: Path, members: Members) -> tuple[AdapterExperiment, Any]:
+        """Train `members` in `folder`, or read there what was trained; the best parameters of each by the dev split."""
+        mesh = make_mesh(**dataclasses.asdict(context.training.mesh))
+        given = self.given_to(context)
+        experiment, trainer = self.trainer(context, given, members, mesh)
+        state = context.finish(trainer, folder)
+        if processes.count() > 1:  # what is measured, each measures alone
+            experiment = dataclasses.replace(experiment, given=given)
+        return experiment, state.chosen
+
+    def run(self, context: RunContext, folder: Path) -> MethodResult:
+        """Train a member a seed and ask them."""
+        members = self.members(context)
+        experiment, params = self.train(context, folder, members)
+        asked, scale_MN = context.examples[self.reads]["test"], members[1]["scale"]
+        found = ask(context, experiment, params, scale_MN, asked)
+        context.tick(self.name)
+        some = jax.tree.map(lambda a: a[:: max(1, len(found.first) // context.evaluation.batch)], asked)
+        one = jax.tree.map(lambda p: p[:1], params)
+        result = MethodResult(
+            answered(context, found, asked),
+            context.bare_tokens + self.in_front(experiment.given),
+            lambda: ask(context, experiment, one, scale_MN[:1], some),
+            int(some.task_I.shape[0]),
+            trainable=trainable(params),
+            about=self.more(experiment.adapter, experiment.given),
+            train_ms=_train_ms(folder, context.training.examples.batch * len(members[0])),
+        )
+        self.add(context, result, experiment, params, scale_MN)
+        return result
+
+    def add(
+        self, context: RunContext, result: MethodResult, experiment: AdapterExperiment, params: Any, scale_MN: jax.Array
+    ) -> None:
+        """Add to the result what else is known of what was trained."""
+
+    def work(self, context: RunContext) -> tuple[int, float]:
+        """A part is a dispatch of training; the last is the asking."""
+        how = context.training
+        answer = context.examples["query"]["train"].prompts.answers_BA.shape[-1]
+        tokens = answer if self.adapter_of(context).from_last else context.bare_tokens + answer
+        rows = len(how.examples.seeds) * how.train.log_every * how.examples.batch * context.templates
+        return how.train.steps // how.train.log_every + 1, 3 * rows * tokens
+
+
+class _Told(Trainer):
+    """A trainer that tells of each dispatch, when the one before it is done or nearly so."""
+
+    def __init__(self, tick: Callable[[], None], *given: Any) -> None:
+        super().__init__(*given)
+        self._tick = tick
+
+    def compile(self) -> list[Callable[..., Any]]:
+        init, dispatch, evaluate = super().compile()
+
+        def told(*given: Any) -> Any:
+            """A dispatch."""
+            self._tick()
+            return dispatch(*given)
+
+        return [init, told, evaluate]
+
+
+def ask(context: RunContext, experiment: AdapterExperiment, params: Any, scale_MN: jax.Array, asked: Examples) -> Right:
+    """Whether each member answers each example right: ``[I, M, P]``."""
+    static = (experiment.adapter, Decoder(context.target.config))
+    found = context.batches(answers, static, (params, scale_MN, experiment.given), asked)
+    return Right(*np.moveaxis(np.asarray(found, float), -1, 0))
+
+
+def answered(context: RunContext, found: Right, asked: Examples) -> Answered:
+    """Of each task whether its questions were answered right by what `ask` found: ``[n, M * P]``."""
+    kinds = [context.by_task(values.reshape(len(values), -1), asked) for values in found]
+    return {task: Right(*(kind[task] for kind in kinds)) for task in context.tasks}
+
+
+def _train_ms(folder: Path, examples: int) -> float | None:
+    """Milliseconds of a trained example, of `examples` a step: evaluations counted, compilation and restarts not."""
+    clock = [(row["step"], row["seconds"]) for row in read_rows(folder / "metrics.jsonl")]
+    pairs = [(a, b) for a, b in itertools.pairwise(clock) if b[0] > a[0] > 0 and b[1] > a[1]]
+    steps = sum(b[0] - a[0] for a, b in pairs)
+    return 1000 * sum(b[1] - a[1] for a, b in pairs) / (steps * examples) if steps else None

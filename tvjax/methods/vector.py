@@ -1,0 +1,149 @@
+"""Methods that make a vector of each task, without training a writer, and write it into zero-shot prompts."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tvjax.methods.base import Kind, Knows, Method, MethodResult, RunContext, side_by_side
+from tvjax.nn.answers import Questions, said
+from tvjax.nn.decoder import Decoder
+from tvjax.text.bench import Bench, Right, best_place, graded
+from tvjax.vectors.atv import Positions, inject
+
+Vectors = dict[str, np.ndarray]
+"""Of each task a vector for every layer, h^0..h^L: ``[L+1, D]``."""
+Layer = int | None
+"""The layer that a vector is written at; None is all, from 1 on."""
+ALL: Layer = None
+
+
+class Made(NamedTuple):
+    """Vectors, what else the summary says of them, and the layers of each task that have one ({}: all)."""
+
+    vectors: Vectors
+    about: dict[str, Any] = {}  # noqa: RUF012 (a NamedTuple's default, which nobody writes to)
+    layers: dict[str, list[int]] = {}  # noqa: RUF012
+
+
+class Place(NamedTuple):
+    """Where a vector is written, and what it is multiplied with."""
+
+    layer: Layer
+    scale: float
+
+
+def one_scale(own: Any) -> tuple[float, ...]:
+    """Of a vector that has the size that it needs."""
+    return (1.0,)
+
+
+def nothing_more(bench: Bench, own: Any) -> tuple[int, float]:
+    """The work of a vector that is read with the others."""
+    return 0, 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VectorMethod(Method):
+    """A way to make vectors of tasks: ``make(bench, own)``, own: its settings.
+
+    keep: of the state where a vector is written: 0 it is replaced, 1 it is added to. scales: the factors of which the
+    dev split chooses one. everywhere: whether it is added at all layers, and not at the one that the dev split prefers;
+    positions: where it is then, "last" (the prompt's last token) or "all" (with the answer's). making: how many parts
+    `make` tells the bench of, by the method's name, and about how many tokens a part takes through all blocks.
+    """
+
+    kind: Kind = "vectors"
+    knows: Knows = "task"
+    make: Callable[[Bench, Any], Made]
+    keep: float = 1.0
+    scales: Callable[[Any], tuple[float, ...]] = one_scale
+    everywhere: bool = False
+    positions: Positions = "last"
+    making: Callable[[Bench, Any], tuple[int, float]] = nothing_more
+
+    def layers(self, bench: Bench, made: Made, name: str) -> list[Layer]:
+        """The layers of which the dev split chooses one. At 0 the last tokens of all prompts have the same state."""
+        return [ALL] if self.everywhere else [*(made.layers.get(name) or bench.layers[1:])]
+
+    def swept(
+        self,
+        bench: Bench,
+        name: str,
+        split: str,
+        vectors_LD: np.ndarray,
+        layers: Sequence[Layer],
+        scales: Sequence[float],
+    ) -> Right:
+        """Whether each question of a split is answered right with the vector at each layer, times each scale.
+
+        ``[n, layers, scales]``.
+        """
+        if self.everywhere:
+            return added_everywhere(bench, name, split, vectors_LD[1:], scales, self.positions)
+        at = [layer for layer in layers if layer is not None]
+        return bench.swept(name, split, vectors_LD[at], at, self.keep, scales)
+
+    def run(self, context: RunContext, folder: Path) -> MethodResult:
+        """Ask with the vector of each task, at the layer and of the scale that are best on its dev split."""
+        own = context.own[self.group]
+        right: dict[str, list[Right]] = {name: [] for name in context.tasks}
+        scales = self.scales(own)
+        context.made[self.name] = []
+        for bench in context.benches:
+            made, best = self.make(bench, own), {}
+            for name in context.tasks:
+                layers = self.layers(bench, made, name)
+                dev = self.swept(bench, name, "dev", made.vectors[name], layers, scales)
+                place, number = best_place(dev)
+                best[name] = Place(layers[place], scales[number])
+                layer, scale = best[name]
+                test = self.swept(bench, name, "test", made.vectors[name], [layer], [scale])
+                right[name].append(Right(*(a[:, 0, 0] for a in test)))
+                context.tick(self.name)
+            context.made[self.name].append((made.vectors, best, self.keep))
+        first: dict[str, Place] = context.made[self.name][0][1]
+        about: dict[str, Any] = {"layer": {name: place.layer for name, place in first.items()}}
+        if len(scales) > 1:
+            about["scale"] = {name: place.scale for name, place in first.items()}
+        return MethodResult(side_by_side(right), context.bare_tokens, about=about)
+
+    def work(self, context: RunContext) -> tuple[int, float]:
+        """A part is a task of a bench."""
+        own, bench, tasks = context.own[self.group], context.benches[0], len(context.tasks)
+        parts, tokens = self.making(bench, own)
+        layers = context.target.config.num_layers
+        asked = len(self.scales(own)) * context.evaluation.dev * (1 if self.everywhere else layers / 2)
+        made = parts * tokens / tasks + bench.config.prompts * context.shown_tokens
+        return len(context.benches) * tasks, made + asked
+
+
+def added_everywhere(
+    bench: Bench, name: str, split: str, vectors_LD: np.ndarray, scales: Sequence[float], positions: Positions
+) -> Right:
+    """Whether each question is answered right with a vector added at each of the layers 1..L: ``[n, 1, scales]``."""
+    asked = bench.sample(name, split)
+    q, back_B, begin = bench.ask_all(bench.zero_shot(asked), bench.accepted(name, asked))
+    fixed = (bench.model.params, jnp.asarray(vectors_LD, jnp.float32), jnp.asarray(scales, jnp.float32))
+    found_BSA = np.asarray(bench.batches(_everywhere, (bench.model.decoder, positions), fixed, q))
+    return graded(q, found_BSA[:, None], back_B, begin)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _everywhere(
+    decoder: Decoder, positions: Positions, params: Any, vectors_LD: jax.Array, scale_S: jax.Array, q: Questions
+) -> jax.Array:
+    """The likeliest token at each place of the answers, with the vectors times each scale: ``[B, S, A]``."""
+    layers, batch = tuple(range(1, decoder.config.num_layers + 1)), q.last_B.shape[0]
+
+    def one(scale: jax.Array) -> jax.Array:
+        """Of one scale, ``[B, A]``."""
+        vectors_BLD = jnp.broadcast_to(scale * vectors_LD[None], (batch, *vectors_LD.shape))
+        return said(decoder, params, q, inject(vectors_BLD, layers, positions, decoder.config, q))
+
+    return jax.lax.map(one, scale_S).swapaxes(0, 1)
