@@ -74,7 +74,8 @@ def say(name: str, seconds: list[float], flops: Mapping[str, float], mesh: Any, 
 def measure(config: dict[str, Any], rounds: int) -> None:
     import jax
 
-    from tvjax.experiments.planned import PlanConfig, trainer_of
+    from tvjax.experiments.base import PlanConfig
+    from tvjax.experiments.planned import trainer_of
     from tvjax.experiments.rundir import flatten
     from tvjax.parallel.mesh import MeshConfig, make_mesh
     from tvjax.settings import build

@@ -1,12 +1,15 @@
 """Task vectors in a small model trained from scratch: ICL loss alone, beside ICL loss + TVP-loss.
 
 The argument chooses the task: linear (default), linear_map, sinusoid, token_offset, quadratic, relu_network,
-decision_tree or linear_classification. Sizes are for two CPU cores and a few minutes.
+decision_tree or linear_classification; or a family that a module of --plugins registers. Sizes are for two CPU cores
+and a few minutes.
 """
 
 from ml_collections import ConfigDict
 
+from tvjax import tasks
 from tvjax.errors import reject
+from tvjax.settings import defaults
 
 
 def _linear(config: ConfigDict) -> None:
@@ -94,8 +97,9 @@ TASKS = {
 
 
 def get_config(task: str = "linear") -> ConfigDict:
-    if task not in TASKS:
-        raise reject("--config argument", task, ", ".join(TASKS))
+    others = [name for name in tasks.FAMILIES if name not in tasks.BUILT_IN]
+    if task not in (*TASKS, *others):
+        raise reject("--config argument", task, ", ".join((*TASKS, *others)))
     config = ConfigDict()
     config.experiment = "tvp"  # which experiment reads this config
 
@@ -187,5 +191,8 @@ def get_config(task: str = "linear") -> ConfigDict:
     config.mesh.fsdp = 1  # share the batch and the parameters, of which each device gathers a layer when it needs it
     config.mesh.tensor = 1  # share the heads and hidden channels
 
-    TASKS[task](config)
+    if task in TASKS:
+        TASKS[task](config)
+    else:
+        config.task = ConfigDict({"name": task, **defaults(tasks.FAMILIES[task])})
     return config

@@ -64,7 +64,7 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
     config = _load(file, *argument) if source else _unlocked(run, workdir)
     if mode == "plan":
         processes.start()
-        from tvjax.experiments.planned import PlanConfig
+        from tvjax.experiments.base import PlanConfig
 
         with config.unlocked():
             config.plan = ConfigDict(dataclasses.asdict(PlanConfig()))

@@ -89,14 +89,15 @@ def load(
 
 
 def _of_run(folder: Path, values: dict[str, Any], member: str | None) -> Model:
-    from tvjax.experiments import experiment_of, tvp
+    from tvjax.experiments import experiment_of
 
     if "experiment" not in values:
         raise UserError(f"{folder}/config.json: neither model_type nor experiment is in it; {A_MODEL}")
-    if experiment_of(values) != "tvp":
+    load = experiment_of(values).load
+    if load is None:
         inner = f"; it made {folder}/model" if os.path.isfile(folder / "model" / "config.json") else ""
         raise UserError(f"{folder}: a run of {values['experiment']}; {A_MODEL}{inner}")
-    return tvp.load(folder, values, member)
+    return load(folder, values, member)
 
 
 def _dtype(given: Any) -> str | None:

@@ -50,12 +50,12 @@ def main(argv: list[str]) -> None:
         remote.push(folder)
         return
     if mode != "report":
-        from tvjax.experiments import EXPERIMENTS, experiment_of
+        from tvjax.experiments import experiment_of
         from tvjax.train.profile import Trace, tracing
 
         try:
             with tracing(Trace(*steps, folder / "profile") if steps else None):
-                EXPERIMENTS[experiment_of(config)](config, folder, mode)
+                experiment_of(config).run(config, folder, mode)
         except (RunError, SystemExit):
             remote.push(folder)
             raise

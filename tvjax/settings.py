@@ -66,10 +66,11 @@ def setting(default: Any = dataclasses.MISSING, about: str = "", **bounds: Any) 
 
 
 def defaults(kind: Any) -> dict[str, Any]:
-    """The fields of a dataclass of settings with their values where a config says nothing, as a config has them."""
+    """The fields of a dataclass of settings that have a value of their own, with it, as a config has them."""
     return {
         field.name: defaults(field.default) if dataclasses.is_dataclass(field.default) else field.default
         for field in dataclasses.fields(kind)
+        if field.init and field.default is not dataclasses.MISSING
     }
 
 

@@ -12,15 +12,9 @@ pytest.importorskip("ml_collections")
 
 from tvjax.cli import read_flags
 from tvjax.errors import UserError
-from tvjax.experiments import planned
-from tvjax.experiments.atv_settings import ATVSettings
-from tvjax.experiments.atv_tvp_settings import ATVTVPSettings
-from tvjax.experiments.emergence_settings import EmergenceSettings
-from tvjax.experiments.formats import FormatSettings
-from tvjax.experiments.task_vectors import TaskVectorSettings
+from tvjax.experiments import experiment_of, planned
 from tvjax.experiments.text_model import TextModelSettings
 from tvjax.experiments.tvp import make_trainer
-from tvjax.experiments.tvp_language_settings import TVPLanguageSettings
 from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks import StringTask, draw
@@ -57,16 +51,7 @@ def config(request, tmp_path, monkeypatch):
 @pytest.mark.parametrize("source", [source for source, name in EXPERIMENT.items() if name != "tvp"])
 def test_another_config_parses(source):
     config = read(source)
-    kinds = {
-        "text_model": TextModelSettings,
-        "task_vectors": TaskVectorSettings,
-        "formats": FormatSettings,
-        "atv": ATVSettings,
-        "atv_tvp": ATVTVPSettings,
-        "emergence": EmergenceSettings,
-        "tvp_language": TVPLanguageSettings,
-    }
-    kinds[config["experiment"]].from_config(config)
+    experiment_of(config).settings(config)
     if config["experiment"] in ("task_vectors", "tvp_language") and not config["model"]["path"]:
         assert TextModelSettings.from_config(config["training"]).template == Template(**config["template"])
 

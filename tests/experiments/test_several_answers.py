@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from tvjax.errors import UserError
-from tvjax.experiments import adapting, atv, task_vectors
+from tvjax.experiments import atv, task_vectors
 from tvjax.experiments.text_data import DataConfig
 from tvjax.methods.base import RunContext
 from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
 from tvjax.tasks.text import Template, TextTask, split_of
+from tvjax.text import adapting
 from tvjax.text.bench import Bench, VectorConfig
 from tvjax.text.examples import Reader, asked_of, make_examples, questions_of
 

@@ -196,7 +196,7 @@ class TestRegister:
     @pytest.mark.parametrize(
         ("fields", "said"),
         [
-            ({"name": "few_shot"}, "method few_shot: given another of this name"),
+            ({"name": "few_shot"}, "method few_shot: given a name of this package"),
             ({"name": "new", "group": "lora"}, "method new: group: given 'lora', in which lora has other fields"),
         ],
     )

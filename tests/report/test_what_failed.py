@@ -9,7 +9,8 @@ import pytest
 
 from tests.report.conftest import EIGHT, LAYERS, PAIR, SHIFTS, edit_summary, interval, summary_tree, twins, write_run
 from tests.report.test_report_of_probes import add_probes
-from tvjax.report import adaptive, atv_tvp, language, text
+from tvjax.report import adaptive, atv_tvp, language, task_vectors
+from tvjax.report import text_model as text_model_page
 from tvjax.report.findings import headline, robustness
 from tvjax.report.gallery import gallery
 from tvjax.report.page import write_report
@@ -197,7 +198,7 @@ KNOWN = {
     "few_shot": method("few_shot", "{k}-shot", "prompts", "demonstrations"),
     "atv_last": method("atv_last", "ATV, last token", "atv", "query"),
 }
-MEASURED = [*text.SHOTS, *(m["name"] for m in VECTORS), *text.CONTROL]
+MEASURED = [*task_vectors.SHOTS, *(m["name"] for m in VECTORS), *task_vectors.CONTROL]
 
 
 def text_vectors(**few_shot: float) -> Tree:
@@ -291,28 +292,28 @@ def written(theta: float, risk: float) -> Tree:
 
 class TestText:
     def test_a_small_model_that_learned_nothing(self) -> None:
-        table = text.summary_table(text_model(0.1))
+        table = text_model_page.summary_table(text_model(0.1))
         assert "has not learned the tasks" in table.splitlines()[1]
-        assert "not learned" not in text.summary_table(text_model(0.6))
+        assert "not learned" not in text_model_page.summary_table(text_model(0.6))
 
     def test_tasks_that_demonstrations_do_not_help_with(self) -> None:
-        lines = text.summary_table(text_vectors(works=0.8, fails=0.1)).splitlines()
+        lines = task_vectors.summary_table(text_vectors(works=0.8, fails=0.1)).splitlines()
         assert lines[1].startswith("Not learned in context: on fails 4-shot accuracy is not clearly above zero-shot")
         rows = {line.split()[0]: line for line in lines[2:] if line.split()}
         assert "0.80 0.80 at 2" in rows["works"] and " at " not in rows["fails"] and "none works" in rows["fails"]
-        assert "on any task" in text.summary_table(text_vectors(a=0.1, b=0.1))
-        assert "Not learned" not in text.summary_table(text_vectors(a=0.8))
+        assert "on any task" in task_vectors.summary_table(text_vectors(a=0.1, b=0.1))
+        assert "Not learned" not in task_vectors.summary_table(text_vectors(a=0.8))
 
     def test_queries_in_the_first_token_are_warned_of(self) -> None:
-        told = text.cautions(text_vectors(a=0.8) | {"query_first": True})
+        told = task_vectors.cautions(text_vectors(a=0.8) | {"query_first": True})
         assert len(told) == 1 and "attention sinks" in told[0] and "config.template.start" in told[0]
-        assert text.cautions(text_vectors(a=0.8)) == []
+        assert task_vectors.cautions(text_vectors(a=0.8)) == []
 
     def test_the_table_of_task_vectors_on_the_page(self) -> None:
         tree = text_vectors(works=0.8, fails=0.1) | {"model": {"path": "m", "model_type": "gpt2"}, "conflicts": []}
         for entry in tree["tasks"].values():
             entry |= {"pairs": {"test": 9}, "words": ["a"]}
-        parts = "".join(text._tables(tree))
+        parts = "".join(task_vectors._tables(tree))
         assert parts.index("Not learned in context") < parts.index("<h2>Results") and parts.count("<br>at 2<") == 1
 
     def test_atv_where_nothing_works(self) -> None:

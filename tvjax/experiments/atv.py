@@ -13,28 +13,34 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from tvjax.errors import reject
 from tvjax.evals.statistics import bootstrap, macro
 from tvjax.experiments import rundir, text_model
 from tvjax.experiments.atv_settings import ATVSettings, check_model
+from tvjax.experiments.base import Config, Experiment, PlanConfig, one_step
 from tvjax.experiments.progress import Progress, aloud
 from tvjax.experiments.text_data import keep_tasks
+from tvjax.experiments.text_model import shape_named
 from tvjax.files import user_path, write_json
+from tvjax.methods import METHODS
 from tvjax.methods.atv import ATVMethod, layers
-from tvjax.methods.base import Method, MethodResult, RunContext, Training, milliseconds
+from tvjax.methods.base import Method, MethodResult, RunContext, Training, Written, milliseconds
 from tvjax.methods.trained import Trained, ask
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer, load_model
 from tvjax.nn.pretrained.sources import find
+from tvjax.nn.pretrained.weights import abstract_params
 from tvjax.nn.tokens import pad
 from tvjax.parallel import processes
 from tvjax.parallel.batches import Batches
 from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks.text import Template, TextTask, some
 from tvjax.text.bench import SINK, Bench, sink
-from tvjax.text.examples import Examples, Reader, asked_of, make_examples, questions_of
+from tvjax.text.examples import Examples, Reader, asked_of, blank_examples, make_examples, questions_of
+from tvjax.train.loop import Trainer
 from tvjax.vectors import origin, store
 from tvjax.vectors.adapters import Queries
 
@@ -346,16 +352,10 @@ def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, pro
         timing[name] = {"query_ms": milliseconds(o.ask, o.asked) if o.ask else None, "train_example_ms": o.train_ms}
         first, whole = (np.mean([o.right[task][kind].mean() for task in s.tasks.seen]) for kind in (0, 1))
         say(f"{name}: accuracy {whole:.2f} on seen tasks (first tokens {first:.2f}), {o.tokens:.0f} tokens a query")
-        for task, vectors in o.written.vectors.items() if o.written else ():
-            store.save_vectors(
-                folder / "vectors" / f"{name}.{task}.safetensors",
-                {"vectors": vectors},
-                model=fingerprint,
-                layers=o.written.layers,
-                positions=o.written.positions,
-                template=dataclasses.asdict(context.readers["query"].template),
-                about={"made_by": f"{name}, seed {s.examples.seeds[0]}, of the test queries of {task}; to be added"},
-            )
+        if o.written:
+            made_by = f"{name}, seed {s.examples.seeds[0]}, of the test queries of "
+            template = dataclasses.asdict(context.readers["query"].template)
+            _save(folder / "vectors", name, o.written, fingerprint, template, made_by)
     summary = {
         "experiment": "atv",
         "target": {
@@ -380,6 +380,22 @@ def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, pro
     write_json(folder / "eval" / "summary.json", summary)
     say(f"measured in {time.monotonic() - began:.0f} s")
     return summary
+
+
+def _save(
+    folder: Path, name: str, written: Written, fingerprint: str, template: Mapping[str, Any], made_by: str
+) -> None:
+    """What a method writes for the test queries, a file a task."""
+    for task, vectors in written.vectors.items():
+        store.save_vectors(
+            folder / f"{name}.{task}.safetensors",
+            {"vectors": vectors},
+            model=fingerprint,
+            layers=written.layers,
+            positions=written.positions,
+            template=template,
+            about={"made_by": f"{made_by}{task}; to be added"},
+        )
 
 
 def _chance(context: RunContext, s: ATVSettings) -> dict[str, float]:
@@ -427,3 +443,51 @@ def write_vectors(
     first = jax.tree.map(lambda p: p[0], params)
     made_BND = experiment.adapter.read(first, experiment.given, read, members[1]["scale"][0], None)
     return jnp.asarray(made_BND).swapaxes(0, 1)
+
+
+def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
+    """What a plan compiles: the first method that is trained and of which shapes alone say what."""
+    s = ATVSettings.from_config(one_step(config))
+    trained = [method for method in s.methods if isinstance(method, Trained)]
+    method = next((method for method in trained if method.can_be_planned), None)
+    if method is None:
+        known = [name for name, one in METHODS.items() if isinstance(one, Trained) and one.can_be_planned]
+        names = tuple(one.name for one in s.methods)
+        raise reject("config.methods", names, f"one that is trained and can be planned: {', '.join(known)}")
+    t, training = s.target, config["training"]
+    target = shape_named(t.path, "config.target.path", t.dtype, training.get("target"), 1)
+    target = dataclasses.replace(target, matmul_precision=t.matmul_precision)
+    check_model(s, target)
+    given: dict[str, Any] = {"target": abstract_params(target)}
+    generator = None
+    if s.generator.kind == "model":
+        read = shape_named(s.generator.path, "config.generator.path", "float32", training.get("generator"), 0)
+        read = dataclasses.replace(read, matmul_precision=t.matmul_precision)
+        generator = headless(read, s.generator.dtype)
+        given["generator"] = {name: leaf for name, leaf in abstract_params(read).items() if name != "readout"}
+    examples = {"train": (len(s.tasks.trained), s.examples.examples), "dev": (len(s.tasks.trained), s.evaluation.dev)}
+    made = {
+        split: blank_examples(c.query_tokens, c.answer_tokens, len(s.templates), *size)
+        for split, size in examples.items()
+    }
+    context = context_of(
+        s,
+        Model(given["target"], target),
+        generator,
+        given,
+        tasks={},
+        readers={},
+        examples={"query": made, "shown": made},
+        benches=[],
+        batches=Batches(s.vectors.memory, s.evaluation.batch),
+        finish=_nothing,
+    )
+    return method.trainer(context, given, method.members(context), mesh)[1]
+
+
+def _nothing(trainer: Trainer, folder: Path) -> Any:
+    """A plan trains nothing."""
+    raise NotImplementedError
+
+
+EXPERIMENT = Experiment(name="atv", run=run, settings=ATVSettings.from_config, trainer=planned)

@@ -22,6 +22,8 @@ from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir, tvp
 from tvjax.experiments.atv_tvp_settings import ATVTVPSettings, target_config
 from tvjax.experiments.atv_tvp_writer import Target, WriterExperiment
+from tvjax.experiments.base import Config, Experiment, PlanConfig, one_step
+from tvjax.experiments.tvp import TVPExperiment
 from tvjax.files import read_json, user_path, write_json
 from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh
@@ -183,3 +185,16 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     _write(experiment, tasks, found, folder, fingerprint)
     write_json(folder / "eval" / "summary.json", summary)
     return summary
+
+
+def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
+    """What a plan compiles."""
+    s = ATVTVPSettings.from_config(one_step(config))
+    t = s.target_settings(config)
+    params = jax.eval_shape(lambda key: TVPExperiment(t).init(key, {}), jax.random.key(0))
+    place = s.member(t)
+    target = Target(t, params, t.population.name[place], t.population.spread()["prescribed_layer"][place])
+    return make_trainer(WriterExperiment(s, target), mesh)
+
+
+EXPERIMENT = Experiment(name="atv_tvp", run=run, settings=ATVTVPSettings.from_config, trainer=planned)

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from tvjax.evals import study
 from tvjax.experiments import rundir, tvp
+from tvjax.experiments.base import Config, Experiment, PlanConfig
 from tvjax.experiments.emergence_settings import EmergenceSettings, Population, differences
 from tvjax.files import read_json, write_json
+from tvjax.train.loop import Trainer
 
 POPULATIONS = "populations"
 
@@ -105,3 +108,13 @@ def _history(path: Path) -> tuple[dict[str, dict[str, list[Any]]], float]:
     steps, seconds = (np.array(column, float) for column in zip(*sorted(clock.items()), strict=True))
     spent = np.diff(seconds) / np.diff(steps)
     return history, float(np.quantile(spent[spent > 0], 0.25)) if (spent > 0).any() else 0.0
+
+
+def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
+    """What a plan compiles: of the study's largest population."""
+    found = EmergenceSettings.from_config(config).populations
+    largest = max(found, key=lambda p: len(p.config["population"]["name"]) * p.condition["num_layers"])
+    return tvp.planned(largest.config, c, mesh)
+
+
+EXPERIMENT = Experiment(name="emergence", run=run, settings=EmergenceSettings.from_config, trainer=planned)

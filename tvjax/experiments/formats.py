@@ -24,6 +24,7 @@ import numpy as np
 from tvjax.errors import reject
 from tvjax.evals.learned import clearly_above
 from tvjax.experiments import rundir, text_model
+from tvjax.experiments.base import Experiment
 from tvjax.experiments.formats_answers import SHOTS, summarized
 from tvjax.experiments.progress import Progress, aloud
 from tvjax.experiments.task_vectors import ModelConfig, open_model
@@ -284,3 +285,8 @@ def _line(cell: Cell, measured: Mapping[str, Any], c: FormatConfig) -> str:
 
     vectors = "; ".join(f"vector at the {mean(position)}" for position in c.positions)
     return f"template {cell.template}, start {cell.start}, first tokens: {', '.join(map(mean, SHOTS))}; {vectors}"
+
+
+EXPERIMENT = Experiment(
+    name="formats", run=run, settings=FormatSettings.from_config, trainer=text_model.planned_for_others
+)

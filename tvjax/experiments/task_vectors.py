@@ -19,6 +19,7 @@ from tvjax.errors import reject
 from tvjax.evals.learned import clearly_above
 from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir, text_model
+from tvjax.experiments.base import Experiment
 from tvjax.experiments.progress import Progress, aloud
 from tvjax.experiments.text_data import DataConfig, keep_tasks
 from tvjax.files import user_path, write_json
@@ -333,3 +334,11 @@ def _line(name: str, e: Mapping[str, Any], s: TaskVectorSettings) -> str:
         kinds.append(f"{method.label} {e[f'{kind}_first']:.2f} ({where})")
     shots = f"zero-shot {e['zero_shot_first']:.2f}, {s.vectors.demonstrations}-shot {e['few_shot_first']:.2f}"
     return f"{name}, first tokens: {shots}, {', '.join(kinds)}"
+
+
+EXPERIMENT = Experiment(
+    name="task_vectors",
+    run=run,
+    settings=TaskVectorSettings.from_config,
+    trainer=text_model.planned_for_others,
+)

@@ -18,13 +18,15 @@ from jax.sharding import Mesh
 from tvjax.errors import reject
 from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir
+from tvjax.experiments.base import Config, Experiment, PlanConfig, one_step
 from tvjax.experiments.checks import check_training
 from tvjax.experiments.text_data import DataConfig, keep_tasks
-from tvjax.experiments.text_prompts import answer_scores, ask, draw_prompts, tables
+from tvjax.experiments.text_prompts import answer_scores, ask, blank_tables, draw_prompts, tables
 from tvjax.files import write_json, write_whole
 from tvjax.nn.decoder import Decoder, DecoderConfig, Precision
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer, load_model
+from tvjax.nn.pretrained.shapes import shape_of
 from tvjax.nn.pretrained.tokenizer import train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
 from tvjax.parallel import processes
@@ -232,3 +234,33 @@ def small_model(
     """
     rundir.run_once(run, config, folder, say, what="a small language model", place=place, names=names)
     return load_model(folder / MODEL, unroll=1, **how)  # asked by many programs: what counts is compiling
+
+
+def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
+    """What a plan compiles."""
+    s = TextModelSettings.from_config(one_step(config))
+    arrays = blank_tables(c.query_tokens, c.answer_tokens)
+    return make_trainer(TextModelExperiment(s, s.decoder(s.model.vocab_size), arrays), jax.random.key(0), mesh)
+
+
+def planned_for_others(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
+    """What a plan compiles of experiments that train the small model alone, if there is no other.
+
+    Raises `UserError` for a model that is there.
+    """
+    if config["model"]["path"]:
+        raise reject("config.model.path", config["model"]["path"], "'': nothing is trained of a model that is there")
+    return planned(config["training"], c, mesh)
+
+
+def shape_named(path: str, field: str, dtype: str, training: Any, unroll: int) -> DecoderConfig:
+    """The decoder that a path names or, if that is empty, the small one that would be trained. Raises `UserError`."""
+    if path:
+        dtype = dtype or "bfloat16"
+        return shape_of(path, field, dtype=dtype, param_dtype=dtype, unroll=unroll)
+    s = TextModelSettings.from_config(training)
+    dtype = dtype or "float32"  # in which its folder is written
+    return dataclasses.replace(s.decoder(s.model.vocab_size), dtype=dtype, param_dtype=dtype, unroll=unroll)
+
+
+EXPERIMENT = Experiment(name="text_model", run=run, settings=TextModelSettings.from_config, trainer=planned)

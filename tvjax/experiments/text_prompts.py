@@ -219,3 +219,10 @@ def answer_scores(
         "accuracy": right_BNA.all(-1).astype(jnp.float32),
     }
     return scores, found.get("blocks/resid")
+
+
+def blank_tables(query_tokens: int, answer_tokens: int, tasks: int = 24, pairs: int = 100) -> dict[str, np.ndarray]:
+    """What `tables` makes of tasks, with nothing in it: the size of the built-in suite, which matters little."""
+    query, answer = (np.zeros((tasks * pairs, width), np.int32) for width in (query_tokens, answer_tokens))
+    rows = {"first": query, "query": query, "answer": answer, "last": answer}
+    return {**rows, "start": np.arange(tasks) * pairs, "count": np.full(tasks, pairs)}

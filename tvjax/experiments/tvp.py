@@ -13,6 +13,7 @@ from tvjax.errors import UserError, reject
 from tvjax.evals import baselines, probes, prompting
 from tvjax.evals.measure import Measure
 from tvjax.experiments import rundir
+from tvjax.experiments.base import Config, Experiment, PlanConfig, one_step
 from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.files import write_json
 from tvjax.nn.decoder import Decoder
@@ -266,3 +267,11 @@ def load(folder: Path, config: Mapping[str, Any], member: str | None = None) -> 
     if state is None:
         raise UserError(f"{folder}: no checkpoint in it; accepted: the workdir of a run that has saved one")
     return Model(jax.tree.map(lambda p: p[names.index(name)], state.params), settings.decoder, settings)
+
+
+def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
+    """What a plan compiles."""
+    return make_trainer(TVPSettings.from_config(one_step(config)), mesh)
+
+
+EXPERIMENT = Experiment(name="tvp", run=run, settings=TVPSettings.from_config, trainer=planned, load=load)

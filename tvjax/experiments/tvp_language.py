@@ -17,16 +17,19 @@ from tvjax import remote
 from tvjax.errors import UserError, reject
 from tvjax.experiments import rundir
 from tvjax.experiments import tvp_language_measures as measures
+from tvjax.experiments.base import Config, Experiment, PlanConfig, one_step
 from tvjax.experiments.progress import Progress, aloud
 from tvjax.experiments.task_vectors import open_model
 from tvjax.experiments.text_data import keep_tasks
-from tvjax.experiments.text_prompts import tables
+from tvjax.experiments.text_model import shape_named
+from tvjax.experiments.text_prompts import blank_tables, tables
 from tvjax.experiments.tvp_language_settings import BASE, TVPLanguageSettings
 from tvjax.experiments.tvp_language_tuning import TuningExperiment
 from tvjax.files import read_json, write_json
 from tvjax.memory import give_back
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import save_model
+from tvjax.nn.pretrained.weights import abstract_params
 from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks.text import Template, TextTask
@@ -237,3 +240,19 @@ class _Study:
         )
         answers = {kind: {task: values.tolist() for task, values in e.items()} for kind, e in right.items()}
         write_json(self._answers(name), {"model": self.marks[name], "best_layer": best, "right": answers})
+
+
+def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
+    """What a plan compiles: the members that take most."""
+    s = TVPLanguageSettings.from_config(one_step(config))
+    decoder = shape_named(s.model.path, "config.model.path", s.model.dtype, config["training"], s.unroll)
+    precision = s.model.matmul_precision
+    decoder = dataclasses.replace(decoder, param_dtype="float32", matmul_precision=precision)
+    s.check_model(decoder)
+    parts = s.population.parts(s.at_once)
+    s = dataclasses.replace(s, population=max(parts, key=lambda part: bool(part.extra)))
+    arrays = blank_tables(c.query_tokens, c.answer_tokens)
+    return make_trainer(s, TuningExperiment(s, decoder, abstract_params(decoder), arrays), mesh)
+
+
+EXPERIMENT = Experiment(name="tvp_language", run=run, settings=TVPLanguageSettings.from_config, trainer=planned)

@@ -30,16 +30,22 @@ METHODS: dict[str, Method] = {}
 
 
 def register(*methods: Method) -> None:
-    """Make methods known. Raises `UserError` for a name that another has, or a group with other fields."""
+    """Make methods known; a later one of the same name takes its place.
+
+    Raises `UserError` for the name of a method of this package, and for a group in which another has other fields.
+    """
     for method in methods:
-        if METHODS.get(method.name, method) != method:
-            raise UserError(f"method {method.name}: given another of this name; accepted: a name of its own")
-        for other in METHODS.values():
-            if other.group == method.group and other.settings != method.settings:
-                raise UserError(
-                    f"method {method.name}: group: given {method.group!r}, which {other.name} has with other fields"
-                )
-        METHODS[method.name] = method
+        if method.name in BUILT_IN:
+            raise UserError(f"method {method.name}: given a name of this package; accepted: another one")
+        _add(method)
+
+
+def _add(method: Method) -> None:
+    for other in METHODS.values():
+        if other.group == method.group and other.name != method.name and other.settings != method.settings:
+            given = f"{method.group!r}, in which {other.name} has other fields"
+            raise UserError(f"method {method.name}: group: given {given}; accepted: a group of its own")
+    METHODS[method.name] = method
 
 
 def groups() -> dict[str, type]:
@@ -80,7 +86,7 @@ def check_order(methods: Sequence[Method], own: Mapping[str, Any]) -> None:
                 raise reject("config.methods", given, f"{needed} before {method.name}, which is made of it")
 
 
-register(
+for _method in (
     zero_shot.METHOD,
     few_shot.METHOD,
     bm25_shot.METHOD,
@@ -95,4 +101,6 @@ register(
     atv.LAST,
     atv.ALL,
     atv.SHOWN,
-)
+):
+    _add(_method)
+BUILT_IN = tuple(METHODS)

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tvjax.report import page, table, text
+from tvjax.report import page, pages, table
+from tvjax.report.pages import Page, register
 from tvjax.report.reader import read_kind, read_run
 
-__all__ = ["read_run", "summary_table", "write_report"]
+__all__ = ["Page", "read_run", "register", "summary_table", "write_report"]
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -15,9 +16,9 @@ def write_report(run_dir: str | Path) -> Path:
 
     Every file is whole or absent. Raises UserError where the run directory lacks a file or one is broken.
     """
-    return (page if read_kind(run_dir) == "tvp" else text).write_report(run_dir)
+    return (page if read_kind(run_dir) == "tvp" else pages).write_report(run_dir)
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """The tables of ``eval/summary.json``, given as the parsed JSON. Raises UserError if it is not such a summary."""
-    return (table if summary.get("experiment", "tvp") == "tvp" else text).summary_table(summary)
+    return (table if summary.get("experiment", "tvp") == "tvp" else pages).summary_table(summary)

@@ -34,6 +34,12 @@ def table(caption: str, head: str, rows: Sequence[str]) -> str:
     )
 
 
+def box(sentences: Sequence[str]) -> str:
+    """What a page says before any number; nothing where there is nothing to say."""
+    told = "".join(f"<p>{escape(text)}</p>" for text in sentences)
+    return f'<div class="headline">{told}</div>' if told else ""
+
+
 def write_figure(exhibit: Exhibit, folder: Path) -> Size:
     """Draw and save one figure; return the width and height at which the page shows it, in CSS pixels."""
     drawn = exhibit.draw()

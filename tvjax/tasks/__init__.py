@@ -39,12 +39,16 @@ FAMILIES: dict[str, type[Task]] = {
     "decision_tree": DecisionTree,
     "linear_classification": LinearClassification,
 }
+BUILT_IN = tuple(FAMILIES)
 
 
 def register(name: str, family: type[Task]) -> None:
-    """Make a family known as `name`, which config.task.name then takes. Raises `UserError` if another has that name."""
-    if FAMILIES.get(name, family) is not family:
-        raise UserError(f"task family {name}: given another of this name; accepted: a name of its own")
+    """Make a family known as `name`, which config.task.name then takes. A later one of the same name takes its place.
+
+    Raises `UserError` for the name of a family of this package.
+    """
+    if name in BUILT_IN:
+        raise UserError(f"task family {name}: given a name of this package; accepted: another one")
     FAMILIES[name] = family
 
 

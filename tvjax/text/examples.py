@@ -147,3 +147,20 @@ def epoch_rows(
     epochs = 2 + (batch - 1) // fewest  # a batch touches two, or more where it is longer than they are
     orders = jax.vmap(order)(first + jnp.arange(epochs))
     return orders[jnp.minimum(epoch_B - first, epochs - 1), place_B], epoch_B
+
+
+def blank_examples(query_tokens: int, answer_tokens: int, templates: int, tasks: int, each: int) -> Examples:
+    """The shapes of so many examples of each task; their tasks and ranks are known."""
+    count = tasks * each
+
+    def shape(dtype: Any, *dims: int) -> Any:
+        return jax.ShapeDtypeStruct((count, *dims), dtype)
+
+    def tokens(*dims: int) -> Tokens:
+        return Tokens(shape(jnp.int32, *dims), shape(jnp.bool_, *dims))
+
+    answers = shape(jnp.int32, templates, answer_tokens), shape(jnp.bool_, templates, answer_tokens)
+    prompts = Questions(tokens(templates, query_tokens + answer_tokens), shape(jnp.int32, templates), *answers)
+    number: Any = np.repeat(np.arange(tasks), each)
+    rank: Any = np.tile(np.arange(each), tasks)
+    return Examples(tokens(1, query_tokens), prompts, number, rank)

@@ -1,4 +1,4 @@
-"""Reports of all runs but TVP's: the page around them, and what is on it for runs on text."""
+"""The report of a run that measures task vectors of text tasks."""
 
 from collections.abc import Mapping
 from html import escape
@@ -10,24 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from tvjax.errors import UserError
 from tvjax.evals.learned import above
-from tvjax.files import write_whole
-from tvjax.report import adaptive, atv_tvp, emergence, formats, language
 from tvjax.report.gallery import Exhibit
-from tvjax.report.html import details, document, figure, table, write_figure
-from tvjax.report.reader import read_plain
+from tvjax.report.html import box, table
 from tvjax.report.style import GRID, HUES, INK, MARKERS, QUIET, bottom_legend, open_figure, quiet
 from tvjax.report.words import SINK
 
-PAGES: Mapping[str, Any] = {
-    "atv": adaptive,
-    "atv_tvp": atv_tvp,
-    "emergence": emergence,
-    "formats": formats,
-    "tvp_language": language,
-}
-"""Experiments whose page is a module of its own, with `summary_table(summary)` and `contents(summary, path)`."""
 SHOTS = {"zero_shot": "zero-shot", "few_shot": "{k}-shot", "shuffled_shot": "{k}-shot, labels shuffled"}
 CONTROL = {"shuffled_vector": "state vector of shuffled labels"}
 SHOT, VECTOR = 11, 22
@@ -38,44 +26,8 @@ OURS = (
 )
 
 
-def write_report(run_dir: str | Path) -> Path:
-    """Write the figures and the page of a run on text; return the page's path."""
-    path, config, environment, summary = read_plain(run_dir)
-    try:
-        exhibits, heading, parts = _contents(summary, path)
-    except (KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{path}/eval/summary.json: {error}: missing or broken; run --mode=eval again") from None
-    folder = path / "report"
-    figures = [figure(exhibit, write_figure(exhibit, folder)) for exhibit in exhibits]
-    name = path.resolve().name
-    body = [
-        f"<h1>{escape(f'{heading} in {name}')}</h1>",
-        *parts,
-        "<h2>Figures</h2>",
-        *figures,
-        "<h2>How it was made</h2>",
-        details("Configuration", config),
-        details("Environment", environment),
-    ]
-    page = folder / "index.html"
-    write_whole(page, document(f"{name}: {heading}", body))
-    return page
-
-
 def summary_table(summary: Mapping[str, Any]) -> str:
     """The results as plain text for the terminal."""
-    if summary["experiment"] in PAGES:
-        return PAGES[summary["experiment"]].summary_table(summary)
-    if summary["experiment"] == "text_model":
-        counts = range(summary["num_demonstrations"] + 1)
-        lines = [
-            f"small language model: {summary['num_layers']} layers, {len(summary['tasks'])} tasks, n ="
-            f" {summary['num_prompts']} prompts [90% bootstrap interval]",
-            *cautions(summary),
-            "demonstrations  accuracy           risk (nats a token)",
-        ]
-        lines += [f"{n:<15} {_cell(summary, 'accuracy', n):<18} {_cell(summary, 'risk', n)}" for n in counts]
-        return "\n".join(lines) + "\n"
     tasks, k = summary["tasks"], summary["num_demonstrations"]
     width = max(map(len, [*tasks, "mean"])) + 1
     vectors = {m["name"]: m["label"] for m in summary["methods"]}
@@ -99,14 +51,6 @@ def summary_table(summary: Mapping[str, Any]) -> str:
 def cautions(summary: Mapping[str, Any]) -> list[str]:
     """What comes before any number: which tasks demonstrations do not help with, so that no vector can carry them."""
     k = summary["num_demonstrations"]
-    if summary["experiment"] == "text_model":
-        interval, without = summary["accuracy_ci"][k], summary["accuracy"][0]
-        if above(interval, without):
-            return []
-        return [
-            f"The model has not learned the tasks: its accuracy after {k} demonstrations,"
-            f" {_cell(summary, 'accuracy', k)}, is not clearly above that without any, {without:.2f}."
-        ]
     told = []
     if summary["query_first"]:
         told.append(SINK)
@@ -132,52 +76,17 @@ def _at(entry: Mapping[str, Any], vector: str) -> str:
     return f" at {'all' if layer is None else layer}" + (f" x{scale:g}" if scale != 1 else "")
 
 
-def _first(sentences: list[str]) -> str:
-    """The box at the head of a page; nothing where there is nothing to say."""
-    told = "".join(f"<p>{escape(text)}</p>" for text in sentences)
-    return f'<div class="headline">{told}</div>' if told else ""
-
-
-def _cell(entry: Mapping[str, Any], name: str, index: int | None = None) -> str:
+def _cell(entry: Mapping[str, Any], name: str) -> str:
     value, interval = entry[name], entry[f"{name}_ci"]
-    value, interval = (value, interval) if index is None else (value[index], interval[index])
     return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
-def _contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, list[str]]:
-    if summary["experiment"] in PAGES:
-        return PAGES[summary["experiment"]].contents(summary, path)
-    if summary["experiment"] == "text_model":
-        told = [_first(cautions(summary)), f"<pre>{escape(summary_table(summary))}</pre>"]
-        return [_curve(summary)], "a small language model", told
+def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, list[str]]:
+    """The figures, the heading and the other parts of the page of the run in `path`."""
     exhibits = [_methods(summary), _layers(summary)]
     if "indirect_effect" in summary:
         exhibits.append(_heads(summary))
     return exhibits, "task vectors on text", _tables(summary)
-
-
-def _curve(summary: dict[str, Any]) -> Exhibit:
-    def draw() -> Figure:
-        """Accuracy against the number of demonstrations."""
-        counts = np.arange(summary["num_demonstrations"] + 1)
-        evidence = f"n = {summary['num_prompts']} prompts; bands: 90% bootstrap interval"
-        drawn = open_figure(8, 3, "In-context learning of the small model", evidence)
-        for place, (name, unit) in enumerate((("accuracy", "fraction of answers right"), ("risk", "nats a token"))):
-            ax = drawn.add_subplot(1, 2, place + 1)
-            band = np.array(summary[f"{name}_ci"])
-            ax.fill_between(counts, band[:, 0], band[:, 1], color=HUES[0], alpha=0.2, linewidth=0)
-            ax.plot(counts, summary[name], color=HUES[0], marker="o", markersize=4)
-            ax.set_ylim(bottom=0)
-            quiet(ax, "demonstrations before the query", f"{name}\n{unit}")
-        return drawn
-
-    return Exhibit(
-        "curve",
-        "By number of demonstrations",
-        "Accuracy and risk of the small model by number of demonstrations",
-        "With none the model can only guess which task is meant; each demonstration says more of it.",
-        draw,
-    )
 
 
 def _names(summary: dict[str, Any]) -> dict[str, str]:
@@ -339,7 +248,7 @@ def _tables(summary: dict[str, Any]) -> list[str]:
     return [
         f'<p class="quiet">{escape(model["path"])} ({escape(model["model_type"])}), {summary["num_layers"]} layers;'
         f" k = {summary['num_demonstrations']} demonstrations, vectors of {summary['num_prompts']} prompts</p>",
-        _first(cautions(summary)),
+        box(cautions(summary)),
         "<h2>Results</h2>",
         table(caption, head, rows),
         _conflicts(summary["conflicts"]),

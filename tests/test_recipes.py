@@ -1,0 +1,119 @@
+"""What README and CONTRIBUTING say of additions, done: each is one file of the user's own, and no other is touched."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ml_collections")
+
+from tvjax import experiments, tasks
+from tvjax.errors import UserError
+from tvjax.experiments import base
+from tvjax.main import main
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "model.num_layers": 2,
+    "model.width": 8,
+    "prompt.demonstrations": 3,
+    "train.steps": 4,
+    "train.log_every": 2,
+    "train.evaluate_every": 4,
+    "train.checkpoint_every": 4,
+    "train.batch": 4,
+    "population.prescribed_layer": "(1,)",
+    "evaluation.training_prompts": 4,
+    "evaluation.prompts": 8,
+    "evaluation.probe_prompts": 8,
+}
+EXPERIMENT = '''
+"""An experiment of somebody else's: how many letters the tasks' names have."""
+
+from tvjax import experiments
+from tvjax.experiments import rundir
+from tvjax.files import write_json
+from tvjax.settings import build, setting
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Letters:
+    words: tuple[str, ...] = setting((), "that are counted", entries=1)
+
+
+def settings(config):
+    return build(Letters, config["letters"], "config.letters")
+
+
+def run(config, folder, mode):
+    s = settings(config)
+    rundir.prepare(folder, config, new=mode == "train")
+    summary = {"experiment": "letters", "mean": sum(map(len, s.words)) / len(s.words), "words": list(s.words)}
+    write_json(folder / "eval" / "summary.json", summary)
+    return summary
+
+
+experiments.register(experiments.Experiment(name="letters", run=run, settings=settings))
+
+
+def get_config():
+    from ml_collections import ConfigDict
+
+    return ConfigDict({"experiment": "letters", "letters": {"words": ("one", "three")}})
+'''
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of the user's own, which is the current one; what is registered in it is forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    families, known = dict(tasks.FAMILIES), dict(base._REGISTERED)
+    yield tmp_path
+    for table, before in ((tasks.FAMILIES, families), (base._REGISTERED, known)):
+        for name in [name for name in table if name not in before]:
+            table.pop(name)
+    for name in ("absolute", "letters"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.slow
+def test_the_task_of_readme(here):
+    text = (ROOT / "README.md").read_text()
+    (code,) = [block for block in re.findall("```python\n(.*?)```", text, re.DOTALL) if "class Absolute" in block]
+    (command,) = re.findall(r"python -m tvjax.main (--plugins=absolute .*)", text)
+    (here / "absolute.py").write_text(code)
+    words = [word.replace("configs/", f"{ROOT}/configs/") for word in command.split()]
+    small = [f"--config.{name}={value}" for name, value in SMALL.items()]
+    main(["main", *words, *small, "--workdir=run"])
+    summary = json.loads((here / "run" / "eval" / "summary.json").read_text())
+    assert summary["task"] == "absolute" and summary["oracle_risk"][-1] < 1e-6 and summary["shifts"]
+    assert (here / "run" / "report" / "index.html").is_file()
+    assert json.loads((here / "run" / "config.json").read_text())["task"] == {
+        "name": "absolute",
+        "input_width": 2,
+        "noise": 0.0,
+    }
+
+
+def test_an_experiment_in_one_file(here, capsys):
+    (here / "letters.py").write_text(EXPERIMENT)
+    main(["main", "--plugins=letters", "--config=letters.py", "--workdir=run"])
+    assert "mean" in capsys.readouterr().out
+    page = (here / "run" / "report" / "index.html").read_text()
+    assert "<h1>letters in run" in page and "4.00" in page
+    with pytest.raises(UserError, match=r"config\.letters\.words: given \(\); accepted: entries, at least 1"):
+        main(["main", "--plugins=letters", "--config=letters.py", "--config.letters.words=()", "--workdir=other"])
+    with pytest.raises(UserError, match=r"config\.experiment: given 'letters'; accepted: an experiment that says"):
+        main(["main", "--plugins=letters", "--config=letters.py", "--mode=plan", "--workdir=plan"])
+
+
+def test_names_are_their_own():
+    other = experiments.Experiment(name="tvp", run=print, settings=print)
+    with pytest.raises(UserError, match="experiment tvp: given a name of this package"):
+        experiments.register(other)
+    with pytest.raises(UserError, match="task family linear: given a name of this package"):
+        tasks.register("linear", tasks.Sinusoid)

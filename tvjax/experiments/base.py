@@ -1,0 +1,77 @@
+"""What an experiment is: one record, with what the command line, a plan and the tests need to know of it."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from tvjax.errors import UserError, reject
+from tvjax.nn.model import Model
+from tvjax.settings import setting
+from tvjax.train.loop import Trainer
+
+Config = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+    """For what to compile: the fields of config.plan."""
+
+    devices: int = setting(0, "how many; 0: as many as config.mesh has", least=0)
+    hardware: str = setting("cpu", "a row of `hardware.CHIPS`")
+    query_tokens: int = setting(64, "of text, as long as the longest query in its template", least=1)
+    answer_tokens: int = setting(8, "of text, as long as the longest answer", least=1)
+
+
+def one_step(config: Config) -> Config:
+    """A config of which a dispatch is a single step."""
+    return {**config, "train": {**config["train"], "log_every": 1}}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What can be run.
+
+    name: in config.experiment. run: ``run(config, folder, mode)`` writes eval/summary.json, and returns it; mode is
+    "train" or "eval". settings: checks a config, and raises `UserError` for the first thing that is wrong. trainer:
+    the programs of one training step on a mesh, for a plan, from shapes alone; None: nothing can be planned. load:
+    ``load(folder, config, member)``, a member of a run as a model; None: its runs are no models.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    settings: Callable[[Config], Any]
+    trainer: Callable[[Config, PlanConfig, Mesh], Trainer] | None = None
+    load: Callable[[Path, Config, str | None], Model] | None = None
+
+
+BUILT_IN = ("tvp", "text_model", "task_vectors", "formats", "atv", "atv_tvp", "emergence", "tvp_language")
+"""Experiments of this package, each in the module of its name, which is imported if it is asked for."""
+_REGISTERED: dict[str, Experiment] = {}
+
+
+def names() -> list[str]:
+    """The names of all experiments."""
+    return [*BUILT_IN, *_REGISTERED]
+
+
+def register(*experiments: Experiment) -> None:
+    """Make experiments known; a later one of the same name takes its place. Raises `UserError` for a built-in name."""
+    for one in experiments:
+        if one.name in BUILT_IN:
+            raise UserError(f"experiment {one.name}: given a name of this package; accepted: another one")
+        _REGISTERED[one.name] = one
+
+
+def experiment_of(config: Config) -> Experiment:
+    """The experiment that `config` asks for. Raises `UserError` for one that is not there."""
+    name = config.get("experiment")
+    if not isinstance(name, str) or name not in names():
+        raise reject("config.experiment", name, ", ".join(names()))
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    found: Experiment = importlib.import_module(f"{__package__}.{name}").EXPERIMENT
+    return found
