@@ -62,7 +62,7 @@ def bench(tokenizer):
     config = types.SimpleNamespace(num_layers=2, num_heads=2, width=4, positions="rotary", max_positions=0)
     source = types.SimpleNamespace(tokenizer=tokenizer)
     model = types.SimpleNamespace(config=config, source=source, decoder=None, params=None)
-    settings = VectorConfig(demonstrations=3, prompts=4, questions=6, conflicts=1, heads=1)
+    settings = VectorConfig(demonstrations=3, prompts=4, questions=6)
     known = {x: answers[-1] for x, answers in TASKS["up"].answers.items()}
     return Bench(model, settings, TEMPLATE, TASKS, batches=Says(tokenizer, known))
 
@@ -105,14 +105,14 @@ class TestBench:
         begun = {name: [bench.begun(x, bench.tasks[name].answers) for x, _ in asked] for name in TASKS}
         apart = [x for (x, _), a, b in zip(asked, *begun.values(), strict=True) if not a & b]
         assert 1 < len(apart) < 6, "answers that begin alike, as those of two words do, tell nothing"
-        assert [x for _, (x, _) in task_vectors._partners(bench, "up")["down"]] == apart
+        assert [x for _, (x, _) in task_vectors._partners(bench, "up", 1)["down"]] == apart
         bench.tasks = {
             **TASKS,
             "down": TextTask("down", (*TASKS["down"].pairs, (apart[0], TASKS["up"].answers[apart[0]][0]))),
         }
-        assert [x for _, (x, _) in task_vectors._partners(bench, "up")["down"]] == apart[1:]
+        assert [x for _, (x, _) in task_vectors._partners(bench, "up", 1)["down"]] == apart[1:]
         vectors = {name: np.zeros((3, 4), np.float32) for name in TASKS}
-        (entry,) = task_vectors._conflicts(bench, "up", {"down": {"vector_layer": 1}}, vectors)
+        (entry,) = task_vectors._conflicts(bench, "up", {"down": {"vector_layer": 1}}, vectors, 1)
         assert entry["pairs"] == len(apart) - 1 and entry["moved"] == "down" and entry["says_moved"] == 0
 
 
@@ -161,7 +161,7 @@ class TestExamples:
         settings = types.SimpleNamespace(
             tasks=types.SimpleNamespace(ambiguous=("a", "b")), evaluation=types.SimpleNamespace(test=3)
         )
-        assert atv._chance(types.SimpleNamespace(settings=settings, tasks=tasks)) == {"a": 0.625, "b": 0.75}
+        assert atv._chance(types.SimpleNamespace(tasks=tasks), settings) == {"a": 0.625, "b": 0.75}
 
 
 @pytest.mark.parametrize("path", ["", "a folder"])
