@@ -15,9 +15,10 @@ from tvjax.errors import UserError
 from tvjax.evals.learned import above
 from tvjax.files import read_json
 from tvjax.report.gallery import Exhibit
-from tvjax.report.html import table
+from tvjax.report.html import box
 from tvjax.report.pca import principal
 from tvjax.report.style import GRID, HUES, INK, MARKERS, PRIOR, QUIET, bottom_legend, open_figure, quiet
+from tvjax.report.tables import Cell, Head, Row, Table, both
 
 KINDS = {"prompts": "prompts", "vectors": "vectors, not trained", "trained": "trained baselines", "atv": "ATV"}
 """The kinds of methods, as readers know them."""
@@ -90,29 +91,16 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """The results as plain text for the terminal."""
-    names, groups = names_of(summary), groups_of(summary)
-    width = max(map(len, names.values())) + 1
     lines = [
         "accuracy on the test split, of first tokens and of whole answers [90% bootstrap interval over questions],"
         f" macro average over tasks, {summary['num_seeds']} seeds",
         *cautions(summary),
-        f"{'':<{width}}"
-        + "".join(f"{group:<24}" for group in groups)
-        + "knows           trained numbers  tokens a query",
+        _methods_table(summary).text(),
     ]
-    for m in summary["methods"]:
-        both = [f"{m[f'{g}_mean_first']:.2f} {_cell(m[f'{g}_mean'], m[f'{g}_mean_ci'])}" for g in groups]
-        cells = "".join(f"{cell:<24}" for cell in both)
-        tokens = f"{m['tokens_per_query']:.1f}"
-        if m["generator_tokens_per_query"]:
-            tokens += f" (generator {m['generator_tokens_per_query']:.1f})"
-        lines.append(
-            f"{names[m['name']]:<{width}}{cells}{m['knows']:<15} {m['trainable_parameters'] or '-':<16} {tokens}"
-        )
     if summary["chance"]:
         chance = np.mean(list(summary["chance"].values()))
         lines.append(f"ambiguous tasks: {chance:.2f} is what guessing among the tasks of the same inputs would give")
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, list[str]]:
@@ -126,7 +114,6 @@ def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, l
     if vectors:
         exhibits += [_pca(summary, vectors), _cosines(summary, vectors)]
     target = summary["target"]
-    told = "".join(f"<p>{escape(text)}</p>" for text in cautions(summary))
     about = (
         f"target: {target['path']} ({target['model_type']}), {target['num_layers']} layers, width {target['width']},"
         f" {target['parameters']:,} parameters, frozen; k = {summary['num_demonstrations']} demonstrations;"
@@ -134,49 +121,28 @@ def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, l
     )
     parts = [
         f'<p class="quiet">{escape(about)}</p>',
-        f'<div class="headline">{told}</div>' if told else "",
+        box(cautions(summary)),
         "<h2>Results</h2>",
-        _table(summary, times),
+        _methods_table(summary, times).html(),
         _differences(summary),
         f"<h2>What is whose</h2><p>{escape(_sources(summary))}</p>",
     ]
     return exhibits, "adaptive task vectors", parts
 
 
-def _cell(value: float, interval: list[float]) -> str:
-    return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
-
-
-def _html(value: float, interval: list[float], sign: str = "") -> str:
-    return f"{value:{sign}.2f} <small>[{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]</small>"
-
-
-def _both(entry: Mapping[str, Any], name: str, sign: str = "") -> str:
-    """First tokens above, whole answers below."""
-    return "<br>".join(_html(entry[kind], entry[f"{kind}_ci"], sign) for kind in (f"{name}_first", name))
-
-
-def _head(cells: list[str]) -> str:
-    return "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in cells) + "</tr>"
-
-
-def _table(summary: dict[str, Any], times: Mapping[str, Any]) -> str:
+def _methods_table(summary: Mapping[str, Any], times: Mapping[str, Any] | None = None) -> Table:
+    """A row a method; times: with how long a question takes, and a trained example."""
     names, groups, rows = names_of(summary), groups_of(summary), []
     for m in summary["methods"]:
-        cells = [_both(m, f"{g}_mean") for g in groups]
-        time = times.get(m["name"], {})
-        trained = f"{time['train_example_ms']:.2f}" if time.get("train_example_ms") else ""
-        cells += [
-            escape(m["knows"]),
-            f"{m['trainable_parameters']:,}" if m["trainable_parameters"] else "none",
-            f"{m['tokens_per_query']:.1f}",
-            f"{m['generator_tokens_per_query']:.1f}" if m["generator_tokens_per_query"] else "",
-            f"{time['query_ms']:.2f}" if time.get("query_ms") else "",
-            trained,
-        ]
-        body = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f'<tr><th scope="row">{escape(names[m["name"]])}</th>{body}</tr>')
-    counts = sum(summary["num_questions"].values())
+        trained, read = m["trainable_parameters"], m["generator_tokens_per_query"]
+        cells = [both(m, f"{group}_mean") for group in groups]
+        about = [m["knows"], f"{trained:,}" if trained else "none", f"{m['tokens_per_query']:.1f}"]
+        about.append(f"{read:.1f}" if read else "")
+        if times is not None:
+            took = times.get(m["name"], {})
+            about += [f"{took[kind]:.2f}" if took.get(kind) else "" for kind in ("query_ms", "train_example_ms")]
+        rows.append(Row((names[m["name"]], *cells, *about)))
+    counts = sum(summary["num_questions"].values()) if times is not None else 0
     chance = "".join(f" {name} {value:.2f}," for name, value in summary["chance"].items()).rstrip(",")
     caption = (
         "Accuracy on the test split, above of the first tokens of answers, below of whole answers: the macro average"
@@ -187,32 +153,28 @@ def _table(summary: dict[str, Any], times: Mapping[str, Any]) -> str:
         " have also seen demonstrations of unseen tasks. Tokens a query: with those of a prefix."
     )
     if chance:
-        caption += f" Guessing among the tasks of the same inputs would give:{escape(chance)}."
-    head = ["", *groups.values(), "knows", "trained numbers", "tokens a query", "and of the generator", "ms a query"]
-    return table(caption, _head([*head, "ms a trained example"]), rows)
+        caption += f" Guessing among the tasks of the same inputs would give:{chance}."
+    heads: list[Head | str] = ["", *(Head(label, group) for group, label in groups.items()), "knows", "trained numbers"]
+    heads += ["tokens a query", Head("and of the generator", "generator's")]
+    heads += ["ms a query", "ms a trained example"] if times is not None else []
+    return Table(caption, tuple(heads), tuple(rows))
 
 
 def _differences(summary: dict[str, Any]) -> str:
     names, groups, parts = names_of(summary), groups_of(summary), []
     for ours, others in summary["differences"].items():
-        rows = [
-            f'<tr><th scope="row">{escape(names[other])}</th>'
-            + "".join(
-                f"<td>{_both(entry, g, '+')}</td>"
-                if any(works(summary, name, g) for name in (ours, other)) or other == "zero_shot"
-                else "<td>neither works</td>"
-                for g in groups
-            )
-            + "</tr>"
-            for other, entry in others.items()
-        ]
+        rows = []
+        for other, entry in others.items():
+            known = {g: other == "zero_shot" or any(works(summary, name, g) for name in (ours, other)) for g in groups}
+            cells = (both(entry, g, "+.2f") if known[g] else Cell("neither works") for g in groups)
+            rows.append(Row((names[other], *cells)))
         caption = (
-            f"{escape(names[ours])} minus each other method, on the same questions, above of first tokens, below of"
+            f"{names[ours]} minus each other method, on the same questions, above of first tokens, below of"
             " whole answers: paired 90% bootstrap intervals. One that holds 0 shows no difference on these questions,"
             " for these seeds. Neither works: both are not clearly"
             " above zero-shot, or above guessing where tasks share their inputs."
         )
-        parts.append(table(caption, _head(["minus", *groups.values()]), rows))
+        parts.append(Table(caption, ("minus", *groups.values()), tuple(rows)).html())
     return "<h2>Differences</h2>" + "".join(parts) if parts else ""
 
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from tvjax.errors import UserError
 from tvjax.evals.learned import ROUNDING, standing
 from tvjax.report.gallery import Exhibit
-from tvjax.report.html import table
+from tvjax.report.html import box
 from tvjax.report.pca import colour_scale, coordinates, principal
 from tvjax.report.reader import Vectors
 from tvjax.report.style import (
@@ -31,6 +31,7 @@ from tvjax.report.style import (
     open_figure,
     quiet,
 )
+from tvjax.report.tables import Cell, Row, Table, estimate, of
 from tvjax.report.words import number
 
 EVIDENCE = "90% bootstrap interval over prompts"
@@ -54,12 +55,10 @@ OURS = (
 )
 
 
-def _cell(entry: Mapping[str, Any], name: str, index: Any = None, form: str = "", prior: float = 0.0) -> str:
-    value, interval = entry[name], entry[f"{name}_ci"]
-    if index is not None:
-        value, interval = value[index], interval[index]
-    said = [f"{v:{form}}" if form else number(0.0 if abs(v) < ROUNDING * prior else v) for v in (value, *interval)]
-    return f"{said[0]} [{said[1]},{said[2]}]"
+def _risk(entry: Mapping[str, Any], name: str, prior: float = 0.0) -> Cell:
+    """A risk after all demonstrations; 0 if it is the rounding of float32."""
+    value, interval = np.atleast_1d(entry[name])[-1], np.reshape(entry[f"{name}_ci"], (-1, 2))[-1]
+    return estimate(value, interval, lambda one: number(0.0 if abs(one) < ROUNDING * prior else one))
 
 
 def _works(summary: Mapping[str, Any], entry: Mapping[str, Any], name: str) -> bool:
@@ -83,30 +82,30 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """Name, risk at K, risk at K less theta's, shuffled, the shares of theta, and the task's R^2."""
+def _table(summary: Mapping[str, Any]) -> Table:
+    """Risk at K, that less theta's, shuffled, the shares of theta, and the task's R^2: a row a kind of vectors."""
     parts = list(summary["theta_task_r2"])
-    read = [_cell(summary, "theta_task_r2", part, ".2f") for part in parts]
-    rows = [["theta", _cell(summary, "theta_risk", -1), "", "", *("" for _ in SHARES), *read]]
+    read = [_read_of(summary, "theta_task_r2", part) for part in parts]
+    rows = [Row(("theta", _risk(summary, "theta_risk"), "", "", *("" for _ in SHARES), *read))]
     for m in summary["members"]:
         compared = _works(summary, summary, "theta_risk") or _works(summary, m, "written_risk")
-        less = _cell(m, "risk_minus_theta", -1) if compared else "neither works"
-        row = [f"written, seed {m['seed']}", _cell(m, "written_risk", -1), less]
-        row += [_cell(m, "shuffled_risk", -1)]
-        row += [_cell(m, name, form=".2f") for name in SHARES]
-        rows.append(row + [_cell(m, "task_r2", part, ".2f") for part in parts])
-    rows.append(["no vector", _cell(summary, "zero_shot_risk")])
-    rows.append(["prior", _cell(summary, "prior_risk")])
-    return (
-        [*rows, ["oracle", _cell(summary, "oracle_risk", -1, prior=summary["prior_risk"])]]
-        if "oracle_risk" in summary
-        else rows
-    )
+        less = _risk(m, "risk_minus_theta") if compared else "neither works"
+        shares = [of(m, name) for name in SHARES]
+        risks = _risk(m, "written_risk"), less, _risk(m, "shuffled_risk")
+        rows.append(
+            Row((f"written, seed {m['seed']}", *risks, *shares, *(_read_of(m, "task_r2", part) for part in parts)))
+        )
+    rows.append(Row(("no vector", _risk(summary, "zero_shot_risk")), reference=True))
+    rows.append(Row(("prior", _risk(summary, "prior_risk")), reference=True))
+    if "oracle_risk" in summary:
+        rows.append(Row(("oracle", _risk(summary, "oracle_risk", summary["prior_risk"])), reference=True))
+    names = [f"R\N{SUPERSCRIPT TWO} of {part}" for part in parts]
+    caption = f"Risk: {summary['risk_unit']}. In brackets: {EVIDENCE}."
+    return Table(caption, ("", "TVP risk at K", "less theta's", "shuffled", *SHARES.values(), *names), tuple(rows))
 
 
-def _heads(summary: Mapping[str, Any]) -> list[str]:
-    read = [f"R\N{SUPERSCRIPT TWO} of {part}" for part in summary["theta_task_r2"]]
-    return ["", "TVP risk at K", "less theta's", "shuffled", *SHARES.values(), *read]
+def _read_of(entry: Mapping[str, Any], name: str, part: str) -> Cell:
+    return estimate(entry[name][part], entry[f"{name}_ci"][part])
 
 
 def _setting(summary: Mapping[str, Any]) -> str:
@@ -119,8 +118,6 @@ def _setting(summary: Mapping[str, Any]) -> str:
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """The results as plain text for the terminal."""
-    rows = [_heads(summary), *_rows(summary)]
-    widths = [max(len(row[i]) for row in rows if i < len(row)) + 2 for i in range(len(rows[0]))]
     lines = [
         _setting(summary),
         f"writers {OBJECTIVES[summary['objective']]}",
@@ -128,8 +125,8 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         "",
         f"risk: {summary['risk_unit']} [{EVIDENCE}]",
     ]
-    lines += ["".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=False)) for row in rows]
-    known = _cell(summary, "theta_explained_by_task", form=".2f")
+    lines.append(_table(summary).text())
+    known = of(summary, "theta_explained_by_task").plain()
     lines.append(f"of theta's own variance, a linear map of the true task makes {known}")
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -142,32 +139,18 @@ def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, l
     sets = {"theta": Vectors(theta, parameters), f"written, {first.replace('_', ' ')}": Vectors(written, parameters)}
     target = summary["target"]
     about = f"{_setting(summary)}; target: member {target['member']} of {target['run']}, frozen"
-    head = "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in _heads(summary)) + "</tr>"
-    body = [
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{_small(text)}</td>" for text in row[1:] + [""] * (len(_heads(summary)) - len(row)))
-        + "</tr>"
-        for row in _rows(summary)
-    ]
-    caption = f"Risk: {summary['risk_unit']}. In brackets: {EVIDENCE}."
-    first = "".join(f"<p>{escape(text)}</p>" for text in cautions(summary))
-    known = _cell(summary, "theta_explained_by_task", form=".2f")
+    known = of(summary, "theta_explained_by_task").plain()
     parts = [
         f'<p class="quiet">{escape(about)}</p>',
-        f'<div class="headline">{first}</div>' if first else "",
+        box(cautions(summary)),
         f"<p>The writers were {escape(OBJECTIVES[summary['objective']])}.</p>",
         "<h2>Results</h2>",
-        table(escape(caption), head, body),
+        _table(summary).html(),
         f"<p>Of theta's own variance, a linear map of the true task makes {known}: the rest is what theta holds of its"
         " prompt beside the task, or holds of the task in a way that is not linear.</p>",
         f"<h2>What is whose</h2><p>{escape(OURS)}</p>",
     ]
     return [_curve(summary), _pca(sets)], "ATV on a TVP-trained model", parts
-
-
-def _small(text: str) -> str:
-    value, _, interval = text.partition(" [")
-    return f"{value} <small>[{interval}</small>" if interval else value
 
 
 def _read(path: Path, name: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -10,7 +10,8 @@ from tvjax.evals.study import answers as answers_of
 from tvjax.evals.study import surely_above, surely_below
 from tvjax.report import emergence_figures as figures
 from tvjax.report.gallery import Exhibit
-from tvjax.report.html import table
+from tvjax.report.html import box
+from tvjax.report.tables import Cell, Head, Row, Table
 from tvjax.report.words import number
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -135,19 +136,11 @@ def _setting(summary: Tree) -> str:
 def summary_table(summary: Tree) -> str:
     """The results as plain text for the terminal."""
     answers = answers_of(summary)
-    rows = [("condition", "ICL / prior", "TVP / prior, best layer", "layers", "usable"), *_conditions(answers)]
     lines = [_setting(summary), *headline(answers), "", "risk / prior's risk [90% interval over seeds]", ""]
-    lines += ["ICL loss alone", *_columns(rows)]
-    trained = [("", "TVP / prior at l*", "ICL / ICL alone", "under shifts"), *_trained(answers)]
-    lines += ["", "with a second loss", *_columns(trained), "", "claims"]
+    lines += ["ICL loss alone", _alone(answers).text(), "", "with a second loss", _second(answers).text(), "", "claims"]
     for claim, holds, numbers in claims(answers):
         lines.append(f"{holds if holds == 'supported' else holds.upper():<14} {claim} {numbers}")
     return "\n".join(lines) + "\n"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(rows[0]))]
-    return ["".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _conditions(answers: Tree) -> list[tuple[str, ...]]:
@@ -235,19 +228,16 @@ def contents(summary: Tree, path: Path) -> tuple[list[Exhibit], str, list[str]]:
     """The figures, the heading and the other parts of the page of the run in `path`: all is in its summary."""
     answers = answers_of(summary)
     summary = {**summary, "answers": answers}
-    first = "".join(f"<p>{escape(text)}</p>" for text in headline(answers))
-    heads = ("Condition", "ICL / prior", "TVP / prior, best layer", "Best layers", "Usable in seeds")
-    second = ("Second loss", "TVP / prior at its layer", "ICL risk / ICL loss alone", "Under shifts / ICL loss alone")
     method = METHOD + (f" {BY_CONSTRUCTION}" if any(row["query_replaced"] for row in answers["emergence"]) else "")
     parts = [
         f'<p class="quiet">{escape(_setting(summary))}</p>',
-        f'<div class="headline">{first}</div>' if first else "",
+        box(headline(answers)),
         "<h2>Claims</h2>",
-        _table("Each claim, and what decides it.", ("Claim", "Here", "Numbers"), claims(answers)),
+        _table("Each claim, and what decides it.", ("Claim", "Here", "Numbers"), claims(answers)).html(),
         "<h2>Numbers</h2>",
-        _table("The ICL loss alone, by condition.", heads, _conditions(answers)),
-        _table("A second loss beside it.", second, _trained(answers)) if answers["trained"] else "",
-        _table("What a step costs.", COSTS, _cost(answers)),
+        _alone(answers).html(),
+        _second(answers).html() if answers["trained"] else "",
+        _table("What a step costs.", COSTS, _cost(answers)).html(),
         f'<p class="quiet">{escape(method)}</p>',
         f"<h2>What is the paper's, what is ours</h2><p>{escape(PROVENANCE)}</p>",
     ]
@@ -267,15 +257,30 @@ def _cost(answers: Tree) -> list[tuple[str, ...]]:
     ]
 
 
-def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in heads) + "</tr>"
-    body = [
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f'<td class="wrap">{escape(t)}</td>' for t in row[1:])
-        + "</tr>"
-        for row in rows
-    ]
-    return table(escape(caption), head, body)
+def _table(caption: str, heads: Sequence[Head | str], rows: Sequence[Sequence[str]]) -> Table:
+    """Texts, which are broken into lines where they are long."""
+    return Table(caption, tuple(heads), tuple(Row((row[0], *(Cell(t, wrap=True) for t in row[1:]))) for row in rows))
+
+
+def _alone(answers: Tree) -> Table:
+    heads = (
+        Head("Condition", "condition"),
+        "ICL / prior",
+        "TVP / prior, best layer",
+        Head("Best layers", "layers"),
+        Head("Usable in seeds", "usable"),
+    )
+    return _table("The ICL loss alone, by condition.", heads, _conditions(answers))
+
+
+def _second(answers: Tree) -> Table:
+    heads = (
+        "Second loss",
+        Head("TVP / prior at its layer", "TVP / prior at l*"),
+        Head("ICL risk / ICL loss alone", "ICL / ICL alone"),
+        Head("Under shifts / ICL loss alone", "under shifts"),
+    )
+    return _table("A second loss beside it.", heads, _trained(answers))
 
 
 def _exhibits(summary: Tree) -> list[Exhibit]:

@@ -1,5 +1,6 @@
 """The report of a study of formats: where a state vector works, template by start, by layer and by position."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -13,8 +14,9 @@ from matplotlib.ticker import MaxNLocator
 
 from tvjax.evals.learned import above
 from tvjax.report.gallery import Exhibit
-from tvjax.report.html import table
+from tvjax.report.html import box
 from tvjax.report.style import HUES, INK, MARKERS, QUIET, bottom_legend, open_figure, quiet
+from tvjax.report.tables import Cell, Head, Row, Table, of
 
 Tree = Mapping[str, Any]
 Contents = tuple[list[Exhibit], str, list[str]]
@@ -27,11 +29,6 @@ SOURCES = (
     " measure of whether a query can be read, the layer chosen on the dev split, and the rules for what works and what"
     " is higher are how it is done here."
 )
-
-
-def _cell(entry: Tree, kind: str) -> str:
-    low, high = entry[f"{kind}_ci"]
-    return f"{entry[kind]:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _name(key: Tree) -> str:
@@ -98,23 +95,15 @@ def _verdicts(rows: Sequence[Tree], *, start: bool = False) -> str:
 def summary_table(summary: Tree) -> str:
     """The results as plain text for the terminal."""
     k, at = summary["num_demonstrations"], _at(summary)
-    heads = ["zero-shot", f"{k}-shot", "shuffled", *(f"vector, {p}" for p in summary["positions"]), "less first start"]
-    width = max(len(_name(cell)) for cell in summary["cells"]) + 1
     lines = [
         f"first tokens right, mean over {len(summary['tasks'])} tasks [90% interval over tasks and questions];"
-        f" {len(summary['seeds'])} seeds of {summary['num_prompts']} prompts of {k} demonstrations; the last column is"
-        f" paired, of the vector at {POSITIONS[at]}",
+        f" {len(summary['seeds'])} seeds of {summary['num_prompts']} prompts of {k} demonstrations; the last columns"
+        f" are paired, of the vector at {POSITIONS[at]}",
         *cautions(summary),
         *findings(summary),
-        f"{'':<{width}}" + "".join(f"{head:<18}" for head in heads),
+        _cells(summary).text(),
     ]
-    for cell in summary["cells"]:
-        cells = [_cell(cell, f"{shot}_first") for shot in ("zero_shot", "few_shot", "shuffled_shot")]
-        cells += [_cell(found, "vector_first") for found in cell["positions"].values()]
-        row = _paired(summary, cell)
-        cells.append(f"{_cell(row, 'difference')} {row['verdict']}" if row else "")
-        lines.append(f"{_name(cell):<{width}}" + "".join(f"{text:<18}" for text in cells))
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _paired(summary: Tree, cell: Tree) -> Tree | None:
@@ -126,14 +115,13 @@ def _paired(summary: Tree, cell: Tree) -> Tree | None:
 def contents(summary: Tree, path: Path) -> Contents:
     """The figures, the heading, and the parts of the page above the figures."""
     model = summary["model"]
-    told = "".join(f"<p>{escape(text)}</p>" for text in [*cautions(summary), *findings(summary)])
     parts = [
         f'<p class="quiet">{escape(model["path"])} ({escape(model["model_type"])}), {summary["num_layers"]} layers;'
         f" k = {summary['num_demonstrations']} demonstrations, vectors of {summary['num_prompts']} prompts,"
         f" {len(summary['seeds'])} seeds</p>",
-        f'<div class="headline">{told}</div>',
+        box([*cautions(summary), *findings(summary)]),
         "<h2>Results</h2>",
-        _cells_table(summary),
+        _cells(summary).html(),
         _tasks_table(summary),
         _reading(summary),
         f"<h2>What is whose</h2><p>{escape(SOURCES)}</p>",
@@ -142,50 +130,35 @@ def contents(summary: Tree, path: Path) -> Contents:
     return exhibits, "formats of prompts and state vectors", parts
 
 
-def _head(heads: Sequence[str]) -> str:
-    return "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in heads) + "</tr>"
-
-
-def _small(text: str) -> str:
-    value, _, interval = text.partition(" ")
-    return f"{value} <small>{escape(interval)}</small>"
-
-
-def _cells_table(summary: Tree) -> str:
+def _cells(summary: Tree) -> Table:
+    """A row a format."""
     k = summary["num_demonstrations"]
-    heads = ["template", "start", "zero-shot", f"{k}-shot", f"{k}-shot, labels shuffled"]
-    heads += [f"state vector at {POSITIONS[p]}" for p in summary["positions"]] + ["less the first start, paired", ""]
+    heads: list[Head | str] = ["template", "start", "zero-shot", f"{k}-shot"]
+    heads.append(Head(f"{k}-shot, labels shuffled", "shuffled"))
+    heads += [Head(f"state vector at {POSITIONS[p]}", f"vector, {p}") for p in summary["positions"]]
     rows = []
     for cell in summary["cells"]:
-        both = [_cell(cell, f"{s}_first") for s in ("zero_shot", "few_shot", "shuffled_shot")]
-        both += [_cell(found, "vector_first") for found in cell["positions"].values()]
+        shots = [of(cell, f"{shot}_first") for shot in ("zero_shot", "few_shot", "shuffled_shot")]
+        vectors = [
+            dataclasses.replace(of(found, "vector_first"), good=found["works"]) for found in cell["positions"].values()
+        ]
         row = _paired(summary, cell)
-        texts = [*both, _cell(row, "difference") if row else ""]
-        good = [False] * 3 + [found["works"] for found in cell["positions"].values()] + [False]
-        cells = "".join(
-            f"<td{' class=' + chr(34) + 'good' + chr(34) if g else ''}>{_small(t)}</td>"
-            for t, g in zip(texts, good, strict=True)
-        )
-        verdict = escape(row["verdict"]) if row else ""
-        start = escape(cell["start"]) + (" <small>query first</small>" if cell["query_first"] else "")
-        rows.append(
-            f'<tr><th scope="row">{escape(cell["template"])}</th><td>{start}</td>{cells}<td>{verdict}</td></tr>'
-        )
+        compared = (of(row, "difference"), Cell(row["verdict"])) if row else ()
+        start = Cell(cell["start"], "query first" if cell["query_first"] else "")
+        rows.append(Row((Cell(cell["template"]), start, *shots, *vectors, *compared)))
     caption = (
         "First tokens right, a mean over tasks, with 90% bootstrap intervals over tasks and questions. Emphasized: the"
         " vector works, the interval of its gain over zero-shot is all above 0. Query first: the query is in the"
         " prompt's first token. The last columns compare the vector at the first position with that behind the first"
         " start in the same template, on the same questions."
     )
-    return table(caption, _head(heads), rows)
+    return Table(caption, (*heads, Head("less the first start, paired", "less first start"), ""), tuple(rows))
 
 
 def _tasks_table(summary: Tree) -> str:
-    k = summary["num_demonstrations"]
+    kinds = ("few_shot_first", "shuffled_shot_first", "loss")
     rows = [
-        f'<tr><th scope="row">{escape(name)}</th>'
-        + "".join(f"<td>{_small(_cell(e, kind))}</td>" for kind in ("few_shot_first", "shuffled_shot_first", "loss"))
-        + f"<td>{'yes' if e['destroyed'] else 'no'}</td><td>{e['questions']}</td></tr>"
+        Row((name, *(of(e, kind) for kind in kinds), "yes" if e["destroyed"] else "no", str(e["questions"])))
         for name, e in summary["tasks"].items()
     ]
     caption = (
@@ -193,8 +166,9 @@ def _tasks_table(summary: Tree) -> str:
         " mean over all formats, and the difference, with 90% bootstrap intervals over prompts. Destroyed: the interval"
         " of the difference is all above 0, and it is at least half of the accuracy with right labels."
     )
-    heads = ["task", f"{k}-shot", "labels shuffled", "difference", "destroyed", "test questions"]
-    return "<h2>Tasks</h2>" + table(caption, _head(heads), rows)
+    shots = f"{summary['num_demonstrations']}-shot"
+    heads = ("task", shots, "labels shuffled", "difference", "destroyed", "test questions")
+    return "<h2>Tasks</h2>" + Table(caption, heads, tuple(rows)).html()
 
 
 def _reading(summary: Tree) -> str:

@@ -25,15 +25,6 @@ def document(title: str, parts: Sequence[str]) -> str:
     )
 
 
-def table(caption: str, head: str, rows: Sequence[str]) -> str:
-    """A table that scrolls where it is too wide; `caption`, `head` and `rows` are HTML."""
-    body = "\n".join(rows)
-    return (
-        f'<div class="scroll" tabindex="0"><table><caption><span>{caption}</span></caption>\n<thead>{head}</thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
-
-
 def box(sentences: Sequence[str]) -> str:
     """What a page says before any number; nothing where there is nothing to say."""
     told = "".join(f"<p>{escape(text)}</p>" for text in sentences)

@@ -1,6 +1,6 @@
 """The report of the TVP-loss on text: does it make a vector that works, and what does it do to in-context learning?"""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from matplotlib.ticker import MaxNLocator
 from tvjax.errors import UserError
 from tvjax.evals.learned import above
 from tvjax.report.gallery import Exhibit
-from tvjax.report.html import table
+from tvjax.report.html import box
 from tvjax.report.reader import Metrics, read_metrics
 from tvjax.report.style import HUES, MARKERS, QUIET, bottom_legend, log_axis, log_limits, open_figure, quiet
+from tvjax.report.tables import Cell, Head, Row, Table, estimate, of
 from tvjax.report.words import SINK
 
 EVIDENCE = "90% bootstrap interval over questions"
@@ -104,11 +105,6 @@ def _kinds(summary: Mapping[str, Any]) -> dict[str, str]:
     return {kind: label.format(**said) for kind, label in KINDS.items()}
 
 
-def _cell(entry: Mapping[str, Any], kind: str, form: str = ".2f") -> str:
-    low, high = entry[f"{kind}_ci"]
-    return f"{entry[kind]:{form}} [{low:{form}}, {high:{form}}]"
-
-
 def works(summary: Mapping[str, Any], member: Mapping[str, Any], group: str, kind: str) -> bool:
     """Whether a member's vector or k-shot accuracy is clearly above its own zero-shot accuracy.
 
@@ -163,7 +159,7 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
                 verdict = "better" if low > 0 else "worse" if high < 0 else "neither clearly better nor clearly worse"
                 said.append(
                     f"On {tasks} the {what} of {d['of']} is {verdict} than that of {d['minus']}: {one:.2f} against"
-                    f" {other:.2f}, a difference of {_cell(d[group], kind, '+.2f')}."
+                    f" {other:.2f}, a difference of {of(d[group], kind, '+.2f').plain()}."
                 )
     first = cautions(summary)
     return (
@@ -220,26 +216,24 @@ def _about(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _rows(summary: Mapping[str, Any], kinds: Collection[str] = KINDS) -> list[list[str]]:
-    """Group, arm or difference, and a cell of each kind."""
+def _table(summary: Mapping[str, Any], kinds: Mapping[str, str | Head], caption: str) -> Table:
+    """A row an arm or a difference of two, on each group of tasks; a column a kind of answers."""
     rows = []
-    for group in GROUPS:
+    for group, tasks in GROUPS.items():
         for arm in arms_of(summary):
-            rows.append([group, arm["name"], *(_cell(arm["means"][group], kind) for kind in kinds)])
+            cells = (of(arm["means"][group], kind) for kind in kinds)
+            rows.append(Row((Cell(tasks), Cell(setting(arm)), *cells), names=2))
         for d in summary["differences"]:
-            name = f"{d['of']} - {d['minus']}"
-            rows.append([group, name, *(_cell(d[group], kind, "+.2f") for kind in kinds)])
-    return rows
+            name, cells = f"{d['of']} - {d['minus']}", (of(d[group], kind, "+.2f") for kind in kinds)
+            rows.append(Row((Cell(tasks), Cell(name), *cells), names=2, reference=True))
+    return Table(caption, ("", "", *kinds.values()), tuple(rows))
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """The results as plain text for the terminal."""
-    heads = ["", "", "zero-shot", "vector of 1", "vector", "at best layer", f"{summary['num_demonstrations']}-shot"]
-    rows = [heads, *_rows(summary)]
-    widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(heads))]
-    lines = [_about(summary), *map(setting, arms_of(summary)), *cautions(summary), ""]
+    lines = [_about(summary), *cautions(summary), ""]
     lines.append(f"accuracy on the test split, macro average over tasks [{evidence(summary)}; of differences, paired]")
-    lines += ["".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)) for row in rows]
+    lines.append(_table(summary, _kinds(summary), "").text())
     told = [text for text in headline(summary) if text not in lines]
     return "\n".join(line.rstrip() for line in [*lines, "", *told]) + "\n"
 
@@ -248,11 +242,10 @@ def contents(summary: dict[str, Any], path: Path) -> Contents:
     """The figures, the heading and the other parts of the page of the run in `path`."""
     tuned = [arm for arm in arms_of(summary) if arm["tvp_weight"] is not None][: MOST - 1]
     metrics = [[_metrics(path, name) for name in arm.get("members", [arm["name"]])] for arm in tuned]
-    sentences = "".join(f"<p>{escape(text)}</p>" for text in headline(summary))
     written = "replaces the state" if summary["edit"] == "replace" else "is added to the state"
     parts = [
         f'<p class="quiet">{escape(_about(summary))}</p>',
-        f'<div class="headline">{sentences}</div>',
+        box(headline(summary)),
         "<h2>Results</h2>",
         _verdicts_table(summary),
         _means_table(summary),
@@ -264,15 +257,6 @@ def contents(summary: dict[str, Any], path: Path) -> Contents:
         f"<h2>What is whose</h2><p>{escape(OURS)}</p>",
     ]
     return [_accuracies(summary), _layers(summary), _training(summary, tuned, metrics)], "the TVP-loss on text", parts
-
-
-def _small(text: str) -> str:
-    value, _, interval = text.partition(" ")
-    return f"{value} <small>{interval}</small>"
-
-
-def _head(texts: list[str]) -> str:
-    return "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in texts) + "</tr>"
 
 
 def _metrics(path: Path, name: str) -> Metrics:
@@ -287,24 +271,12 @@ def _metrics(path: Path, name: str) -> Metrics:
     return read_metrics(folders[-1], [name])[0]
 
 
-def _table_of(summary: Mapping[str, Any], kinds: Mapping[str, str], caption: str) -> str:
-    labels = {arm["name"]: setting(arm) for arm in arms_of(summary)}
-    body = [
-        ("<tr>" if row[1] in labels else '<tr class="reference">')
-        + f'<td>{GROUPS[row[0]]}</td><th scope="row">{escape(labels.get(row[1], row[1]))}</th>'
-        + "".join(f"<td>{_small(text)}</td>" for text in row[2:])
-        + "</tr>"
-        for row in _rows(summary, kinds)
-    ]
-    return table(escape(caption), _head(["", "", *kinds.values()]), body)
-
-
 def _means_table(summary: Mapping[str, Any]) -> str:
     caption = (
         "Accuracy (fraction of answers with every token right) on the test split, macro average over tasks, with"
         f" {evidence(summary)}. Differences are paired: on the same questions, seed by seed."
     )
-    return _table_of(summary, _kinds(summary), caption)
+    return _table(summary, _kinds(summary), caption).html()
 
 
 def _shifts_table(summary: Mapping[str, Any]) -> str:
@@ -313,7 +285,7 @@ def _shifts_table(summary: Mapping[str, Any]) -> str:
     if any(kind not in arms_of(summary)[0]["means"]["train"] for kind in kinds):
         return ""
     caption = f"In-context learning under shifts, of fewer questions than above, with {evidence(summary)}"
-    return _table_of(summary, kinds, caption)
+    return _table(summary, kinds, caption).html()
 
 
 def _verdicts_table(summary: Mapping[str, Any]) -> str:
@@ -322,37 +294,31 @@ def _verdicts_table(summary: Mapping[str, Any]) -> str:
         return ""
     labels = {arm["name"]: setting(arm) for arm in arms_of(summary)}
     asked = {kind: text.format(k=summary["num_demonstrations"]) for kind, text in QUESTIONS.items() if kind in found[0]}
-    body = [
-        f'<tr><td>{GROUPS[row["group"]]}</td><th scope="row">{escape(labels[row["arm"]])}</th>'
-        + "".join(f"<td>{row[kind]}</td>" for kind in asked)
-        + "</tr>"
+    rows = tuple(
+        Row((Cell(GROUPS[group]), Cell(labels[row["arm"]]), *(Cell(row[kind]) for kind in asked)), names=2)
         for group in GROUPS
         for row in found
         if row["group"] == group
-    ]
-    return table("What is known", _head(["", "", *asked.values()]), body) + f"<p>{escape(RULES)}</p>"
+    )
+    return Table("What is known", ("", "", *asked.values()), rows).html() + f"<p>{escape(RULES)}</p>"
 
 
 def _tasks_table(summary: Mapping[str, Any]) -> str:
     shown = {kind: label for kind, label in _kinds(summary).items() if kind in HEADLINES}
     few = arms_of(summary)[: MOST // 2]
     heads = [f"{member['name']}, {label}" for label in shown.values() for member in few]
-    body = []
+    rows = []
     for group, tasks in summary["tasks"].items():
         for task in tasks:
-            cells = "".join(
-                f"<td>{member['accuracy'][kind][task]:.2f}"
-                f" <small>[{', '.join(f'{end:.2f}' for end in member['accuracy_ci'][kind][task])}]</small></td>"
+            cells = [
+                estimate(member["accuracy"][kind][task], member["accuracy_ci"][kind][task])
                 for kind in shown
                 for member in few
-            )
-            questions = summary["num_questions"][task]
-            body.append(
-                f'<tr><th scope="row">{escape(task)}</th><td>{GROUPS[group]}</td>{cells}<td>{questions}</td></tr>'
-            )
+            ]
+            rows.append(Row((Cell(task), Cell(GROUPS[group]), *cells, Cell(str(summary["num_questions"][task])))))
     left = len(arms_of(summary)) - len(few)
     caption = f"Accuracy by task, with {evidence(summary)}" + (f"; {left} more arms in summary.json" if left else "")
-    return table(caption, _head(["", "", *heads, "questions"]), body)
+    return Table(caption, ("", "", *heads, "questions"), tuple(rows)).html()
 
 
 def _looks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The report: figures as PNG files and one page beside them that needs nothing else, no script and no network."""
 
+import dataclasses
 from html import escape
 from pathlib import Path
 
@@ -7,10 +8,11 @@ from tvjax.evals.learned import ROUNDING, USABLE
 from tvjax.files import write_whole
 from tvjax.report.findings import headline
 from tvjax.report.gallery import Exhibit, gallery
-from tvjax.report.html import details, document, figure, table, write_figure
+from tvjax.report.html import details, document, figure, write_figure
 from tvjax.report.reader import Run, read_run
 from tvjax.report.shifts import icl_ratio, oracle_ratio, tvp_ratio
 from tvjax.report.summary import Condition, Estimate, Measure, Summary
+from tvjax.report.tables import Cell, Row, Table, estimate
 from tvjax.report.words import UNLEARNED, baseline_label, number, titles
 
 PROVENANCE = (
@@ -98,61 +100,51 @@ def _results(summary: Summary, measure: Measure, word: str, unit: str) -> str:
     heads = ("", f"ICL {word}, K = {last}", f"TVP {word}, prescribed layer", f"TVP {word}, best layer", "Zero-shot")
     rows = []
     for index, (member, name, scores) in enumerate(zip(summary.members, titles(summary), measure.scores, strict=True)):
-        best = f"layer {member.best_layer}: " if summary.works(index, member.best_layer) else "none works: "
+        best = "" if summary.works(index, member.best_layer) else "none works: "
         cells = (
             _cell(scores.icl[last]),
             _cell(scores.tvp[member.prescribed_layer], f"layer {member.prescribed_layer}: "),
-            _cell(scores.tvp[member.best_layer], best),
+            _cell(scores.tvp[member.best_layer], best or f"layer {member.best_layer}: "),
             _cell(scores.zero_shot),
         )
-        identity = f"{escape(name)} <small>{escape(member.name)}, seed {member.seed}</small>"
-        rows.append(f'<tr><th scope="row">{identity}</th>{"".join(cells)}</tr>')
+        rows.append(Row((Cell(name, f"{member.name}, seed {member.seed}"), *cells)))
     baselines = [(baseline_label(summary, name), entry.icl[last]) for name, entry in measure.baselines.items()]
     for name, entry in (("prior", measure.prior), ("oracle", measure.oracle and measure.oracle[last]), *baselines):
         if entry:
-            rows.append(f'<tr class="reference"><th scope="row">{name}</th>{_cell(entry)}{"<td></td>" * 3}</tr>')
-    caption = escape(f"{word.capitalize()}: {unit}, with 90% bootstrap intervals")
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    return table(caption, f"<tr>{head}</tr>", rows)
+            rows.append(Row((name, _cell(entry)), reference=True))
+    caption = f"{word.capitalize()}: {unit}, with 90% bootstrap intervals"
+    return Table(caption, heads, tuple(rows)).html()
 
 
-def _cell(entry: Estimate, before: str = "") -> str:
-    return f"<td>{escape(before)}{number(entry.value)} <small>[{number(entry.low)}, {number(entry.high)}]</small></td>"
+def _cell(entry: Estimate, before: str = "") -> Cell:
+    cell = estimate(float(entry.value), (float(entry.low), float(entry.high)), number)
+    return dataclasses.replace(cell, text=before + cell.text)
 
 
 def _shifts(summary: Summary) -> str:
     """The shifts by members, each risk relative to the prior's under the same shift."""
     if not summary.shifts:
         return ""
-    names = "".join(f'<th scope="colgroup" colspan="2">{escape(name)}</th>' for name in titles(summary))
-    pair = '<th scope="col">ICL</th><th scope="col">TVP</th>' * len(summary.members)
-    head = (
-        f'<tr><td colspan="5"></td>{names}</tr>\n<tr><th scope="col">Shift</th><th scope="col">What changes</th>'
-        f'<th scope="col">K</th><th scope="col">Prior risk</th><th scope="col">Oracle</th>{pair}</tr>'
-    )
-    rows = [_shift(summary, condition) for condition in (summary.base, *summary.shifts)]
+    groups = (("", 5), *((name, 2) for name in titles(summary)))
+    heads = ("Shift", "What changes", "K", "Prior risk", "Oracle", *("ICL", "TVP") * len(summary.members))
+    rows = tuple(_shift(summary, condition) for condition in (summary.base, *summary.shifts))
     caption = (
         "Risk divided by the prior's risk under the same shift: ICL after K demonstrations, TVP at the prescribed"
         " layer. Emphasized: the whole 90% interval is below 1, better than the prior."
     )
-    return f"<h2>Shifts</h2>\n{table(caption, head, rows)}"
+    return f"<h2>Shifts</h2>\n{Table(caption, heads, rows, groups).html()}"
 
 
-def _shift(summary: Summary, condition: Condition) -> str:
-    oracle = oracle_ratio(condition)
-    cells = []
+def _shift(summary: Summary, condition: Condition) -> Row:
+    oracle, cells = oracle_ratio(condition), []
     for index, member in enumerate(summary.members):
         for ratio in (icl_ratio(condition, index), tvp_ratio(condition, index, member)):
-            good = ' class="good"' if ratio.high < 1 and summary.learned(index) else ""
-            cells.append(
-                f"<td{good}>{number(ratio.value)} <small>[{number(ratio.low)}, {number(ratio.high)}]</small></td>"
-            )
+            good = bool(ratio.high < 1) and summary.learned(index)
+            cells.append(dataclasses.replace(_cell(ratio), good=good))
     what = "the prompts of training" if condition is summary.base else condition.summary
-    return (
-        f'<tr><th scope="row">{escape(condition.name)}</th><td class="wrap">{escape(what)}</td>'
-        f"<td>{condition.num_demonstrations}</td><td>{number(condition.risk.prior.value)}</td>"
-        f"<td>{number(oracle.value) if oracle else 'none'}</td>{''.join(cells)}</tr>"
-    )
+    known = str(condition.num_demonstrations), number(condition.risk.prior.value)
+    against = number(oracle.value) if oracle else "none"
+    return Row((condition.name, Cell(what, wrap=True), *known, against, *cells))
 
 
 def _notes(summary: Summary) -> str:

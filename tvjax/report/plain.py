@@ -1,12 +1,11 @@
 """The report of an experiment that has no page of its own: the numbers of its summary, as they stand there."""
 
 from collections.abc import Iterator, Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from tvjax.report.gallery import Exhibit
-from tvjax.report.html import table
+from tvjax.report.tables import Cell, Row, Table
 from tvjax.report.words import number
 
 MOST = 400
@@ -26,22 +25,19 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, ", ".join(number(one) if isinstance(one, float) else str(one) for one in shown)
 
 
-def _rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = list(_numbers(summary))
-    more = [("...", f"{len(rows) - MOST} more in eval/summary.json")] if len(rows) > MOST else []
-    return rows[:MOST] + more
+def _table(summary: Mapping[str, Any]) -> Table:
+    found = list(_numbers(summary))
+    more = [("...", f"{len(found) - MOST} more in eval/summary.json")] if len(found) > MOST else []
+    rows = tuple(Row((name, Cell(value, wrap=True))) for name, value in [*found[:MOST], *more])
+    return Table(f"The summary of a run of {summary['experiment']}", ("field", "value"), rows)
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """The results as plain text for the terminal."""
-    rows = _rows(summary)
-    width = max(len(name) for name, _ in rows) + 2
-    return "\n".join(f"{name:<{width}}{value}".rstrip() for name, value in rows) + "\n"
+    return _table(summary).text() + "\n"
 
 
 def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, list[str]]:
     """No figure, the heading, and one table."""
-    rows = [f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in _rows(summary)]
-    head = '<tr><th scope="col">field</th><th scope="col">value</th></tr>'
     name = str(summary["experiment"]).replace("_", " ")
-    return [], name, ["<h2>Results</h2>", table(f"The summary of the run of {escape(name)}", head, rows)]
+    return [], name, ["<h2>Results</h2>", _table(summary).html()]

@@ -1,5 +1,6 @@
 """The report of a run that measures task vectors of text tasks."""
 
+import dataclasses
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -12,14 +13,13 @@ from matplotlib.ticker import MaxNLocator
 
 from tvjax.evals.learned import above
 from tvjax.report.gallery import Exhibit
-from tvjax.report.html import box, table
+from tvjax.report.html import box
 from tvjax.report.style import GRID, HUES, INK, MARKERS, QUIET, bottom_legend, open_figure, quiet
+from tvjax.report.tables import Cell, Head, Row, Table, both, of
 from tvjax.report.words import SINK
 
 SHOTS = {"zero_shot": "zero-shot", "few_shot": "{k}-shot", "shuffled_shot": "{k}-shot, labels shuffled"}
 CONTROL = {"shuffled_vector": "state vector of shuffled labels"}
-SHOT, VECTOR = 11, 22
-"""Columns of the plain table, of accuracies alone and with the place of a vector."""
 OURS = (
     "The mean over several prompts, the splits by a hash of the input, layer and scale chosen on the dev split, and"
     " both controls with shuffled labels are how it is done here."
@@ -28,24 +28,15 @@ OURS = (
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """The results as plain text for the terminal."""
-    tasks, k = summary["tasks"], summary["num_demonstrations"]
-    width = max(map(len, [*tasks, "mean"])) + 1
-    vectors = {m["name"]: m["label"] for m in summary["methods"]}
-    heads = {"zero_shot": "zero-shot", "few_shot": f"{k}-shot", "shuffled_shot": "shuffled"} | vectors
-    heads |= {"shuffled_vector": "state, shuffled"}
-    widths = {m: VECTOR if m in vectors else SHOT for m in heads}
+    k = summary["num_demonstrations"]
     lines = [
         f"accuracy on the test split, of first tokens and of whole answers; vectors of {summary['num_prompts']} prompts"
         f" of {k} demonstrations, each at the layer (of {summary['num_layers']}) and scale that the dev split prefers,"
         " named where it beats zero-shot there",
         *cautions(summary),
-        f"{'':<{width}}" + "".join(f"{head:<{widths[m]}}" for m, head in heads.items()),
+        _tasks(summary, plain=True).text(),
     ]
-    for name, e in [*tasks.items(), ("mean", summary["mean"])]:
-        cells = [f"{e[f'{m}_first']:.2f} {e[m]:.2f}{_at(e, m)}" for m in heads]
-        row = "".join(f"{cell:<{widths[m]}}" for cell, m in zip(cells, heads, strict=True))
-        lines.append(f"{name:<{width}}{row}")
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def cautions(summary: Mapping[str, Any]) -> list[str]:
@@ -70,15 +61,10 @@ def _at(entry: Mapping[str, Any], vector: str) -> str:
     if f"{vector}_layer" not in entry:
         return ""
     if not entry[f"{vector}_works"]:
-        return " none works"
+        return "none works"
     scale = entry[f"{vector}_scale"]
     layer = entry[f"{vector}_layer"]
-    return f" at {'all' if layer is None else layer}" + (f" x{scale:g}" if scale != 1 else "")
-
-
-def _cell(entry: Mapping[str, Any], name: str) -> str:
-    value, interval = entry[name], entry[f"{name}_ci"]
-    return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+    return f"at {'all' if layer is None else layer}" + (f" x{scale:g}" if scale != 1 else "")
 
 
 def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, list[str]]:
@@ -89,7 +75,7 @@ def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, l
     return exhibits, "task vectors on text", _tables(summary)
 
 
-def _names(summary: dict[str, Any]) -> dict[str, str]:
+def _names(summary: Mapping[str, Any]) -> dict[str, str]:
     """The methods as readers know them: prompts, vectors, and the control."""
     found = SHOTS | {m["name"]: m["label"] for m in summary["methods"]} | CONTROL
     return {method: label.format(k=summary["num_demonstrations"]) for method, label in found.items()}
@@ -220,24 +206,29 @@ def _heads(summary: dict[str, Any]) -> Exhibit:
     )
 
 
-def _tables(summary: dict[str, Any]) -> list[str]:
+def _tasks(summary: Mapping[str, Any], *, plain: bool = False) -> Table:
+    """A row a task, a column a way to ask. plain: without intervals and what only a page has room for."""
     names = _names(summary)
-    heads = ["", *names.values(), "questions", "the state vector in words"]
-    head = "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in heads) + "</tr>"
+    short = {"few_shot": f"{summary['num_demonstrations']}-shot", "shuffled_shot": "shuffled"}
+    short["shuffled_vector"] = "state, shuffled"
+    heads: list[Head | str] = ["", *(Head(label, short.get(name, label)) for name, label in names.items())]
+    heads += [] if plain else ["questions", "the state vector in words"]
     rows = []
-    for name, e in summary["tasks"].items():
-        both = {m: f"{_small(_cell(e, f'{m}_first'))}<br>{_small(_cell(e, m))}" for m in names}
-        where = {m: f"<br>{escape(_at(e, m).strip())}" if _at(e, m) else "" for m in names}
-        cells = "".join(f"<td>{both[method]}{where[method]}</td>" for method in names)
-        words = escape(" | ".join(word.strip() or repr(word) for word in e["words"]))
-        rows.append(
-            f'<tr><th scope="row">{escape(name)}</th>{cells}<td>{e["pairs"]["test"]}</td>'
-            f'<td class="wrap">{words}</td></tr>'
+    for name, e in [*summary["tasks"].items(), ("mean", summary["mean"])]:
+        cells = []
+        for kind in names:
+            if plain or name == "mean":
+                first, whole = (Cell(f"{e[f'{kind}{suffix}']:.2f}") for suffix in ("_first", ""))
+                cell = dataclasses.replace(first, more=(whole,))
+            else:
+                cell = both(e, kind)
+            where = (Cell(_at(e, kind)),) if _at(e, kind) else ()
+            cells.append(dataclasses.replace(cell, more=(*cell.more, *where)))
+        more: list[Cell | str] = (
+            [] if plain or name == "mean" else [str(e["pairs"]["test"]), Cell(_words(e), wrap=True)]
         )
-    average = summary["mean"]
-    mean = "".join(f"<td>{average[f'{method}_first']:.2f}<br>{average[method]:.2f}</td>" for method in names)
-    rows.append(f'<tr class="reference"><th scope="row">mean over tasks</th>{mean}<td></td><td></td></tr>')
-    model = summary["model"]
+        mean = name == "mean"
+        rows.append(Row(("mean over tasks" if mean and not plain else name, *cells, *more), reference=mean))
     caption = (
         "Accuracy on the test split, with 90% bootstrap intervals over questions: above of the first tokens of answers,"
         " below of whole answers. With each vector the layer at which it is written, and the factor that it is"
@@ -245,12 +236,21 @@ def _tables(summary: dict[str, Any]) -> list[str]:
         " zero-shot there is not all above 0. In words: the tokens that the state vector favours, read as if it were"
         " the last state."
     )
+    return Table(caption, tuple(heads), tuple(rows))
+
+
+def _words(entry: Mapping[str, Any]) -> str:
+    return " | ".join(word.strip() or repr(word) for word in entry["words"])
+
+
+def _tables(summary: dict[str, Any]) -> list[str]:
+    model = summary["model"]
     return [
         f'<p class="quiet">{escape(model["path"])} ({escape(model["model_type"])}), {summary["num_layers"]} layers;'
         f" k = {summary['num_demonstrations']} demonstrations, vectors of {summary['num_prompts']} prompts</p>",
         box(cautions(summary)),
         "<h2>Results</h2>",
-        table(caption, head, rows),
+        _tasks(summary).html(),
         _conflicts(summary["conflicts"]),
         f"<h2>What is whose</h2><p>{escape(_sources(summary))}</p>",
     ]
@@ -273,21 +273,12 @@ def _conflicts(conflicts: list[dict[str, Any]]) -> str:
         "without the vector",
         "questions",
     )
-    head = "<tr>" + "".join(f'<th scope="col">{escape(text)}</th>' for text in heads) + "</tr>"
     names = ("says_shown", "says_shown_without", "says_moved", "says_moved_without")
     rows = [
-        f"<tr><td>{escape(e['shown'])}</td><td>{escape(e['moved'])}</td>"
-        + "".join(f"<td>{_small(_cell(e, name))}</td>" for name in names)
-        + f"<td>{e['pairs']}</td></tr>"
-        for e in conflicts
+        Row((e["shown"], e["moved"], *(of(e, name) for name in names), str(e["pairs"])), names=0) for e in conflicts
     ]
     caption = (
         "Demonstrations of one task, the vector of another written in at that task's layer, on inputs that both tasks"
         " have and whose answers begin with other tokens: with whose first token does the model's answer begin?"
     )
-    return "<h2>Conflicting tasks</h2>" + table(caption, head, rows)
-
-
-def _small(text: str) -> str:
-    value, _, interval = text.partition(" ")
-    return f"{value} <small>{interval}</small>"
+    return "<h2>Conflicting tasks</h2>" + Table(caption, heads, tuple(rows)).html()

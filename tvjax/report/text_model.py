@@ -1,7 +1,6 @@
 """The report of the small language model that is trained here."""
 
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,25 @@ from tvjax.evals.learned import above
 from tvjax.report.gallery import Exhibit
 from tvjax.report.html import box
 from tvjax.report.style import HUES, open_figure, quiet
+from tvjax.report.tables import Cell, Row, Table, estimate
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """The results as plain text for the terminal."""
-    counts = range(summary["num_demonstrations"] + 1)
     lines = [
         f"small language model: {summary['num_layers']} layers, {len(summary['tasks'])} tasks, n ="
         f" {summary['num_prompts']} prompts [90% bootstrap interval]",
         *cautions(summary),
-        "demonstrations  accuracy           risk (nats a token)",
+        _table(summary).text(),
     ]
-    lines += [f"{n:<15} {_cell(summary, 'accuracy', n):<18} {_cell(summary, 'risk', n)}" for n in counts]
     return "\n".join(lines) + "\n"
+
+
+def _table(summary: Mapping[str, Any]) -> Table:
+    counts = range(summary["num_demonstrations"] + 1)
+    rows = tuple(Row((str(n), _cell(summary, "accuracy", n), _cell(summary, "risk", n))) for n in counts)
+    caption = f"By number of demonstrations, on {summary['num_prompts']} prompts, with 90% bootstrap intervals"
+    return Table(caption, ("demonstrations", "accuracy", "risk (nats a token)"), rows)
 
 
 def cautions(summary: Mapping[str, Any]) -> list[str]:
@@ -35,18 +40,17 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"The model has not learned the tasks: its accuracy after {k} demonstrations,"
-        f" {_cell(summary, 'accuracy', k)}, is not clearly above that without any, {without:.2f}."
+        f" {_cell(summary, 'accuracy', k).plain()}, is not clearly above that without any, {without:.2f}."
     ]
 
 
-def _cell(entry: Mapping[str, Any], name: str, index: int) -> str:
-    value, interval = entry[name][index], entry[f"{name}_ci"][index]
-    return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+def _cell(entry: Mapping[str, Any], name: str, index: int) -> Cell:
+    return estimate(entry[name][index], entry[f"{name}_ci"][index])
 
 
 def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, list[str]]:
     """The figures, the heading and the other parts of the page of the run in `path`."""
-    parts = [box(cautions(summary)), f"<pre>{escape(summary_table(summary))}</pre>"]
+    parts = [box(cautions(summary)), "<h2>Results</h2>", _table(summary).html()]
     return [_curve(summary)], "a small language model", parts
 
 

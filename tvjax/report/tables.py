@@ -1,0 +1,141 @@
+"""One table: as plain text for the terminal, as HTML for a page, and as CSV."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from tvjax.report.words import number
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a cell. interval: behind it, in small; more: parts below it, each of its own.
+
+    good: whether it is emphasized. wrap: whether long text is broken into lines.
+    """
+
+    text: str
+    interval: str = ""
+    more: tuple["Cell", ...] = ()
+    good: bool = False
+    wrap: bool = False
+
+    def plain(self) -> str:
+        """As text; of several parts only the last one has its interval."""
+        parts = [self, *self.more]
+        texts = [part.text for part in parts[:-1]] + [f"{parts[-1].text} {parts[-1].interval}"]
+        return " ".join(text.strip() for text in texts if text.strip())
+
+    def html(self) -> str:
+        """As HTML, the parts one below another."""
+        small = f" <small>{escape(self.interval)}</small>" if self.interval else ""
+        return "<br>".join([escape(self.text) + small, *(part.html() for part in self.more)])
+
+    def csv(self) -> str:
+        """As text, every part whole."""
+        return "; ".join(f"{part.text} {part.interval}".strip() for part in (self, *self.more))
+
+
+def estimate(value: float, interval: Sequence[float], form: str | Callable[[float], str] = ".2f") -> Cell:
+    """A number with the interval behind it: ``0.16 [0.15, 0.17]``; form: a format, or what writes a number."""
+    write = form if callable(form) else lambda one: f"{one:{form}}"
+    low, high = interval
+    return Cell(write(value), f"[{write(low)}, {write(high)}]")
+
+
+def of(entry: Any, name: str, form: str | Callable[[float], str] = ".2f") -> Cell:
+    """The number of this name in a summary, with its interval, ``entry[NAME_ci]``."""
+    return estimate(entry[name], entry[f"{name}_ci"], form)
+
+
+def both(entry: Any, name: str, form: str = ".2f") -> Cell:
+    """First tokens above, whole answers below: ``entry[NAME_first]`` and ``entry[NAME]``."""
+    first = of(entry, f"{name}_first", form)
+    return Cell(first.text, first.interval, (of(entry, name, form),))
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a column; short: in the terminal, "" for the same. least: characters that it has there at least."""
+
+    text: str
+    short: str = ""
+    least: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cells, the first `names` of which say what the row is of. reference: whether it is there to be compared with."""
+
+    cells: tuple[Cell | str, ...]
+    names: int = 1
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Heads, rows, and a caption, which says what each number is.
+
+    groups: what stands above the heads of some columns, and above how many.
+    """
+
+    caption: str
+    heads: tuple[Head | str, ...]
+    rows: tuple[Row, ...]
+    groups: tuple[tuple[str, int], ...] = ()
+
+    def _heads(self) -> list[Head]:
+        return [head if isinstance(head, Head) else Head(head) for head in self.heads]
+
+    def text(self, gap: int = 2) -> str:
+        """Columns as wide as what is in them, without the caption."""
+        heads = self._heads()
+        lines = [[head.short or head.text for head in heads]]
+        lines += [[_cell(cell).plain() for cell in row.cells] for row in self.rows]
+        lines = [line + [""] * (len(heads) - len(line)) for line in lines]
+        widths = [max(head.least, *(len(line[i]) for line in lines)) for i, head in enumerate(heads)]
+        gaps = " " * gap
+        return "\n".join(
+            gaps.join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        )
+
+    def html(self) -> str:
+        """A table that scrolls if it is too wide."""
+        heads = "".join(f'<th scope="col">{escape(head.text)}</th>' for head in self._heads())
+        above = "".join(
+            f'<th scope="colgroup" colspan="{count}">{escape(text)}</th>' if text else f'<td colspan="{count}"></td>'
+            for text, count in self.groups
+        )
+        first = f"<tr>{above}</tr>\n" if above else ""
+        body = "\n".join(self._row(row) for row in self.rows)
+        return (
+            '<div class="scroll" tabindex="0"><table><caption><span>'
+            f"{escape(self.caption)}</span></caption>\n<thead>{first}<tr>{heads}</tr></thead>\n<tbody>\n{body}\n"
+            "</tbody></table></div>"
+        )
+
+    def _row(self, row: Row) -> str:
+        cells = [_cell(cell) for cell in row.cells] + [Cell("")] * (len(self.heads) - len(row.cells))
+        parts = [f'<th scope="row">{cell.html()}</th>' for cell in cells[: row.names]]
+        for cell in cells[row.names :]:
+            kinds = " ".join(kind for kind, there in (("good", cell.good), ("wrap", cell.wrap)) if there)
+            parts.append(f'<td class="{kinds}">{cell.html()}</td>' if kinds else f"<td>{cell.html()}</td>")
+        return f"<tr{' class=' + chr(34) + 'reference' + chr(34) if row.reference else ''}>{''.join(parts)}</tr>"
+
+    def csv(self) -> str:
+        """Comma-separated values, under the long heads."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow([head.text for head in self._heads()])
+        writer.writerows([[_cell(cell).csv() for cell in row.cells] for row in self.rows])
+        return out.getvalue()
+
+
+def _cell(cell: Cell | str) -> Cell:
+    return cell if isinstance(cell, Cell) else Cell(cell)
+
+
+__all__ = ["Cell", "Head", "Row", "Table", "both", "estimate", "number", "of"]
