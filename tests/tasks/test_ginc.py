@@ -128,7 +128,8 @@ def test_a_prompt_is_its_strings_one_behind_the_other():
     task, layout = GINC(length=4), LAYOUTS["xzy"].wide(4)
     prompt = task.sample(jax.random.key(0), 2, 2, layout)
     assert layout.length(3) == 6 * 2 + 5 == prompt.inputs.shape[1]
-    np.testing.assert_array_equal(prompt.kinds, [X, X, X, X, Z, Y, X, X, X, X, Z, Y, X, X, X, X, Z])
+    kinds = (prompt.layout.parts * 3)[: prompt.inputs.shape[1]]
+    np.testing.assert_array_equal(kinds, [X, X, X, X, Z, Y, X, X, X, X, Z, Y, X, X, X, X, Z])
     assert layout.queries(3) == slice(4, 17, 6)
     rows = [[*prompt.x[b, i], 50, prompt.targets[b, i, 0]] for b in range(2) for i in range(3)]
     np.testing.assert_array_equal(prompt.inputs, np.array(rows).reshape(2, -1)[:, :-1])

@@ -12,13 +12,18 @@ layouts = pytest.mark.parametrize("name", LAYOUTS)
 families = pytest.mark.parametrize("task", [Linear(input_width=3), TokenOffset()], ids=["real", "tokens"])
 
 
+def kinds_of(prompt):
+    """What each position is, ``[T]``."""
+    return np.array((prompt.layout.parts * prompt.x.shape[1])[: prompt.inputs.shape[1]])
+
+
 @layouts
 @families
 @pytest.mark.parametrize("demonstrations", [0, 1, 4])
 def test_lengths_and_kinds(name, task, demonstrations):
     prompt = task.sample(jax.random.key(0), 2, demonstrations, LAYOUTS[name])
     expected = (ORDER[name] * (demonstrations + 1))[:-1]
-    assert prompt.kinds.tolist() == expected
+    assert list(kinds_of(prompt)) == expected
     assert prompt.inputs.shape[:2] == (2, len(expected))
     read = Z if name == "xzy" else X
     assert list(range(len(expected)))[prompt.queries] == [i for i, kind in enumerate(expected) if kind == read]
@@ -27,7 +32,7 @@ def test_lengths_and_kinds(name, task, demonstrations):
 @layouts
 def test_real_inputs_hold_each_part_in_its_place(name):
     prompt = Linear(input_width=3).sample(jax.random.key(0), 2, 4, LAYOUTS[name])
-    inputs, kinds = np.asarray(prompt.inputs), np.asarray(prompt.kinds)
+    inputs, kinds = np.asarray(prompt.inputs), kinds_of(prompt)
     assert inputs.shape[-1] == 3 + 1 + NUM_KINDS
     np.testing.assert_array_equal(inputs[:, kinds == X, :3], prompt.x)
     np.testing.assert_array_equal(inputs[:, kinds == Y, 3:4], prompt.targets[:, :-1])
@@ -39,7 +44,7 @@ def test_real_inputs_hold_each_part_in_its_place(name):
 @layouts
 def test_tokens_hold_each_part_in_its_place(name):
     prompt = TokenOffset().sample(jax.random.key(0), 2, 4, LAYOUTS[name])
-    inputs, kinds = np.asarray(prompt.inputs), np.asarray(prompt.kinds)
+    inputs, kinds = np.asarray(prompt.inputs), kinds_of(prompt)
     np.testing.assert_array_equal(inputs[:, kinds == X], prompt.x)
     np.testing.assert_array_equal(inputs[:, kinds == Y], prompt.targets[:, :-1])
     assert (inputs[:, kinds == Z] == TokenOffset().decoder_inputs()["vocab_size"] - 1).all()

@@ -138,7 +138,7 @@ def summarize(experiment: WriterExperiment, tasks: dict[str, Any], found: dict[s
 
 
 def _write(
-    experiment: WriterExperiment, tasks: dict[str, Any], found: dict[str, Any], folder: Path, print_: str
+    experiment: WriterExperiment, tasks: dict[str, Any], found: dict[str, Any], folder: Path, fingerprint: str
 ) -> None:
     """vectors/*.safetensors: theta with the tasks behind it, and each writer's vectors, of the same prompts."""
     target = experiment.target
@@ -151,7 +151,7 @@ def _write(
         files[f"seed_{seed}"] = ({"written": found["members"]["vectors"][:, m]}, made)
     for name, (arrays, made) in files.items():
         path = folder / "vectors" / f"{name}.safetensors"
-        store.save_vectors(path, arrays, model=print_, layers=target.layer, about={"made_by": made})
+        store.save_vectors(path, arrays, model=fingerprint, layers=target.layer, about={"made_by": made})
 
 
 def make_trainer(experiment: WriterExperiment, mesh: Mesh | None = None) -> Trainer:

@@ -92,7 +92,6 @@ class Probes:
     """
 
     num_prompts: int
-    num_dummies: int
     read: Estimates
     entanglement: Estimate
     counts: tuple[int, ...]
@@ -236,7 +235,6 @@ def _probes(member: Mapping[str, Any], layers: int) -> Probes | None:
         )
         return Probes(
             num_prompts=_get(tree, "num_prompts", int),
-            num_dummies=_get(tree, "num_dummies", int),
             read={reader: _estimate(_whole(parts), "explained", layers + 1) for reader, parts in decodability.items()},
             entanglement=_estimate(_get(tree, "entanglement", dict), "ratio", layers + 1),
             counts=counts,

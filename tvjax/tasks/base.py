@@ -108,16 +108,7 @@ class Task(abc.ABC):
 
     def prompt(self, layout: Layout, parameters: Parameters, x: jax.Array, y: jax.Array) -> Prompt:
         """The prompt of these pairs."""
-        pairs = x.shape[1]
-        return Prompt(
-            inputs=self.encode(layout, x, y),
-            kinds=prompts.kinds(layout, pairs),
-            x=x,
-            targets=y,
-            weights=jnp.ones(pairs),
-            parameters=parameters,
-            layout=layout,
-        )
+        return Prompt(inputs=self.encode(layout, x, y), x=x, targets=y, parameters=parameters, layout=layout)
 
     def draw_pairs(
         self, key: jax.Array, parameters: Parameters, pairs: int, active_X: jax.Array | None = None

@@ -51,18 +51,14 @@ LAYOUTS = {"xzy": Layout("xzy", (X, Z, Y), Z), "xy": Layout("xy", (X, Y), X)}
 class Prompt:
     """N pairs a prompt, as every task gives them.
 
-    inputs: ``[B, T, I]`` real features or ``[B, T]`` token ids, for the decoder's front end. kinds: ``[T]``, what each
-    position is (X, Y, Z, PAD). x: ``[B, N, X]`` or ``[B, N]`` and targets: ``[B, N, Y]`` or ``[B, N]``, pair by
-    pair (an x of several tokens is ``[B, N, W]``).
-    weights: ``[N]``, how much each query counts in a training loss (0 where a curriculum leaves it out).
+    inputs: ``[B, T, I]`` real features or ``[B, T]`` token ids, for the decoder's front end. x: ``[B, N, X]`` or
+    ``[B, N]`` and targets: ``[B, N, Y]`` or ``[B, N]``, pair by pair (an x of several tokens is ``[B, N, W]``).
     parameters: the task's own, each ``[B, ...]``.
     """
 
     inputs: jax.Array
-    kinds: jax.Array
     x: jax.Array
     targets: jax.Array
-    weights: jax.Array
     parameters: dict[str, jax.Array]
     layout: Layout = struct.field(pytree_node=False)
 
@@ -72,11 +68,6 @@ class Prompt:
     def queries(self) -> slice:
         """Positions at which the answers are read, one a pair."""
         return self.layout.queries(self.x.shape[1])
-
-
-def kinds(layout: Layout, pairs: int) -> jax.Array:
-    """What each position is, ``[T]``."""
-    return jnp.array((layout.parts * pairs)[: layout.length(pairs)])
 
 
 def encode_real(layout: Layout, x_BNX: jax.Array, y_BNY: jax.Array) -> jax.Array:

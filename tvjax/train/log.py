@@ -107,7 +107,7 @@ class Progress:
     def __init__(self, total: int, start: int, shown: Sequence[str], stream: TextIO | None = None):
         self._stream = stream or sys.stdout
         self._total, self._shown = total, tuple(shown)
-        self._begin, self._first = time.monotonic(), start
+        self._first = start
         self._last_line = -math.inf
         self._bar = None
         if self._stream.isatty():
