@@ -7,15 +7,10 @@ Ours are the wording of the templates, one answer prefix in place of three, the 
 the mean over tasks (theirs is over five categories).
 """
 
-import runpy
-from pathlib import Path
-
+import atv_text
 from ml_collections import ConfigDict
 
 from tvjax.errors import reject
-
-# By path: neither the working directory nor how this file is loaded makes a difference.
-_EMBEDDED = runpy.run_path(str(Path(__file__).with_name("atv_text.py")))
 
 KNOWLEDGE = ("commonsense_qa", "openbookqa", "hellaswag", "boolq")
 REASONING = ("bbh_boolean_expressions", "bbh_date_understanding", "bbh_reasoning_about_colored_objects")
@@ -30,7 +25,7 @@ VARIANTS = {"released_code": "atv_all", "paper": "atv_last"}
 def get_config(variant: str = "released_code") -> ConfigDict:
     if variant not in VARIANTS:
         raise reject("--config argument", variant, ", ".join(VARIANTS))
-    config = _EMBEDDED["get_config"]("small")
+    config = atv_text.get_config("small")
 
     config.target.path = "Meta-Llama-3-8B"  # a Hugging Face folder
     config.target.dtype = "float16"  # as theirs; in bfloat16 vectors of lambda 0.001 are rounded away

@@ -3,16 +3,17 @@
 --config.target.path=FOLDER --config.data.path=TASKS --config.tasks.seen="('a','b')"
 """
 
-import runpy
-from pathlib import Path
-
+import text_model
 from ml_collections import ConfigDict
 
 from tvjax import methods
 from tvjax.errors import reject
-
-# By path: neither the working directory nor how this file is loaded makes a difference.
-_TRAINING = runpy.run_path(str(Path(__file__).with_name("text_model.py")))
+from tvjax.experiments.atv_settings import ATVTraining, GeneratorConfig, SensitivityConfig, TargetConfig
+from tvjax.methods.base import EvaluationConfig
+from tvjax.parallel.mesh import MeshConfig
+from tvjax.settings import defaults
+from tvjax.text.bench import VectorConfig
+from tvjax.train.state import OptimizerConfig
 
 
 def _smollm2(config: ConfigDict) -> None:
@@ -55,38 +56,18 @@ def get_config(model: str = "smollm2") -> ConfigDict:
     config = ConfigDict()
     config.experiment = "atv"
 
-    config.target = ConfigDict()  # the frozen model
-    # A Hugging Face folder, a GGUF file, smollm2 (fetched once by pip), ORG/NAME of the hub; "": that of
-    # config.training.target
-    config.target.path = ""
-    # Of its parameters, which nothing trains, and activations: float32, bfloat16, float16; "": that of the folder's
-    # tensors. What is trained is float32 always.
-    config.target.dtype = ""
-    config.target.matmul_precision = "highest"  # of all here: highest, high, default (tvp_synthetic.py)
-    config.target.trained = "runs/text_model"  # where the small model is, or is trained once; used if path is ""
-    config.target.remat = (
-        "none"  # activations that the backward pass computes again: none, full, dots (all but products)
-    )
-
-    config.generator = ConfigDict()  # what reads a query
-    config.generator.kind = "model"  # model: one of its own, trained on; target: the target's first blocks, frozen
-    config.generator.path = ""  # as config.target.path, e.g. GPT-2's folder; "": config.training.generator's
-    config.generator.trained = "runs/atv_generator"
-    config.generator.dtype = "float32"  # of its activations: float32, bfloat16; its parameters are float32
-    config.generator.below = 1  # blocks of the target that read a query, where kind is target
-    config.generator.template = ()  # (before, between, after), how it is shown a query; (): as the target is
-    config.generator.demonstrations = 6  # those that it reads in atv_shown
-    config.generator.draws = 8  # choices of them for each example
+    config.target = ConfigDict(defaults(TargetConfig))  # the frozen model
+    config.generator = ConfigDict(defaults(GeneratorConfig))  # what reads a query
 
     config.training = ConfigDict()  # of the small models; used if there is no path and they are not there yet
-    config.training.target = _TRAINING["get_config"]()
-    config.training.generator = _TRAINING["get_config"]()
+    config.training.target = text_model.get_config()
+    config.training.generator = text_model.get_config()
     config.training.generator.model.num_layers = 2
     config.training.generator.model.width = 64
     config.training.generator.model.hidden_width = 192
     config.training.generator.train.steps = 800
 
-    config.data = _TRAINING["get_config"]().data  # which tasks: the fields of configs/text_model.py, commented there
+    config.data = text_model.get_config().data
 
     config.tasks = ConfigDict()
     # Trained on and asked. No two of them share inputs: their queries tell them apart.
@@ -110,51 +91,24 @@ def get_config(model: str = "smollm2") -> ConfigDict:
     config.lora.sites = ("query", "key", "value", "out", "up", "gate", "down")
     config.function_vector.shuffled_prompts = 10
 
-    config.vectors = ConfigDict()
-    config.vectors.demonstrations = 6  # k, also of k-shot prompts
-    config.vectors.prompts = 20  # prompts that a vector is the mean of
-    config.vectors.memory = 1.0  # GiB that a pass may take beside the parameters; batches are made to fit
-
-    config.train = ConfigDict()
-    config.train.batch = 32  # examples a step
-    config.train.examples = 90  # most of a task
-    config.train.micro_batches = 1  # parts of a batch, one after another: less memory
-    config.train.shuffled = True  # each epoch in a new order; False: task by task
-    config.train.seeds = (0, 1, 2)  # members of one population
-    config.train.steps = 200
-    config.train.log_every = 20
-    config.train.evaluate_every = 40
-    config.train.checkpoint_every = 100
-    config.train.keep_checkpoints = 2
-    config.train.tensorboard = True
-    # Use the parameters that were best by this on the dev split: accuracy, accuracy_first (first tokens); "": the last
-    config.train.keep_best = "accuracy"
-
-    config.optimizer = ConfigDict()  # Adam, AdamW
-    config.optimizer.warmup_steps = 20
-    config.optimizer.decay = "cosine"  # cosine, constant
-    config.optimizer.final_fraction = 0.0
-    config.optimizer.weight_decay = 0.0  # AdamW's, of kernels
-    config.optimizer.l2 = 0.0  # Adam's: added to the gradient of every parameter
-    config.optimizer.clip_norm = 1.0
-    config.optimizer.b1 = 0.9
-    config.optimizer.b2 = 0.999
-
-    config.evaluation = ConfigDict()
-    config.evaluation.dev = 20  # most questions of a task, to choose the best checkpoint by
-    config.evaluation.test = 60  # most questions of a task
-    config.evaluation.batch = 128  # questions in one pass, at most
-
-    config.sensitivity = ConfigDict()  # ATV trained again, one seed of each
-    config.sensitivity.method = "atv_last"
-    config.sensitivity.scales = (0.01, 0.1, 10.0)  # lambda
-    config.sensitivity.layers = ((1,), (2,), (3,), (4,))  # subsets
-    config.sensitivity.examples = (1, 4, 16)  # most examples of a task
-
-    config.mesh = ConfigDict()  # devices along each axis
-    config.mesh.member = 1  # share the seeds
-    config.mesh.data = 1  # share the batch
-    config.mesh.fsdp = 1  # share the batch and the parameters, of which each device gathers a layer when it needs it
-    config.mesh.tensor = 1  # share the heads and hidden channels
+    vectors = defaults(VectorConfig, demonstrations=6, prompts=20)  # the others are those of train and evaluation
+    config.vectors = ConfigDict({name: vectors[name] for name in ("demonstrations", "prompts", "memory")})
+    config.train = ConfigDict(
+        defaults(
+            ATVTraining,
+            batch=32,
+            steps=200,
+            log_every=20,
+            evaluate_every=40,
+            checkpoint_every=100,
+            keep_best="accuracy",
+        )
+    )
+    config.optimizer = ConfigDict(defaults(OptimizerConfig, warmup_steps=20, clip_norm=1.0))
+    config.evaluation = ConfigDict(defaults(EvaluationConfig, test=60))
+    config.sensitivity = ConfigDict(
+        defaults(SensitivityConfig, scales=(0.01, 0.1, 10.0), layers=((1,), (2,), (3,), (4,)), examples=(1, 4, 16))
+    )
+    config.mesh = ConfigDict(defaults(MeshConfig))  # devices along each axis; `member` are the seeds
     VARIANTS[model](config)
     return config

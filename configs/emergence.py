@@ -5,19 +5,16 @@ argument chooses the study: token_offset (default, for two CPU cores and half an
 hours there), or full, combinations at a larger size with TVP-loss under each, for accelerators. All of it is ours.
 """
 
-import runpy
-from pathlib import Path
-
+import tvp_synthetic
 from ml_collections import ConfigDict
 
 from tvjax.errors import reject
-
-# By path: neither the working directory nor how this file is loaded makes a difference.
-_BASE = runpy.run_path(str(Path(__file__).with_name("tvp_synthetic.py")))
+from tvjax.experiments.emergence_settings import GridConfig, StudyConfig
+from tvjax.settings import defaults
 
 
 def _small(config: ConfigDict, task: str) -> None:
-    base = config.base = _BASE["get_config"](task)
+    base = config.base = tvp_synthetic.get_config(task)
     base.model.max_positions = 128
     base.train.tensorboard = False
     base.evaluation.prompts = 512
@@ -38,7 +35,7 @@ def _linear(config: ConfigDict) -> None:
 
 
 def _full(config: ConfigDict) -> None:
-    base = config.base = _BASE["get_config"]("linear")
+    base = config.base = tvp_synthetic.get_config("linear")
     base.task.input_width = 8
     base.prompt.demonstrations = 32
     base.model.num_layers = 8
@@ -69,22 +66,8 @@ def get_config(study: str = "token_offset") -> ConfigDict:
     config = ConfigDict()
     config.experiment = "emergence"
 
-    config.grid = ConfigDict()  # values of each factor beside the base's
-    config.grid.layout = ()  # of base.prompt.layout
-    config.grid.positions = ()  # of base.model.positions
-    config.grid.num_layers = ()  # of base.model.num_layers
-    config.grid.width = ()  # of base.model.width
-    config.grid.demonstrations = ()  # of base.prompt.demonstrations
-    config.grid.cross = False  # all combinations; otherwise one factor at a time
-
-    config.study = ConfigDict()
-    config.study.seeds = (0, 1, 2)  # of every member
-    config.study.tvp_weights = (1.0,)  # lambda of the members with TVP-loss
-    config.study.prescribed_layers = ()  # l*; (): 1..L-1, each
-    config.study.tvp_everywhere = False  # TVP-loss under every condition; otherwise under the base alone
-    config.study.control = True  # also ICL loss with the extra queries of the TVP-loss, answered from demonstrations
-    config.study.most_members = 12  # members that train at once: what bounds the memory
-
+    config.grid = ConfigDict(defaults(GridConfig))
+    config.study = ConfigDict(defaults(StudyConfig, seeds=(0, 1, 2)))
     VARIANTS[study](config)  # config.base: a run of configs/tvp_synthetic.py; its population is the study's to set
     config.base.evaluation.probes = False  # no answer of a study is made of them
     return config

@@ -3,17 +3,14 @@
 --config.model.path=FOLDER --config.data.path=TASKS
 """
 
-import runpy
-from pathlib import Path
-
+import text_model
 from ml_collections import ConfigDict
 
 from tvjax import methods
 from tvjax.errors import reject
+from tvjax.experiments.task_vectors import MeasuredConfig, ModelConfig
 from tvjax.methods.vector import VectorMethod
-
-# By path: neither the working directory nor how this file is loaded makes a difference.
-_TRAINING = runpy.run_path(str(Path(__file__).with_name("text_model.py")))
+from tvjax.settings import defaults
 
 
 def _smollm2(config: ConfigDict) -> None:
@@ -41,35 +38,15 @@ def get_config(model: str = "smollm2") -> ConfigDict:
     config = ConfigDict()
     config.experiment = "task_vectors"
 
-    config.model = ConfigDict()
-    # A Hugging Face folder, a GGUF file, smollm2 (fetched once by pip), ORG/NAME of the hub; "": config.training's
-    config.model.path = ""
-    config.model.dtype = (
-        ""  # of parameters and activations: float32, bfloat16, float16; "": that of the folder's tensors
+    config.model = ConfigDict(defaults(ModelConfig))
+    config.data = text_model.get_config().data
+
+    config.training = text_model.get_config()  # of the small model; used if model.path is "" and it is not there yet
+    # A query in a prompt's first token cannot be read: `start` puts another there.
+    config.template = ConfigDict(
+        {name: config.training.template[name] for name in ("start", "before", "between", "after")}
     )
-    config.model.matmul_precision = "highest"  # of float32 on GPUs, TPUs: highest, high, default (tvp_synthetic.py)
-    config.model.trained = "runs/text_model"  # where the small model is, or is trained once; used if path is ""
-
-    config.data = _TRAINING["get_config"]().data  # which tasks: the fields of configs/text_model.py, commented there
-
-    config.training = _TRAINING["get_config"]()  # of the small model; used if model.path is "" and it is not there yet
-    config.template = ConfigDict()  # a pair is shown as before + input + between + " " + output + after
-    # In front of a prompt, where the tokenizer puts no token of its own (BOS): a query in the first token is not read.
-    config.template.start = config.training.template.start
-    config.template.before = config.training.template.before
-    config.template.between = config.training.template.between
-    config.template.after = config.training.template.after
-
-    config.vectors = ConfigDict()
-    config.vectors.demonstrations = 6  # k
-    config.vectors.prompts = 30  # prompts that a vector is the mean of
-    config.vectors.seed = 0  # of demonstrations and queries
-    config.vectors.memory = 1.0  # GiB that a pass may take beside the parameters; batches are made to fit
-    config.vectors.batch = 64  # most prompts in one pass
-    config.vectors.questions = 100  # most inputs of a split that are asked
-    config.vectors.words = 8  # tokens that the vector's projection on the vocabulary lists
-    config.vectors.conflicts = 5  # fewest shared inputs for which two tasks are set against each other
-
+    config.vectors = ConfigDict(defaults(MeasuredConfig, demonstrations=6, prompts=30))
     config.methods = ("vector", "function_vector", "learned_vector")  # that make vectors; "vector" among them
     # config.METHOD.FIELD, which the file of each method in tvjax/methods/ describes.
     for group, values in methods.fields(VectorMethod).items():

@@ -10,15 +10,10 @@ differs from configs/tvp_synthetic.py stands here. "Garg": read in their paper o
 - two members, with and without the TVP-loss; Garg train one model on the ICL loss alone.
 """
 
-import runpy
-from pathlib import Path
-
+import tvp_synthetic
 from ml_collections import ConfigDict
 
 from tvjax.errors import reject
-
-# By path: neither the working directory nor how this file is loaded makes a difference.
-_BASE = runpy.run_path(str(Path(__file__).with_name("tvp_synthetic.py")))
 
 
 def _as_linear(config: ConfigDict) -> None:
@@ -54,7 +49,7 @@ TASKS = {
 def get_config(task: str = "linear") -> ConfigDict:
     if task not in TASKS:
         raise reject("--config argument", task, ", ".join(TASKS))
-    config = _BASE["get_config"](task)
+    config = tvp_synthetic.get_config(task)
     config.task.input_width = 20  # Garg: d
 
     config.prompt.layout = "xzy"  # ours

@@ -8,15 +8,10 @@ paper; "ours": our choice. What runs through it all and is ours:
 - the strings of a prompt begin in the same slot, uniform over all but the delimiter's.
 """
 
-import runpy
-from pathlib import Path
-
+import tvp_synthetic
 from ml_collections import ConfigDict
 
 from tvjax.errors import reject
-
-# By path: neither the working directory nor how this file is loaded makes a difference.
-_BASE = runpy.run_path(str(Path(__file__).with_name("tvp_synthetic.py")))
 
 
 def _small(config: ConfigDict) -> None:
@@ -60,7 +55,7 @@ VARIANTS = {"small": _small, "published": _published}
 def get_config(size: str = "small") -> ConfigDict:
     if size not in VARIANTS:
         raise reject("--config argument", size, ", ".join(VARIANTS))
-    config = _BASE["get_config"]("token_offset")
+    config = tvp_synthetic.get_config("token_offset")
     config.task = ConfigDict()
     config.task.name = "ginc"
     config.task.vocab_size = 50  # GINC: words, the delimiter among them; 50, 100 or 150

@@ -4,15 +4,17 @@ Of SmolLM2-135M, which is fetched once; with :small of a small model that is tra
 at several layers and weights of the loss, over three seeds, one member after another.
 """
 
-import runpy
-from pathlib import Path
-
+import text_model
 from ml_collections import ConfigDict
 
 from tvjax.errors import reject
-
-# By path: neither the working directory nor how this file is loaded makes a difference.
-_TRAINING = runpy.run_path(str(Path(__file__).with_name("text_model.py")))
+from tvjax.experiments.task_vectors import ModelConfig
+from tvjax.experiments.tvp_language_settings import EvaluationConfig, TunedConfig, TuningConfig
+from tvjax.parallel.mesh import MeshConfig
+from tvjax.settings import defaults
+from tvjax.text.bench import VectorConfig
+from tvjax.train.state import OptimizerConfig
+from tvjax.vectors.tvp import TVPConfig
 
 
 def _small(config: ConfigDict) -> None:
@@ -78,85 +80,43 @@ def get_config(model: str = "smollm2") -> ConfigDict:
     config.tasks.heldout = ("previous_number", "previous_letter", "last_letter", "second_of_two", "third_person")
     config.tasks.heldout += ("sentence_adjective",)
 
-    config.model = ConfigDict()  # that is fine-tuned
-    # A Hugging Face folder, a GGUF file, smollm2 (fetched once by pip), ORG/NAME of the hub; "": config.training's
-    config.model.path = ""
-    # Of activations: float32, bfloat16; "": that of the folder's tensors, but for float16, where small gradients are 0.
-    # Parameters, which are tuned, are float32, whatever the folder has.
-    config.model.dtype = "float32"
-    config.model.matmul_precision = "highest"  # of float32 on GPUs, TPUs: highest, high, default (tvp_synthetic.py)
-    config.model.trained = "runs/tvp_language_base"  # where the small model is, or is trained once; used if path is ""
+    # float32: parameters, which are tuned, are that whatever the folder has.
+    config.model = ConfigDict(defaults(ModelConfig, dtype="float32", trained="runs/tvp_language_base"))
 
-    config.training = _TRAINING["get_config"]()  # of the small model; used if model.path is "" and it is not there yet
+    config.training = text_model.get_config()  # of the small model; used if model.path is "" and it is not there yet
     config.training.data.tasks = config.tasks.get_ref("train")  # it follows: held-out tasks are seen by nothing
 
-    config.data = _TRAINING["get_config"]().data  # where tasks are from: the fields of configs/text_model.py
-
-    config.template = ConfigDict()  # a pair is shown as before + input + between + " " + output + after
-    config.template.start = config.training.template.start  # in front of a prompt, where the tokenizer puts no BOS
-    config.template.before = config.training.template.before
-    config.template.between = config.training.template.between
-    config.template.after = config.training.template.after
-
-    config.tvp = ConfigDict()  # the TVP-loss
-    config.tvp.demonstrations = ()  # S, the queries whose theta it reads, by demonstrations before them; (): all from 1
-    config.tvp.query = "fresh"  # fresh: an x' for each theta; shared: one for each prompt
-    config.tvp.edit = "replace"  # replace, add: what theta does to the state; so are the vectors that are measured
-    config.tvp.gradient = True  # whether the gradient flows through theta
-    config.tvp.start_step = 0  # the step at which the loss begins
-
-    config.population = ConfigDict()  # tuples: an entry for each member, or one for all
-    config.population.name = ("icl", "tvp")
-    config.population.seed = (0,)  # of the batches: members of one seed see the same
-    config.population.tvp_weight = (0.0, 1.0)  # lambda
-    config.population.prescribed_layer = (2,)  # l*, 1..L-1
-    config.population.learning_rate = (5e-4,)  # peak
-    # From what fresh pairs are answered beside the ICL loss: vector is the TVP-loss, demonstrations the control for
-    # what it costs, as many extra answers behind the demonstrations themselves.
-    config.population.answered_from = ("vector",)
-
-    config.train = ConfigDict()
-    config.train.demonstrations = 6  # K: a prompt shows one more pair, and every answer counts; also of k-shot prompts
-    config.train.at_once = 0  # members that train side by side, and are asked before the next ones; 0: all
-    config.train.unroll = (
-        0  # layers compiled one by one, of each loop over them; 0: all, slow to compile and fast to run
+    config.data = text_model.get_config().data
+    config.template = ConfigDict(
+        {name: config.training.template[name] for name in ("start", "before", "between", "after")}
     )
-    config.train.export = ()  # names of members that are written to models/NAME, Hugging Face folders
-    config.train.batch = 32  # prompts a step
-    config.train.steps = 300
-    config.train.log_every = 25  # steps in one dispatch to the device, and in one line of metrics
-    config.train.evaluate_every = 50
-    config.train.checkpoint_every = 100
-    config.train.keep_checkpoints = 2  # the newest that are kept
-    config.train.tensorboard = True  # also write TensorBoard events
-
-    config.optimizer = ConfigDict()  # AdamW
-    config.optimizer.warmup_steps = 20
-    config.optimizer.decay = "cosine"  # cosine, constant
-    config.optimizer.final_fraction = 0.0  # of the peak learning rate, at the end of the decay
-    config.optimizer.weight_decay = 1e-2  # of kernels
-    config.optimizer.clip_norm = 1.0  # largest global norm of a gradient; 0: no clipping
-    config.optimizer.b1 = 0.9
-    config.optimizer.b2 = 0.99
-
-    config.vectors = ConfigDict()  # what is measured at the end
-    config.vectors.prompts = 30  # prompts that a vector is the mean of
-    config.vectors.seed = 0  # of demonstrations and queries
-    config.vectors.memory = 1.0  # GiB that a pass may take beside the parameters; batches are made to fit
-    config.vectors.batch = 64  # most prompts (or layers) in one pass
-    config.vectors.questions = 60  # most inputs of a split that are asked
-
-    config.evaluation = ConfigDict()
-    config.evaluation.training_prompts = 128  # prompts of each evaluation during training
-    config.evaluation.single = 5  # vectors of one prompt each that every question is asked with
-    config.evaluation.layers = ()  # where vectors are written, beside the members' own layers; (): all, from 0 on
-    config.evaluation.shifts = 60  # most questions asked under each shift of in-context learning; 0: no shifts
-    config.evaluation.template = ("", ":", "\n")  # (before, between, after) of the shift to another template
-
-    config.mesh = ConfigDict()  # devices along each axis; the product may be at most the number of devices
-    config.mesh.member = 1  # share the members
-    config.mesh.data = 1  # share the batch
-    config.mesh.fsdp = 1  # share the batch and the parameters, of which each device gathers a layer when it needs it
-    config.mesh.tensor = 1  # share the heads and hidden channels
+    tvp = defaults(TVPConfig)
+    config.tvp = ConfigDict({name: value for name, value in tvp.items() if name != "answered_from"})
+    config.population = ConfigDict(
+        defaults(
+            TunedConfig,
+            name=("icl", "tvp"),
+            seed=(0,),
+            tvp_weight=(0.0, 1.0),
+            prescribed_layer=(2,),
+            learning_rate=(5e-4,),
+        )
+    )
+    config.train = ConfigDict(
+        defaults(
+            TuningConfig,
+            demonstrations=6,
+            batch=32,
+            steps=300,
+            log_every=25,
+            evaluate_every=50,
+            checkpoint_every=100,
+        )
+    )
+    config.optimizer = ConfigDict(defaults(OptimizerConfig, warmup_steps=20, weight_decay=1e-2, clip_norm=1.0, b2=0.99))
+    vectors = defaults(VectorConfig, prompts=30, questions=60)  # of config.train.demonstrations
+    config.vectors = ConfigDict(vectors)
+    config.evaluation = ConfigDict(defaults(EvaluationConfig, training_prompts=128))
+    config.mesh = ConfigDict(defaults(MeshConfig))  # devices along each axis
     VARIANTS[model](config)
     return config

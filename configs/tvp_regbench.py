@@ -7,15 +7,10 @@ paper; "ours": our choice. What runs through it all and is ours:
 - words are padded on the left to one length by a blank, and each begins with the bar that the paper puts between them.
 """
 
-import runpy
-from pathlib import Path
-
+import tvp_synthetic
 from ml_collections import ConfigDict
 
 from tvjax.errors import reject
-
-# By path: neither the working directory nor how this file is loaded makes a difference.
-_BASE = runpy.run_path(str(Path(__file__).with_name("tvp_synthetic.py")))
 
 
 def _small(config: ConfigDict) -> None:
@@ -63,7 +58,7 @@ VARIANTS = {"small": _small, "published": _published}
 def get_config(size: str = "small") -> ConfigDict:
     if size not in VARIANTS:
         raise reject("--config argument", size, ", ".join(VARIANTS))
-    config = _BASE["get_config"]("token_offset")
+    config = tvp_synthetic.get_config("token_offset")
     config.task = ConfigDict()
     config.task.name = "regbench"
     config.task.symbols = 18  # RegBench

@@ -9,7 +9,18 @@ from ml_collections import ConfigDict
 
 from tvjax import tasks
 from tvjax.errors import reject
+from tvjax.experiments.tvp_settings import (
+    CurriculumConfig,
+    EvaluationConfig,
+    PopulationConfig,
+    PromptConfig,
+    TVPTraining,
+)
+from tvjax.nn.decoder import FAMILY_FIELDS, DecoderConfig
+from tvjax.parallel.mesh import MeshConfig
 from tvjax.settings import defaults
+from tvjax.train.state import OptimizerConfig
+from tvjax.vectors.tvp import TVPConfig
 
 
 def _linear(config: ConfigDict) -> None:
@@ -105,92 +116,33 @@ def get_config(task: str = "linear") -> ConfigDict:
 
     config.task = ConfigDict()  # the family and its settings: see above
 
-    config.prompt = ConfigDict()
-    config.prompt.layout = "xzy"  # order of a demonstration: xzy (read at the placeholder z) or xy (read at x)
-    config.prompt.demonstrations = 8  # K, demonstrations before the last query
-
-    config.curriculum = ConfigDict()
-    config.curriculum.dimensions = ConfigDict()  # input dimensions that are not zero, growing with training
-    config.curriculum.dimensions.start = 1
-    config.curriculum.dimensions.increment = 1
-    config.curriculum.dimensions.interval = 0  # steps between two increments; 0: no curriculum
-    config.curriculum.pairs = ConfigDict()  # pairs of a prompt that count in the loss, likewise
-    config.curriculum.pairs.start = 1
-    config.curriculum.pairs.increment = 1
-    config.curriculum.pairs.interval = 0
-
-    config.model = ConfigDict()
-    config.model.num_layers = 4  # L
-    config.model.width = 64  # D, of the residual stream
-    config.model.num_heads = 2  # H
-    config.model.num_kv_heads = 0  # G, key/value heads; 0: as many as heads
-    config.model.head_width = 0  # C, channels a head; 0: width / num_heads
-    config.model.hidden_width = 0  # F, of the MLP; 0: 4 * width
-    config.model.max_positions = 64  # the longest prompt that learned positions allow
-    config.model.norm = "layernorm"  # layernorm, rmsnorm
-    config.model.norm_epsilon = 1e-5
-    config.model.positions = "learned"  # learned, rotary, none
-    config.model.rotary_base = 10_000.0  # of rotary positions
-    config.model.mlp = "gelu"  # gelu, gated_silu
-    config.model.bias = True  # biases in linear maps and norms
-    config.model.unroll = 0  # layers unrolled in one iteration of the scan over layers; 0: all (fastest on a CPU)
-    config.model.remat = (
-        "none"  # activations that the backward pass computes again: none, full, dots (all but products)
+    config.prompt = ConfigDict(defaults(PromptConfig, layout="xzy", demonstrations=8))
+    config.curriculum = ConfigDict(defaults(CurriculumConfig))  # of input dimensions that are not zero, and of pairs
+    # Also of DecoderConfig: what the task decides, and what only pretrained families need.
+    left = {"num_outputs", "inputs", "vocab_size", "tied_readout", *FAMILY_FIELDS}
+    model = defaults(DecoderConfig, num_layers=4, width=64, num_heads=2, max_positions=64)
+    config.model = ConfigDict({name: value for name, value in model.items() if name not in left})
+    config.tvp = ConfigDict(defaults(TVPConfig))
+    config.population = ConfigDict(
+        defaults(
+            PopulationConfig,
+            name=("icl", "tvp"),
+            seed=(0,),
+            tvp_weight=(0.0, 1.0),
+            prescribed_layer=(2,),
+            learning_rate=(1e-3,),
+        )
     )
-    config.model.dtype = "float32"  # of activations, and so what is computed in: float32, bfloat16
-    config.model.param_dtype = "float32"  # of parameters and Adam's moments: nothing else, since they are trained
-    # Of products of float32: highest (exact to float32), high, default. On a GPU the others are TF32; on a TPU highest,
-    # high and default are 6, 3 and 1 passes of bfloat16. No difference on a CPU, or to products of bfloat16 or float16.
-    config.model.matmul_precision = "highest"
-
-    config.tvp = ConfigDict()  # the choices of the TVP-loss; all are ours
-    config.tvp.demonstrations = ()  # S: numbers of demonstrations after which theta is trained; (): 1..K
-    config.tvp.query = "fresh"  # one x' for each position in S (fresh), or one a prompt (shared)
-    config.tvp.edit = "replace"  # theta replaces the state at z, or is added to it (add)
-    config.tvp.gradient = True  # whether the gradient flows through theta into its prompt
-    config.tvp.start_step = 0  # the TVP-loss is off before this step
-    config.tvp.answered_from = "vector"  # or, as a control, the same x' from their prompt's demonstrations
-
-    config.population = ConfigDict()  # members trained side by side: one entry a member, or one for all
-    config.population.name = ("icl", "tvp")
-    config.population.seed = (0,)  # initial parameters and batches; members of one seed share both
-    config.population.tvp_weight = (0.0, 1.0)  # lambda in ICL loss + lambda * TVP-loss
-    config.population.prescribed_layer = (2,)  # l*, 1..L-1
-    config.population.learning_rate = (1e-3,)  # peak
-
-    config.train = ConfigDict()
-    config.train.batch = 32  # prompts a step
-    config.train.micro_batches = 1  # parts of a batch, one after another: less memory
-    config.train.steps = 3500
-    config.train.log_every = 50  # steps in one dispatch to the device, and in one line of metrics
-    config.train.evaluate_every = 100  # steps between two evaluations of all layers
-    config.train.checkpoint_every = 500
-    config.train.keep_checkpoints = 2  # the newest that are kept
-    config.train.tensorboard = True  # also write TensorBoard events
-
-    config.optimizer = ConfigDict()  # AdamW
-    config.optimizer.warmup_steps = 200
-    config.optimizer.decay = "cosine"  # cosine, constant
-    config.optimizer.final_fraction = 0.0  # of the peak learning rate, at the end of the decay
-    config.optimizer.weight_decay = 1e-4  # of kernels
-    config.optimizer.clip_norm = 1.0  # largest global norm of a gradient; 0: no clipping
-    config.optimizer.b1 = 0.9
-    config.optimizer.b2 = 0.99
-
-    config.evaluation = ConfigDict()
-    config.evaluation.training_prompts = 256  # prompts of each evaluation during training
-    config.evaluation.prompts = 1024  # prompts of the final evaluation and of each shift
-    config.evaluation.seed = 1000  # of the evaluation prompts
-    config.evaluation.shifts = True  # whether to evaluate out of distribution
-    config.evaluation.probes = True  # whether to probe theta: decodability, dummy queries, swaps, mixes, rank
-    config.evaluation.probe_prompts = 256  # prompts of the probes that run the model
-
-    config.mesh = ConfigDict()  # devices along each axis; the product may be at most the number of devices
-    config.mesh.member = 1  # share the members
-    config.mesh.data = 1  # share the batch
-    config.mesh.fsdp = 1  # share the batch and the parameters, of which each device gathers a layer when it needs it
-    config.mesh.tensor = 1  # share the heads and hidden channels
-
+    config.train = ConfigDict(
+        defaults(TVPTraining, batch=32, steps=3500, log_every=50, evaluate_every=100, checkpoint_every=500)
+    )
+    config.optimizer = ConfigDict(
+        defaults(OptimizerConfig, warmup_steps=200, weight_decay=1e-4, clip_norm=1.0, b2=0.99)
+    )
+    config.evaluation = ConfigDict(
+        defaults(EvaluationConfig, training_prompts=256, prompts=1024, seed=1000, probes=True)
+    )
+    config.mesh = ConfigDict(defaults(MeshConfig))  # devices along each axis
     if task in TASKS:
         TASKS[task](config)
     else:

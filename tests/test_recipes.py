@@ -105,7 +105,7 @@ def test_an_experiment_in_one_file(here, capsys):
     assert "mean" in capsys.readouterr().out
     page = (here / "run" / "report" / "index.html").read_text()
     assert "<h1>letters in run" in page and "4.00" in page
-    with pytest.raises(UserError, match=r"config\.letters\.words: given \(\); accepted: entries, at least 1"):
+    with pytest.raises(UserError, match=r"config\.letters\.words: given \(\); accepted: entries, at least one"):
         main(["main", "--plugins=letters", "--config=letters.py", "--config.letters.words=()", "--workdir=other"])
     with pytest.raises(UserError, match=r"config\.experiment: given 'letters'; accepted: an experiment that says"):
         main(["main", "--plugins=letters", "--config=letters.py", "--mode=plan", "--workdir=plan"])

@@ -176,6 +176,8 @@ def _load(given: str, *argument: str) -> Any:
     module = types.ModuleType("tvjax_config")
     module.__file__ = path
     accepted = "a Python file with get_config(), which takes the argument after ':' and makes a ConfigDict"
+    beside, before = str(place.resolve().parent), set(sys.modules)
+    sys.path.insert(0, beside)  # so that it can import the files beside it
     try:
         exec(compile(place.read_bytes(), path, "exec"), vars(module))
         config = module.get_config(*argument)
@@ -186,6 +188,11 @@ def _load(given: str, *argument: str) -> Any:
         raise UserError(f"{line}: not Python ({error.msg}); accepted: {accepted}") from None
     except (Exception, SystemExit) as error:
         raise UserError(f"{path}: it raised {type(error).__name__} ({error}); accepted: {accepted}") from None
+    finally:
+        sys.path.remove(beside)
+        for name in set(sys.modules) - before:  # another folder's may have the same names
+            if os.path.dirname(getattr(sys.modules[name], "__file__", None) or "") == beside:
+                del sys.modules[name]
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config() made a {type(config).__name__}; accepted: {accepted}")
     return config

@@ -26,6 +26,7 @@ class Bounds:
     least: float | None = None
     above: float | None = None
     below: float | None = None
+    most: float | None = None
     entries: int = 0
     distinct: bool = False
 
@@ -35,6 +36,7 @@ class Bounds:
             (self.least is not None and value < self.least)
             or (self.above is not None and value <= self.above)
             or (self.below is not None and value >= self.below)
+            or (self.most is not None and value > self.most)
         )
 
     def check(self, value: Any, path: str) -> None:
@@ -50,14 +52,25 @@ class Bounds:
             raise reject(path, value, self._entries())
 
     def _numbers(self) -> str:
-        if self.least is not None and self.below is not None:
+        if self.below is not None:
             return f"{self.least} up to, not including, {self.below}"
+        if self.most is not None:
+            return f"{self.least} to {self.most}"
         return f"{self.least} or more" if self.least is not None else f"more than {self.above}"
 
     def _entries(self) -> str:
         bounded = self.least is not None or self.above is not None
         each = ["different" if self.distinct else "", f"numbers, each {self._numbers()}" if bounded else "entries"]
-        return " ".join(filter(None, each)) + (f", at least {self.entries}" if self.entries else "")
+        return " ".join(filter(None, each)) + (
+            f", at least {'one' if self.entries == 1 else self.entries}" if self.entries else ""
+        )
+
+
+class Checked:
+    """A dataclass of settings with rules beyond the bounds of each field."""
+
+    def check(self, path: str) -> None:
+        """Raise `UserError` for values that do not fit each other; path: of the group, as config.train."""
 
 
 def setting(default: Any = dataclasses.MISSING, about: str = "", **bounds: Any) -> Any:
@@ -65,13 +78,32 @@ def setting(default: Any = dataclasses.MISSING, about: str = "", **bounds: Any) 
     return dataclasses.field(default=default, metadata={"about": about, "bounds": Bounds(**bounds)})
 
 
-def defaults(kind: Any) -> dict[str, Any]:
-    """The fields of a dataclass of settings that have a value of their own, with it, as a config has them."""
-    return {
-        field.name: defaults(field.default) if dataclasses.is_dataclass(field.default) else field.default
-        for field in dataclasses.fields(kind)
-        if field.init and field.default is not dataclasses.MISSING
+def defaults(kind: Any, **values: Any) -> dict[str, Any]:
+    """The fields of a dataclass of settings as a config has them: with `values`, or else what they are by themselves.
+
+    Raises TypeError for a value of a field that is not there.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    if not values.keys() <= fields.keys():
+        raise TypeError(f"{kind.__name__} has no {', '.join(values.keys() - fields.keys())}, but {', '.join(fields)}")
+    own = {
+        name: field.default_factory() if callable(field.default_factory) else field.default
+        for name, field in fields.items()
     }
+    own = {name: value for name, value in own.items() if value is not dataclasses.MISSING} | values
+    return {name: defaults(value) if dataclasses.is_dataclass(value) else value for name, value in own.items()}
+
+
+def described(kind: Any) -> list[tuple[str, Any, str]]:
+    """The name, the default and the meaning of each field of a dataclass of settings, those of groups in it too."""
+    rows: list[tuple[str, Any, str]] = []
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            rows += [(f"{field.name}.{name}", *rest) for name, *rest in described(hints[field.name])]
+        elif field.init:
+            rows.append((field.name, field.default, field.metadata.get("about", "")))
+    return rows
 
 
 def group(values: Any, path: str) -> Mapping[str, Any]:
@@ -92,6 +124,20 @@ def groups(config: Mapping[str, Any], names: Collection[str], also: Collection[s
         group(config.get(name), f"config.{name}")
 
 
+def parts(
+    kind: Any, config: Mapping[str, Any], also: Collection[str] = (), **settled: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The fields of `kind` that are dataclasses, each built from the group of its name in `config`.
+
+    also: groups and fields that `config` may have beside them. settled: by group, fields that are not the user's to
+    set. Raises `UserError` for a group or a field that is not there, and what `build` does.
+    """
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in dataclasses.fields(kind) if f.name not in also and dataclasses.is_dataclass(hints[f.name])]
+    groups(config, names, also)
+    return {name: build(hints[name], config[name], f"config.{name}", **settled.get(name, {})) for name in names}
+
+
 def build(kind: type[T], values: Any, path: str, **settled: Any) -> T:
     """An instance of dataclass `kind` from `values`; `settled` fields are not the user's to set.
 
@@ -110,7 +156,10 @@ def build(kind: type[T], values: Any, path: str, **settled: Any) -> T:
     for name, value in read.items():
         if "bounds" in fields[name].metadata:
             fields[name].metadata["bounds"].check(value, f"{path}.{name}")
-    return kind(**read, **settled)
+    made = kind(**read, **settled)
+    if isinstance(made, Checked):
+        made.check(path)
+    return made
 
 
 def coerce(value: Any, hint: Any, path: str) -> Any:
@@ -149,14 +198,6 @@ def at_least(low: float, path: str, **values: float) -> None:
     for name, value in values.items():
         if value < low:
             raise reject(f"{path}.{name}", value, f"{low} or more")
-
-
-def check_seeds(path: str, seeds: Collection[int]) -> None:
-    """Raise `UserError` for no seeds, for one that is there twice, and for what no random key can be made of."""
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise reject(path, seeds, "different seeds, at least one")
-    for seed in seeds:
-        check_seed(path, seed)
 
 
 def check_mesh(mesh: Any, *shared: tuple[str, int, str]) -> None:

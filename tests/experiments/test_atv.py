@@ -433,7 +433,7 @@ WRONG = {
     "layers that are not written to": (
         {"atv__layers": (1,), "sensitivity__layers": ((2,),)},
         "config.sensitivity.layers",
-        "(1,)",
+        "config.atv.layers: 1",
     ),
     "a target that has not seen the tasks": (
         {"target__path": "", "data__path": "/tasks", "training__target": {"data": {}}},
@@ -446,19 +446,19 @@ WRONG = {
     "no template": ({"templates": ()}, "config.templates", "at least one"),
     "half a template": ({"templates": (("a", "b"),)}, "config.templates", "at least one (before, between, after)"),
     "a layer too many": ({"atv__layers": (1, 3)}, "config.atv.layers", "1..2"),
-    "layer 0": ({"atv__layers": (0,)}, "config.atv.layers", "from 1"),
+    "layer 0": ({"atv__layers": (0,)}, "config.atv.layers", "1 or more"),
     "lambdas for no layers": ({"atv__scale": (1.0, 2.0, 3.0)}, "config.atv.scale", "one for each of the 2 layers"),
     "lambdas for other layers": (
         {"atv__layers": (1,), "atv__scale": (1.0, 2.0)},
         "config.atv.scale",
-        "each of config.atv.layers",
+        "one for each of the 1 layers",
     ),
     "dropout of everything": ({"atv__dropout": 1.0}, "config.atv.dropout", "0 up to"),
     "negative rank": ({"atv__rank": -1}, "config.atv.rank", "0 or more"),
     "odd micro-batches": ({"train__micro_batches": 3}, "config.train.micro_batches", "divisor"),
     "no seed": ({"train__seeds": ()}, "config.train.seeds", "at least one"),
     "a rate of zero": ({"lora__rate": 0.0}, "config.lora.rate", "more than 0"),
-    "unknown site": ({"lora__sites": ("heads",)}, "config.lora.sites", "query"),
+    "unknown site": ({"lora__sites": ("heads",), "methods": ("zero_shot", "lora")}, "config.lora.sites", "query"),
     "more members than the mesh divides": ({"mesh__member": 3}, "config.mesh.member", "divisor"),
     "no such target": ({"target__path": "/nowhere"}, "/nowhere/config.json", "a Hugging Face folder"),
     "blocks that are not there": (
@@ -517,4 +517,4 @@ def test_the_published_setting_starts(file, variant, config, tmp_path):
     assert len(summary["tasks"]["seen"]) == 20 and len(summary["tasks"]["unseen"]) == 5
     settings = ATVSettings.from_config(published)
     assert settings.optimizer.l2 == 1e-5 and settings.optimizer.clip_norm == 0 and settings.atv.scale == (0.001,)
-    assert not settings.examples.shuffled and settings.examples.batch == 1
+    assert not settings.train.shuffled and settings.train.batch == 1

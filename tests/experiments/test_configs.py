@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import math
+import sys
 from pathlib import Path
 
 import jax
@@ -25,6 +26,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "configs"
 
 def sources():
     """FILE or FILE:ARG for all there is. A config that takes an argument lists its values."""
+    sys.path.insert(0, str(FOLDER))
     for path in sorted(FOLDER.glob("*.py")):
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
@@ -32,10 +34,23 @@ def sources():
         yield path.name
         if inspect.signature(module.get_config).parameters:
             yield from (f"{path.name}:{argument}" for argument in getattr(module, "TASKS", None) or module.VARIANTS)
+    sys.path.remove(str(FOLDER))
 
 
 def read(source, *overrides):
     return read_flags(["main", f"--config={FOLDER / source}", *overrides])[0]
+
+
+def test_the_page_of_all_fields_is_that_of_the_code():
+    """Made by: python -m tvjax.experiments.fields > docs/fields.md"""
+    assert (FOLDER.parent / "docs" / "fields.md").read_text() == page()
+
+
+def test_what_a_dataclass_has_can_be_set():
+    config = read("tvp_synthetic.py", "--config.optimizer.l2=0.5", "--config.curriculum.pairs.interval=3")
+    assert config["optimizer"]["l2"] == 0.5 and config["curriculum"]["pairs"]["interval"] == 3
+    with pytest.raises(UserError, match=r"config\.train\.keep_best: given 'risk'; accepted: ''"):
+        TVPSettings.from_config(read("tvp_synthetic.py", "--config.train.keep_best=risk"))
 
 
 EXPERIMENT = {source: read(source)["experiment"] for source in sources()}

@@ -131,7 +131,7 @@ def make_context(
             batches=batches,
             seen=s.tasks.trained,
         )
-        for seed in s.examples.seeds
+        for seed in s.train.seeds
         for template in s.templates
     ]
     given = {"target": target.params} | ({} if generator is None else {"generator": generator.params})
@@ -158,7 +158,7 @@ def context_of(
     """A run context of the settings; made: its tasks, readers, examples, benches, batches and `finish`."""
     return RunContext(
         own=s.own,
-        training=Training(s.examples, s.train, s.optimizer, s.mesh, s.target.remat),
+        training=Training(s.train, s.train, s.optimizer, s.mesh, s.target.remat),
         evaluation=s.evaluation,
         target=target,
         generator=generator,
@@ -186,7 +186,7 @@ def _examples(
     v = s.evaluation
     known = {name: tasks[name] for name in s.tasks.trained}
     splits = {
-        "train": (known, asked_of(known, "train", s.examples.examples)),
+        "train": (known, asked_of(known, "train", s.train.examples)),
         "dev": (known, questions_of(known, "dev", v.dev)),
         "test": (tasks, questions_of(tasks, "test", v.test)),
     }
@@ -280,10 +280,10 @@ def _sensitivity(context: RunContext, s: ATVSettings, folder: Path, say: Callabl
     ]
     names = tuple(f"{one['kind']}{i}" for i, one in enumerate(members))
     hyper = {
-        "seed": jnp.full(len(members), s.examples.seeds[0]),
+        "seed": jnp.full(len(members), s.train.seeds[0]),
         "learning_rate": jnp.full(len(members), s.own[method.group].rate),
         "scale": jnp.asarray(np.stack(scales), jnp.float32),
-        "examples": jnp.array([one.get("examples", s.examples.examples) for one in members]),
+        "examples": jnp.array([one.get("examples", s.train.examples) for one in members]),
     }
     mesh = dataclasses.replace(s.mesh, member=1, data=s.mesh.data * s.mesh.member)  # any number of members
     training, tick = dataclasses.replace(context.training, mesh=mesh), context.tick
@@ -308,7 +308,7 @@ def _work(context: RunContext, s: ATVSettings, mode: str) -> tuple[dict[str, int
     members = len(_settings_to_try(s))
     if members:
         again = s.sensitivity.method
-        parts["sensitivity"], costs["sensitivity"] = parts[again], costs[again] * members / len(s.examples.seeds)
+        parts["sensitivity"], costs["sensitivity"] = parts[again], costs[again] * members / len(s.train.seeds)
     return parts, costs
 
 
@@ -353,7 +353,7 @@ def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, pro
         first, whole = (np.mean([o.right[task][kind].mean() for task in s.tasks.seen]) for kind in (0, 1))
         say(f"{name}: accuracy {whole:.2f} on seen tasks (first tokens {first:.2f}), {o.tokens:.0f} tokens a query")
         if o.written:
-            made_by = f"{name}, seed {s.examples.seeds[0]}, of the test queries of "
+            made_by = f"{name}, seed {s.train.seeds[0]}, of the test queries of "
             template = dataclasses.asdict(context.readers["query"].template)
             _save(folder / "vectors", name, o.written, fingerprint, template, made_by)
     summary = {
@@ -368,7 +368,7 @@ def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, pro
         "tasks": {group: list(getattr(s.tasks, group)) for group in ("seen", "unseen", "ambiguous")},
         "num_questions": {name: len(task.questions("test")[: s.evaluation.test]) for name, task in tasks.items()},
         "num_demonstrations": s.vectors.demonstrations,
-        "num_seeds": len(s.examples.seeds),
+        "num_seeds": len(s.train.seeds),
         "query_first": list(sinks),
         "layers": list(layers(context)),
         "chance": _chance(context, s),
@@ -465,7 +465,7 @@ def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
         read = dataclasses.replace(read, matmul_precision=t.matmul_precision)
         generator = headless(read, s.generator.dtype)
         given["generator"] = {name: leaf for name, leaf in abstract_params(read).items() if name != "readout"}
-    examples = {"train": (len(s.tasks.trained), s.examples.examples), "dev": (len(s.tasks.trained), s.evaluation.dev)}
+    examples = {"train": (len(s.tasks.trained), s.train.examples), "dev": (len(s.tasks.trained), s.evaluation.dev)}
     made = {
         split: blank_examples(c.query_tokens, c.answer_tokens, len(s.templates), *size)
         for split, size in examples.items()

@@ -6,70 +6,60 @@ from typing import Any, Literal
 
 from tvjax import methods
 from tvjax.errors import reject
-from tvjax.experiments.checks import check_micro_batches, check_training
 from tvjax.experiments.text_data import DataConfig
 from tvjax.experiments.text_model import TextModelSettings
 from tvjax.methods import METHODS
 from tvjax.methods.base import EvaluationConfig, Method
 from tvjax.nn.decoder import DecoderConfig, Precision
 from tvjax.parallel.mesh import MeshConfig
-from tvjax.settings import build, check_mesh, coerce, group, groups, setting
+from tvjax.settings import check_mesh, coerce, group, parts, setting
 from tvjax.tasks.text import Template
 from tvjax.text.adapting import ExampleConfig
 from tvjax.text.bench import VectorConfig
 from tvjax.train.loop import TrainConfig
 from tvjax.train.state import OptimizerConfig
 
-MODELS = ("target", "generator", "training")
-GROUPS = (*MODELS, "data", "tasks", "vectors", "train", "optimizer", "evaluation", "sensitivity", "mesh")
-SETTLED = ("seed", "batch", "questions")
-"""Fields of config.vectors that are those of the examples and of the evaluation."""
-
 
 @dataclasses.dataclass(frozen=True)
 class TargetConfig:
-    """The frozen model: a Hugging Face folder; where it is empty, the small model of the run `trained`.
+    """The frozen model."""
 
-    dtype: of its parameters and activations; "" is that of the folder's tensors. matmul_precision: as `DecoderConfig`
-    has it, of all products in the run, those of what is trained too.
-    """
-
-    path: str = ""
-    dtype: Literal["", "float32", "bfloat16", "float16"] = ""
-    matmul_precision: Precision = "highest"
-    trained: str = "runs/text_model"
-    remat: Literal["none", "full", "dots"] = "none"
+    path: str = setting(
+        "", "a Hugging Face folder, a GGUF file, smollm2, ORG/NAME of the hub; '': that of config.training.target"
+    )
+    dtype: Literal["", "float32", "bfloat16", "float16"] = setting(
+        "", "of its parameters and activations; '': that of the folder's tensors; what is trained is float32 always"
+    )
+    matmul_precision: Precision = setting("highest", "of all products in the run: highest, high, default")
+    trained: str = setting("runs/text_model", "where the small model is, or is trained once; used if path is ''")
+    remat: Literal["none", "full", "dots"] = setting(
+        "none", "activations that the backward pass computes again: none, full, dots (all but products)"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig:
-    """What reads queries: a model of its own (a folder, or that of the run `trained`), or the target's first blocks.
+    """What reads queries."""
 
-    dtype: of its activations; its parameters, which are trained, are float32. template: how it is shown a query; () is
-    as the target is. demonstrations: those that it reads in `atv_shown`, and
-    draws: in how many choices for each example.
-    """
-
-    kind: Literal["model", "target"] = "model"
-    path: str = ""
-    trained: str = "runs/atv_generator"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    below: int = setting(1, least=1)
-    template: tuple[str, ...] = ()
-    demonstrations: int = setting(6, least=1)
-    draws: int = setting(8, least=1)
+    kind: Literal["model", "target"] = setting(
+        "model", "model: one of its own, trained on; target: the target's first blocks, frozen"
+    )
+    path: str = setting("", "as config.target.path, e.g. GPT-2's folder; '': config.training.generator's")
+    trained: str = setting("runs/atv_generator", "where the small one is, or is trained once")
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "of its activations; its parameters are float32")
+    below: int = setting(1, "blocks of the target that read a query, where kind is target", least=1)
+    template: tuple[str, ...] = setting((), "(before, between, after), how it is shown a query; (): as the target is")
+    demonstrations: int = setting(6, "those that it reads in atv_shown", least=1)
+    draws: int = setting(8, "choices of them for each example", least=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskNames:
-    """Tasks that are trained on and asked.
+    """Tasks that are trained on and asked."""
 
-    ambiguous: those whose queries do not tell them apart. unseen: those that are only asked.
-    """
-
-    seen: tuple[str, ...]
-    ambiguous: tuple[str, ...] = ()
-    unseen: tuple[str, ...] = ()
+    seen: tuple[str, ...] = setting(about="trained on and asked; their queries tell them apart")
+    ambiguous: tuple[str, ...] = setting((), "trained on and asked, though they share their inputs")
+    unseen: tuple[str, ...] = setting((), "only asked")
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -96,56 +86,51 @@ class SensitivityConfig:
     examples: tuple[int, ...] = setting((), "most examples of a task", least=1)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ATVTraining(ExampleConfig, TrainConfig):
+    """How all that is trained is trained."""
+
+    SCORES = ("accuracy", "accuracy_first")
+
+
 @dataclasses.dataclass(frozen=True)
 class ATVSettings:
-    """The whole experiment, checked."""
+    """The whole experiment, checked. own: the settings of methods, by group."""
 
     target: TargetConfig
     generator: GeneratorConfig
     data: DataConfig
     tasks: TaskNames
-    templates: tuple[Template, ...]
-    methods: tuple[Method, ...]
-    own: Mapping[str, Any]
     vectors: VectorConfig
-    examples: ExampleConfig
-    train: TrainConfig
+    train: ATVTraining
     optimizer: OptimizerConfig
     evaluation: EvaluationConfig
     sensitivity: SensitivityConfig
     mesh: MeshConfig
+    templates: tuple[Template, ...]
+    methods: tuple[Method, ...]
+    own: Mapping[str, Any]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "ATVSettings":
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
-        groups(config, GROUPS, also=("templates", "methods", *methods.groups()))
-        train = dict(group(config["train"], "config.train"))
-        own = {f.name for f in dataclasses.fields(ExampleConfig)}
-        mine = {name: train.pop(name) for name in list(train) if name in own}
-        kinds: dict[str, Any] = {
-            "target": TargetConfig,
-            "generator": GeneratorConfig,
-            "data": DataConfig,
-            "tasks": TaskNames,
-            "optimizer": OptimizerConfig,
-            "evaluation": EvaluationConfig,
-            "sensitivity": SensitivityConfig,
-            "mesh": MeshConfig,
-        }
-        parts = {name: build(kind, config[name], f"config.{name}") for name, kind in kinds.items()}
-        examples, asked = build(ExampleConfig, mine, "config.train"), parts["evaluation"]
-        settled = dict(zip(SETTLED, (examples.seeds[0], asked.batch, asked.test), strict=True))
+        also = ("training", "templates", "methods", *methods.groups())
+        # Vectors are made for each seed, and asked as config.evaluation says.
+        built = parts(cls, config, also, vectors=dict.fromkeys(("seed", "batch", "questions"), 1))
+        asked, train = built["evaluation"], built["train"]
+        built["vectors"] = dataclasses.replace(
+            built["vectors"], seed=train.seeds[0], batch=asked.batch, questions=asked.test
+        )
         s = cls(
-            **parts,
-            vectors=build(VectorConfig, config["vectors"], "config.vectors", **settled),
-            train=build(TrainConfig, train, "config.train"),
-            examples=examples,
+            **built,
             templates=_templates(config.get("templates")),
             methods=methods.chosen(config.get("methods")),
             own=methods.own_settings(config),
         )
-        for check in (_check_tasks, _check_method, _check_training):
-            check(s)
+        _check_tasks(s)
+        _check_method(s)
+        e = s.train
+        check_mesh(s.mesh, ("member", len(e.seeds), "seeds"), ("data", e.batch // e.micro_batches, "examples a batch"))
         if not s.target.path:
             trained_on = group(config["training"].get("target"), "config.training.target").get("data", {})
             for field in ("path", "tfds"):
@@ -192,13 +177,6 @@ def _check_method(s: ATVSettings) -> None:
     if len(g.template) not in (0, 3, 4):
         accepted = "(before, between, after), with or without a start, or (): as the target's"
         raise reject("config.generator.template", g.template, accepted)
-
-
-def _check_training(s: ATVSettings) -> None:
-    e = s.examples
-    check_training(s.train, s.optimizer, e.batch, ("accuracy", "accuracy_first"))
-    check_micro_batches(e.batch, e.micro_batches)
-    check_mesh(s.mesh, ("member", len(e.seeds), "seeds"), ("data", e.batch // e.micro_batches, "examples a batch"))
 
 
 def check_model(s: ATVSettings, c: DecoderConfig) -> None:

@@ -134,7 +134,7 @@ def summarize(experiment: WriterExperiment, tasks: dict[str, Any], found: dict[s
     summary |= _decoded("theta_task_r2", found["vectors"], task)
     said = recovery.mapped(np.concatenate(list(task.values()), axis=1), found["vectors"])
     summary |= _told("theta_explained_by_task", recovery.explained(*said))
-    return summary | {"members": [_member(seed, m, found, task) for m, seed in enumerate(s.seeds)]}
+    return summary | {"members": [_member(seed, m, found, task) for m, seed in enumerate(s.train.seeds)]}
 
 
 def _write(
@@ -146,7 +146,7 @@ def _write(
     made = f"extraction after {count} demonstrations of task {task_name}, layout {target.settings.prompt.layout}"
     parameters = {f"task.{name}": value for name, value in tasks["task"].items()}
     files = {"theta": ({"theta": found["vectors"], **parameters}, made)}
-    for m, seed in enumerate(experiment.settings.seeds):
+    for m, seed in enumerate(experiment.settings.train.seeds):
         made = f"ATV trained for {experiment.settings.writer.objective}, seed {seed}, of the prompts of theta"
         files[f"seed_{seed}"] = ({"written": found["members"]["vectors"][:, m]}, made)
     for name, (arrays, made) in files.items():
@@ -157,9 +157,9 @@ def _write(
 def make_trainer(experiment: WriterExperiment, mesh: Mesh | None = None) -> Trainer:
     """The programs that train the writers, one a seed, on `mesh` or that of the settings."""
     s = experiment.settings
-    hyper = {"seed": jnp.array(s.seeds), "learning_rate": jnp.full(len(s.seeds), s.learning_rate)}
+    hyper = {"seed": jnp.array(s.train.seeds), "learning_rate": jnp.full(len(s.train.seeds), s.train.learning_rate)}
     mesh = mesh or make_mesh(**dataclasses.asdict(s.mesh))
-    names = tuple(f"seed_{seed}" for seed in s.seeds)
+    names = tuple(f"seed_{seed}" for seed in s.train.seeds)
     key = jax.random.fold_in(jax.random.key(s.evaluation.seed), 0)
     return Trainer(experiment, s.train, s.optimizer, mesh, names, hyper, key)
 
@@ -176,7 +176,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     fingerprint = _keep_target(folder, target)
     experiment = WriterExperiment(s, target)
     trainer = make_trainer(experiment)
-    say(f"{mode}: {len(s.seeds)} writers for member {target.name} of {s.target.run or s.target.trained}")
+    say(f"{mode}: {len(s.train.seeds)} writers for member {target.name} of {s.target.run or s.target.trained}")
     state = rundir.trained_state(trainer, folder, mode, say)
     say("evaluating")
     with jax.set_mesh(processes.own(trainer.mesh)):

@@ -5,51 +5,62 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tvjax.errors import UserError, reject
-from tvjax.experiments.checks import check_training
 from tvjax.experiments.rundir import A_RUN
 from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.files import read_json, user_path
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.parallel.mesh import MeshConfig
-from tvjax.settings import at_least, build, check_mesh, check_seed, check_seeds, coerce, group, groups
+from tvjax.settings import Checked, check_mesh, group, parts, setting
 from tvjax.train.loop import TrainConfig
 from tvjax.train.state import OptimizerConfig
 from tvjax.vectors import tvp
 
-GROUPS = ("target", "training", "writer", "train", "optimizer", "evaluation", "mesh")
-
 
 @dataclasses.dataclass(frozen=True)
 class TargetConfig:
-    """The frozen model: a member ("": the last) of the TVP run `run`; "": of the run `trained`, made if absent."""
+    """The frozen model: a member of a TVP run."""
 
-    run: str = ""
-    trained: str = "runs/atv_tvp_target"
-    member: str = ""
+    run: str = setting("", "the workdir of a TVP run; '': that of `trained`, which is made if it is absent")
+    trained: str = setting("runs/atv_tvp_target", "where config.training is trained, once")
+    member: str = setting("", "the member's name; '': the last")
 
 
 @dataclasses.dataclass(frozen=True)
-class WriterConfig:
-    """The generator, a decoder from scratch, and what it is trained for.
+class WriterConfig(Checked):
+    """The generator, a decoder from scratch, and what it is trained for."""
 
-    objective: "risk", of the answer with the written vector, which needs no theta; or "theta", the squared distance
-    from it: the upper control. demonstrations: S, after how many it is trained to write; (): the target's own S.
-    """
+    num_layers: int = setting(about="L of the generator", least=1)
+    width: int = setting(about="D of the generator", least=1)
+    num_heads: int = setting(about="H of the generator", least=1)
+    objective: Literal["risk", "theta"] = setting(
+        "risk",
+        "risk: of the answer with the written vector, which needs no theta; theta: the squared distance from it, the"
+        " upper control",
+    )
+    demonstrations: tuple[int, ...] = setting((), "S, after how many it is trained to write; (): the target's own S")
 
-    num_layers: int
-    width: int
-    num_heads: int
-    objective: Literal["risk", "theta"] = "risk"
-    demonstrations: tuple[int, ...] = ()
+    def check(self, path: str) -> None:
+        """Raise `UserError` for heads that do not divide the width."""
+        if self.width % self.num_heads:
+            raise reject(f"{path}.num_heads", self.num_heads, f"a divisor of width = {self.width}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WriterTraining(TrainConfig):
+    """How writers are trained, one a seed."""
+
+    batch: int = setting(about="prompts a step", least=1)
+    seeds: tuple[int, ...] = setting(about="of the writers", least=0, entries=1, distinct=True)
+    learning_rate: float = setting(about="peak", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """How much to measure: prompts of each evaluation during training and after it."""
+    """How much is measured."""
 
-    training_prompts: int
-    prompts: int
-    seed: int = 1000
+    training_prompts: int = setting(about="of each evaluation during training", least=2)
+    prompts: int = setting(about="of the evaluation at the end", least=4)
+    seed: int = setting(1000, "of these prompts", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +69,7 @@ class ATVTVPSettings:
 
     target: TargetConfig
     writer: WriterConfig
-    batch: int
-    seeds: tuple[int, ...]
-    learning_rate: float
-    train: TrainConfig
+    train: WriterTraining
     optimizer: OptimizerConfig
     evaluation: EvaluationConfig
     mesh: MeshConfig
@@ -69,21 +77,8 @@ class ATVTVPSettings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "ATVTVPSettings":
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
-        groups(config, GROUPS)
-        train = dict(group(config["train"], "config.train"))
-        own = {"batch": int, "seeds": tuple[int, ...], "learning_rate": float}
-        values = {name: coerce(train.pop(name, None), kind, f"config.train.{name}") for name, kind in own.items()}
-        s = cls(
-            target=build(TargetConfig, config["target"], "config.target"),
-            writer=build(WriterConfig, config["writer"], "config.writer"),
-            train=build(TrainConfig, train, "config.train", keep_best=""),
-            optimizer=build(OptimizerConfig, config["optimizer"], "config.optimizer"),
-            evaluation=build(EvaluationConfig, config["evaluation"], "config.evaluation"),
-            mesh=build(MeshConfig, config["mesh"], "config.mesh"),
-            **values,
-        )
-        _check_writer(s.writer)
-        _check_training(s)
+        s = cls(**parts(cls, config, also=("training",)))
+        check_mesh(s.mesh, ("member", len(s.train.seeds), "seeds"), ("data", s.train.batch, "prompts a batch"))
         if not s.target.run:
             s.target_settings(config)
         return s
@@ -130,23 +125,6 @@ def target_config(c: TargetConfig, config: Mapping[str, Any]) -> Mapping[str, An
     if values.get("experiment") != "tvp":
         raise reject("config.target.run", c.run, "the workdir of a TVP run (config.experiment = 'tvp')")
     return values
-
-
-def _check_writer(w: WriterConfig) -> None:
-    at_least(1, "config.writer", num_layers=w.num_layers, width=w.width, num_heads=w.num_heads)
-    if w.width % w.num_heads:
-        raise reject("config.writer.num_heads", w.num_heads, f"a divisor of width = {w.width}")
-
-
-def _check_training(s: ATVTVPSettings) -> None:
-    check_training(s.train, s.optimizer, s.batch)
-    check_seeds("config.train.seeds", s.seeds)
-    if s.learning_rate <= 0:
-        raise reject("config.train.learning_rate", s.learning_rate, "more than 0")
-    at_least(2, "config.evaluation", training_prompts=s.evaluation.training_prompts)
-    at_least(4, "config.evaluation", prompts=s.evaluation.prompts)
-    check_seed("config.evaluation.seed", s.evaluation.seed)
-    check_mesh(s.mesh, ("member", len(s.seeds), "seeds"), ("data", s.batch, "prompts a batch"))
 
 
 def _check_target(s: ATVTVPSettings, target: TVPSettings) -> None:

@@ -68,7 +68,7 @@ class WriterExperiment:
     @property
     def batch(self) -> int:
         """Examples of a step."""
-        return self.settings.batch
+        return self.settings.train.batch
 
     def init(self, key: jax.Array, data: Any) -> Any:
         """A fresh generator and expansion."""
@@ -98,7 +98,7 @@ class WriterExperiment:
         """The loss of one member on fresh prompts; each position in S has a fresh query of its own."""
         s, t = self.settings, self.target.settings
         prompt_key, query_key = jax.random.split(key)
-        prompt = t.task.sample(prompt_key, s.batch, t.prompt.demonstrations, t.layout)
+        prompt = t.task.sample(prompt_key, s.train.batch, t.prompt.demonstrations, t.layout)
         prompt = dataclasses.replace(prompt, inputs=shard_batch(prompt.inputs))
         chosen = jnp.array(s.positions(t))
         written_BSD = self.write(params, prompt)[:, chosen]

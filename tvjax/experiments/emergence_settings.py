@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tvjax.errors import UserError, reject
+from tvjax.errors import UserError
 from tvjax.experiments.tvp_settings import TVPSettings
-from tvjax.settings import at_least, build, check_seeds, groups
+from tvjax.settings import build, groups, setting
 
 FIELDS = {
     "layout": ("prompt", "layout"),
@@ -25,30 +25,26 @@ Member = tuple[float, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class GridConfig:
-    """Values of each factor beside the base's; cross: all combinations, not one factor at a time."""
+    """Values of each factor beside the base's."""
 
-    layout: tuple[str, ...] = ()
-    positions: tuple[str, ...] = ()
-    num_layers: tuple[int, ...] = ()
-    width: tuple[int, ...] = ()
-    demonstrations: tuple[int, ...] = ()
-    cross: bool = False
+    layout: tuple[str, ...] = setting((), "of base.prompt.layout")
+    positions: tuple[str, ...] = setting((), "of base.model.positions")
+    num_layers: tuple[int, ...] = setting((), "of base.model.num_layers")
+    width: tuple[int, ...] = setting((), "of base.model.width")
+    demonstrations: tuple[int, ...] = setting((), "of base.prompt.demonstrations")
+    cross: bool = setting(False, "all combinations; otherwise one factor at a time")
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-    """The members of each condition.
+    """The members of each condition."""
 
-    prescribed_layers: l*; empty: 1..L-1. tvp_everywhere: TVP-loss under every condition, or under the base alone.
-    control: whether the base is also trained on the extra queries without vectors. most_members: trained at once.
-    """
-
-    seeds: tuple[int, ...]
-    tvp_weights: tuple[float, ...] = (1.0,)
-    prescribed_layers: tuple[int, ...] = ()
-    tvp_everywhere: bool = False
-    control: bool = True
-    most_members: int = 12
+    seeds: tuple[int, ...] = setting(about="of every member", least=0, entries=1, distinct=True)
+    tvp_weights: tuple[float, ...] = setting((1.0,), "lambda of the members with TVP-loss", above=0, entries=1)
+    prescribed_layers: tuple[int, ...] = setting((), "l*; (): 1..L-1, each")
+    tvp_everywhere: bool = setting(False, "TVP-loss under every condition; otherwise under the base alone")
+    control: bool = setting(True, "also ICL loss with the extra queries of the TVP-loss, answered from demonstrations")
+    most_members: int = setting(12, "members that train at once: what bounds the memory", least=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +84,8 @@ class EmergenceSettings:
             raise _within("config.base", error) from None
         grid = build(GridConfig, config["grid"], "config.grid")
         study = build(StudyConfig, config["study"], "config.study")
-        check_seeds("config.study.seeds", study.seeds)
-        at_least(1, "config.study", most_members=study.most_members)
-        if not study.tvp_weights or min(study.tvp_weights) <= 0:
-            raise reject("config.study.tvp_weights", study.tvp_weights, "one or more numbers, each more than 0")
-        parts = {"prompt": settings.prompt, "model": settings.decoder}
-        base = {name: getattr(parts[part], field) for name, (part, field) in FIELDS.items()}
+        held = {"prompt": settings.prompt, "model": settings.decoder}
+        base = {name: getattr(held[part], field) for name, (part, field) in FIELDS.items()}
         conditions = tuple(_conditions(base, grid))
         populations = [
             population

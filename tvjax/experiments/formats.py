@@ -32,7 +32,7 @@ from tvjax.experiments.text_data import DataConfig, keep_tasks
 from tvjax.files import read_json, write_json
 from tvjax.nn.model import Model
 from tvjax.parallel.batches import Batches
-from tvjax.settings import at_least, build, check_seeds, group, groups
+from tvjax.settings import Checked, group, parts, setting
 from tvjax.tasks.text import Answers, Template, TextTask, some
 from tvjax.text.bench import Bench, Position, Right, VectorConfig, best_place, graded
 from tvjax.vectors.from_prompts import states_and_answers
@@ -43,26 +43,22 @@ _asked = jax.jit(states_and_answers, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)
-class FormatConfig:
-    """The fields of config.formats, which says what each is.
+class FormatConfig(Checked):
+    """The formats, and how much is asked in each."""
 
-    templates: (name, before, between, after) of each; starts: (name, text) of each.
-    """
+    templates: tuple[tuple[str, str, str, str], ...] = setting(about="(name, before, between, after) of each")
+    starts: tuple[tuple[str, str], ...] = setting(about="(name, text) of each text in front of the whole prompt")
+    positions: tuple[Position, ...] = setting(("last", "query"), "where states are read and written: last, query")
+    seeds: tuple[int, ...] = setting((0, 1, 2), "of demonstrations and queries", least=0, entries=1, distinct=True)
+    demonstrations: int = setting(10, "k", least=1)
+    prompts: int = setting(4, "prompts that a vector is the mean of, of each seed", least=1)
+    dev: int = setting(12, "most questions of a task that choose a layer", least=1)
+    questions: int = setting(12, "most questions of a task that are asked", least=1)
+    memory: float = setting(1.0, "GiB that a pass may take beside the parameters; batches are made to fit", above=0)
+    batch: int = setting(12, "most prompts in one pass", least=1)
 
-    templates: tuple[tuple[str, str, str, str], ...]
-    starts: tuple[tuple[str, str], ...]
-    positions: tuple[Position, ...] = ("last", "query")
-    seeds: tuple[int, ...] = (0, 1, 2)
-    demonstrations: int = 10
-    prompts: int = 4
-    dev: int = 12
-    questions: int = 12
-    memory: float = 1.0
-    batch: int = 12
-
-    def check(self) -> None:
-        """Raise `UserError` for the first value that no cell can be measured with."""
-        path = "config.formats"
+    def check(self, path: str) -> None:
+        """Raise `UserError` for names or texts that are there twice, or that name no file."""
         for field, rows in (("templates", self.templates), ("starts", self.starts)):
             names, texts = [row[0] for row in rows], [row[1:] for row in rows]
             if not rows or len(set(names)) < len(names) or len(set(texts)) < len(texts):
@@ -72,11 +68,6 @@ class FormatConfig:
                     raise reject(f"{path}.{field}", name, "names of letters, digits, _ and -: they name files")
         if not self.positions or len(set(self.positions)) < len(self.positions):
             raise reject(f"{path}.positions", self.positions, "different ones of 'last' and 'query', at least one")
-        check_seeds(f"{path}.seeds", self.seeds)
-        at_least(1, path, demonstrations=self.demonstrations, prompts=self.prompts, dev=self.dev)
-        at_least(1, path, questions=self.questions, batch=self.batch)
-        if self.memory <= 0:
-            raise reject(f"{path}.memory", self.memory, "more than 0")
 
     def vectors(self, seed: int) -> VectorConfig:
         """The settings of the bench of one seed."""
@@ -95,10 +86,7 @@ class FormatSettings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "FormatSettings":
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
-        kinds = {"model": ModelConfig, "data": DataConfig, "formats": FormatConfig}
-        groups(config, kinds, also=("training",))
-        s = cls(**{name: build(kind, config[name], f"config.{name}") for name, kind in kinds.items()})
-        s.formats.check()
+        s = cls(**parts(cls, config, also=("training",)))
         if not s.model.path:
             text_model.TextModelSettings.from_config(group(config.get("training"), "config.training"))
         return s

@@ -26,7 +26,7 @@ PLAN = "plan.json"
 FREE = ("mesh",)
 """Groups of the config that may change when a run goes on: they do not change what is computed."""
 
-LATER = {"matmul_precision": "highest", "start": ""}
+LATER = {"matmul_precision": "highest", "start": "", "l2": 0.0, "keep_best": ""}
 """Fields that a run of before does not have in its config.json, and what it means that they are not there."""
 
 

@@ -29,7 +29,7 @@ from tvjax.nn.decoder import Precision
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import load_model
 from tvjax.nn.pretrained.sources import find
-from tvjax.settings import build, group, groups, setting
+from tvjax.settings import group, parts, setting
 from tvjax.tasks.text import Pair, Template
 from tvjax.text.bench import SINK, Bench, Right, VectorConfig, best_place
 from tvjax.vectors import store
@@ -43,15 +43,14 @@ PROMPTS = ("zero_shot", "few_shot", "shuffled_shot")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A Hugging Face folder, a GGUF file or a name (`sources.find`); "": that of the run `trained`, made if absent.
+    """The model that is asked: one that is there, or the small one of config.training."""
 
-    dtype: of parameters and activations; "" is that of the folder's tensors. matmul_precision: as in `DecoderConfig`.
-    """
-
-    path: str = ""
-    dtype: Literal["", "float32", "bfloat16", "float16"] = ""
-    matmul_precision: Precision = "highest"
-    trained: str = "runs/text_model"
+    path: str = setting("", "a Hugging Face folder, a GGUF file, smollm2, ORG/NAME of the hub; '': config.training's")
+    dtype: Literal["", "float32", "bfloat16", "float16"] = setting(
+        "", "of parameters and activations: float32, bfloat16, float16; '': that of the folder's tensors"
+    )
+    matmul_precision: Precision = setting("highest", "of float32 on GPUs, TPUs: highest, high, default")
+    trained: str = setting("runs/text_model", "where the small model is, or is trained once; used if path is ''")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +75,8 @@ class TaskVectorSettings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "TaskVectorSettings":
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
-        kinds = {"model": ModelConfig, "data": DataConfig, "template": Template, "vectors": MeasuredConfig}
-        groups(config, kinds, also=("training", "methods", *methods.groups()))
-        parts: dict[str, Any] = {name: build(kind, config[name], f"config.{name}") for name, kind in kinds.items()}
-        s = cls(**parts, methods=_methods(config.get("methods")), own=methods.own_settings(config))
+        built = parts(cls, config, also=("training", "methods", *methods.groups()))
+        s = cls(**built, methods=_methods(config.get("methods")), own=methods.own_settings(config))
         if not s.model.path:
             text_model.TextModelSettings.from_config(group(config.get("training"), "config.training"))
         return s

@@ -7,7 +7,7 @@ from pathlib import Path
 from tvjax.errors import reject
 from tvjax.files import user_path
 from tvjax.parallel import processes
-from tvjax.settings import at_least
+from tvjax.settings import setting
 from tvjax.tasks import records
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import TextTask, read_folder
@@ -18,21 +18,18 @@ KEPT = "data"
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which tasks: those of a folder, or data sets of tensorflow-datasets, or else the built-in suite.
+    """Which tasks: those of a folder, or data sets of tensorflow-datasets, or else the built-in suite."""
 
-    path: a folder; tasks: names of its tasks, or of the suite's (empty: all). tfds: data sets as (name, input, output),
-    the last two format strings of features; tfds_dir: where they are; most: inputs that are taken of each (0: all).
-    """
-
-    path: str = ""
-    tasks: tuple[str, ...] = ()
-    tfds: tuple[tuple[str, str, str], ...] = ()
-    tfds_dir: str = ""
-    most: int = 0
+    path: str = setting("", "a folder of NAME.json lists of {'input', 'output'}; '': the built-in suite")
+    tasks: tuple[str, ...] = setting((), "names of tasks of the folder or the suite; (): all")
+    tfds: tuple[tuple[str, str, str], ...] = setting(
+        (), "or data sets: (name, input, output), e.g. (('glue/sst2', '{sentence}', '{label}'),)"
+    )
+    tfds_dir: str = setting("", "where they are prepared, as array_record; '': where tensorflow-datasets has them")
+    most: int = setting(0, "inputs that are taken of a data set, with all their answers; 0: all", least=0)
 
     def read(self) -> dict[str, TextTask]:
         """The tasks by name. Raises `UserError` for a folder, a data set or a task that is not there."""
-        at_least(0, "config.data", most=self.most)
         if self.tfds and (self.path or self.tasks):
             raise reject("config.data.tfds", self.tfds, "() where config.data.path or config.data.tasks is given")
         if self.tfds:

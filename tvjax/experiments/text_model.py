@@ -8,7 +8,7 @@ with it afterwards.
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ from tvjax.errors import reject
 from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir
 from tvjax.experiments.base import Config, Experiment, PlanConfig, one_step
-from tvjax.experiments.checks import check_training
 from tvjax.experiments.text_data import DataConfig, keep_tasks
 from tvjax.experiments.text_prompts import answer_scores, ask, blank_tables, draw_prompts, tables
 from tvjax.files import write_json, write_whole
@@ -31,31 +30,51 @@ from tvjax.nn.pretrained.tokenizer import train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
 from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh, shard_batch
-from tvjax.settings import at_least, build, check_seed, coerce, group, groups
+from tvjax.settings import Checked, parts, setting
 from tvjax.tasks.text import Template, TextTask
 from tvjax.train.log import mean_name
 from tvjax.train.loop import TrainConfig, Trainer
 from tvjax.train.state import Hyper, OptimizerConfig
 
-GROUPS = ("data", "template", "model", "train", "optimizer", "evaluation")
 MODEL = "model"
 """The folder of a run that holds the model in Hugging Face's form."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The decoder, of the form of Llama: rotary positions, RMSNorm, a gated MLP, no biases; and its vocabulary.
+class ModelConfig(Checked):
+    """The decoder, of the form of Llama: rotary positions, RMSNorm, a gated MLP, no biases; and its vocabulary."""
 
-    dtype: of its activations; its parameters, which are trained, are float32, in the folder too.
-    """
+    vocab_size: int = setting(about="most tokens of the byte-level BPE, which is trained on the pairs", least=257)
+    num_layers: int = setting(about="L", least=1)
+    width: int = setting(about="D", least=1)
+    num_heads: int = setting(about="H", least=1)
+    hidden_width: int = setting(0, "F; 0: 4 D", least=0)
+    dtype: Literal["float32", "bfloat16"] = setting(
+        "float32", "of activations: float32, bfloat16; parameters are float32, in the folder too"
+    )
+    matmul_precision: Precision = setting("highest", "of float32 on GPUs, TPUs: highest, high, default")
 
-    vocab_size: int
-    num_layers: int
-    width: int
-    num_heads: int
-    hidden_width: int = 0
-    dtype: str = "float32"
-    matmul_precision: Precision = "highest"
+    def check(self, path: str) -> None:
+        """Raise `UserError` for heads of an odd width."""
+        if self.width % (2 * self.num_heads):
+            raise reject(f"{path}.num_heads", self.num_heads, f"half a divisor of width = {self.width}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextTraining(TrainConfig):
+    """How the model is trained, and on which prompts."""
+
+    demonstrations: int = setting(about="K: a prompt shows one more pair, and every answer counts", least=1)
+    batch: int = setting(about="prompts a step", least=1)
+    seed: int = setting(about="of the parameters and the batches", least=0)
+    learning_rate: float = setting(about="peak", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How much is measured."""
+
+    prompts: int = setting(about="of each evaluation", least=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,48 +83,15 @@ class TextModelSettings:
 
     data: DataConfig
     template: Template
-    demonstrations: int
     model: ModelConfig
-    train: TrainConfig
+    train: TextTraining
     optimizer: OptimizerConfig
-    batch: int
-    seed: int
-    learning_rate: float
-    evaluation_prompts: int
+    evaluation: EvaluationConfig
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "TextModelSettings":
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
-        groups(config, GROUPS)
-        train = dict(group(config["train"], "config.train"))
-        own = {"batch": int, "seed": int, "learning_rate": float, "demonstrations": int}
-        values = {name: coerce(train.pop(name, None), kind, f"config.train.{name}") for name, kind in own.items()}
-        evaluation = dict(group(config["evaluation"], "config.evaluation"))
-        s = cls(
-            data=build(DataConfig, config["data"], "config.data"),
-            template=build(Template, config["template"], "config.template"),
-            model=build(ModelConfig, config["model"], "config.model"),
-            train=build(TrainConfig, train, "config.train"),
-            optimizer=build(OptimizerConfig, config["optimizer"], "config.optimizer"),
-            evaluation_prompts=coerce(evaluation.pop("prompts", None), int, "config.evaluation.prompts"),
-            **values,
-        )
-        for name in evaluation:
-            raise reject(f"config.evaluation.{name}", evaluation[name], "no such field; the field is prompts")
-        check_training(s.train, s.optimizer, s.batch)
-        check_seed("config.train.seed", s.seed)
-        at_least(1, "config.train", demonstrations=s.demonstrations)
-        at_least(1, "config.evaluation", prompts=s.evaluation_prompts)
-        at_least(257, "config.model", vocab_size=s.model.vocab_size)
-        at_least(1, "config.model", num_layers=s.model.num_layers, width=s.model.width, num_heads=s.model.num_heads)
-        at_least(0, "config.model", hidden_width=s.model.hidden_width)
-        if s.model.dtype not in ("float32", "bfloat16"):
-            raise reject("config.model.dtype", s.model.dtype, "float32 or bfloat16")
-        if s.model.width % (2 * s.model.num_heads):
-            raise reject("config.model.num_heads", s.model.num_heads, f"half a divisor of width = {s.model.width}")
-        if s.learning_rate <= 0:
-            raise reject("config.train.learning_rate", s.learning_rate, "more than 0")
-        return s
+        return cls(**parts(cls, config))
 
     def decoder(self, vocabulary: int) -> DecoderConfig:
         """The decoder for a tokenizer of `vocabulary` tokens."""
@@ -144,7 +130,7 @@ class TextModelExperiment:
     @property
     def batch(self) -> int:
         """Examples of a step."""
-        return self.settings.batch
+        return self.settings.train.batch
 
     def init(self, key: jax.Array, data: Any) -> Any:
         """Fresh parameters."""
@@ -158,7 +144,7 @@ class TextModelExperiment:
     def draw(self, data: Any, key: jax.Array, batch: int) -> jax.Array:
         """Prompts ``[B, N, W + A]`` of N = K + 1 pairs of one task each, no pair twice, -1 where there is no token."""
         most = int(self.arrays["count"].max())
-        return draw_prompts(data, key, batch, self.settings.demonstrations + 1, most)[1]
+        return draw_prompts(data, key, batch, self.settings.train.demonstrations + 1, most)[1]
 
     def scores(self, params: Any, prompts_BNS: jax.Array) -> dict[str, jax.Array]:
         """For each pair of each prompt, its answer's risk (nats a token) and whether all of it is right: ``[B, N]``."""
@@ -168,19 +154,19 @@ class TextModelExperiment:
         self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The mean risk over prompts and pairs."""
-        scores = self.scores(params, shard_batch(self.draw(data, key, self.settings.batch)))
+        scores = self.scores(params, shard_batch(self.draw(data, key, self.settings.train.batch)))
         return scores["risk"].mean(), {mean_name("icl", name): value.mean() for name, value in scores.items()}
 
     def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """Risk and accuracy by number of demonstrations, on fresh prompts."""
-        scores = self.scores(params, self.draw(data, key, self.settings.evaluation_prompts))
+        scores = self.scores(params, self.draw(data, key, self.settings.evaluation.prompts))
         return {name: value.mean(0) for name, value in scores.items()}
 
 
 def make_trainer(experiment: TextModelExperiment, evaluation_key: jax.Array, mesh: Mesh) -> Trainer:
     """The programs that train the model."""
     s = experiment.settings
-    hyper = {"seed": jnp.array([s.seed]), "learning_rate": jnp.array([s.learning_rate])}
+    hyper = {"seed": jnp.array([s.train.seed]), "learning_rate": jnp.array([s.train.learning_rate])}
     return Trainer(experiment, s.train, s.optimizer, mesh, ("model",), hyper, evaluation_key)
 
 
@@ -199,25 +185,25 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     if not path.is_file():
         write_whole(path, train_tokenizer(corpus(tasks, s.template), s.model.vocab_size))
     tokenizer = Tokenizer(path.parent)
-    arrays = tables(tasks, s.template, tokenizer, s.demonstrations)
+    arrays = tables(tasks, s.template, tokenizer, s.train.demonstrations)
     if "several" in arrays:
         count = int((arrays["several"] > 1).sum())
         say(f"{count} inputs have several right answers: accuracy is how often the one that is drawn is given")
     experiment = TextModelExperiment(s, s.decoder(tokenizer.size), arrays)
-    evaluation_key = jax.random.key(s.seed + 1)
+    evaluation_key = jax.random.key(s.train.seed + 1)
     trainer = make_trainer(experiment, evaluation_key, make_mesh())
     state = rundir.trained_state(trainer, folder, mode, say)
     params = jax.tree.map(lambda p: p[0], state.params)
     save_folder(folder / MODEL, experiment.config, params)
-    prompts = experiment.draw(experiment.data(), jax.random.fold_in(evaluation_key, 1), s.evaluation_prompts)
+    prompts = experiment.draw(experiment.data(), jax.random.fold_in(evaluation_key, 1), s.evaluation.prompts)
     scores = jax.device_get(jax.jit(experiment.scores)(params, prompts))
     summary = {
         "experiment": "text_model",
         "tasks": {name: len(task.pairs) for name, task in tasks.items()},
         "num_layers": s.model.num_layers,
-        "num_demonstrations": s.demonstrations,
+        "num_demonstrations": s.train.demonstrations,
         "vocabulary": tokenizer.size,
-        "num_prompts": s.evaluation_prompts,
+        "num_prompts": s.evaluation.prompts,
         **with_interval("risk", scores["risk"]),
         **with_interval("accuracy", scores["accuracy"]),
     }

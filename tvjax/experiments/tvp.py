@@ -47,7 +47,7 @@ class TVPExperiment:
     @property
     def batch(self) -> int:
         """Examples of a step."""
-        return self.settings.batch
+        return self.settings.train.batch
 
     def init(self, key: jax.Array, data: Any) -> Any:
         """Fresh parameters of one member, from the layers rolled up: the same numbers, in a program of one block."""
@@ -70,7 +70,7 @@ class TVPExperiment:
         s = self.settings
         prompt_key, query_key = jax.random.split(key)
         active_X = s.active_inputs(step)
-        prompt = s.task.sample(prompt_key, s.batch, s.prompt.demonstrations, s.layout, active_X=active_X)
+        prompt = s.task.sample(prompt_key, s.train.batch, s.prompt.demonstrations, s.layout, active_X=active_X)
         extra = any(s.population.tvp_weight)
         asked = tvp.draw_queries(s.task, prompt, query_key, s.tvp, active_X) if extra else None
         batched = {name: getattr(prompt, name) for name in BATCHED}
@@ -80,11 +80,13 @@ class TVPExperiment:
             rows, asked = shard_batch(drawn)
             return self._scores(params, dataclasses.replace(prompt, **rows), asked, step, hyper)
 
-        if s.micro_batches == 1:
+        if s.train.micro_batches == 1:
             metrics = part((batched, asked))
         else:
             # Rows i, i + n, ..: each device's share of the batch is cut where it lies.
-            cut = jax.tree.map(lambda a: a.reshape(-1, s.micro_batches, *a.shape[1:]).swapaxes(0, 1), (batched, asked))
+            cut = jax.tree.map(
+                lambda a: a.reshape(-1, s.train.micro_batches, *a.shape[1:]).swapaxes(0, 1), (batched, asked)
+            )
             metrics = jax.tree.map(lambda m: m.mean(0), jax.lax.map(jax.checkpoint(part), cut))
         if not extra:
             return metrics["icl_loss"], metrics

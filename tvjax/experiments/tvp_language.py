@@ -52,8 +52,8 @@ def _tasks(s: TVPLanguageSettings, folder: Path) -> dict[str, TextTask]:
 def make_experiment(s: TVPLanguageSettings, tasks: Mapping[str, TextTask], model: Model) -> TuningExperiment:
     """What is trained: the model, on the train split of the train tasks and on nothing else."""
     shown = {name: TextTask(name, tasks[name].split("train")) for name in s.tasks.train}
-    arrays = tables(shown, s.template, model.source.tokenizer, s.demonstrations)
-    config = dataclasses.replace(model.config, unroll=s.unroll)
+    arrays = tables(shown, s.template, model.source.tokenizer, s.train.demonstrations)
+    config = dataclasses.replace(model.config, unroll=s.train.unroll)
     return TuningExperiment(s, config, model.params, arrays)
 
 
@@ -134,7 +134,7 @@ class _Study:
         todo = [name for name in self.members if self.mode != "train" or not self._answers(name).is_file()]
         self.progress.plan({"task": len(self.tasks) * len(todo)}, {"task": 1.0})
         self._ask(BASE, self.model.params)
-        parts = s.population.parts(s.at_once)
+        parts = s.population.parts(s.train.at_once)
         for part in parts:
             if (self.mode == "train" or len(parts) > 1) and all(self._kept(name) for name in part.name):
                 continue
@@ -155,12 +155,12 @@ class _Study:
             "model": {"path": str(self.model.source.path), "model_type": self.model.source.values["model_type"]},
             "num_layers": self.model.config.num_layers,
             "layers": self.layers,
-            "num_demonstrations": s.demonstrations,
+            "num_demonstrations": s.train.demonstrations,
             "num_prompts": s.vectors.prompts,
             "num_single": s.evaluation.single,
             "num_questions": {name: len(self.bench.sample(name, "test")) for name in self.tasks},
             "steps": s.train.steps,
-            "batch": s.batch,
+            "batch": s.train.batch,
             "edit": s.tvp.edit,
             "query_first": bool(sink),
             "tasks": {group: list(names) for group, names in groups.items()},
@@ -203,7 +203,7 @@ class _Study:
             params = jax.tree.map(
                 lambda p, base, n=number: jax.device_put(p[n], base.sharding), tuned, self.model.params
             )
-            if name in s.export:  # first: a member that was asked is not loaded again
+            if name in s.train.export:  # first: a member that was asked is not loaded again
                 save_model(dataclasses.replace(self.model, params=params), self.folder / "models" / name)
             self._ask(name, params)
 
@@ -235,7 +235,7 @@ class _Study:
             about={
                 "prescribed_layer": about["prescribed_layer"],
                 "edit": s.tvp.edit,
-                "made_by": f"{s.vectors.prompts} prompts of {s.demonstrations} demonstrations of each task",
+                "made_by": f"{s.vectors.prompts} prompts of {s.train.demonstrations} demonstrations of each task",
             },
         )
         answers = {kind: {task: values.tolist() for task, values in e.items()} for kind, e in right.items()}
@@ -245,11 +245,11 @@ class _Study:
 def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     """What a plan compiles: the members that take most."""
     s = TVPLanguageSettings.from_config(one_step(config))
-    decoder = shape_named(s.model.path, "config.model.path", s.model.dtype, config["training"], s.unroll)
+    decoder = shape_named(s.model.path, "config.model.path", s.model.dtype, config["training"], s.train.unroll)
     precision = s.model.matmul_precision
     decoder = dataclasses.replace(decoder, param_dtype="float32", matmul_precision=precision)
     s.check_model(decoder)
-    parts = s.population.parts(s.at_once)
+    parts = s.population.parts(s.train.at_once)
     s = dataclasses.replace(s, population=max(parts, key=lambda part: bool(part.extra)))
     arrays = blank_tables(c.query_tokens, c.answer_tokens)
     return make_trainer(s, TuningExperiment(s, decoder, abstract_params(decoder), arrays), mesh)

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tvjax.errors import reject
-from tvjax.experiments.checks import check_training
 from tvjax.experiments.task_vectors import ModelConfig
 from tvjax.experiments.text_data import DataConfig
 from tvjax.experiments.text_model import TextModelSettings
 from tvjax.experiments.tvp_settings import PopulationConfig, check_members, check_places, check_tvp
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.parallel.mesh import MeshConfig
-from tvjax.settings import at_least, build, coerce, group, groups
+from tvjax.settings import group, parts, setting
 from tvjax.tasks.text import Template
 from tvjax.text.bench import VectorConfig
 from tvjax.train.loop import TrainConfig
@@ -27,8 +26,8 @@ BASE = "base"
 class TaskNames:
     """Tasks that are fine-tuned on and asked, and tasks that are only asked."""
 
-    train: tuple[str, ...]
-    heldout: tuple[str, ...]
+    train: tuple[str, ...] = setting(about="fine-tuned on, and asked")
+    heldout: tuple[str, ...] = setting(about="only asked")
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -43,7 +42,9 @@ class TunedConfig(PopulationConfig):
     "vector" is the TVP-loss; "demonstrations" is the control for what it costs: the same pairs, asked in the prompt.
     """
 
-    answered_from: tuple[Literal["vector", "demonstrations"], ...] = ("vector",)
+    answered_from: tuple[Literal["vector", "demonstrations"], ...] = setting(
+        ("vector",), "vector: the TVP-loss; demonstrations: the control for what it costs, the same pairs in the prompt"
+    )
 
     @property
     def extra(self) -> str:
@@ -63,19 +64,30 @@ class TunedConfig(PopulationConfig):
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """How much is asked.
+    """How much is asked."""
 
-    training_prompts: of each evaluation during training. single: vectors of one prompt each, for every question.
-    layers: at which vectors are written, beside those of all members; (): at all, from 0 on. shifts: questions of a
-    task that are asked under each shift of in-context learning; 0: no shifts. template: (before, between, after) of
-    another way to show pairs, which nothing is trained on.
-    """
+    training_prompts: int = setting(about="of each evaluation during training", least=1)
+    single: int = setting(5, "vectors of one prompt each that every question is asked with", least=1)
+    layers: tuple[int, ...] = setting((), "where vectors are written, beside the members' own layers; (): all, from 0")
+    shifts: int = setting(60, "most questions of a task asked under each shift; 0: no shifts", least=0)
+    template: tuple[str, str, str] = setting(
+        ("", ":", "\n"), "(before, between, after) of another way to show pairs, which nothing is trained on"
+    )
 
-    training_prompts: int
-    single: int = 5
-    layers: tuple[int, ...] = ()
-    shifts: int = 60
-    template: tuple[str, str, str] = ("", ":", "\n")
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuningConfig(TrainConfig):
+    """How members are fine-tuned."""
+
+    batch: int = setting(about="prompts a step", least=1)
+    demonstrations: int = setting(
+        about="K: a prompt shows one more pair, and every answer counts; also of k-shot prompts", least=1
+    )
+    at_once: int = setting(0, "members that train side by side, and are asked before the next ones; 0: all", least=0)
+    unroll: int = setting(
+        0, "layers compiled one by one, of each loop over them; 0: all, slow to compile and fast to run", least=0
+    )
+    export: tuple[str, ...] = setting((), "names of members that are written to models/NAME, Hugging Face folders")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,16 +100,11 @@ class TVPLanguageSettings:
     template: Template
     tvp: TVPConfig
     population: TunedConfig
-    train: TrainConfig
+    train: TuningConfig
     optimizer: OptimizerConfig
     vectors: VectorConfig
     evaluation: EvaluationConfig
     mesh: MeshConfig
-    batch: int
-    demonstrations: int
-    at_once: int = 0
-    unroll: int = 0
-    export: tuple[str, ...] = ()
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -107,27 +114,10 @@ class TVPLanguageSettings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "TVPLanguageSettings":
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
-        kinds = {f.name: f.type for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.type)}
-        groups(config, kinds, also=("training",))
-        values = {name: config[name] for name in kinds}
-        values["train"] = dict(group(config["train"], "config.train"))
-        own = {
-            name: coerce(values["train"].pop(name, default), kind, f"config.train.{name}")
-            for name, kind, default in (
-                ("batch", int, None),
-                ("demonstrations", int, None),
-                ("at_once", int, 0),
-                ("unroll", int, 0),
-                ("export", tuple[str, ...], ()),
-            )
-        }
-        at_least(1, "config.train", demonstrations=own["demonstrations"])
-        settled = {"vectors": {"demonstrations": own["demonstrations"]}, "tvp": {"answered_from": "vector"}}
-        parts: dict[str, Any] = {
-            name: build(kind, values[name], f"config.{name}", **settled.get(name, {}))  # type: ignore[arg-type]
-            for name, kind in kinds.items()
-        }
-        s = cls(**parts, **own)
+        settled: dict[str, dict[str, Any]] = {"vectors": {"demonstrations": 1}, "tvp": {"answered_from": "vector"}}
+        built = parts(cls, config, ("training",), **settled)
+        shown = built["train"].demonstrations
+        s = cls(**built | {"vectors": dataclasses.replace(built["vectors"], demonstrations=shown)})
         _check(s)
         if not s.model.path:
             check_members(s.population, _check_base(s, config))
@@ -137,12 +127,14 @@ class TVPLanguageSettings:
         """Raise `UserError` for members or a mesh that do not fit the model, or a folder of a dtype not to tune in."""
         _check_dtype(self, decoder.dtype)
         check_members(self.population, decoder.num_layers)
-        if self.unroll > decoder.num_layers:
-            raise reject("config.train.unroll", self.unroll, f"0 (all layers) to num_layers = {decoder.num_layers}")
+        if self.train.unroll > decoder.num_layers:
+            raise reject(
+                "config.train.unroll", self.train.unroll, f"0 (all layers) to num_layers = {decoder.num_layers}"
+            )
         if any(not 0 <= layer <= decoder.num_layers for layer in self.evaluation.layers):
             raise reject("config.evaluation.layers", self.evaluation.layers, f"layers 0..{decoder.num_layers}; (): all")
-        for part in self.population.parts(self.at_once):
-            check_places(self.mesh, part, self.batch, decoder)
+        for part in self.population.parts(self.train.at_once):
+            check_places(self.mesh, part, self.train.batch, decoder)
 
 
 def _check_dtype(s: TVPLanguageSettings, computes: str) -> None:
@@ -163,10 +155,7 @@ def _check(s: TVPLanguageSettings) -> None:
     if BASE in s.population.name:
         raise reject("config.population.name", BASE, "other names: this is the model before it is fine-tuned")
     _check_parts(s)
-    check_training(s.train, s.optimizer, s.batch)
-    check_tvp(s.tvp, s.demonstrations)
-    at_least(1, "config.evaluation", training_prompts=s.evaluation.training_prompts)
-    at_least(0, "config.evaluation", shifts=s.evaluation.shifts)
+    check_tvp(s.tvp, s.train.demonstrations)
     if not 1 <= s.evaluation.single <= s.vectors.prompts:
         accepted = f"1 to config.vectors.prompts = {s.vectors.prompts}"
         raise reject("config.evaluation.single", s.evaluation.single, accepted)
@@ -174,14 +163,13 @@ def _check(s: TVPLanguageSettings) -> None:
 
 def _check_parts(s: TVPLanguageSettings) -> None:
     """Members that train side by side run one program: what is asked beside the ICL loss is the same."""
-    at_least(0, "config.train", at_once=s.at_once, unroll=s.unroll)
-    for part in s.population.parts(s.at_once):
+    for part in s.population.parts(s.train.at_once):
         spread = part.spread()
         rows = zip(spread["tvp_weight"], spread["answered_from"], strict=True)
         if len({source for weight, source in rows if weight}) > 1:
             accepted = "one for all that train side by side (config.train.at_once = 1: each member alone)"
             raise reject("config.population.answered_from", s.population.answered_from, accepted)
-    for name in s.export:
+    for name in s.train.export:
         if name not in s.population.name:
             raise reject("config.train.export", name, f"names of members: {', '.join(s.population.name)}")
 

@@ -48,7 +48,7 @@ class TuningExperiment:
     @property
     def batch(self) -> int:
         """Examples of a step."""
-        return self.settings.batch
+        return self.settings.train.batch
 
     def init(self, key: jax.Array, data: Any) -> Any:
         """The base model's parameters: members differ in what they are trained on."""
@@ -60,12 +60,12 @@ class TuningExperiment:
 
     def draw(self, data: Any, key: jax.Array, batch: int) -> tuple[jax.Array, jax.Array]:
         """The task of each prompt, ``[B]``, and prompts ``[B, N, W + A]`` of N = K + 1 pairs of it, none twice."""
-        return draw_prompts(data, key, batch, self.settings.demonstrations + 1, int(self.arrays["count"].max()))
+        return draw_prompts(data, key, batch, self.settings.train.demonstrations + 1, int(self.arrays["count"].max()))
 
     def _fresh(self, data: Any, key: jax.Array, task_B: jax.Array, *, behind: bool = False) -> Asked:
         """A fresh pair of its prompt's task for each query in S: ``[B * |S|]`` prompts of one pair."""
         s = self.settings
-        count = len(tvp.positions(s.tvp, s.demonstrations + 1))
+        count = len(tvp.positions(s.tvp, s.train.demonstrations + 1))
         pairs_BSW = draw_pairs(data, key, task_B, count if s.tvp.query == "fresh" else 1, behind=behind)
         pairs_BSW = jnp.broadcast_to(pairs_BSW, (len(task_B), count, pairs_BSW.shape[-1]))
         return ask(pairs_BSW.reshape(len(task_B) * count, 1, -1), self.arrays)
@@ -99,7 +99,7 @@ class TuningExperiment:
         task_B, prompts = shard_batch(self.draw(data, prompt_key, batch))
         asked, number = ask(prompts, self.arrays), prompts.shape[1]
         if extra == "demonstrations":
-            chosen = tvp.positions(s.tvp, s.demonstrations + 1)
+            chosen = tvp.positions(s.tvp, s.train.demonstrations + 1)
             asked = ask_beside(asked, self._fresh(data, pair_key, task_B, behind=True), chosen)
         found, theta = answer_scores(self.decoder, params, asked, layers=s.layers if extra == "vector" else ())
         scores = {f"icl_{name}": value[:, :number] for name, value in found.items()}
@@ -116,7 +116,7 @@ class TuningExperiment:
         """The loss of one member at `step`; what no member has a weight for is left out of the program."""
         s = self.settings
         extra = s.population.extra
-        scores = self.scores(params, data, key, s.batch, hyper["prescribed_layer"], extra)
+        scores = self.scores(params, data, key, s.train.batch, hyper["prescribed_layer"], extra)
         metrics = {mean_name(*name.split("_", 1)): value.mean() for name, value in scores.items()}
         if not extra:
             return metrics["icl_loss"], metrics

@@ -9,38 +9,33 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.errors import reject
-from tvjax.experiments.checks import check_micro_batches, check_training
 from tvjax.nn.decoder import FAMILY_FIELDS, DecoderConfig
 from tvjax.parallel.mesh import MeshConfig
-from tvjax.settings import at_least, build, check_mesh, check_seed, coerce, group, groups
+from tvjax.settings import Checked, at_least, build, check_mesh, check_seed, group, parts, setting
 from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Shift, Task, shifts_for
 from tvjax.train.loop import TrainConfig
 from tvjax.train.state import Hyper, OptimizerConfig
 from tvjax.vectors import tvp
 
-GROUPS = ("task", "prompt", "curriculum", "model", "tvp", "population", "train", "optimizer", "evaluation", "mesh")
 LARGEST = 2**20
 """Of any size of a model: products of larger ones overflow in the compiler, which then ends the process."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptConfig:
-    """The shape of a prompt: its layout, and K, the number of demonstrations."""
+    """The shape of a prompt."""
 
-    layout: str
-    demonstrations: int
+    layout: str = setting(about="order of a demonstration: xzy (read at the placeholder z) or xy (read at x)")
+    demonstrations: int = setting(about="K, demonstrations before the last query", least=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Ramp:
-    """A curriculum's quantity: `start`, plus `increment` every `interval` steps, up to its whole size.
+    """A curriculum's quantity: `start`, plus `increment` every `interval` steps, up to its whole size."""
 
-    An interval of 0 is no curriculum.
-    """
-
-    start: int = 1
-    increment: int = 1
-    interval: int = 0
+    start: int = setting(1, "at the first step", least=1)
+    increment: int = setting(1, "what is added", least=1)
+    interval: int = setting(0, "steps between two increments; 0: no curriculum", least=0)
 
     def mask(self, size: int, step: jax.Array) -> jax.Array:
         """1 for the first entries that are in use at `step`, 0 for the rest: ``[size]``."""
@@ -61,11 +56,11 @@ class CurriculumConfig:
 class PopulationConfig:
     """The members that train side by side: tuples with one entry a member, or one entry for all."""
 
-    name: tuple[str, ...]
-    seed: tuple[int, ...]
-    tvp_weight: tuple[float, ...]
-    prescribed_layer: tuple[int, ...]
-    learning_rate: tuple[float, ...]
+    name: tuple[str, ...] = setting(about="of letters, digits and _ . + -")
+    seed: tuple[int, ...] = setting(about="of initial parameters and batches; members of one seed share both", least=0)
+    tvp_weight: tuple[float, ...] = setting(about="lambda in ICL loss + lambda * TVP-loss")
+    prescribed_layer: tuple[int, ...] = setting(about="l*, 1..L-1")
+    learning_rate: tuple[float, ...] = setting(about="peak")
 
     def spread(self) -> dict[str, tuple[Any, ...]]:
         """Every field with one entry a member; a tuple of one entry stands for all members."""
@@ -87,18 +82,35 @@ class PopulationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """How much to measure: prompts of each evaluation during training and after it, the shifts, and the probes.
+class EvaluationConfig(Checked):
+    """How much is measured."""
 
-    probe_prompts: those of the probes that run the model.
-    """
+    training_prompts: int = setting(about="of each evaluation during training", least=1)
+    prompts: int = setting(about="of the evaluation at the end", least=1)
+    seed: int = setting(0, "of these prompts", least=0)
+    shifts: bool = setting(True, "whether prompts are shifted too")
+    probes: bool = setting(False, "whether vectors are probed")
+    probe_prompts: int = setting(256, "of the probes that run the model", least=1)
 
-    training_prompts: int
-    prompts: int
-    seed: int = 0
-    shifts: bool = True
-    probes: bool = False
-    probe_prompts: int = 256
+    def check(self, path: str) -> None:
+        """Raise `UserError` for a single prompt where vectors are probed."""
+        for name in ("prompts", "probe_prompts"):
+            if self.probes and getattr(self, name) < 2:
+                raise reject(f"{path}.{name}", getattr(self, name), "2 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TVPTraining(TrainConfig):
+    """How a population is trained."""
+
+    batch: int = setting(about="prompts a step", least=1)
+    micro_batches: int = setting(1, "parts of a batch, one after another: less memory", least=1)
+
+    def check(self, path: str) -> None:
+        """Raise `UserError` for a number of micro-batches that does not divide the batch, too."""
+        super().check(path)
+        if self.batch % self.micro_batches:
+            raise reject(f"{path}.micro_batches", self.micro_batches, f"a divisor of batch = {self.batch}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +124,7 @@ class TVPSettings:
     decoder: DecoderConfig
     tvp: tvp.TVPConfig
     population: PopulationConfig
-    batch: int
-    micro_batches: int
-    train: TrainConfig
+    train: TVPTraining
     optimizer: OptimizerConfig
     evaluation: EvaluationConfig
     mesh: MeshConfig
@@ -139,35 +149,19 @@ class TVPSettings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "TVPSettings":
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
-        groups(config, GROUPS)
-        values = dict(group(config["task"], "config.task"))
+        built = parts(cls, config, also=("task", "model"))
+        values = dict(group(config.get("task"), "config.task"))
         family = values.pop("name", None)
         if family not in FAMILIES:
             raise reject("config.task.name", family, f"one of {', '.join(FAMILIES)}")
         task = build(FAMILIES[family], values, "config.task")
         if not (task.has_oracle or task.centred):
             raise reject("config.task", values, f"settings of {family} for which it has an oracle: see its docstring")
-        train = dict(group(config["train"], "config.train"))
-        batch = coerce(train.pop("batch", None), int, "config.train.batch")
-        micro_batches = coerce(train.pop("micro_batches", 1), int, "config.train.micro_batches")
         settled = {f.name: f.default for f in dataclasses.fields(DecoderConfig) if f.name in FAMILY_FIELDS}
         settled |= task.decoder_inputs()
-        settings = cls(
-            task_name=family,
-            task=task,
-            prompt=build(PromptConfig, config["prompt"], "config.prompt"),
-            curriculum=build(CurriculumConfig, config["curriculum"], "config.curriculum"),
-            decoder=build(DecoderConfig, config["model"], "config.model", **settled),
-            tvp=build(tvp.TVPConfig, config["tvp"], "config.tvp"),
-            population=build(PopulationConfig, config["population"], "config.population"),
-            batch=batch,
-            micro_batches=micro_batches,
-            train=build(TrainConfig, train, "config.train"),
-            optimizer=build(OptimizerConfig, config["optimizer"], "config.optimizer"),
-            evaluation=build(EvaluationConfig, config["evaluation"], "config.evaluation"),
-            mesh=build(MeshConfig, config["mesh"], "config.mesh"),
-        )
-        for check in (_check_prompt, _check_model, _check_measures, _check_population):
+        decoder = build(DecoderConfig, config.get("model"), "config.model", **settled)
+        settings = cls(task_name=family, task=task, decoder=decoder, **built)
+        for check in (_check_prompt, _check_model, _check_population):
             check(settings)
         return settings
 
@@ -175,7 +169,6 @@ class TVPSettings:
 def _check_prompt(s: TVPSettings) -> None:
     if s.prompt.layout not in LAYOUTS:
         raise reject("config.prompt.layout", s.prompt.layout, f"one of {', '.join(LAYOUTS)}")
-    at_least(1, "config.prompt", demonstrations=s.prompt.demonstrations)
     needed, places = s.layout.length(s.prompt.demonstrations + 1), s.decoder.max_positions
     if s.decoder.positions == "learned" and needed > places:
         raise reject(
@@ -184,9 +177,6 @@ def _check_prompt(s: TVPSettings) -> None:
             f"a prompt that fits config.model.max_positions = {places}; this one has {needed} positions",
         )
     check_tvp(s.tvp, s.prompt.demonstrations)
-    for name, ramp in (("dimensions", s.curriculum.dimensions), ("pairs", s.curriculum.pairs)):
-        at_least(0, f"config.curriculum.{name}", interval=ramp.interval)
-        at_least(1, f"config.curriculum.{name}", start=ramp.start, increment=ramp.increment)
     if s.curriculum.dimensions.interval and s.decoder.inputs != "real":
         raise reject(
             "config.curriculum.dimensions.interval", s.curriculum.dimensions.interval, "0: tokens have no dimensions"
@@ -284,7 +274,6 @@ def check_tvp(config: tvp.TVPConfig, demonstrations: int) -> None:
     for count in config.demonstrations:
         if not 0 <= count <= demonstrations:
             raise reject("config.tvp.demonstrations", config.demonstrations, f"numbers in 0..{demonstrations}")
-    at_least(0, "config.tvp", start_step=config.start_step)
 
 
 def check_places(mesh: MeshConfig, population: PopulationConfig, batch: int, decoder: DecoderConfig) -> None:
@@ -300,13 +289,4 @@ def check_places(mesh: MeshConfig, population: PopulationConfig, batch: int, dec
 
 def _check_population(s: TVPSettings) -> None:
     check_members(s.population, s.decoder.num_layers)
-    check_places(s.mesh, s.population, s.batch // s.micro_batches, s.decoder)
-
-
-def _check_measures(s: TVPSettings) -> None:
-    e, path = s.evaluation, "config.evaluation"
-    at_least(1, path, training_prompts=e.training_prompts)
-    at_least(2 if e.probes else 1, path, prompts=e.prompts, probe_prompts=e.probe_prompts)
-    check_seed("config.evaluation.seed", s.evaluation.seed)
-    check_training(s.train, s.optimizer, s.batch)
-    check_micro_batches(s.batch, s.micro_batches)
+    check_places(s.mesh, s.population, s.train.batch // s.train.micro_batches, s.decoder)

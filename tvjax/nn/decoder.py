@@ -21,6 +21,7 @@ from flax import struct
 from tvjax.nn.attention import attention
 from tvjax.nn.rotary import Scaling, frequencies, rotate
 from tvjax.nn.taps import ASKS, KEPT, READS, WRITES, tap
+from tvjax.settings import setting
 
 PADDING = 2**30
 """The position of a token that is none: later than every real one, so nothing sees it."""
@@ -52,9 +53,7 @@ KEPT_BY = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims
 class DecoderConfig:
     """What a decoder is made of. `experiments` checks the values that a user may set.
 
-    remat: whether the backward pass computes a block's activations again: none, all, or all but the `dots`.
-    dtype: of activations, in which products are computed; param_dtype: of parameters, float32 where they are trained.
-    matmul_precision: how exact products of float32 are on a GPU or TPU, in both passes (`jax.lax.Precision`).
+    matmul_precision holds in both passes (`jax.lax.Precision`).
     From `unbiased` on, what only pretrained families need (`FAMILY_FIELDS`): parts that go without a bias although
     `bias` is set; how the MLP joins the stream (after attention, beside it, or beside it and behind the same norm);
     norms after attention and MLP; norms of queries and keys; what is added to every norm's scale; a factor on the
@@ -62,28 +61,36 @@ class DecoderConfig:
     each layer, how many positions back it sees, itself counted (0: all; an empty tuple: all, everywhere).
     """
 
-    num_layers: int
-    width: int
-    num_heads: int
-    num_outputs: int
-    inputs: Literal["real", "tokens"] = "real"
-    vocab_size: int = 0
-    num_kv_heads: int = 0
-    head_width: int = 0
-    hidden_width: int = 0
-    max_positions: int = 0
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    norm_epsilon: float = 1e-5
-    positions: Literal["learned", "rotary", "none"] = "learned"
-    rotary_base: float = 10_000.0
-    mlp: Literal["gelu", "gelu_exact", "silu", "relu", "gated_gelu", "gated_gelu_exact", "gated_silu"] = "gelu"
-    bias: bool = True
-    tied_readout: bool = False
-    unroll: int = 0
-    remat: Literal["none", "full", "dots"] = "none"
-    dtype: str = "float32"
-    param_dtype: str = "float32"
-    matmul_precision: Precision = "highest"
+    num_layers: int = setting(about="L")
+    width: int = setting(about="D, of the residual stream")
+    num_heads: int = setting(about="H")
+    num_outputs: int = setting(about="O, of the readout")
+    inputs: Literal["real", "tokens"] = setting("real", "what the front end takes")
+    vocab_size: int = setting(0, "V, where that is tokens")
+    num_kv_heads: int = setting(0, "G, key/value heads; 0: as many as heads")
+    head_width: int = setting(0, "C, channels a head; 0: width / num_heads")
+    hidden_width: int = setting(0, "F, of the MLP; 0: 4 * width")
+    max_positions: int = setting(0, "the longest prompt that learned positions allow")
+    norm: Literal["layernorm", "rmsnorm"] = setting("layernorm", "layernorm, rmsnorm")
+    norm_epsilon: float = setting(1e-5, "what is added to the variance")
+    positions: Literal["learned", "rotary", "none"] = setting("learned", "learned, rotary, none")
+    rotary_base: float = setting(10_000.0, "of rotary positions")
+    mlp: Literal["gelu", "gelu_exact", "silu", "relu", "gated_gelu", "gated_gelu_exact", "gated_silu"] = setting(
+        "gelu", "gelu (of its tanh form), gelu_exact, silu, relu, gated_gelu, gated_gelu_exact, gated_silu"
+    )
+    bias: bool = setting(True, "biases in linear maps and norms")
+    tied_readout: bool = setting(False, "whether the embedding is the readout too")
+    unroll: int = setting(0, "layers unrolled in one iteration of the scan over layers; 0: all (fastest on a CPU)")
+    remat: Literal["none", "full", "dots"] = setting(
+        "none", "activations that the backward pass computes again: none, full, dots (all but products)"
+    )
+    dtype: str = setting("float32", "of activations, and so what is computed in: float32, bfloat16")
+    param_dtype: str = setting("float32", "of parameters and Adam's moments: float32 where they are trained")
+    matmul_precision: Precision = setting(
+        "highest",
+        "of products of float32: highest (exact to float32), high, default; on a GPU the others are TF32, on a TPU they"
+        " are 6, 3 and 1 passes of bfloat16; no difference on a CPU, or to products of bfloat16 or float16",
+    )
 
     unbiased: tuple[Literal["attention", "out", "mlp", "norm", "readout"], ...] = ()
     residual: Literal["sequential", "parallel", "shared_norm"] = "sequential"

@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tvjax.errors import reject
+from tvjax.settings import setting
 
 AXES = ("member", "data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
@@ -48,10 +49,10 @@ HEADS = ("heads", "keys", "values")  # [B, T, H, C]
 class MeshConfig:
     """How many devices share the members, the batch, the batch with all parameters, and heads and hidden channels."""
 
-    member: int = 1
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
+    member: int = setting(1, "share the members")
+    data: int = setting(1, "share the batch")
+    fsdp: int = setting(1, "share the batch and the parameters, of which each device gathers a layer when it needs it")
+    tensor: int = setting(1, "share the heads and hidden channels")
 
 
 def make_mesh(

@@ -12,6 +12,7 @@ import numpy as np
 
 from tvjax.errors import UserError, reject
 from tvjax.files import user_path
+from tvjax.settings import setting
 
 SPLITS = {"train": 0.5, "dev": 0.2, "test": 0.3}
 Pair = tuple[str, str]
@@ -77,13 +78,13 @@ class Template:
     """How a prompt shows pairs: `start`, then ``before + input + between + answer + after``, one after another.
 
     The query ends with `between`, its last token is where a vector is read and written. An answer begins with a
-    space, so that a tokenizer cuts it off from what stands before it. start: once, in front of the whole prompt.
+    space, so that a tokenizer cuts it off from what stands before it.
     """
 
-    before: str = "Q: "
-    between: str = "\nA:"
-    after: str = "\n\n"
-    start: str = ""
+    before: str = setting("Q: ", "in front of an input")
+    between: str = setting("\nA:", "between an input and its answer")
+    after: str = setting("\n\n", "behind an answer")
+    start: str = setting("", "once, in front of the whole prompt, where the tokenizer puts no token of its own (BOS)")
 
     def led_by(self, tokenizer: Any) -> "Template":
         """The template for a tokenizer: without `start` where that puts a token (BOS) before every text itself.

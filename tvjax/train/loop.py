@@ -10,15 +10,16 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from jax.sharding import Mesh
 
 from tvjax import remote
-from tvjax.errors import RunError
+from tvjax.errors import RunError, reject
 from tvjax.parallel import mesh as parallel
 from tvjax.parallel import processes
+from tvjax.settings import Checked, setting
 from tvjax.train import profile
 from tvjax.train.checkpoint import Checkpoints
 from tvjax.train.flops import flops
@@ -39,19 +40,28 @@ from tvjax.train.stop import Stop, Stopped
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How long to train and what to leave behind; intervals are multiples of `log_every` (`experiments` checks it).
+class TrainConfig(Checked):
+    """How long to train and what to leave behind; intervals are multiples of `log_every`."""
 
-    keep_best: a metric of the evaluation; the parameters of which it was highest are kept beside the last ("": none).
-    """
+    steps: int = setting(about="of the optimizer", least=1)
+    log_every: int = setting(about="steps in one dispatch to the device, and in one line of metrics", least=1)
+    evaluate_every: int = setting(about="steps between two evaluations")
+    checkpoint_every: int = setting(about="steps between two checkpoints")
+    keep_checkpoints: int = setting(2, "the newest that are kept", least=1)
+    tensorboard: bool = setting(True, "also write TensorBoard events")
+    keep_best: str = setting("", "a metric of the evaluation, whose best parameters are used; '': the last")
 
-    steps: int
-    log_every: int
-    evaluate_every: int
-    checkpoint_every: int
-    keep_checkpoints: int = 2
-    tensorboard: bool = True
-    keep_best: str = ""
+    SCORES: ClassVar[tuple[str, ...]] = ()
+    """Metrics of the evaluation by which the best parameters can be kept."""
+
+    def check(self, path: str) -> None:
+        """Raise `UserError` for an interval that is no multiple of `log_every`, and for an unknown metric."""
+        for name in ("steps", "evaluate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value < 1 or value % self.log_every:
+                raise reject(f"{path}.{name}", value, f"a positive multiple of log_every = {self.log_every}")
+        if self.keep_best not in ("", *self.SCORES):
+            raise reject(f"{path}.keep_best", self.keep_best, ", ".join(map(repr, ("", *self.SCORES))))
 
 
 HEAVY = 2**30

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from tvjax.settings import setting
+
 INIT, BATCH, ORDER = range(3)
 Hyper = dict[str, jax.Array]
 
@@ -44,19 +46,16 @@ class Experiment(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a warm-up and a decay; the peak learning rate is a member's own.
+    """AdamW with a warm-up and a decay; the peak learning rate is a member's own."""
 
-    l2: what Adam as such calls weight decay: so much of every parameter is added to its gradient, before the moments.
-    """
-
-    warmup_steps: int = 0
-    decay: Literal["cosine", "constant"] = "cosine"
-    final_fraction: float = 0.0
-    weight_decay: float = 0.0
-    l2: float = 0.0
-    clip_norm: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.999
+    warmup_steps: int = setting(0, "steps in which the learning rate rises from 0", least=0)
+    decay: Literal["cosine", "constant"] = setting("cosine", "of the learning rate after that: cosine, constant")
+    final_fraction: float = setting(0.0, "of the peak learning rate, at the end of the decay", least=0, most=1)
+    weight_decay: float = setting(0.0, "AdamW's, of kernels", least=0)
+    l2: float = setting(0.0, "Adam's: so much of every parameter is added to its gradient, before the moments", least=0)
+    clip_norm: float = setting(0.0, "largest global norm of a gradient; 0: no clipping", least=0)
+    b1: float = setting(0.9, "of the first moment", least=0, below=1)
+    b2: float = setting(0.999, "of the second moment", least=0, below=1)
 
 
 @struct.dataclass

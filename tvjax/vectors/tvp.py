@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from tvjax.nn.decoder import Decoder
 from tvjax.nn.model import cut, forward
 from tvjax.nn.taps import Edit
+from tvjax.settings import setting
 from tvjax.tasks.base import Task
 from tvjax.tasks.prompt import Layout, Prompt
 from tvjax.vectors import edits
@@ -26,20 +27,16 @@ EXTRA = {"vector": "tvp", "demonstrations": "query"}
 
 @dataclasses.dataclass(frozen=True)
 class TVPConfig:
-    """The choices of the TVP-loss, each a field so that it can be ablated. All are ours.
+    """The choices of the TVP-loss, each a field so that it can be ablated. All are ours."""
 
-    demonstrations: S, by number of demonstrations before the query; empty = all with at least one. query: "fresh"
-    draws an x' for each position in S, "shared" one for each prompt. edit: "replace" or "add" theta. gradient: whether
-    it flows through theta into the prompt that made it. start_step: the loss is off before this step. answered_from:
-    "vector" is the TVP-loss; "demonstrations" is a control for what it costs, the same x' asked in the prompt itself.
-    """
-
-    demonstrations: tuple[int, ...] = ()
-    query: Literal["fresh", "shared"] = "fresh"
-    edit: Literal["replace", "add"] = "replace"
-    gradient: bool = True
-    start_step: int = 0
-    answered_from: Literal["vector", "demonstrations"] = "vector"
+    demonstrations: tuple[int, ...] = setting((), "S: numbers of demonstrations after which theta is trained; (): 1..K")
+    query: Literal["fresh", "shared"] = setting("fresh", "fresh: an x' for each position in S; shared: one a prompt")
+    edit: Literal["replace", "add"] = setting("replace", "theta replaces the state at z, or is added to it: add")
+    gradient: bool = setting(True, "whether the gradient flows through theta into its prompt")
+    start_step: int = setting(0, "the TVP-loss is off before this step", least=0)
+    answered_from: Literal["vector", "demonstrations"] = setting(
+        "vector", "vector: the TVP-loss; demonstrations: a control for what it costs, the same x' in the prompt itself"
+    )
 
 
 def stream_at(activations: dict[str, jax.Array], positions: slice) -> jax.Array:

@@ -1,0 +1,82 @@
+"""The page of all fields, docs/fields.md: python -m tvjax.experiments.fields > docs/fields.md"""
+
+import dataclasses
+import inspect
+import typing
+from typing import Any
+
+from tvjax import methods
+from tvjax.experiments.base import BUILT_IN, PlanConfig, experiment_of
+from tvjax.settings import described
+from tvjax.tasks import FAMILIES
+
+HEAD = """# Fields
+
+What each field of a config is, and what it is where a config file says nothing. Set one with
+`--config.GROUP.FIELD=VALUE`. A group of an experiment is a dataclass, from which this page, the values in
+[configs/](../configs) and the checks are made: `python -m tvjax.experiments.fields > docs/fields.md`.
+"""
+NEEDED = "**needed**"
+NAMES = {"decoder": "model"}
+"""Groups of a config by the name of the field that is made of them, where that is another."""
+
+
+class Page:
+    """The page as it is written; a group that was there before is not written again."""
+
+    def __init__(self) -> None:
+        self.parts, self.seen = [HEAD], dict[Any, str]()
+
+    def section(self, title: str) -> None:
+        """A new heading."""
+        self.parts.append(f"## {title}\n")
+
+    def table(self, where: str, name: str, kind: Any) -> None:
+        """The fields of one group, those that are said what they are."""
+        if kind in self.seen:
+            self.parts.append(f"### {name}: as of {self.seen[kind]}\n")
+            return
+        self.seen[kind] = where
+        first = " ".join(inspect.getdoc(kind).split("\n\n")[0].split())  # type: ignore[union-attr]
+        lines = [f"### {name}\n", f"{first}\n", "| field | default | what it is |", "| --- | --- | --- |"]
+        rows = [f"| `{field}` | {_shown(value)} | {_cell(about)} |" for field, value, about in described(kind) if about]
+        self.parts.append("\n".join([*lines, *rows, ""]))
+
+    def family(self, name: str, kind: Any) -> None:
+        """The defaults of a family of tasks, and what its docstring says of them."""
+        values = ", ".join(f"`{field}` {_shown(value)}" for field, value, _ in described(kind))
+        self.parts.append(f"### {name}\n\n{inspect.getdoc(kind)}\n\n{values}\n")
+
+
+def page() -> str:
+    """The page, Markdown."""
+    made = Page()
+    for name in BUILT_IN:
+        made.section(name)
+        kind = experiment_of({"experiment": name}).settings.__self__  # type: ignore[attr-defined]
+        hints = typing.get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            if field.name != "task" and dataclasses.is_dataclass(hints[field.name]):
+                made.table(name, NAMES.get(field.name, field.name), hints[field.name])
+    made.section("Methods, of task_vectors and atv")
+    for group, kind in methods.groups().items():
+        if dataclasses.fields(kind):
+            made.table("methods", group, kind)
+    made.section("config.task of tvp, by its name")
+    for name, family in FAMILIES.items():
+        made.family(name, family)
+    made.section("Plans")
+    made.table("plans", "plan", PlanConfig)
+    return "\n".join(made.parts)
+
+
+def _shown(value: Any) -> str:
+    return NEEDED if value is dataclasses.MISSING else f"`{_cell(repr(value))}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(page(), end="")
