@@ -14,6 +14,7 @@ pytest.importorskip("ml_collections")
 from tvjax.cli import read_flags
 from tvjax.errors import UserError
 from tvjax.experiments import experiment_of, planned
+from tvjax.experiments.fields import page
 from tvjax.experiments.text_model import TextModelSettings
 from tvjax.experiments.tvp import make_trainer
 from tvjax.experiments.tvp_settings import TVPSettings
