@@ -17,6 +17,8 @@ INT, FLOAT = 2**31 - 1, 3.4e38
 """The largest numbers that arrays of int32 and float32 hold."""
 LEAST = 1.2e-38
 """The smallest number above 0 of float32 that is not rounded to it."""
+SEED = {"least": 0, "most": INT}
+"""The bounds of what a random key is made of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Bounds:
         if self.below is not None:
             return f"{self.least} up to, not including, {self.below}"
         if self.most is not None:
-            return f"{self.least} to {self.most}"
+            return f"{self.least} to {'2^31 - 1' if self.most == INT else self.most}"
         return f"{self.least} or more" if self.least is not None else f"more than {self.above}"
 
     def _entries(self) -> str:
@@ -125,15 +127,21 @@ def groups(config: Mapping[str, Any], names: Collection[str], also: Collection[s
 
 
 def parts(
-    kind: Any, config: Mapping[str, Any], also: Collection[str] = (), **settled: Mapping[str, Any]
+    kind: Any,
+    config: Mapping[str, Any],
+    also: Collection[str] = (),
+    apart: Collection[str] = (),
+    **settled: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The fields of `kind` that are dataclasses, each built from the group of its name in `config`.
 
-    also: groups and fields that `config` may have beside them. settled: by group, fields that are not the user's to
-    set. Raises `UserError` for a group or a field that is not there, and what `build` does.
+    also: groups and fields that `config` may have beside them. apart: fields of `kind` that are built elsewhere.
+    settled: by group, fields that are not the user's to set. Raises `UserError` for a group or a field that is not
+    there, and what `build` does.
     """
     hints = typing.get_type_hints(kind)
-    names = [f.name for f in dataclasses.fields(kind) if f.name not in also and dataclasses.is_dataclass(hints[f.name])]
+    left = {*also, *apart}
+    names = [f.name for f in dataclasses.fields(kind) if f.name not in left and dataclasses.is_dataclass(hints[f.name])]
     groups(config, names, also)
     return {name: build(hints[name], config[name], f"config.{name}", **settled.get(name, {})) for name in names}
 

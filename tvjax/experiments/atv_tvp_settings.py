@@ -10,7 +10,7 @@ from tvjax.experiments.tvp_settings import TVPSettings
 from tvjax.files import read_json, user_path
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.parallel.mesh import MeshConfig
-from tvjax.settings import Checked, check_mesh, group, parts, setting
+from tvjax.settings import SEED, Checked, check_mesh, group, parts, setting
 from tvjax.train.loop import TrainConfig
 from tvjax.train.state import OptimizerConfig
 from tvjax.vectors import tvp
@@ -60,7 +60,7 @@ class EvaluationConfig:
 
     training_prompts: int = setting(about="of each evaluation during training", least=2)
     prompts: int = setting(about="of the evaluation at the end", least=4)
-    seed: int = setting(1000, "of these prompts", least=0)
+    seed: int = setting(1000, "of these prompts", **SEED)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ from tvjax.nn.pretrained.tokenizer import train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
 from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh, shard_batch
-from tvjax.settings import Checked, parts, setting
+from tvjax.settings import SEED, Checked, parts, setting
 from tvjax.tasks.text import Template, TextTask
 from tvjax.train.log import mean_name
 from tvjax.train.loop import TrainConfig, Trainer
@@ -66,7 +66,7 @@ class TextTraining(TrainConfig):
 
     demonstrations: int = setting(about="K: a prompt shows one more pair, and every answer counts", least=1)
     batch: int = setting(about="prompts a step", least=1)
-    seed: int = setting(about="of the parameters and the batches", least=0)
+    seed: int = setting(about="of the parameters and the batches", **SEED)
     learning_rate: float = setting(about="peak", above=0)
 
 

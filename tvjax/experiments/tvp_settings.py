@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from tvjax.errors import reject
 from tvjax.nn.decoder import FAMILY_FIELDS, DecoderConfig
 from tvjax.parallel.mesh import MeshConfig
-from tvjax.settings import Checked, at_least, build, check_mesh, check_seed, group, parts, setting
+from tvjax.settings import SEED, Checked, at_least, build, check_mesh, check_seed, group, parts, setting
 from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Shift, Task, shifts_for
 from tvjax.train.loop import TrainConfig
 from tvjax.train.state import Hyper, OptimizerConfig
@@ -87,7 +87,7 @@ class EvaluationConfig(Checked):
 
     training_prompts: int = setting(about="of each evaluation during training", least=1)
     prompts: int = setting(about="of the evaluation at the end", least=1)
-    seed: int = setting(0, "of these prompts", least=0)
+    seed: int = setting(0, "of these prompts", **SEED)
     shifts: bool = setting(True, "whether prompts are shifted too")
     probes: bool = setting(False, "whether vectors are probed")
     probe_prompts: int = setting(256, "of the probes that run the model", least=1)
@@ -149,7 +149,7 @@ class TVPSettings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "TVPSettings":
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
-        built = parts(cls, config, also=("task", "model"))
+        built = parts(cls, config, also=("task", "model"), apart=("decoder",))
         values = dict(group(config.get("task"), "config.task"))
         family = values.pop("name", None)
         if family not in FAMILIES:

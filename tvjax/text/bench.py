@@ -20,7 +20,7 @@ from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer
 from tvjax.nn.tokens import Tokens, pad
 from tvjax.parallel.batches import Batches
-from tvjax.settings import setting
+from tvjax.settings import SEED, setting
 from tvjax.tasks.text import Answers, Pair, Template, TextTask, drawn, shots, some
 from tvjax.vectors.above import said
 from tvjax.vectors.from_prompts import ADDED, last_outputs, last_states, last_states_and_heads
@@ -32,7 +32,7 @@ class VectorConfig:
 
     demonstrations: int = setting(about="k, also of k-shot prompts", least=1)
     prompts: int = setting(about="prompts that a vector is the mean of", least=1)
-    seed: int = setting(0, "of demonstrations and queries", least=0)
+    seed: int = setting(0, "of demonstrations and queries", **SEED)
     memory: float = setting(1.0, "GiB that a pass may take beside the parameters; batches are made to fit", above=0)
     batch: int = setting(64, "most prompts in one pass", least=1)
     questions: int = setting(100, "most inputs of a split that are asked", least=1)
