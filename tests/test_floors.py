@@ -1,6 +1,8 @@
 """Imports go down only, as README's list of floors has it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "tvjax"
@@ -50,3 +52,11 @@ def test_the_bottom_floor_knows_no_text_and_no_training():
 def test_a_report_knows_no_model_and_no_experiment():
     seen = {f"{path}: {name}" for path, own, names in rooms() if own == "report" for name in names - SEEN_BY_REPORT}
     assert not seen, seen
+
+
+def test_an_import_sets_nothing_and_a_report_brings_no_jax():
+    code = (
+        "import os, sys; before = dict(os.environ); import tvjax, tvjax.report;"
+        "assert dict(os.environ) == before, 'a variable was set'; assert 'jax' not in sys.modules, 'jax came along'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 pytest.importorskip("ml_collections")
 
-from tvjax import experiments, tasks
+from tests.experiments.test_atv import model_folder
+from tvjax import experiments, methods, tasks
 from tvjax.errors import UserError
 from tvjax.experiments import base
 from tvjax.main import main
@@ -71,12 +73,12 @@ def here(tmp_path, monkeypatch):
     """A folder of the user's own, which is the current one; what is registered in it is forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    families, known = dict(tasks.FAMILIES), dict(base._REGISTERED)
+    tables = [(table, dict(table)) for table in (tasks.FAMILIES, base._REGISTERED, methods.METHODS)]
     yield tmp_path
-    for table, before in ((tasks.FAMILIES, families), (base._REGISTERED, known)):
+    for table, before in tables:
         for name in [name for name in table if name not in before]:
             table.pop(name)
-    for name in ("absolute", "letters"):
+    for name in ("absolute", "difference", "letters"):
         sys.modules.pop(name, None)
 
 
@@ -97,6 +99,23 @@ def test_the_task_of_readme(here):
         "input_width": 2,
         "noise": 0.0,
     }
+
+
+@pytest.mark.slow
+def test_the_method_of_readme(here):
+    text = (ROOT / "README.md").read_text()
+    (code,) = [block for block in re.findall("```python\n(.*?)```", text, re.DOTALL) if 'name="difference"' in block]
+    (command,) = re.findall(r"python -m tvjax.main (--plugins=difference .*)", text)
+    (here / "difference.py").write_text(code)
+    words = [word.replace("configs/", f"{ROOT}/configs/") for word in shlex.split(command)]
+    path = model_folder(here / "model", 32, 2, 0)
+    small = ["model.path=" + path, "data.tasks=('opposite','capital')", "vectors.prompts=2", "vectors.questions=3"]
+    small += ["vectors.demonstrations=2"]
+    main(["main", *words, *(f"--config.{field}" for field in small), "--workdir=run"])
+    summary = json.loads((here / "run" / "eval" / "summary.json").read_text())
+    assert [m["name"] for m in summary["methods"]] == ["vector", "difference"]
+    assert summary["tasks"]["opposite"]["difference_scale"] in (0.05, 0.1, 0.2)
+    assert "difference of states" in (here / "run" / "report" / "index.html").read_text()
 
 
 def test_an_experiment_in_one_file(here, capsys):

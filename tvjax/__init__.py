@@ -7,17 +7,8 @@ F hidden width, V vocabulary, X input width, Y outputs, O readout width, M membe
 Layers are numbered 0..L: h^0 is the embedding, h^l the residual stream after block l.
 """
 
-import glob
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
-
-if not glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*"):
-    # libtpu, where it is installed to plan for TPUs that are not here, would ask the network which they are, and say in
-    # every run that it does not know.
-    for _name, _value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}.items():
-        os.environ.setdefault(_name, _value)
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
 
 if TYPE_CHECKING:
     from tvjax.library import atv, capture, export, generate, load, run, sweep

@@ -11,6 +11,7 @@ from other arrays, each process computes on its own. The first alone writes file
 jax is imported when it is used: the command line refuses bad input without waiting for it.
 """
 
+import glob
 import os
 import re
 import sys
@@ -86,8 +87,20 @@ def _job() -> dict[str, Any] | None:
     return {"num_processes": int(named), "process_id": int(number), "coordinator_address": address}
 
 
+def keep_libtpu_quiet() -> None:
+    """Have libtpu ask no network if it is installed and there is no TPU, as where a run for one is planned.
+
+    It would ask which TPUs there are, and say in every run that it does not know. Call it before jax has any device.
+    """
+    if not glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*"):
+        known = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-8"}
+        for name, value in known.items():
+            os.environ.setdefault(name, value)
+
+
 def start() -> Any:
     """The module jax, which reads its own variables first. Raises `UserError` for a value that it refuses."""
+    keep_libtpu_quiet()
     try:
         import jax
     except ValueError as error:
