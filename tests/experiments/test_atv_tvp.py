@@ -332,7 +332,7 @@ ROWS = {
     "no seeds": ({"train__seeds": ()}, "config.train.seeds", "()", "at least one"),
     "equal seeds": ({"train__seeds": (1, 1)}, "config.train.seeds", "(1, 1)", "different"),
     "rate": ({"train__learning_rate": 0.0}, "config.train.learning_rate", "0.0", "more than 0"),
-    "keep_best": ({"train__keep_best": "risk"}, "config.train.keep_best", "risk", "no such field"),
+    "keep_best": ({"train__keep_best": "risk"}, "config.train.keep_best", "risk", "accepted: ''"),
     "too few prompts": ({"evaluation__prompts": 3}, "config.evaluation.prompts", "3", "4 or more"),
     "mesh": ({"mesh__member": 3}, "config.mesh.member", "3", "2 seeds"),
     "a wrong target": ({"training__model__width": -1}, "config.training", "config.model.width", "-1"),

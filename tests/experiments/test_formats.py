@@ -234,9 +234,7 @@ class TestRuns:
         keys = [(cell["template"], cell["start"]) for cell in summary["cells"]]
         assert keys == [(t, s) for t in ("arrow", "say") for s in ("nothing", "newline", "end")]
         for cell in summary["cells"]:
-            (line,) = [
-                row for row in table.splitlines() if row.startswith(f"{cell['template']} behind {cell['start']} ")
-            ]
+            (line,) = [row for row in table.splitlines() if row.split()[:2] == [cell["template"], cell["start"]]]
             for found in cell["positions"].values():
                 value, (low, high) = found["vector_first"], found["vector_first_ci"]
                 assert f"{value:.2f} <small>[{low:.2f}, {high:.2f}]" in page

@@ -130,11 +130,11 @@ class TestTextModel:
             ("train", {"learning_rate": 0.0}, "more than 0"),
             ("train", {"steps": 150}, "a positive multiple of log_every = 100"),
             ("model", {"num_heads": 5}, "config.model.num_heads"),
-            ("model", {"dtype": "float8"}, "float32 or bfloat16"),
+            ("model", {"dtype": "float8"}, "'float32', 'bfloat16'"),
             ("optimizer", {"b1": 1.0}, "config.optimizer.b1"),
             ("model", {"vocab_size": 20}, "257 or more"),
             ("data", {"tasks": ("nowhere",)}, "the built-in suite"),
-            ("evaluation", {"questions": 3}, "the field is prompts"),
+            ("evaluation", {"questions": 3}, "the fields are prompts"),
         ],
     )
     def test_bad_input_is_refused(self, group, changes, says, tmp_path):
@@ -283,9 +283,9 @@ class TestVectors:
             ("vectors", {"memory": 0.0}, "config.vectors.memory"),
             ("vectors", {"memory": 1e-9}, "GiB that one entry takes"),
             ("function_vector", {"heads": 0}, "config.function_vector.heads"),
-            ("vectors", {"heads": 5}, "1..4, the heads of all layers"),
+            ("function_vector", {"heads": 5}, "1..4, all heads"),
             ("function_vector", {"scales": ()}, "config.function_vector.scales"),
-            ("vectors", {"scales": (1.0, 0.0)}, "different numbers more than 0"),
+            ("function_vector", {"scales": (1.0, 0.0)}, "different numbers, each more than 0"),
             ("learned_vector", {"layers": (0,)}, "config.learned_vector.layers"),
             ("learned_vector", {"layers": (3,)}, "layers 1..2"),
             ("data", {"tfds": (("nowhere", "{x}", "{y}"),)}, "a data set that can be read"),
@@ -332,7 +332,7 @@ class TestReport:
     def test_page_and_table_of_the_small_model(self, trained):
         folder, summary = trained
         page = write_report(folder).read_text()
-        assert f"{summary['accuracy'][5]:.2f} [" in page and "curve.png" in page
+        assert f"{summary['accuracy'][5]:.2f} <small>[" in page and "curve.png" in page
         assert len(summary_table(summary).splitlines()) == 2 + 6
 
     def test_a_broken_summary_is_refused_in_one_line(self, measured, tmp_path):
