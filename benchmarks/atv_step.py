@@ -123,7 +123,7 @@ def tvjax_experiment(folder: Path, o: argparse.Namespace) -> tuple[Any, dict[str
     )
     layers = tuple(range(1, o.layers + 1))
     experiment = AdapterExperiment(
-        ExampleConfig(o.batch, len(data), shuffled=False),
+        ExampleConfig(batch=o.batch, examples=len(data), shuffled=False),
         ATV(target.config, generator.config, layers, positions="all"),
         target.decoder,
         {"target": target.params, "generator": generator.params},

@@ -505,7 +505,6 @@ def test_the_published_setting_starts(file, variant, config, tmp_path):
         evaluation__test=2,
         evaluation__dev=1,
         vectors__demonstrations=2,
-        vectors__heads=2,
         train__seeds=(0,),
         train__steps=2,
         train__log_every=2,
@@ -516,5 +515,5 @@ def test_the_published_setting_starts(file, variant, config, tmp_path):
     summary = run(published, tmp_path / "run")
     assert len(summary["tasks"]["seen"]) == 20 and len(summary["tasks"]["unseen"]) == 5
     settings = ATVSettings.from_config(published)
-    assert settings.optimizer.l2 == 1e-5 and settings.optimizer.clip_norm == 0 and settings.atv.scale == (0.001,)
+    assert settings.optimizer.l2 == 1e-5 and settings.optimizer.clip_norm == 0 and settings.own["atv"].scale == (0.001,)
     assert not settings.train.shuffled and settings.train.batch == 1
