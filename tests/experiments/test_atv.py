@@ -427,6 +427,8 @@ WRONG = {
     "unknown group": ({"adaptive": {}}, "config.adaptive", "fields are"),
     "unknown method": ({"methods": ("zero_shot", "atv")}, "config.methods", "atv_last"),
     "ELICIT without its vectors": ({"methods": ("elicit",)}, "config.methods", "function_vector"),
+    "ELICIT of what makes no vectors": ({"elicit": {"vectors": "lora"}}, "config.elicit.vectors", "'function_vector'"),
+    "no ATV to train again": ({"sensitivity": {"method": "lora"}}, "config.sensitivity.method", "atv_last"),
     "ELICIT before its vectors": ({"methods": ("elicit", "function_vector")}, "config.methods", "before elicit"),
     "a metric to keep the worst by": ({"train__keep_best": "risk"}, "config.train.keep_best", "accuracy_first"),
     "negative L2": ({"optimizer__l2": -1.0}, "config.optimizer.l2", "0 or more"),

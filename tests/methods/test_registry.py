@@ -208,6 +208,14 @@ class TestRegister:
         with pytest.raises(UserError, match="method new: knows: given 'all'; accepted: query, demonstrations, task"):
             Prompted(name="new", label="x", knows="all", prompts=lambda bench, name: [])
 
+    @pytest.mark.parametrize(
+        ("fields", "said"),
+        [({"everywhere": True, "keep": 0.0}, "keep: given 0.0"), ({"positions": "all"}, "positions")],
+    )
+    def test_what_would_be_ignored_is_refused(self, fields, said):
+        with pytest.raises(UserError, match=f"method new: {said}"):
+            VectorMethod(name="new", label="x", make=lambda bench, own: None, **fields)
+
     def test_of_a_plugin_that_is_not_there_one_line(self):
         with pytest.raises(UserError, match="--plugins: given 'no_such_module', which raised ModuleNotFoundError"):
             plugins.load("no_such_module")

@@ -9,6 +9,7 @@ from tvjax.errors import reject
 from tvjax.experiments.text_data import DataConfig
 from tvjax.experiments.text_model import TextModelSettings
 from tvjax.methods import METHODS
+from tvjax.methods.atv import ATVMethod
 from tvjax.methods.base import EvaluationConfig, Method
 from tvjax.nn.decoder import DecoderConfig, Precision
 from tvjax.parallel.mesh import MeshConfig
@@ -160,11 +161,13 @@ def _check_tasks(s: ATVSettings) -> None:
         twice = next(name for name in names if names.count(name) > 1)
         raise reject("config.tasks", twice, "different tasks in seen, ambiguous and unseen")
     methods.check_order(s.methods, s.own)
-    of, known = s.sensitivity, [method.name for method in s.methods if method.kind == "atv"]
-    if of.scales + of.layers + of.examples and of.method not in known:
-        raise reject(
-            "config.sensitivity.method", of.method, f"one of config.methods that is an ATV: {', '.join(known)}"
-        )
+    of = s.sensitivity
+    known = [name for name, method in METHODS.items() if isinstance(method, ATVMethod)]
+    if of.scales + of.layers + of.examples:
+        known = [method.name for method in s.methods if isinstance(method, ATVMethod)]
+    if of.method not in known:
+        accepted = f"one of config.methods that is an ATV: {', '.join(known)}"
+        raise reject("config.sensitivity.method", of.method, accepted)
 
 
 def _check_method(s: ATVSettings) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from tvjax.vectors.elicit import nearest
 class ElicitSettings:
     """The fields of config.elicit."""
 
-    vectors: str = setting("function_vector", "the method whose vectors its library holds: vector, function_vector")
+    vectors: Literal["vector", "function_vector"] = setting(
+        "function_vector", "the method whose vectors its library holds: vector, function_vector"
+    )
     threshold: float = setting(0.0, "least cosine at which it uses one")
 
 

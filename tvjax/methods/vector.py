@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tvjax.errors import UserError
 from tvjax.methods.base import Kind, Knows, Method, MethodResult, RunContext, side_by_side
 from tvjax.nn.answers import Questions, said
 from tvjax.nn.decoder import Decoder
@@ -66,6 +67,15 @@ class VectorMethod(Method):
     everywhere: bool = False
     positions: Positions = "last"
     making: Callable[[Bench, Any], tuple[int, float]] = nothing_more
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.everywhere and self.keep != 1:
+            raise UserError(f"method {self.name}: keep: given {self.keep}; accepted: 1, where everywhere is true")
+        if self.positions != "last" and not self.everywhere:
+            raise UserError(
+                f"method {self.name}: positions: given {self.positions!r}; accepted: last, unless everywhere"
+            )
 
     def layers(self, bench: Bench, made: Made, name: str) -> list[Layer]:
         """The layers of which the dev split chooses one. At 0 the last tokens of all prompts have the same state."""
