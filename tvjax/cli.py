@@ -61,6 +61,8 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
     plugins.load(str(given.pop("plugins", "")))
     run = _config_of_run(workdir, mode) if mode in READING or not source else {}
     file, *argument = source.split(":", 1) if source else [""]
+    if source:
+        processes.start()  # a config file imports what imports jax: what jax refuses is said of jax, not of the file
     config = _load(file, *argument) if source else _unlocked(run, workdir)
     if mode == "plan":
         processes.start()

@@ -8,7 +8,7 @@
 
 All processes run the same lines on the same values. Arrays of a mesh over all of them lie in parts; what is computed
 from other arrays, each process computes on its own. The first alone writes files and talks; it is process 0.
-jax is imported when it is used: the command line refuses bad input without waiting for it.
+jax is imported when it is used: the command line refuses flags that are wrong without waiting for it.
 """
 
 import glob
