@@ -13,7 +13,7 @@ from tvjax.nn.decoder import FAMILY_FIELDS, DecoderConfig
 from tvjax.parallel.mesh import MeshConfig
 from tvjax.settings import SEED, Checked, at_least, build, check_mesh, check_seed, group, parts, setting
 from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Shift, Task, shifts_for
-from tvjax.train.loop import TrainConfig
+from tvjax.train.loop import BatchConfig, TrainConfig
 from tvjax.train.state import Hyper, OptimizerConfig
 from tvjax.vectors import tvp
 
@@ -100,17 +100,8 @@ class EvaluationConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TVPTraining(TrainConfig):
+class TVPTraining(BatchConfig, TrainConfig):
     """How a population is trained."""
-
-    batch: int = setting(about="prompts a step", least=1)
-    micro_batches: int = setting(1, "parts of a batch, one after another: less memory", least=1)
-
-    def check(self, path: str) -> None:
-        """Raise `UserError` for a number of micro-batches that does not divide the batch, too."""
-        super().check(path)
-        if self.batch % self.micro_batches:
-            raise reject(f"{path}.micro_batches", self.micro_batches, f"a divisor of batch = {self.batch}")
 
 
 @dataclasses.dataclass(frozen=True)

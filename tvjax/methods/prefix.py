@@ -40,10 +40,8 @@ class PrefixSettings(TrainedSettings):
 
 def _words(context: RunContext, own: PrefixSettings) -> Given:
     """The tokens that the prefix begins as: demonstrations of all tasks that are trained on, by turns."""
-    length, bench = (
-        own.length or max(1, round(atv.size(context) / per_token(context.target.config))),
-        context.benches[0],
-    )
+    bench, each = context.benches[0], per_token(context.target.config)
+    length = own.length or max(1, round(atv.size(context) / each))
     known = [bench.paired(task, bench.sample(task, "train")) for task in context.trained]
     pairs = [pair for row in itertools.zip_longest(*known) for pair in row if pair]
     ids = bench.tokenizer.encode(["".join(bench.template.prompt([pair], "") for pair in pairs)])[0]

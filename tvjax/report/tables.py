@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from tvjax.report.words import number
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -136,6 +134,3 @@ class Table:
 
 def _cell(cell: Cell | str) -> Cell:
     return cell if isinstance(cell, Cell) else Cell(cell)
-
-
-__all__ = ["Cell", "Head", "Row", "Table", "both", "estimate", "number", "of"]

@@ -9,32 +9,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvjax.errors import reject
 from tvjax.nn.answers import Questions, from_last, judged, risk
 from tvjax.nn.decoder import PADDING, Decoder, Past
 from tvjax.parallel.batches import GIB, Batches
 from tvjax.parallel.mesh import shard_batch
-from tvjax.settings import Checked, setting
+from tvjax.settings import setting
 from tvjax.text.examples import Examples, epoch_rows
+from tvjax.train.loop import BatchConfig
 from tvjax.train.state import ORDER, Hyper, member_key
 from tvjax.vectors.adapters import Adapter, Given, Queries
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExampleConfig(Checked):
+class ExampleConfig(BatchConfig):
     """The examples that are trained on."""
 
-    batch: int = setting(about="examples a step", least=1)
     examples: int = setting(90, "most of a task", least=1)
-    micro_batches: int = setting(1, "parts of a batch, one after another: less memory", least=1)
     shuffled: bool = setting(True, "each epoch in a new order; False: task by task")
     seeds: tuple[int, ...] = setting((0, 1, 2), "members of one population", least=0, entries=1, distinct=True)
-
-    def check(self, path: str) -> None:
-        """Raise `UserError` for a number of micro-batches that does not divide the batch."""
-        super().check(path)
-        if self.batch % self.micro_batches:
-            raise reject(f"{path}.micro_batches", self.micro_batches, f"a divisor of batch = {self.batch}")
 
 
 def over_prompts(

@@ -70,6 +70,22 @@ HEAVY = 2**30
 They would change it while it is written, for which they need room for a second one; on an accelerator what is written
 is a copy on the host.
 """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchConfig(Checked):
+    """The batch of a step."""
+
+    batch: int = setting(about="prompts, or examples, a step", least=1)
+    micro_batches: int = setting(1, "parts of a batch, one after another: less memory", least=1)
+
+    def check(self, path: str) -> None:
+        """Raise `UserError` for a number of micro-batches that does not divide the batch."""
+        super().check(path)
+        if self.batch % self.micro_batches:
+            raise reject(f"{path}.micro_batches", self.micro_batches, f"a divisor of batch = {self.batch}")
+
+
 # The metrics that the terminal shows, where an experiment has them.
 SHOWN = ("icl_loss", "tvp_loss", "query_loss", "written_loss", "risk")
 
