@@ -43,9 +43,7 @@ def get_config(model: str = "smollm2") -> ConfigDict:
 
     config.training = text_model.get_config()  # of the small model; used if model.path is "" and it is not there yet
     # A query in a prompt's first token cannot be read: `start` puts another there.
-    config.template = ConfigDict(
-        {name: config.training.template[name] for name in ("start", "before", "between", "after")}
-    )
+    config.template = ConfigDict(config.training.template.to_dict())
     config.vectors = ConfigDict(defaults(MeasuredConfig, demonstrations=6, prompts=30))
     config.methods = ("vector", "function_vector", "learned_vector")  # that make vectors; "vector" among them
     # config.METHOD.FIELD, which the file of each method in tvjax/methods/ describes.

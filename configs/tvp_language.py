@@ -87,9 +87,7 @@ def get_config(model: str = "smollm2") -> ConfigDict:
     config.training.data.tasks = config.tasks.get_ref("train")  # it follows: held-out tasks are seen by nothing
 
     config.data = text_model.get_config().data
-    config.template = ConfigDict(
-        {name: config.training.template[name] for name in ("start", "before", "between", "after")}
-    )
+    config.template = ConfigDict(config.training.template.to_dict())
     tvp = defaults(TVPConfig)
     config.tvp = ConfigDict({name: value for name, value in tvp.items() if name != "answered_from"})
     config.population = ConfigDict(

@@ -59,4 +59,5 @@ def test_an_import_sets_nothing_and_a_report_brings_no_jax():
         "import os, sys; before = dict(os.environ); import tvjax, tvjax.report;"
         "assert dict(os.environ) == before, 'a variable was set'; assert 'jax' not in sys.modules, 'jax came along'"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -82,13 +82,18 @@ def here(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
+def follow(name, mark, folder):
+    """Write the module `name` of README, whose code has `mark`, into `folder`: the words of its command line."""
+    text = (ROOT / "README.md").read_text()
+    (code,) = [block for block in re.findall("```python\n(.*?)```", text, re.DOTALL) if mark in block]
+    (command,) = re.findall(rf"python -m tvjax.main (--plugins={name} .*)", text)
+    (folder / f"{name}.py").write_text(code)
+    return [word.replace("configs/", f"{ROOT}/configs/") for word in shlex.split(command)]
+
+
 @pytest.mark.slow
 def test_the_task_of_readme(here):
-    text = (ROOT / "README.md").read_text()
-    (code,) = [block for block in re.findall("```python\n(.*?)```", text, re.DOTALL) if "class Absolute" in block]
-    (command,) = re.findall(r"python -m tvjax.main (--plugins=absolute .*)", text)
-    (here / "absolute.py").write_text(code)
-    words = [word.replace("configs/", f"{ROOT}/configs/") for word in command.split()]
+    words = follow("absolute", "class Absolute", here)
     small = [f"--config.{name}={value}" for name, value in SMALL.items()]
     main(["main", *words, *small, "--workdir=run"])
     summary = json.loads((here / "run" / "eval" / "summary.json").read_text())
@@ -103,11 +108,7 @@ def test_the_task_of_readme(here):
 
 @pytest.mark.slow
 def test_the_method_of_readme(here):
-    text = (ROOT / "README.md").read_text()
-    (code,) = [block for block in re.findall("```python\n(.*?)```", text, re.DOTALL) if 'name="difference"' in block]
-    (command,) = re.findall(r"python -m tvjax.main (--plugins=difference .*)", text)
-    (here / "difference.py").write_text(code)
-    words = [word.replace("configs/", f"{ROOT}/configs/") for word in shlex.split(command)]
+    words = follow("difference", 'name="difference"', here)
     path = model_folder(here / "model", 32, 2, 0)
     small = ["model.path=" + path, "data.tasks=('opposite','capital')", "vectors.prompts=2", "vectors.questions=3"]
     small += ["vectors.demonstrations=2"]

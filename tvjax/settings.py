@@ -214,9 +214,3 @@ def check_mesh(mesh: Any, *shared: tuple[str, int, str]) -> None:
         share = getattr(mesh, axis)
         if share < 1 or size % share:
             raise reject(f"config.mesh.{axis}", share, f"a divisor of the {size} {what}")
-
-
-def check_seed(path: str, seed: int) -> None:
-    """Raise `UserError` for what no random key can be made of."""
-    if not 0 <= seed < 2**31:
-        raise reject(path, seed, "0 to 2^31 - 1")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from tvjax.errors import reject
 from tvjax.nn.decoder import FAMILY_FIELDS, DecoderConfig
 from tvjax.parallel.mesh import MeshConfig
-from tvjax.settings import SEED, Checked, at_least, build, check_mesh, check_seed, group, parts, setting
+from tvjax.settings import SEED, Checked, at_least, build, check_mesh, group, parts, setting
 from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Shift, Task, shifts_for
 from tvjax.train.loop import BatchConfig, TrainConfig
 from tvjax.train.state import Hyper, OptimizerConfig
@@ -58,9 +58,9 @@ class PopulationConfig:
 
     name: tuple[str, ...] = setting(about="of letters, digits and _ . + -")
     seed: tuple[int, ...] = setting(about="of initial parameters and batches; members of one seed share both", least=0)
-    tvp_weight: tuple[float, ...] = setting(about="lambda in ICL loss + lambda * TVP-loss")
+    tvp_weight: tuple[float, ...] = setting(about="lambda in ICL loss + lambda * TVP-loss", least=0)
     prescribed_layer: tuple[int, ...] = setting(about="l*, 1..L-1")
-    learning_rate: tuple[float, ...] = setting(about="peak")
+    learning_rate: tuple[float, ...] = setting(about="peak", above=0)
 
     def spread(self) -> dict[str, tuple[Any, ...]]:
         """Every field with one entry a member; a tuple of one entry stands for all members."""
@@ -221,12 +221,6 @@ def check_members(population: PopulationConfig, num_layers: int) -> None:
                     value,
                     f"1..{last}: layer 0 holds no task yet, and at layer {last + 1} nothing after it can see the query",
                 )
-            if name == "learning_rate" and value <= 0:
-                raise reject(f"{path}.{name}", value, "more than 0")
-            if name == "tvp_weight" and value < 0:
-                raise reject(f"{path}.{name}", value, "0 or more")
-            if name == "seed":
-                check_seed(f"{path}.{name}", value)
     _check_weights(population)
     _check_different(population)
 
