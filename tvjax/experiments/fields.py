@@ -34,9 +34,9 @@ class Page:
     def table(self, where: str, name: str, kind: Any) -> None:
         """The fields of one group, those that are said what they are."""
         if kind in self.seen:
-            self.parts.append(f"### {name}: as of {self.seen[kind]}\n")
+            self.parts.append(f"### {name}: as {self.seen[kind]}\n")
             return
-        self.seen[kind] = where
+        self.seen[kind] = f"{name} of {where}"
         first = " ".join(inspect.getdoc(kind).split("\n\n")[0].split())  # type: ignore[union-attr]
         lines = [f"### {name}\n", f"{first}\n", "| field | default | what it is |", "| --- | --- | --- |"]
         rows = [f"| `{field}` | {_shown(value)} | {_cell(about)} |" for field, value, about in described(kind) if about]

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.methods.base import RunContext
-from tvjax.methods.trained import Trained, TrainedSettings
+from tvjax.methods.trained import FastSettings, Trained
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.taps import Edit
-from tvjax.settings import setting
 from tvjax.vectors.adapters import Adapter, Change, Given, Queries, of_task
 
 
@@ -48,14 +47,7 @@ class I2CL(Adapter):
         return Change(given["target"], {"blocks": tree})
 
 
-@dataclasses.dataclass(frozen=True)
-class I2CLSettings(TrainedSettings):
-    """The fields of config.i2cl."""
-
-    rate: float = setting(1e-2, "peak learning rate", above=0)
-
-
-def _summaries(context: RunContext, own: I2CLSettings) -> Given:
+def _summaries(context: RunContext, own: FastSettings) -> Given:
     """What attention and MLPs add at the last token of demonstrations, means over those of each task: ``[T, L, D]``."""
     bench, found = context.benches[0], []
     for name in context.tasks:
@@ -69,7 +61,7 @@ METHOD = Trained(
     label="I2CL",
     knows="task",
     source="I2CL: Li et al. (2025), without its noise.",
-    settings=I2CLSettings,
+    settings=FastSettings,
     adapter=lambda context, own: I2CL(context.target.config, len(context.trained)),
     given=_summaries,
 )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from tvjax.methods import atv
 from tvjax.methods.base import RunContext
-from tvjax.methods.trained import Trained, TrainedSettings
+from tvjax.methods.trained import FastSettings, Trained
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.prefix import past_of_prefix, per_token, start_prefix
@@ -31,10 +31,9 @@ class Prefix(Adapter):
 
 
 @dataclasses.dataclass(frozen=True)
-class PrefixSettings(TrainedSettings):
+class PrefixSettings(FastSettings):
     """The fields of config.prefix."""
 
-    rate: float = setting(1e-2, "peak learning rate", above=0)
     length: int = setting(0, "tokens; 0: as many trained numbers as ATV has", least=0)
 
 

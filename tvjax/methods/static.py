@@ -8,10 +8,9 @@ import jax.numpy as jnp
 
 from tvjax.methods import atv
 from tvjax.methods.base import RunContext
-from tvjax.methods.trained import Trained, TrainedSettings
+from tvjax.methods.trained import FastSettings, Trained
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import DecoderConfig
-from tvjax.settings import setting
 from tvjax.vectors.adapters import Adapter, Change, Given, Queries, of_task
 from tvjax.vectors.atv import Positions, inject
 
@@ -42,13 +41,6 @@ class StaticVectors(Adapter):
         return Change(given["target"], inject(made, self.layers, self.positions, self.target, q))
 
 
-@dataclasses.dataclass(frozen=True)
-class StaticSettings(TrainedSettings):
-    """The fields of config.static."""
-
-    rate: float = setting(1e-2, "peak learning rate", above=0)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Static(Trained):
     """The method, which writes where ATV does, with its lambda."""
@@ -56,7 +48,7 @@ class Static(Trained):
     scale = atv.scale
 
 
-def _adapter(context: RunContext, own: StaticSettings) -> StaticVectors:
+def _adapter(context: RunContext, own: FastSettings) -> StaticVectors:
     return StaticVectors(context.target.config, atv.layers(context), len(context.trained))
 
 
@@ -65,6 +57,6 @@ METHOD = Static(
     label="learned vector of each task",
     knows="task",
     source="The learned vector of each task, at all layers, is how it is done here.",
-    settings=StaticSettings,
+    settings=FastSettings,
     adapter=_adapter,
 )

@@ -32,6 +32,13 @@ class TrainedSettings:
     rate: float = setting(1e-3, "peak learning rate", above=0)
 
 
+@dataclasses.dataclass(frozen=True)
+class FastSettings(TrainedSettings):
+    """Of methods that train few numbers, which take larger steps."""
+
+    rate: float = setting(1e-2, "peak learning rate", above=0)
+
+
 Members = tuple[tuple[str, ...], Hyper]
 """The names of members that train side by side, and their numbers."""
 

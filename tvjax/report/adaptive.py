@@ -123,14 +123,14 @@ def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, l
         f'<p class="quiet">{escape(about)}</p>',
         box(cautions(summary)),
         "<h2>Results</h2>",
-        _methods_table(summary, times).html(),
+        _methods_table(summary, _caption(summary), times).html(),
         _differences(summary),
         f"<h2>What is whose</h2><p>{escape(_sources(summary))}</p>",
     ]
     return exhibits, "adaptive task vectors", parts
 
 
-def _methods_table(summary: Mapping[str, Any], times: Mapping[str, Any] | None = None) -> Table:
+def _methods_table(summary: Mapping[str, Any], caption: str = "", times: Mapping[str, Any] | None = None) -> Table:
     """A row a method; times: with how long a question takes, and a trained example."""
     names, groups, rows = names_of(summary), groups_of(summary), []
     for m in summary["methods"]:
@@ -142,22 +142,24 @@ def _methods_table(summary: Mapping[str, Any], times: Mapping[str, Any] | None =
             took = times.get(m["name"], {})
             about += [f"{took[kind]:.2f}" if took.get(kind) else "" for kind in ("query_ms", "train_example_ms")]
         rows.append(Row((names[m["name"]], *cells, *about)))
-    counts = sum(summary["num_questions"].values()) if times is not None else 0
+    heads: list[Head | str] = ["", *(Head(label, group) for group, label in groups.items()), "knows", "trained numbers"]
+    heads += ["tokens a query", Head("and of the generator", "generator's")]
+    heads += ["ms a query", "ms a trained example"] if times is not None else []
+    return Table(caption, tuple(heads), tuple(rows))
+
+
+def _caption(summary: Mapping[str, Any]) -> str:
+    """What the columns of `_methods_table` are."""
+    counts = sum(summary["num_questions"].values())
     chance = "".join(f" {name} {value:.2f}," for name, value in summary["chance"].items()).rstrip(",")
-    caption = (
+    return (
         "Accuracy on the test split, above of the first tokens of answers, below of whole answers: the macro average"
         f" over tasks, with 90% bootstrap intervals over questions ({counts} in all; a question counts by the mean over"
         " seeds and templates). Milliseconds: of a question in a"
         " batch, with the generator; and of a trained example, with evaluation and checkpoints, without compilation."
         " Knows: the query alone, demonstrations beside it, or which task is meant; vectors that are read, and I2CL,"
         " have also seen demonstrations of unseen tasks. Tokens a query: with those of a prefix."
-    )
-    if chance:
-        caption += f" Guessing among the tasks of the same inputs would give:{chance}."
-    heads: list[Head | str] = ["", *(Head(label, group) for group, label in groups.items()), "knows", "trained numbers"]
-    heads += ["tokens a query", Head("and of the generator", "generator's")]
-    heads += ["ms a query", "ms a trained example"] if times is not None else []
-    return Table(caption, tuple(heads), tuple(rows))
+    ) + (f" Guessing among the tasks of the same inputs would give:{chance}." if chance else "")
 
 
 def _differences(summary: dict[str, Any]) -> str:

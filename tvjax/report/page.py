@@ -8,7 +8,7 @@ from tvjax.evals.learned import ROUNDING, USABLE
 from tvjax.files import write_whole
 from tvjax.report.findings import headline
 from tvjax.report.gallery import Exhibit, gallery
-from tvjax.report.html import details, document, figure, write_figure
+from tvjax.report.html import box, details, document, figure, write_figure
 from tvjax.report.reader import Run, read_run
 from tvjax.report.shifts import icl_ratio, oracle_ratio, tvp_ratio
 from tvjax.report.summary import Condition, Estimate, Measure, Summary
@@ -45,7 +45,7 @@ def _page(run: Run, exhibits: list[tuple[Exhibit, tuple[int, int]]]) -> str:
     parts = [
         f"<h1>{escape(f'{summary.task}: task vectors in {name}')}</h1>",
         f'<p class="quiet">{escape(_subtitle(summary))}</p>',
-        '<div class="headline">' + "".join(f"<p>{escape(text)}</p>" for text in headline(summary)) + "</div>",
+        box(headline(summary)),
         "<h2>Results</h2>",
         _results(summary, summary.base.risk, "risk", summary.risk_unit),
         _results(summary, accuracy, "accuracy", "fraction correct") if accuracy else "",

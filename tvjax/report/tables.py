@@ -57,11 +57,10 @@ def both(entry: Any, name: str, form: str = ".2f") -> Cell:
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a column; short: in the terminal, "" for the same. least: characters that it has there at least."""
+    """The head of a column; short: in the terminal, "" for the same."""
 
     text: str
     short: str = ""
-    least: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,16 +87,15 @@ class Table:
     def _heads(self) -> list[Head]:
         return [head if isinstance(head, Head) else Head(head) for head in self.heads]
 
-    def text(self, gap: int = 2) -> str:
+    def text(self) -> str:
         """Columns as wide as what is in them, without the caption."""
         heads = self._heads()
         lines = [[head.short or head.text for head in heads]]
         lines += [[_cell(cell).plain() for cell in row.cells] for row in self.rows]
         lines = [line + [""] * (len(heads) - len(line)) for line in lines]
-        widths = [max(head.least, *(len(line[i]) for line in lines)) for i, head in enumerate(heads)]
-        gaps = " " * gap
+        widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
         return "\n".join(
-            gaps.join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+            "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
         )
 
     def html(self) -> str:

@@ -124,6 +124,9 @@ def _look(place: int) -> dict[str, Any]:
     return {"color": HUES[place % len(HUES)], "marker": MARKERS[place % len(MARKERS)], "linestyle": "none"}
 
 
+ADDED = " The function vector is added, times the scale that the dev split prefers."
+
+
 def _swept(summary: dict[str, Any]) -> list[str]:
     """The vectors that are written at every layer in turn."""
     kinds = [m["name"] for m in summary["methods"]]
@@ -164,9 +167,9 @@ def _layers(summary: dict[str, Any]) -> Exhibit:
     return Exhibit(
         "layers",
         "By layer",
-        "Accuracy of first tokens with state and function vectors written at each layer, for each task",
+        f"Accuracy of first tokens for each task, at each layer, with {' and '.join(names[kind] for kind in swept)}",
         "The state vector replaces the state, so at the last layer it is the answer itself and the query is not read"
-        " any more. The function vector is added, times the scale that the dev split prefers.",
+        " any more." + (ADDED if "function_vector" in swept else ""),
         draw,
     )
 
