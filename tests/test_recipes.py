@@ -1,4 +1,4 @@
-"""What README and CONTRIBUTING say of additions, done: each is one file of the user's own, and no other is touched."""
+"""What docs/extending.md and CONTRIBUTING say of additions, done: each is one file of the user's own, and no other is touched."""
 
 import json
 import re
@@ -83,8 +83,8 @@ def here(tmp_path, monkeypatch):
 
 
 def follow(name, mark, folder):
-    """Write the module `name` of README, whose code has `mark`, into `folder`: the words of its command line."""
-    text = (ROOT / "README.md").read_text()
+    """Write the module `name` of the page, whose code has `mark`, into `folder`: the words of its command line."""
+    text = (ROOT / "docs" / "extending.md").read_text()
     (code,) = [block for block in re.findall("```python\n(.*?)```", text, re.DOTALL) if mark in block]
     (command,) = re.findall(rf"python -m tvjax.main (--plugins={name} .*)", text)
     (folder / f"{name}.py").write_text(code)
@@ -92,7 +92,7 @@ def follow(name, mark, folder):
 
 
 @pytest.mark.slow
-def test_the_task_of_readme(here):
+def test_the_task_of_the_page(here):
     words = follow("absolute", "class Absolute", here)
     small = [f"--config.{name}={value}" for name, value in SMALL.items()]
     main(["main", *words, *small, "--workdir=run"])
@@ -107,7 +107,7 @@ def test_the_task_of_readme(here):
 
 
 @pytest.mark.slow
-def test_the_method_of_readme(here):
+def test_the_method_of_the_page(here):
     words = follow("difference", 'name="difference"', here)
     path = model_folder(here / "model", 32, 2, 0)
     small = ["model.path=" + path, "data.tasks=('opposite','capital')", "vectors.prompts=2", "vectors.questions=3"]

@@ -43,6 +43,7 @@ class Linear(GaussianTask):
 
     @property
     def num_outputs(self) -> int:  # type: ignore[override]
+        """The entries of y."""
         return self.outputs
 
     @property

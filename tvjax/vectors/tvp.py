@@ -1,8 +1,8 @@
 """Task-vector prompting: read theta where the demonstrations end, write it into a zero-shot prompt, and its loss.
 
-Yang et al. (2025) describe the TVP-loss; their code is not public. The definitions here are ours (README, "What is
-known and what is our choice"): theta_i^l = h^l at query i, TVP(theta, l, x') = the answer of the zero-shot prompt
-[x', z] with h^l at z replaced by theta, and the loss is the mean of loss(TVP(theta_i, l*, x'_i), f(x'_i)) over i in S.
+Yang et al. (2025) describe the TVP-loss; their code is not public. The definitions here are ours
+(docs/definitions.md): theta_i^l = h^l at query i, TVP(theta, l, x') = the answer of the zero-shot prompt [x', z] with
+h^l at z replaced by theta, and the loss is the mean of loss(TVP(theta_i, l*, x'_i), f(x'_i)) over i in S.
 """
 
 import dataclasses
