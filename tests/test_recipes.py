@@ -1,4 +1,4 @@
-"""What docs/extending.md and CONTRIBUTING say of additions, done: each is a file of the user's own, no other changes."""
+"""What docs/extending.md and CONTRIBUTING say of additions, done: each is one file of the user's, no other changes."""
 
 import json
 import re
