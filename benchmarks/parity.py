@@ -30,6 +30,10 @@ Products of float32 are at `matmul_precision` "highest", the default, which a GP
 "default" a GPU multiplies in TF32 and a TPU in one pass of bfloat16, 11 and 8 bits of a factor for 24: there nothing
 promises 1e-4. A CPU has one precision.
 
+Columns: *largest logit*, of transformers in float32; *float32: logits, states*, ours less theirs, with both in float32;
+*bfloat16: logits*, ours less theirs, with both in bfloat16; *ours to float32* and *theirs to float32*, the logits of each
+in bfloat16 less those of transformers in float32.
+
 | model | family | largest logit | float32: logits | states | bfloat16: logits | ours to float32 | theirs to float32 |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """
@@ -93,7 +97,9 @@ def main() -> None:
     for name in make.MODELS:
         rows.append(row(name))
         print(rows[-1], flush=True)
-    Path(options.out).write_text(HEAD.format(versions=versions) + "\n".join(rows) + "\n")
+    page = Path(options.out)
+    _, heading, rest = page.read_text().partition("\n## ") if page.exists() else ("", "", "")  # what is written by hand
+    page.write_text(HEAD.format(versions=versions) + "\n".join(rows) + "\n" + heading + rest)
 
 
 if __name__ == "__main__":
