@@ -31,8 +31,8 @@ Products of float32 are at `matmul_precision` "highest", the default, which a GP
 promises 1e-4. A CPU has one precision.
 
 Columns: *largest logit*, of transformers in float32; *float32: logits, states*, ours less theirs, with both in float32;
-*bfloat16: logits*, ours less theirs, with both in bfloat16; *ours to float32* and *theirs to float32*, the logits of each
-in bfloat16 less those of transformers in float32.
+*bfloat16: logits*, ours less theirs, with both in bfloat16; *ours to float32* and *theirs to float32*, the logits of
+each in bfloat16 less those of transformers in float32.
 
 | model | family | largest logit | float32: logits | states | bfloat16: logits | ours to float32 | theirs to float32 |
 | --- | --- | --- | --- | --- | --- | --- | --- |
