@@ -28,7 +28,7 @@ SAYS = {
 
 def settings(axis: str, count: int, o: argparse.Namespace) -> Any:
     """What is trained on `count` devices along `axis`."""
-    from tvjax.experiments.tvp_settings import TVPSettings
+    from tvjax.experiments.tvp.settings import TVPSettings
 
     members, batch = (count if axis == "member" else 1), o.batch * (count if axis in ("data", "fsdp") else 1)
     sizes = {"num_layers": o.layers, "width": o.width, "num_heads": HEADS, "head_width": 2}
@@ -58,7 +58,7 @@ def sent(axis: str, count: int, o: argparse.Namespace) -> float:
     """Bytes that a device sends in a step."""
     import jax
 
-    from tvjax.experiments.tvp import make_trainer
+    from tvjax.experiments.tvp.training import make_trainer
     from tvjax.parallel.mesh import compiler_options, make_mesh
     from tvjax.parallel.programs import read
     from tvjax.parallel.topology import chip_named, devices_of

@@ -13,8 +13,8 @@ def training(
     """
     import jax
 
-    from tvjax.experiments.tvp import make_trainer
-    from tvjax.experiments.tvp_settings import TVPSettings
+    from tvjax.experiments.tvp.settings import TVPSettings
+    from tvjax.experiments.tvp.training import make_trainer
 
     every = dict.fromkeys(("steps", "log_every", "evaluate_every", "checkpoint_every"), steps)
     config = {

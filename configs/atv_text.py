@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from tvjax import methods
 from tvjax.errors import reject
-from tvjax.experiments.atv_settings import ATVTraining, GeneratorConfig, SensitivityConfig, TargetConfig
-from tvjax.methods.base import EvaluationConfig
+from tvjax.experiments.atv.settings import ATVTraining, GeneratorConfig, SensitivityConfig, TargetConfig
+from tvjax.methods.base import QuestionConfig
 from tvjax.parallel.mesh import MeshConfig
 from tvjax.settings import defaults
 from tvjax.text.bench import VectorConfig
@@ -105,7 +105,7 @@ def get_config(model: str = "smollm2") -> ConfigDict:
         )
     )
     config.optimizer = ConfigDict(defaults(OptimizerConfig, warmup_steps=20, clip_norm=1.0))
-    config.evaluation = ConfigDict(defaults(EvaluationConfig, test=60))
+    config.evaluation = ConfigDict(defaults(QuestionConfig, test=60))
     config.sensitivity = ConfigDict(
         defaults(SensitivityConfig, scales=(0.01, 0.1, 10.0), layers=((1,), (2,), (3,), (4,)), examples=(1, 4, 16))
     )

@@ -6,7 +6,7 @@ The argument chooses the target's task, as in tvp_synthetic.py: linear (default)
 import tvp_synthetic
 from ml_collections import ConfigDict
 
-from tvjax.experiments.atv_tvp_settings import EvaluationConfig, TargetConfig, WriterConfig, WriterTraining
+from tvjax.experiments.atv_tvp.settings import TargetConfig, WriterConfig, WriterEvaluation, WriterTraining
 from tvjax.parallel.mesh import MeshConfig
 from tvjax.settings import defaults
 from tvjax.train.state import OptimizerConfig
@@ -46,6 +46,6 @@ def get_config(task: str = "linear") -> ConfigDict:
         defaults(OptimizerConfig, warmup_steps=100, weight_decay=1e-4, clip_norm=1.0, b2=0.99)
     )
     # The seed is the main job's own, so that theta's numbers are its own.
-    config.evaluation = ConfigDict(defaults(EvaluationConfig, training_prompts=256, prompts=1024))
+    config.evaluation = ConfigDict(defaults(WriterEvaluation, training_prompts=256, prompts=1024))
     config.mesh = ConfigDict(defaults(MeshConfig))  # devices along each axis; `member` are the writers
     return config

@@ -9,7 +9,7 @@ import tvp_synthetic
 from ml_collections import ConfigDict
 
 from tvjax.errors import reject
-from tvjax.experiments.emergence_settings import GridConfig, StudyConfig
+from tvjax.experiments.emergence.settings import GridConfig, StudyConfig
 from tvjax.settings import defaults
 
 

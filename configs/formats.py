@@ -7,8 +7,8 @@ import text_model
 from ml_collections import ConfigDict
 
 from tvjax.errors import reject
-from tvjax.experiments.formats import FormatConfig
-from tvjax.experiments.task_vectors import ModelConfig
+from tvjax.experiments.formats.settings import FormatConfig
+from tvjax.experiments.models import ModelConfig
 from tvjax.settings import defaults
 
 

@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 
 from tvjax import methods
 from tvjax.errors import reject
-from tvjax.experiments.task_vectors import MeasuredConfig, ModelConfig
+from tvjax.experiments.models import ModelConfig
+from tvjax.experiments.task_vectors.settings import MeasuredConfig
 from tvjax.methods.vector import VectorMethod
 from tvjax.settings import defaults
 

@@ -6,10 +6,10 @@ what it is where nothing is said.
 
 from ml_collections import ConfigDict
 
-from tvjax.experiments.text_data import DataConfig
-from tvjax.experiments.text_model import EvaluationConfig, ModelConfig, TextTraining
+from tvjax.experiments.text_model.settings import MeasureConfig, ModelConfig, TextTraining
 from tvjax.settings import defaults
 from tvjax.tasks.text import Template
+from tvjax.text.data import DataConfig
 from tvjax.train.state import OptimizerConfig
 
 
@@ -37,5 +37,5 @@ def get_config() -> ConfigDict:
     config.optimizer = ConfigDict(
         defaults(OptimizerConfig, warmup_steps=100, weight_decay=1e-2, clip_norm=1.0, b2=0.99)
     )
-    config.evaluation = ConfigDict(defaults(EvaluationConfig, prompts=512))
+    config.evaluation = ConfigDict(defaults(MeasureConfig, prompts=512))
     return config

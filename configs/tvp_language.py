@@ -8,8 +8,8 @@ import text_model
 from ml_collections import ConfigDict
 
 from tvjax.errors import reject
-from tvjax.experiments.task_vectors import ModelConfig
-from tvjax.experiments.tvp_language_settings import EvaluationConfig, TunedConfig, TuningConfig
+from tvjax.experiments.models import ModelConfig
+from tvjax.experiments.tvp_language.settings import AskingConfig, TunedConfig, TuningConfig
 from tvjax.parallel.mesh import MeshConfig
 from tvjax.settings import defaults
 from tvjax.text.bench import VectorConfig
@@ -114,7 +114,7 @@ def get_config(model: str = "smollm2") -> ConfigDict:
     config.optimizer = ConfigDict(defaults(OptimizerConfig, warmup_steps=20, weight_decay=1e-2, clip_norm=1.0, b2=0.99))
     vectors = defaults(VectorConfig, prompts=30, questions=60)  # of config.train.demonstrations
     config.vectors = ConfigDict(vectors)
-    config.evaluation = ConfigDict(defaults(EvaluationConfig, training_prompts=128))
+    config.evaluation = ConfigDict(defaults(AskingConfig, training_prompts=128))
     config.mesh = ConfigDict(defaults(MeshConfig))  # devices along each axis
     VARIANTS[model](config)
     return config

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from tvjax import tasks
 from tvjax.errors import reject
-from tvjax.experiments.tvp_settings import (
+from tvjax.experiments.tvp.settings import (
     CurriculumConfig,
     EvaluationConfig,
     PopulationConfig,

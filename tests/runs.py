@@ -18,7 +18,7 @@ import importlib, json, sys
 from pathlib import Path
 from tvjax.cli import exit_cleanly
 config, folder = json.loads(sys.argv[2]), Path(sys.argv[3])
-run = importlib.import_module(f"tvjax.experiments.{sys.argv[1]}").run
+run = importlib.import_module(f"tvjax.experiments.{sys.argv[1]}.run").run
 sys.exit(exit_cleanly(lambda argv: run(config, folder, "train"), []))
 """
 

@@ -6,10 +6,10 @@ import pytest
 
 from tvjax.errors import UserError, near, reject
 from tvjax.experiments import rundir
-from tvjax.experiments.text_data import DataConfig
 from tvjax.files import nearest_beside, read_json, user_path
 from tvjax.nn.pretrained.shapes import shape_of
 from tvjax.remote import here
+from tvjax.text.data import DataConfig
 
 
 @pytest.fixture

@@ -1,18 +1,23 @@
 """Imports go down only, as README's list of floors has it."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from tvjax.experiments.base import BUILT_IN
 
 PACKAGE = Path(__file__).parents[1] / "tvjax"
 FLOORS = (
     ("errors", "files", "remote", "memory", "settings", "plugins", "parallel", "tasks", "nn"),
     ("vectors",),
-    ("train", "evals", "text"),
+    ("train", "evals", "text", "report"),
     ("methods",),
     ("experiments",),
-    ("report", "library"),
+    ("library",),
     ("cli", "main"),
 )
 RANK = {name: rank for rank, names in enumerate(FLOORS) for name in names}
@@ -54,9 +59,38 @@ def test_a_report_knows_no_model_and_no_experiment():
     assert not seen, seen
 
 
-def test_an_import_sets_nothing_and_a_report_brings_no_jax():
+def imported(path):
+    """The modules that a file imports, whatever it does so for."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_an_experiment_is_a_package_that_brings_no_other(name):
+    folder = PACKAGE / "experiments" / name
+    assert {"__init__.py", "settings.py", "run.py"} <= {path.name for path in folder.iterdir()}
+    code = f"import sys, tvjax.experiments.{name}.run, tvjax.experiments.{name}.report; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    others = [one for one in done.stdout.split() if re.match(rf"tvjax\.experiments\.({'|'.join(BUILT_IN)})\b", one)]
+    assert {one.split(".")[2] for one in others} == {name}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_page_sees_no_settings_and_no_run(name):
+    reports = [path for path in (PACKAGE / "experiments" / name).rglob("*.py") if "report" in str(path)]
+    theirs = {f"tvjax.experiments.{name}.{part}" for part in ("run", "settings")}
+    assert reports and not {one for path in reports for one in imported(path)} & theirs
+
+
+def test_an_import_sets_nothing_and_no_page_brings_jax():
+    pages = ", ".join(f"tvjax.experiments.{name}.report" for name in BUILT_IN)
     code = (
-        "import os, sys; before = dict(os.environ); import tvjax, tvjax.report;"
+        f"import os, sys; before = dict(os.environ); import tvjax, tvjax.experiments.pages, {pages};"
         "assert dict(os.environ) == before, 'a variable was set'; assert 'jax' not in sys.modules, 'jax came along'"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True)

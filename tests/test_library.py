@@ -8,7 +8,7 @@ import pytest
 import tvjax
 from tests.conftest import SMALL, changed
 from tvjax.errors import UserError
-from tvjax.experiments import tvp as experiment
+from tvjax.experiments.tvp import run as experiment
 
 
 @pytest.fixture(scope="module")

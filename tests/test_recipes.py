@@ -34,11 +34,14 @@ SMALL = {
 EXPERIMENT = '''
 """An experiment of somebody else's: how many letters the tasks' names have."""
 
+import dataclasses
+
 from tvjax import experiments
 from tvjax.experiments import rundir
 from tvjax.files import write_json
-from tvjax.settings import build, setting
-import dataclasses
+from tvjax.report.page import Contents, Page
+from tvjax.report.tables import Row, Table
+from tvjax.settings import Settings, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,19 +49,28 @@ class Letters:
     words: tuple[str, ...] = setting((), "that are counted", entries=1)
 
 
-def settings(config):
-    return build(Letters, config["letters"], "config.letters")
+@dataclasses.dataclass(frozen=True)
+class LetterSettings(Settings):
+    letters: Letters
 
 
 def run(config, folder, mode):
-    s = settings(config)
+    words = LetterSettings.from_config(config).letters.words
     rundir.prepare(folder, config, new=mode == "train")
-    summary = {"experiment": "letters", "mean": sum(map(len, s.words)) / len(s.words), "words": list(s.words)}
+    summary = {"experiment": "letters", "mean": sum(map(len, words)) / len(words), "words": list(words)}
     write_json(folder / "eval" / "summary.json", summary)
     return summary
 
 
-experiments.register(experiments.Experiment(name="letters", run=run, settings=settings))
+def lines(summary):
+    rows = tuple(Row((word, str(len(word)))) for word in summary["words"])
+    return ["letters of each word", Table("Words.", ("word", "letters"), rows)]
+
+
+OWN = Page(lines, lambda run: Contents("lengths", [lines(run.summary)[1].html()], []))
+experiments.register(
+    experiments.Experiment(name="letters", run=run, settings=LetterSettings.from_config, page=PAGE)
+)
 
 
 def get_config():
@@ -120,7 +132,7 @@ def test_the_method_of_the_page(here):
 
 
 def test_an_experiment_in_one_file(here, capsys):
-    (here / "letters.py").write_text(EXPERIMENT)
+    (here / "letters.py").write_text(EXPERIMENT.replace("PAGE", "None"))
     main(["main", "--plugins=letters", "--config=letters.py", "--workdir=run"])
     assert "mean" in capsys.readouterr().out
     page = (here / "run" / "report" / "index.html").read_text()
@@ -129,6 +141,14 @@ def test_an_experiment_in_one_file(here, capsys):
         main(["main", "--plugins=letters", "--config=letters.py", "--config.letters.words=()", "--workdir=other"])
     with pytest.raises(UserError, match=r"config\.experiment: given 'letters'; accepted: an experiment that says"):
         main(["main", "--plugins=letters", "--config=letters.py", "--mode=plan", "--workdir=plan"])
+
+
+def test_an_experiment_with_a_page_of_its_own(here, capsys):
+    (here / "letters.py").write_text(EXPERIMENT.replace("PAGE", "OWN"))
+    main(["main", "--plugins=letters", "--config=letters.py", "--workdir=run"])
+    assert "letters of each word\nword   letters\none    3\nthree  5\n" in capsys.readouterr().out
+    page = (here / "run" / "report" / "index.html").read_text()
+    assert "<h1>lengths in run" in page and "<td>5</td>" in page
 
 
 def test_names_are_their_own():

@@ -122,7 +122,7 @@ def atv(
     in; the layers are all of the model's, or those of the run's config.atv.layers. Raises `UserError` where `run_dir`
     holds no ATV run, and for a model that its vectors are not of, unless `any_model`.
     """
-    from tvjax.experiments import atv as experiment
+    from tvjax.experiments.atv import run as experiment
 
     folder = user_path(run_dir, "run_dir")
     values = read_json(folder / "config.json", "accepted: the workdir of an ATV run")

@@ -17,6 +17,8 @@ import json
 import re
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 from tvjax import remote
 from tvjax.cli import exit_cleanly, read_flags, read_profile
@@ -33,13 +35,7 @@ def main(argv: list[str]) -> None:
     config, name, workdir, mode = read_flags(argv)
     if steps and mode != "train":
         raise reject("--mode", mode, "train, with --profile: there are no steps elsewhere")
-    if mode != "report":
-        processes.start()
-    processes.join()
-    if mode in ("train", "eval"):
-        processes.check_devices()
-    if processes.count() > 1 and not workdir:
-        raise reject("--workdir", workdir, "a folder: the processes share it, and go on with what it holds")
+    _join(mode, workdir)
     workdir = workdir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     print(f"{mode}: {name} in {workdir}", flush=True)
     folder = remote.here(workdir)
@@ -47,25 +43,43 @@ def main(argv: list[str]) -> None:
         from tvjax.experiments.planned import plan
 
         plan(config, folder)
-        remote.push(folder)
-        return
-    if mode != "report":
-        from tvjax.experiments import experiment_of
-        from tvjax.train.profile import Trace, tracing
+    elif mode != "report":
+        _run(config, folder, mode, steps)
+    if mode != "plan" and processes.first():
+        _report(folder)
+    remote.push(folder)
 
-        try:
-            with tracing(Trace(*steps, folder / "profile") if steps else None):
-                experiment_of(config).run(config, folder, mode)
-        except (RunError, SystemExit):
-            remote.push(folder)
-            raise
-    if not processes.first():
-        return
-    from tvjax.report import summary_table, write_report
+
+def _join(mode: str, workdir: str) -> None:
+    """Start jax, if it is needed, and the processes that share the work. Raises `UserError` where they cannot."""
+    if mode != "report":
+        processes.start()
+    processes.join()
+    if mode in ("train", "eval"):
+        processes.check_devices()
+    if processes.count() > 1 and not workdir:
+        raise reject("--workdir", workdir, "a folder: the processes share it, and go on with what it holds")
+
+
+def _run(config: dict[str, Any], folder: Path, mode: str, steps: tuple[int, int] | None) -> None:
+    """Train or evaluate; steps: the first and the last that are traced."""
+    from tvjax.experiments import experiment_of
+    from tvjax.train.profile import Trace, tracing
+
+    try:
+        with tracing(Trace(*steps, folder / "profile") if steps else None):
+            experiment_of(config).run(config, folder, mode)
+    except (RunError, SystemExit):
+        remote.push(folder)
+        raise
+
+
+def _report(folder: Path) -> None:
+    """Write the page, print the table."""
+    from tvjax.experiments.pages import summary_table, write_report
 
     page = write_report(folder)
     print(summary_table(json.loads((folder / "eval" / "summary.json").read_text())))
-    remote.push(folder)
     print(f"report: {page}")
 
 

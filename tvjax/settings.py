@@ -8,7 +8,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from tvjax.errors import reject
 
@@ -73,6 +73,22 @@ class Checked:
 
     def check(self, path: str) -> None:
         """Raise `UserError` for values that do not fit each other; path: of the group, as config.train."""
+
+
+class Settings(Checked):
+    """All settings of an experiment, a field a group of its config; with the rules of several groups in `check`."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
+        made = cls(**cls.read(config))
+        made.check("config")
+        return made
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of the fields: the groups of their names. A subclass adds what is read in another way."""
+        return parts(cls, config)
 
 
 def setting(default: Any = dataclasses.MISSING, about: str = "", **bounds: Any) -> Any:

@@ -18,10 +18,11 @@ import tvjax
 from tests.conftest import changed
 from tests.runs import Runs, logged, past, saving
 from tvjax.errors import UserError
-from tvjax.experiments import atv
-from tvjax.experiments.atv_settings import ATVSettings
+from tvjax.experiments.atv import run as atv
+from tvjax.experiments.atv.settings import ATVSettings
+from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.progress import Progress
-from tvjax.experiments.text_model import corpus
+from tvjax.experiments.text_model.run import corpus
 from tvjax.methods import METHODS
 from tvjax.methods.trained import ask
 from tvjax.nn.decoder import Decoder, DecoderConfig
@@ -29,7 +30,6 @@ from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
 from tvjax.parallel.batches import Batches
 from tvjax.parallel.mesh import make_mesh
-from tvjax.report import summary_table, write_report
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import Template, some
 from tvjax.vectors import origin, store

@@ -11,12 +11,14 @@ import pytest
 from tests.conftest import TINY, changed, quiet
 from tvjax.errors import UserError
 from tvjax.evals import recovery
-from tvjax.experiments import atv_tvp, tvp
-from tvjax.experiments.atv_tvp_settings import ATVTVPSettings
-from tvjax.experiments.atv_tvp_writer import Target, WriterExperiment
+from tvjax.experiments.atv_tvp import report as atv_tvp_report
+from tvjax.experiments.atv_tvp import run as atv_tvp
+from tvjax.experiments.atv_tvp.settings import ATVTVPSettings
+from tvjax.experiments.atv_tvp.writer import Target, WriterExperiment
+from tvjax.experiments.pages import summary_table, write_report
+from tvjax.experiments.tvp import run as tvp
+from tvjax.experiments.tvp.training import TVPExperiment
 from tvjax.nn.decoder import Decoder
-from tvjax.report import atv_tvp as atv_tvp_report
-from tvjax.report import summary_table, write_report
 from tvjax.tasks import NO_SHIFT, draw
 from tvjax.vectors.adapters import Queries
 from tvjax.vectors.origin import fingerprint
@@ -220,7 +222,7 @@ def test_its_programs_trace_for_other_tasks_layouts_and_edits(task, layout, edit
     config = changed(CONFIG, training__task=task, training__prompt__layout=layout, training__tvp__edit=edit)
     s = ATVTVPSettings.from_config(config)
     t = s.target_settings(config)
-    shapes = jax.eval_shape(lambda key: tvp.TVPExperiment(t).init(key, {}), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: TVPExperiment(t).init(key, {}), jax.random.key(0))
     experiment = WriterExperiment(s, Target(t, shapes, "tvp", 1))
     data, key = {"target": shapes}, jax.random.key(0)
     params = jax.eval_shape(experiment.init, key, data)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import SMALL, changed
 from tvjax.errors import UserError
-from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.experiments.tvp.settings import TVPSettings
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "configs" / "tvp_synthetic.py"

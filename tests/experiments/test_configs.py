@@ -15,9 +15,9 @@ from tvjax.cli import read_flags
 from tvjax.errors import UserError
 from tvjax.experiments import experiment_of, planned
 from tvjax.experiments.fields import page
-from tvjax.experiments.text_model import TextModelSettings
-from tvjax.experiments.tvp import make_trainer
-from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.experiments.text_model.settings import TextModelSettings
+from tvjax.experiments.tvp.settings import TVPSettings
+from tvjax.experiments.tvp.training import make_trainer
 from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks import StringTask, draw
 from tvjax.tasks.text import Template

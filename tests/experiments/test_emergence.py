@@ -11,10 +11,11 @@ from tests.conftest import TINY, changed, quiet
 from tests.runs import Runs
 from tvjax.errors import UserError
 from tvjax.evals.study import USABLE
-from tvjax.experiments import emergence, tvp
-from tvjax.experiments.emergence_settings import EmergenceSettings
-from tvjax.report import emergence_figures as figures
-from tvjax.report import summary_table, write_report
+from tvjax.experiments.emergence import figures
+from tvjax.experiments.emergence import run as emergence
+from tvjax.experiments.emergence.settings import EmergenceSettings
+from tvjax.experiments.pages import summary_table, write_report
+from tvjax.experiments.tvp import run as tvp
 
 BASE = changed(
     TINY,

@@ -7,10 +7,12 @@ import pytest
 from tests.conftest import TINY, changed
 from tvjax.evals import geometry
 from tvjax.evals.measure import Measure
-from tvjax.experiments import tvp
-from tvjax.experiments.tvp_settings import TVPSettings
-from tvjax.report import summary_table, write_report
-from tvjax.report.summary import parse_summary
+from tvjax.experiments.pages import summary_table, write_report
+from tvjax.experiments.tvp import measures as tvp_measures
+from tvjax.experiments.tvp import run as tvp
+from tvjax.experiments.tvp.report.summary import parse_summary
+from tvjax.experiments.tvp.settings import TVPSettings
+from tvjax.experiments.tvp.training import TVPExperiment
 from tvjax.tasks import shifts_for
 from tvjax.vectors.store import load_vectors
 
@@ -35,10 +37,10 @@ def test_a_whole_run_of_decision_trees(tmp_path):
 @pytest.mark.parametrize("name", ["linear", "linear_classification"])
 def test_baselines_are_asked_what_the_model_is(name):
     settings = TVPSettings.from_config(changed(TINY, task={"name": name, "input_width": 2}))
-    params = jax.eval_shape(tvp.TVPExperiment(settings).init, jax.random.key(0), {})
+    params = jax.eval_shape(TVPExperiment(settings).init, jax.random.key(0), {})
     params = jax.tree.map(lambda p: jax.numpy.zeros((2, *p.shape), p.dtype), params)
-    summary, seen = tvp.measure(settings, params)
-    again = tvp.measure(settings, params)[0]
+    summary, seen = tvp_measures.measure(settings, params)
+    again = tvp_measures.measure(settings, params)[0]
     assert summary == again
     entry = summary["baselines"]["averaging"]
     x, y = np.asarray(seen["x"], float), np.asarray(seen["shown"], float)
@@ -91,17 +93,17 @@ def test_a_whole_run_of_maps_with_probes(tmp_path):
 def test_probes_are_made_only_where_asked_for():
     settings = TVPSettings.from_config(changed(TINY, task={"name": "linear", "input_width": 2}))
     assert not settings.evaluation.probes
-    params = jax.eval_shape(tvp.TVPExperiment(settings).init, jax.random.key(0), {})
+    params = jax.eval_shape(TVPExperiment(settings).init, jax.random.key(0), {})
     params = jax.tree.map(lambda p: jax.numpy.zeros((2, *p.shape), p.dtype), params)
-    assert "probes" not in tvp.measure(settings, params)[0]["members"][0]
+    assert "probes" not in tvp_measures.measure(settings, params)[0]["members"][0]
 
 
 def test_a_shift_without_an_oracle_has_its_prior():
     """And what is seen is what the model is shown, here noisy labels."""
     settings = TVPSettings.from_config(changed(TINY, task=TREE))
-    params = jax.eval_shape(tvp.TVPExperiment(settings).init, jax.random.key(0), {})
+    params = jax.eval_shape(TVPExperiment(settings).init, jax.random.key(0), {})
     params = jax.tree.map(lambda p: jax.numpy.zeros((2, *p.shape), p.dtype), params)
-    decoder = tvp.TVPExperiment(settings).decoder
+    decoder = TVPExperiment(settings).decoder
     measured = Measure(decoder, params, settings.task, settings.layout, 2, edit="replace", prompts=300, seed=0)
     (shift,) = (shift for shift in shifts_for(settings.task, 2) if shift.name == "label_noise")
     entry, seen = measured(shift)

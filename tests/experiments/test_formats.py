@@ -13,12 +13,12 @@ import tvjax
 from tests.conftest import quiet
 from tests.experiments.test_text_pieces import KINDS, begun, opened
 from tvjax.errors import UserError
-from tvjax.experiments import formats
-from tvjax.experiments.formats_answers import summarized, verdict
+from tvjax.experiments.formats import run as formats
+from tvjax.experiments.formats.answers import summarized, verdict
+from tvjax.experiments.pages import summary_table, write_report
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
-from tvjax.report import summary_table, write_report
 from tvjax.tasks.text import Template, TextTask, some, split_of
 from tvjax.text.bench import Bench, VectorConfig
 

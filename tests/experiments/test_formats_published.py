@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tvjax.evals.learned import above
-from tvjax.experiments.formats_answers import DESTROYED, EXPLAINS, verdict
+from tvjax.experiments.formats.answers import DESTROYED, EXPLAINS, verdict
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 KEPT = json.loads((DOCS / "results" / "formats_smollm2.json").read_text())

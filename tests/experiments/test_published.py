@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("ml_collections")
 
 from tvjax.cli import read_flags
-from tvjax.experiments.tvp import make_trainer
-from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.experiments.tvp.settings import TVPSettings
+from tvjax.experiments.tvp.training import make_trainer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LEAST = {"batch": 1, "steps": 2, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2}

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from tvjax.errors import UserError
-from tvjax.experiments import atv, task_vectors
-from tvjax.experiments.text_data import DataConfig
+from tvjax.experiments.atv import run as atv
+from tvjax.experiments.task_vectors import run as task_vectors
 from tvjax.methods.base import RunContext
 from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
 from tvjax.tasks.text import Template, TextTask, split_of
 from tvjax.text import adapting
 from tvjax.text.bench import Bench, VectorConfig
+from tvjax.text.data import DataConfig
 from tvjax.text.examples import Reader, asked_of, make_examples, questions_of
 
 TEMPLATE = Template("", " ->", "\n")

@@ -12,10 +12,10 @@ import tokenizers
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
 
 from tvjax.errors import UserError
-from tvjax.experiments.text_prompts import draw_pairs, draw_prompts, tables
 from tvjax.nn.answers import questions
 from tvjax.nn.pretrained import Tokenizer
 from tvjax.tasks.text import Template, TextTask
+from tvjax.text.prompts import draw_pairs, draw_prompts, tables
 
 WORDS = ("hot cold", "big small", "Été Hiver", "up down", "seven 8", "a1 b2", "ﬁt fat", "don't do", "new York")
 TASKS = {

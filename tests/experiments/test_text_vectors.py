@@ -10,16 +10,18 @@ import pytest
 
 import tvjax
 from tvjax.errors import UserError
-from tvjax.experiments import formats, task_vectors, text_model
-from tvjax.experiments.text_data import DataConfig
-from tvjax.experiments.text_prompts import tables
+from tvjax.experiments.formats import run as formats
+from tvjax.experiments.pages import summary_table, write_report
+from tvjax.experiments.task_vectors import run as task_vectors
+from tvjax.experiments.text_model import run as text_model
 from tvjax.nn.answers import correct, questions
 from tvjax.nn.decoder import PADDING
 from tvjax.nn.model import forward
 from tvjax.nn.tokens import pad
-from tvjax.report import summary_table, write_report
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import Template
+from tvjax.text.data import DataConfig
+from tvjax.text.prompts import tables
 from tvjax.vectors.from_prompts import at_last, last_states, vocabulary
 
 TRAINING = {

@@ -10,8 +10,9 @@ from tests.conftest import TINY, changed, quiet
 from tests.experiments.test_configs import read, sources
 from tests.parallel.test_sharding import atv_trainer
 from tvjax.errors import UserError
-from tvjax.experiments import planned, tvp
-from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.experiments import planned
+from tvjax.experiments.tvp.settings import TVPSettings
+from tvjax.experiments.tvp.training import make_trainer
 from tvjax.parallel.hardware import CHIPS
 from tvjax.parallel.mesh import make_mesh
 from tvjax.parallel.topology import devices_of
@@ -89,7 +90,7 @@ SMALL = changed(TINY, train={"batch": 8, "steps": 4, "log_every": 1, "evaluate_e
 
 def tvp_plan(mesh, count, **fields):
     settings = TVPSettings.from_config(changed(SMALL, mesh=mesh, **fields))
-    return make_plan(tvp.make_trainer(settings, make_mesh(**mesh, devices=described(count))), CHIPS["tpu-v5p"])
+    return make_plan(make_trainer(settings, make_mesh(**mesh, devices=described(count))), CHIPS["tpu-v5p"])
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ import pytest
 
 from tests.conftest import SMALL, changed
 from tvjax.evals.measure import Measure
-from tvjax.experiments.tvp import make_trainer
-from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.experiments.tvp.settings import TVPSettings
+from tvjax.experiments.tvp.training import make_trainer
 from tvjax.nn.decoder import Decoder
 from tvjax.tasks import NO_SHIFT
 from tvjax.vectors import tvp

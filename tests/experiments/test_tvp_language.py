@@ -14,15 +14,16 @@ import tvjax
 from tests.conftest import changed, quiet
 from tests.runs import Runs, logged, past
 from tvjax.errors import UserError
-from tvjax.experiments import tvp_language
-from tvjax.experiments import tvp_language_measures as measures
-from tvjax.experiments.text_prompts import answer_scores, ask, draw_pairs, draw_prompts, longest
-from tvjax.experiments.text_shifts import SHIFTS, shifted
-from tvjax.experiments.tvp_language_settings import TVPLanguageSettings
-from tvjax.report import language, summary_table, write_report
+from tvjax.experiments.pages import summary_table, write_report
+from tvjax.experiments.tvp_language import measures
+from tvjax.experiments.tvp_language import report as language
+from tvjax.experiments.tvp_language import run as tvp_language
+from tvjax.experiments.tvp_language.settings import TVPLanguageSettings
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import Template
 from tvjax.text.bench import Bench
+from tvjax.text.prompts import answer_scores, ask, draw_pairs, draw_prompts, longest
+from tvjax.text.shifts import SHIFTS, shifted
 from tvjax.vectors.origin import fingerprint
 from tvjax.vectors.store import load_vectors
 

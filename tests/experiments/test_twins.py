@@ -5,8 +5,8 @@ import json
 import pytest
 
 from tests.conftest import TINY, changed, quiet
-from tvjax.experiments import tvp
-from tvjax.report import summary_table, write_report
+from tvjax.experiments.pages import summary_table, write_report
+from tvjax.experiments.tvp import run as tvp
 from tvjax.vectors.origin import twins
 
 

@@ -15,10 +15,12 @@ from tests.conftest import changed
 from tests.experiments.test_atv import CONFIG, LED, SEEN, model_folder
 from tvjax import methods, plugins
 from tvjax.errors import UserError
-from tvjax.experiments import atv, planned, task_vectors
+from tvjax.experiments import planned
+from tvjax.experiments.atv import run as atv
+from tvjax.experiments.pages import summary_table, write_report
+from tvjax.experiments.task_vectors import run as task_vectors
 from tvjax.methods.base import Prompted
 from tvjax.methods.vector import VectorMethod
-from tvjax.report import summary_table, write_report
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import Template, some
 

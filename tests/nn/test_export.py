@@ -16,7 +16,7 @@ import tvjax
 from tests.conftest import SMALL, changed
 from tests.nn.golden import GOLDEN, every_model, needs_torch
 from tvjax.errors import UserError
-from tvjax.experiments import tvp as experiment
+from tvjax.experiments.tvp import run as experiment
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.model import Model, cut
 from tvjax.nn.pretrained.folder import ALONG, SINGLE

@@ -17,10 +17,11 @@ from tests.nn.golden import GOLDEN, every_model
 from tests.parallel.test_sharding import atv_experiment
 from tests.tasks.test_families import SETTINGS
 from tvjax.errors import UserError
-from tvjax.experiments import rundir, tvp
-from tvjax.experiments.atv_settings import TargetConfig
-from tvjax.experiments.task_vectors import ModelConfig
-from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.experiments import rundir
+from tvjax.experiments.atv.settings import TargetConfig
+from tvjax.experiments.models import ModelConfig
+from tvjax.experiments.tvp.settings import TVPSettings
+from tvjax.experiments.tvp.training import make_trainer
 from tvjax.files import write_json
 from tvjax.methods.lora import LoRA
 from tvjax.nn.decoder import PRECISIONS, Decoder, DecoderConfig
@@ -97,7 +98,7 @@ def test_decoding_with_a_cache_has_it(unroll):
 
 def test_training_with_the_tvp_loss_has_it_too(precision="high"):
     s = TVPSettings.from_config(changed(TINY, model__matmul_precision=precision))
-    trainer = tvp.make_trainer(s)
+    trainer = make_trainer(s)
     with jax.set_mesh(trainer.mesh):
         texts = {name: program.as_text() for name, program in trainer.lower().items()}
     for name in ("dispatch", "evaluate"):

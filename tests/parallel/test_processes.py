@@ -22,8 +22,10 @@ from tests.parallel import toy
 from tests.parallel.test_sharding import TOLERANCE, assert_close
 from tests.runs import logged
 from tvjax.errors import RunError
-from tvjax.experiments import atv, tvp
-from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.experiments.atv import run as atv
+from tvjax.experiments.tvp import run as tvp
+from tvjax.experiments.tvp.settings import TVPSettings
+from tvjax.experiments.tvp.training import make_trainer
 from tvjax.parallel import processes
 from tvjax.parallel.processes import HEARTBEAT_SECONDS
 from tvjax.train.checkpoint import Checkpoints
@@ -218,7 +220,7 @@ def test_tvp_on_four_processes_is_tvp_on_one(tmp_path):
     states = []
     for run in (four, one):
         shutil.rmtree(run / "checkpoints" / "40")
-        states.append(tvp.make_trainer(TVPSettings.from_config(config)).restore(run, quiet)[1])
+        states.append(make_trainer(TVPSettings.from_config(config)).restore(run, quiet)[1])
     assert_close(*(jax.device_get(state.params) for state in states))
     found, expected = (json.loads((run / "eval" / "summary.json").read_text()) for run in (four, one))
     for ours, theirs in zip(found["members"], expected["members"], strict=True):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import TINY, changed
-from tvjax.experiments import tvp
-from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.experiments.tvp import run as tvp
+from tvjax.experiments.tvp.settings import TVPSettings
+from tvjax.experiments.tvp.training import make_trainer
 from tvjax.methods.atv import ATV
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import Decoder, DecoderConfig
@@ -45,7 +46,7 @@ class Trained:
 
 def train(first: Any = None, **fields: Any) -> Trained:
     """Train from fresh parameters, or from the state `first`."""
-    trainer = tvp.make_trainer(TVPSettings.from_config(changed(CONFIG, **fields)))
+    trainer = make_trainer(TVPSettings.from_config(changed(CONFIG, **fields)))
     with jax.set_mesh(trainer.mesh):
         state = trainer.init(trainer.hyper, {}) if first is None else place(first, trainer)
         first, losses = jax.device_get(state), []
@@ -176,7 +177,7 @@ def abstracts() -> list[Any]:
         changed(CONFIG, model__mlp=mlp, task=TASKS[task], mesh=mesh)
         for mlp, task in (("gelu", "real"), ("gated_silu", "tokens"))
     ]
-    found = [tvp.make_trainer(TVPSettings.from_config(config)).abstract for config in configs]
+    found = [make_trainer(TVPSettings.from_config(config)).abstract for config in configs]
     return [*found, atv_trainer(mesh).abstract]
 
 

@@ -11,13 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from tvjax.report.figures import icl_figure, tvp_figure
-from tvjax.report.gallery import gallery
-from tvjax.report.pca import colour_scale, coordinates, pca_figure, principal
-from tvjax.report.progress import heatmap_figure, training_figure
+from tvjax.experiments.tvp.report.figures import icl_figure, tvp_figure
+from tvjax.experiments.tvp.report.gallery import gallery
+from tvjax.experiments.tvp.report.looks import looks
+from tvjax.experiments.tvp.report.progress import heatmap_figure, training_figure
+from tvjax.experiments.tvp.report.reader import TVPRun
+from tvjax.experiments.tvp.report.shifts import CEILING, shifts_figure
+from tvjax.experiments.tvp.report.vectors import pca_figure
+from tvjax.report.pca import colour_scale, coordinates, principal
 from tvjax.report.reader import Vectors, read_run
-from tvjax.report.shifts import CEILING, shifts_figure
-from tvjax.report.style import looks
 
 LASSO = "lasso, penalty 0.1 (n = 128)"
 PLAIN, TRAINED = "ICL loss only", "ICL + 1 × TVP-loss at layer 2"  # noqa: RUF001
@@ -38,7 +40,7 @@ def words(figure: Figure) -> str:
 
 class TestTraining:
     def test_draws_the_logged_risks_smoothed(self, regression_dir: Path) -> None:
-        run = read_run(regression_dir)
+        run = TVPRun.of(read_run(regression_dir))
         left, right = training_figure(run).axes
         assert left.get_yscale() == right.get_yscale() == "log"
         for ax, name in ((left, "icl_loss"), (right, "tvp_loss")):
@@ -48,7 +50,7 @@ class TestTraining:
             assert any(np.array_equal(entry.get_ydata(), values) for entry in ax.lines)
 
     def test_tokens_add_accuracies(self, tokens_dir: Path) -> None:
-        figure = training_figure(read_run(tokens_dir))
+        figure = training_figure(TVPRun.of(read_run(tokens_dir)))
         assert [ax.get_ylabel().split("\n")[0] for ax in figure.axes] == [
             "ICL risk",
             "TVP risk",
@@ -63,13 +65,13 @@ class TestTraining:
             if row["member"] == "icl":
                 row.pop("tvp_loss", None)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        right = training_figure(read_run(pair_dir)).axes[1]
+        right = training_figure(TVPRun.of(read_run(pair_dir))).axes[1]
         assert line(right, PLAIN).size == 0 and line(right, TRAINED).size > 0
 
 
 class TestEvaluation:
     def test_icl_by_demonstrations(self, regression_dir: Path) -> None:
-        summary = read_run(regression_dir).summary
+        summary = TVPRun.of(read_run(regression_dir)).summary
         figure = icl_figure(summary)
         (ax,) = figure.axes
         np.testing.assert_array_equal(line(ax, TRAINED), np.c_[np.arange(17), summary.base.risk.scores[1].icl.value])
@@ -88,12 +90,12 @@ class TestEvaluation:
             tree["oracle_risk_ci"] = [[least, least] for _ in tree["oracle_risk"]]
 
         edit(regression_dir, near)
-        figure = icl_figure(read_run(regression_dir).summary)
+        figure = icl_figure(TVPRun.of(read_run(regression_dir)).summary)
         assert (line(figure.axes[0], "oracle")[-1, 1] > figure.axes[0].get_ylim()[0]) == shown
         assert ("oracle" in legend(figure)) == shown
 
     def test_baselines_have_labelled_lines_where_they_were_tried(self, regression_dir: Path) -> None:
-        figure = icl_figure(read_run(regression_dir).summary)
+        figure = icl_figure(TVPRun.of(read_run(regression_dir)).summary)
         (ax,) = figure.axes
         np.testing.assert_array_equal(line(ax, LASSO)[:, 0], np.arange(0, 17, 2))
         np.testing.assert_allclose(line(ax, LASSO)[:, 1], np.exp(-np.arange(0, 17, 2) / 3))
@@ -105,23 +107,23 @@ class TestEvaluation:
 
     def test_a_baseline_that_goes_astray_leaves_the_axis(self, pair_dir: Path, edit: Callable) -> None:
         edit(pair_dir, lambda tree: tree["baselines"]["averaging"]["risk"].__setitem__(3, 1e6))
-        (ax,) = icl_figure(read_run(pair_dir).summary).axes
+        (ax,) = icl_figure(TVPRun.of(read_run(pair_dir)).summary).axes
         assert 5 < ax.get_ylim()[1] < 20
 
     def test_without_an_oracle_or_baselines_there_are_no_lines_of_them(self, pair_dir: Path, edit: Callable) -> None:
         edit(pair_dir, lambda tree: tree.update(oracle_risk=None, baselines={}))
-        text = " ".join(legend(icl_figure(read_run(pair_dir).summary)))
+        text = " ".join(legend(icl_figure(TVPRun.of(read_run(pair_dir)).summary)))
         assert "oracle" not in text and "lasso" not in text and PLAIN in text
 
     def test_bands_are_the_intervals(self, regression_dir: Path) -> None:
-        summary = read_run(regression_dir).summary
+        summary = TVPRun.of(read_run(regression_dir)).summary
         (ax,) = tvp_figure(summary).axes
         tvp = summary.base.risk.scores[1].tvp
         band = ax.collections[1].get_paths()[0].vertices
         assert band[:, 1].min() == tvp.low.min() and band[:, 1].max() == tvp.high.max()
 
     def test_tvp_by_layer_rings_the_prescribed_layer(self, regression_dir: Path) -> None:
-        summary = read_run(regression_dir).summary
+        summary = TVPRun.of(read_run(regression_dir)).summary
         (ax,) = tvp_figure(summary).axes
         np.testing.assert_array_equal(line(ax, PLAIN)[:, 1], summary.base.risk.scores[0].tvp.value)
         np.testing.assert_allclose(line(ax, "prescribed layer"), [[2, 0.128]])
@@ -129,11 +131,11 @@ class TestEvaluation:
 
     def test_layout_xy_shades_no_ends(self, pair_dir: Path, edit: Callable) -> None:
         edit(pair_dir, lambda tree: tree.update(layout="xy"))
-        figure = tvp_figure(read_run(pair_dir).summary)
+        figure = tvp_figure(TVPRun.of(read_run(pair_dir)).summary)
         assert not figure.axes[0].patches and not any("sees no query" in text for text in legend(figure))
 
     def test_tokens_show_accuracy_beside_risk(self, tokens_dir: Path) -> None:
-        summary = read_run(tokens_dir).summary
+        summary = TVPRun.of(read_run(tokens_dir)).summary
         left, right = icl_figure(summary).axes
         assert left.get_yscale() == "linear" and right.get_yscale() == "log"
         np.testing.assert_array_equal(line(left, PLAIN)[:, 1], summary.base.accuracy.scores[0].icl.value)
@@ -142,7 +144,7 @@ class TestEvaluation:
 
 class TestHeatmap:
     def test_is_relative_to_the_prior_on_one_scale_centred_at_it(self, regression_dir: Path) -> None:
-        run = read_run(regression_dir)
+        run = TVPRun.of(read_run(regression_dir))
         figure = heatmap_figure(run)
         meshes = [mesh for ax in figure.axes[:2] for mesh in ax.collections if isinstance(mesh, QuadMesh)]
         values = run.metrics[1].get("eval_tvp_risk_by_layer")[1]
@@ -153,14 +155,14 @@ class TestHeatmap:
         path = pair_dir / "metrics.jsonl"
         rows = [json.loads(text) for text in path.read_text().splitlines()]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= 40))
-        figure = heatmap_figure(read_run(pair_dir))
+        figure = heatmap_figure(TVPRun.of(read_run(pair_dir)))
         assert figure.axes[0].collections[0].get_array().shape == (5, 1)
 
     def test_without_evaluations_there_is_none(self, pair_dir: Path) -> None:
         path = pair_dir / "metrics.jsonl"
         rows = [json.loads(text) for text in path.read_text().splitlines()]
         path.write_text("".join(json.dumps({k: v for k, v in row.items() if "eval" not in k}) + "\n" for row in rows))
-        assert "tvp_by_layer_and_step" not in [exhibit.stem for exhibit in gallery(read_run(pair_dir))]
+        assert "tvp_by_layer_and_step" not in [exhibit.stem for exhibit in gallery(TVPRun.of(read_run(pair_dir)))]
 
 
 class TestShifts:
@@ -170,7 +172,7 @@ class TestShifts:
             tree["shifts"]["inputs_x3"].update(prior_risk=2.0)
 
         edit(pair_dir, change)
-        summary = read_run(pair_dir).summary
+        summary = TVPRun.of(read_run(pair_dir)).summary
         left, right = shifts_figure(summary).axes
         ends = {round(bar.get_x() + bar.get_width(), 6) for bar in right.patches}
         assert ends == {round(x, 6) for x in (1.08 / 1.02, 0.128 / 1.02, 1.08 / 2, 0.128 / 2)}
@@ -179,7 +181,7 @@ class TestShifts:
 
     def test_what_explodes_is_cut_and_its_value_written(self, pair_dir: Path, edit: Callable) -> None:
         edit(pair_dir, lambda tree: tree["shifts"]["label_noise"]["members"][0]["icl_risk"].__setitem__(16, 1.02e6))
-        left = shifts_figure(read_run(pair_dir).summary).axes[0]
+        left = shifts_figure(TVPRun.of(read_run(pair_dir)).summary).axes[0]
         assert left.get_xlim()[1] == CEILING
         assert max(bar.get_x() + bar.get_width() for bar in left.patches) == CEILING
         assert any("1.0e6" in text.get_text() for text in left.texts)
@@ -194,7 +196,7 @@ class TestVectors:
         assert abs(np.corrcoef(found[:, 0], points[:, 0])[0, 1]) > 0.999
 
     def test_one_panel_for_each_of_two_coordinates(self, regression_dir: Path) -> None:
-        run = read_run(regression_dir)
+        run = TVPRun.of(read_run(regression_dir))
         figure = pca_figure(run)
         shown = [ax for ax in figure.axes if ax.get_visible() and ax.get_xlabel()]
         assert len(shown) == 4
@@ -216,7 +218,7 @@ class TestVectors:
         assert colour_scale("w[0]", np.linspace(-1, 1, 9))[0].name == "viridis"
 
     def test_vectors_that_are_not_finite_get_no_place(self, regression_dir: Path) -> None:
-        run = read_run(regression_dir)
+        run = TVPRun.of(read_run(regression_dir))
         run.vectors[0].theta[3] = np.nan
         dots = pca_figure(run).axes[0].collections[0].get_offsets()
         assert np.isnan(np.asarray(dots)).any(1).sum() <= 1 and np.isfinite(np.asarray(dots)[4]).all()
@@ -224,7 +226,7 @@ class TestVectors:
 
 class TestMembers:
     def test_one_colour_a_member_in_every_figure(self, eight_dir: Path) -> None:
-        run = read_run(eight_dir)
+        run = TVPRun.of(read_run(eight_dir))
         styles = looks(run.summary)
         assert len({look.color for look in styles}) == 8
         for figure in (training_figure(run), icl_figure(run.summary), tvp_figure(run.summary)):
@@ -233,7 +235,7 @@ class TestMembers:
             assert {look.label for look in styles} <= set(legend(figure))
 
     def test_eight_members_all_have_their_panels_and_bars(self, eight_dir: Path) -> None:
-        run = read_run(eight_dir)
+        run = TVPRun.of(read_run(eight_dir))
         titles = [ax.get_title(loc="left") for ax in heatmap_figure(run).axes]
         assert [look.label for look in looks(run.summary)] == [title for title in titles if title]
         left, right = shifts_figure(run.summary).axes
@@ -241,15 +243,15 @@ class TestMembers:
         assert sum(ax.get_visible() and ax.get_xlabel() != "" for ax in pca_figure(run).axes) == 16
 
     def test_seeds_are_named_only_where_there_are_several(self, regression_dir: Path, eight_dir: Path) -> None:
-        assert [look.label for look in looks(read_run(regression_dir).summary)] == [PLAIN, TRAINED]
-        assert looks(read_run(eight_dir).summary)[5].label == f"{TRAINED}, seed 1"
+        assert [look.label for look in looks(TVPRun.of(read_run(regression_dir)).summary)] == [PLAIN, TRAINED]
+        assert looks(TVPRun.of(read_run(eight_dir)).summary)[5].label == f"{TRAINED}, seed 1"
 
     def test_members_that_differ_in_nothing_known_here_are_told_apart(self, pair_dir: Path, edit: Callable) -> None:
         edit(pair_dir, lambda tree: [member.update(tvp_weight=1.0) for member in tree["members"]])
-        assert [look.label[-5:] for look in looks(read_run(pair_dir).summary)] == ["(icl)", "(tvp)"]
+        assert [look.label[-5:] for look in looks(TVPRun.of(read_run(pair_dir)).summary)] == ["(icl)", "(tvp)"]
 
     def test_figures_hold_no_global_state(self, regression_dir: Path) -> None:
-        for exhibit in gallery(read_run(regression_dir)):
+        for exhibit in gallery(TVPRun.of(read_run(regression_dir))):
             exhibit.draw()
         pyplot = sys.modules.get("matplotlib.pyplot")
         assert pyplot is None or not pyplot.get_fignums()

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tvjax.report.findings import headline, verdict
-from tvjax.report.page import write_report
+from tvjax.experiments.pages import write_report
+from tvjax.experiments.tvp.report.findings import headline, verdict
+from tvjax.experiments.tvp.report.reader import TVPRun
+from tvjax.experiments.tvp.report.summary import parse_summary
 from tvjax.report.reader import read_run
-from tvjax.report.summary import Estimate, parse_summary
+from tvjax.report.words import Estimate
 
 
 class Page(HTMLParser):
@@ -187,5 +189,5 @@ class TestHeadline:
 
 
 def test_the_report_does_not_change_what_it_reads(regression_dir: Path, page: Page) -> None:
-    assert read_run(regression_dir).summary.members[1].best_layer == 2
+    assert TVPRun.of(read_run(regression_dir)).summary.members[1].best_layer == 2
     assert not list((regression_dir / "report").glob(".*"))

@@ -9,12 +9,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from tvjax.errors import UserError
+from tvjax.experiments.tvp.report.reader import TVPRun
 from tvjax.report.reader import read_run
 
 
 def refusal(run_dir: Path) -> str:
     with pytest.raises(UserError) as caught:
-        read_run(run_dir)
+        TVPRun.of(read_run(run_dir))
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -22,7 +23,7 @@ def refusal(run_dir: Path) -> str:
 
 class TestWhatIsRead:
     def test_members_scores_and_vectors_belong_together(self, regression_dir: Path) -> None:
-        run = read_run(regression_dir)
+        run = TVPRun.of(read_run(regression_dir))
         tree = json.loads((regression_dir / "eval" / "summary.json").read_text())
         assert [member.name for member in run.summary.members] == ["icl", "tvp"]
         np.testing.assert_array_equal(
@@ -35,43 +36,43 @@ class TestWhatIsRead:
         assert run.summary.base.accuracy is None
 
     def test_token_tasks_have_accuracies(self, tokens_dir: Path) -> None:
-        summary = read_run(tokens_dir).summary
+        summary = TVPRun.of(read_run(tokens_dir)).summary
         assert summary.base.accuracy is not None and float(summary.base.accuracy.prior.value) == 0.2
         assert all(shift.accuracy is not None for shift in summary.shifts)
 
     def test_a_shift_may_have_more_demonstrations(self, regression_dir: Path) -> None:
-        shifts = {shift.name: shift for shift in read_run(regression_dir).summary.shifts}
+        shifts = {shift.name: shift for shift in TVPRun.of(read_run(regression_dir)).summary.shifts}
         assert shifts["more_demonstrations"].risk.scores[0].icl.value.shape == (33,)
 
     def test_members_of_a_shift_are_matched_by_name(self, pair_dir: Path, edit: Callable) -> None:
-        before = read_run(pair_dir).summary
+        before = TVPRun.of(read_run(pair_dir)).summary
         edit(pair_dir, lambda tree: tree["shifts"]["label_noise"]["members"].reverse())
-        after = read_run(pair_dir).summary
+        after = TVPRun.of(read_run(pair_dir)).summary
         for old, new in zip(before.shifts, after.shifts, strict=True):
             np.testing.assert_array_equal(old.risk.scores[0].tvp.value, new.risk.scores[0].tvp.value)
 
     def test_vectors_are_those_of_the_prescribed_layer(self, pair_dir: Path) -> None:
         theta = np.arange(5 * 6 * 3, dtype=np.float32).reshape(5, 6, 3)
         save_file({"theta": theta, "task.c": np.arange(6)}, pair_dir / "vectors" / "tvp.safetensors")
-        np.testing.assert_array_equal(read_run(pair_dir).vectors[1].theta, theta[2])
+        np.testing.assert_array_equal(TVPRun.of(read_run(pair_dir)).vectors[1].theta, theta[2])
 
     def test_a_task_without_an_oracle(self, pair_dir: Path, edit: Callable) -> None:
         edit(pair_dir, lambda tree: tree.update(oracle_risk=None))
-        assert read_run(pair_dir).summary.base.risk.oracle is None
+        assert TVPRun.of(read_run(pair_dir)).summary.base.risk.oracle is None
 
 
 class TestTheLog:
     def test_a_resumed_run_logs_steps_again_and_the_later_line_counts(self, pair_dir: Path) -> None:
         with (pair_dir / "metrics.jsonl").open("a") as log:
             log.write('{"step": 20, "member": "icl", "icl_loss": 7.5}\n')
-        steps, values = read_run(pair_dir).metrics[0].get("icl_loss")
+        steps, values = TVPRun.of(read_run(pair_dir)).metrics[0].get("icl_loss")
         assert values[steps == 20].tolist() == [7.5] and (np.diff(steps) > 0).all()
 
     def test_a_last_line_cut_by_a_kill_is_left_out(self, pair_dir: Path) -> None:
-        before = read_run(pair_dir).metrics[0].get("icl_loss")[0].size
+        before = TVPRun.of(read_run(pair_dir)).metrics[0].get("icl_loss")[0].size
         with (pair_dir / "metrics.jsonl").open("a") as log:
             log.write('{"step": 4020, "mem')
-        assert read_run(pair_dir).metrics[0].get("icl_loss")[0].size == before
+        assert TVPRun.of(read_run(pair_dir)).metrics[0].get("icl_loss")[0].size == before
 
     def test_a_broken_line_in_the_middle_is_named(self, pair_dir: Path) -> None:
         path = pair_dir / "metrics.jsonl"

@@ -9,12 +9,12 @@ import pytest
 
 from tests.report.conftest import LAYERS, interval, twins
 from tvjax.errors import UserError
-from tvjax.report.gallery import gallery
-from tvjax.report.page import write_report
-from tvjax.report.probes import probes_figure, probes_said, rank_figure, rank_said
+from tvjax.experiments.pages import summary_table, write_report
+from tvjax.experiments.tvp.report.gallery import gallery
+from tvjax.experiments.tvp.report.looks import looks
+from tvjax.experiments.tvp.report.probes import probes_figure, probes_said, rank_figure, rank_said
+from tvjax.experiments.tvp.report.reader import TVPRun
 from tvjax.report.reader import read_run
-from tvjax.report.style import looks
-from tvjax.report.table import summary_table
 
 TOP = np.arange(LAYERS + 1)
 
@@ -75,7 +75,7 @@ def drawn(ax: Any, color: str) -> list[np.ndarray]:
 
 class TestFigure:
     def test_a_panel_a_probe_with_its_numbers(self, probed_dir: Path) -> None:
-        summary = read_run(probed_dir).summary
+        summary = TVPRun.of(read_run(probed_dir)).summary
         found = panels(probes_figure(summary))
         assert len(found) == 5
         tvp = looks(summary)[1].color
@@ -93,12 +93,12 @@ class TestFigure:
         np.testing.assert_allclose(mixture, 0.3)
 
     def test_bands_are_the_intervals(self, probed_dir: Path) -> None:
-        ax = panels(probes_figure(read_run(probed_dir).summary))["What does a mix say?"]
+        ax = panels(probes_figure(TVPRun.of(read_run(probed_dir)).summary))["What does a mix say?"]
         band = ax.collections[1].get_paths()[0].vertices[:, 1]
         assert band.min() == pytest.approx(0.05 * 0.95) and band.max() == pytest.approx(1.9 * 1.05)
 
     def test_the_prescribed_layer_is_ringed(self, probed_dir: Path) -> None:
-        found = panels(probes_figure(read_run(probed_dir).summary))
+        found = panels(probes_figure(TVPRun.of(read_run(probed_dir)).summary))
         for title in ("Can the task be read?", "Is the dummy query in it?", "Whose answer after a swap?"):
             (ring,) = [line for line in found[title].lines if line.get_label() == "prescribed layer"]
             assert ring.get_xdata()[0] == 2
@@ -108,7 +108,7 @@ class TestFigure:
 
         copy = Path(copytree(tokens_dir, tmp_path / "copy"))
         edit(copy, add_probes)
-        summary = read_run(copy).summary
+        summary = TVPRun.of(read_run(copy)).summary
         found = panels(probes_figure(summary))
         np.testing.assert_allclose(drawn(found["Whose answer after a swap?"], looks(summary)[1].color)[0][2], 0.9)
         assert (
@@ -123,16 +123,16 @@ class TestFigure:
                 del member["probes"]["swap"], member["probes"]["superposition"]
 
         edit(probed_dir, change)
-        run = read_run(probed_dir)
+        run = TVPRun.of(read_run(probed_dir))
         assert len(panels(probes_figure(run.summary))) == 3
         (exhibit,) = [e for e in gallery(run) if e.stem == "probes"]
         assert "Swaps and mixes are left out" in exhibit.caption and "After a swap" not in exhibit.caption
         assert "-         -" in summary_table(__import__("json").loads((probed_dir / "eval/summary.json").read_text()))
 
     def test_rank_only_where_there_are_several_outputs(self, probed_dir: Path, edit: Callable) -> None:
-        assert [e.stem for e in gallery(read_run(probed_dir)) if e.stem in ("probes", "rank")] == ["probes"]
+        assert [e.stem for e in gallery(TVPRun.of(read_run(probed_dir))) if e.stem in ("probes", "rank")] == ["probes"]
         edit(probed_dir, lambda tree: add_probes(tree, rank=True))
-        run = read_run(probed_dir)
+        run = TVPRun.of(read_run(probed_dir))
         assert [e.stem for e in gallery(run) if e.stem in ("probes", "rank")] == ["probes", "rank"]
         figure = rank_figure(run.summary)
         left, right = figure.axes
@@ -146,7 +146,7 @@ class TestFigure:
 
 class TestWords:
     def test_sentences_are_the_numbers(self, probed_dir: Path) -> None:
-        text = probes_said(read_run(probed_dir).summary)
+        text = probes_said(TVPRun.of(read_run(probed_dir)).summary)
         assert "ICL loss only: 0.900; ICL + 1 × TVP-loss at layer 2: 0.900" in text  # noqa: RUF001
         assert "ICL loss only: 3.00; ICL + 1 × TVP-loss at layer 2: 0.100" in text  # noqa: RUF001
         assert "with the mean over 8: ICL loss only: 1.33; ICL + 1 × TVP-loss at layer 2: 0.0350." in text  # noqa: RUF001
@@ -158,7 +158,7 @@ class TestWords:
                 member["probes"]["swap"] |= twins("prompt_risk", member["probes"]["swap"]["vector_risk"])
 
         edit(probed_dir, change)
-        assert probes_said(read_run(probed_dir).summary).count("clearly to neither") == 2
+        assert probes_said(TVPRun.of(read_run(probed_dir)).summary).count("clearly to neither") == 2
 
     def test_seeds_are_counted(self, eight_dir: Path, tmp_path: Path, edit: Callable) -> None:
         from shutil import copytree
@@ -172,7 +172,7 @@ class TestWords:
             swap["vector_risk_ci"], swap["prompt_risk_ci"] = swap["prompt_risk_ci"], swap["vector_risk_ci"]
 
         edit(copy, change)
-        summary = read_run(copy).summary
+        summary = TVPRun.of(read_run(copy)).summary
         assert "to the vector's task (3 of 4 seeds), to the prompt's own task (1 of 4 seeds)" in probes_said(summary)
         assert len(panels(probes_figure(summary))) == 5
 
@@ -195,7 +195,7 @@ class TestWords:
 
 class TestReading:
     def test_runs_without_probes_have_none(self, regression_dir: Path, pair_dir: Path, edit: Callable) -> None:
-        run = read_run(regression_dir)
+        run = TVPRun.of(read_run(regression_dir))
         assert all(member.probes is None for member in run.summary.members)
         assert "probes" not in [exhibit.stem for exhibit in gallery(run)]
 
@@ -205,7 +205,7 @@ class TestReading:
                 part["all"] = twins("explained", np.full(LAYERS + 1, 0.25))
 
         edit(probed_dir, change)
-        member = read_run(probed_dir).summary.members[0]
+        member = TVPRun.of(read_run(probed_dir)).summary.members[0]
         assert member.probes is not None
         np.testing.assert_array_equal(member.probes.read["linear"].value, 0.25)
 
@@ -230,5 +230,5 @@ class TestReading:
 
         edit(probed_dir, spoil)
         with pytest.raises(UserError, match="run --mode=eval again") as caught:
-            read_run(probed_dir)
+            TVPRun.of(read_run(probed_dir))
         assert f"members.tvp.{field}" in str(caught.value)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tvjax.errors import UserError
-from tvjax.report.table import summary_table
+from tvjax.experiments.pages import summary_table
 from tvjax.report.words import number
 
 

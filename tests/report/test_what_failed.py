@@ -9,16 +9,19 @@ import pytest
 
 from tests.report.conftest import EIGHT, LAYERS, PAIR, SHIFTS, edit_summary, interval, summary_tree, twins, write_run
 from tests.report.test_report_of_probes import add_probes
-from tvjax.report import adaptive, atv_tvp, language, task_vectors
-from tvjax.report import text_model as text_model_page
-from tvjax.report.findings import headline, robustness
-from tvjax.report.gallery import gallery
-from tvjax.report.page import write_report
-from tvjax.report.probes import probes_said
+from tvjax.experiments.atv import report as adaptive
+from tvjax.experiments.atv_tvp import report as atv_tvp
+from tvjax.experiments.pages import summary_table, write_report
+from tvjax.experiments.task_vectors import report as task_vectors
+from tvjax.experiments.text_model import report as text_model_page
+from tvjax.experiments.tvp.report.findings import headline, robustness
+from tvjax.experiments.tvp.report.gallery import gallery
+from tvjax.experiments.tvp.report.looks import looks
+from tvjax.experiments.tvp.report.probes import probes_said
+from tvjax.experiments.tvp.report.reader import TVPRun
+from tvjax.experiments.tvp.report.summary import parse_summary
+from tvjax.experiments.tvp_language import report as language
 from tvjax.report.reader import read_run
-from tvjax.report.style import looks
-from tvjax.report.summary import parse_summary
-from tvjax.report.table import summary_table
 
 PLAIN, TRAINED = "ICL loss only", "ICL + 1 × TVP-loss at layer 2"  # noqa: RUF001
 Tree = dict[str, Any]
@@ -130,7 +133,7 @@ class TestPageAndTable:
         assert "2 tvp 1.02 [0.969,1.07] 2: 1.33 [1.26,1.39] none 1.05" in rows
 
     def test_captions_and_legends_say_it_too(self, run_dir: Path) -> None:
-        run = read_run(run_dir)
+        run = TVPRun.of(read_run(run_dir))
         assert [look.label for look in looks(run.summary)] == [PLAIN, f"{TRAINED} (task not learned)"]
         assert f"{TRAINED}: nothing to read, task not learned." in robustness(run.summary)
         assert f"{PLAIN}: ICL in 8, no vector" in robustness(run.summary)
@@ -292,17 +295,17 @@ def written(theta: float, risk: float) -> Tree:
 
 class TestText:
     def test_a_small_model_that_learned_nothing(self) -> None:
-        table = text_model_page.summary_table(text_model(0.1))
+        table = text_model_page.PAGE.summary_table(text_model(0.1))
         assert "has not learned the tasks" in table.splitlines()[1]
-        assert "not learned" not in text_model_page.summary_table(text_model(0.6))
+        assert "not learned" not in text_model_page.PAGE.summary_table(text_model(0.6))
 
     def test_tasks_that_demonstrations_do_not_help_with(self) -> None:
-        lines = task_vectors.summary_table(text_vectors(works=0.8, fails=0.1)).splitlines()
+        lines = task_vectors.PAGE.summary_table(text_vectors(works=0.8, fails=0.1)).splitlines()
         assert lines[1].startswith("Not learned in context: on fails 4-shot accuracy is not clearly above zero-shot")
         rows = {line.split()[0]: line for line in lines[2:] if line.split()}
         assert "0.80 0.80 at 2" in rows["works"] and " at " not in rows["fails"] and "none works" in rows["fails"]
-        assert "on any task" in task_vectors.summary_table(text_vectors(a=0.1, b=0.1))
-        assert "Not learned" not in task_vectors.summary_table(text_vectors(a=0.8))
+        assert "on any task" in task_vectors.PAGE.summary_table(text_vectors(a=0.1, b=0.1))
+        assert "Not learned" not in task_vectors.PAGE.summary_table(text_vectors(a=0.8))
 
     def test_queries_in_the_first_token_are_warned_of(self) -> None:
         told = task_vectors.cautions(text_vectors(a=0.8) | {"query_first": True})
@@ -318,10 +321,10 @@ class TestText:
 
     def test_atv_where_nothing_works(self) -> None:
         tree = adapted({"zero_shot": 0.2, "few_shot": 0.2, "atv_last": 0.15})
-        assert "no method is clearly above 0.20" in adaptive.summary_table(tree).splitlines()[1]
+        assert "no method is clearly above 0.20" in adaptive.PAGE.summary_table(tree).splitlines()[1]
         assert "neither works" in adaptive._differences(tree)
         tree = adapted({"zero_shot": 0.2, "few_shot": 0.6, "atv_last": 0.2})
-        assert "ATV, last token is not clearly above 0.20" in adaptive.summary_table(tree).splitlines()[1]
+        assert "ATV, last token is not clearly above 0.20" in adaptive.PAGE.summary_table(tree).splitlines()[1]
         assert "neither works" not in adaptive._differences(tree)
         assert adaptive.cautions(adapted({"zero_shot": 0.2, "few_shot": 0.6, "atv_last": 0.5})) == []
 
@@ -329,7 +332,7 @@ class TestText:
         tree = adapted({"zero_shot": 0.2, "few_shot": 0.6, "atv_last": 0.5}) | {"query_first": ["target", "generator"]}
         (told,) = adaptive.cautions(tree)
         assert "the target and the generator read" in told and "attention sinks" in told and "config.templates" in told
-        assert adaptive.summary_table(tree).splitlines()[1] == told
+        assert adaptive.PAGE.summary_table(tree).splitlines()[1] == told
 
     def test_guessing_is_the_mark_where_tasks_share_their_inputs(self) -> None:
         tree = adapted({"zero_shot": 0.1, "atv_last": 0.5})
@@ -343,7 +346,7 @@ class TestText:
         assert sentences[0].startswith("On train tasks no model learns in context")
         assert not any("better" in text and "neither" not in text for text in sentences[:-1])
         assert "On train tasks the vector of neither tvp nor icl is clearly above zero-shot." in sentences
-        table = language.summary_table(tuned(vector=0.1, few_shot=0.1))
+        table = language.PAGE.summary_table(tuned(vector=0.1, few_shot=0.1))
         assert table.index("no model learns") < table.index("accuracy on the test split")
 
     def test_the_tvp_loss_on_text_where_it_was(self) -> None:
@@ -361,20 +364,20 @@ class TestText:
     def test_written_vectors(self, theta: float, risk: float, first: str, less: str) -> None:
         tree = written(theta, risk)
         assert (atv_tvp.cautions(tree) or [""])[0].startswith(first) and bool(first) == bool(atv_tvp.cautions(tree))
-        table = atv_tvp.summary_table(tree)
+        table = atv_tvp.PAGE.summary_table(tree)
         row = next(line for line in table.splitlines() if line.startswith("written"))
         assert less in row and "oracle" in table and "e-14" not in table
 
 
 def test_a_run_of_before_means_had_names_of_their_own_is_drawn(pair_dir: Path) -> None:
-    before = read_run(pair_dir).metrics
+    before = TVPRun.of(read_run(pair_dir)).metrics
     path = pair_dir / "metrics.jsonl"
     old = {"icl_loss": "icl_risk", "tvp_loss": "tvp_risk"}
     content = path.read_text()
     for new, name in old.items():
         content = content.replace(f'"{new}"', f'"{name}"')
     path.write_text(content)
-    for one, other in zip(before, read_run(pair_dir).metrics, strict=True):
+    for one, other in zip(before, TVPRun.of(read_run(pair_dir)).metrics, strict=True):
         for name in old:
             np.testing.assert_array_equal(one.get(name), other.get(name))
             assert one.get(name)[0].size > 0
@@ -384,7 +387,7 @@ def test_numbers_that_are_null_leave_the_others(pair_dir: Path, undrawn: None) -
     path = pair_dir / "metrics.jsonl"
     with path.open("a") as log:
         log.write('{"step": 4500, "member": "icl", "icl_loss": null, "eval_tvp_risk_by_layer": [1, null, 1, 1, 1]}\n')
-    metrics = read_run(pair_dir).metrics[0]
+    metrics = TVPRun.of(read_run(pair_dir)).metrics[0]
     assert 4500 not in metrics.get("icl_loss")[0]
     assert np.isnan(metrics.get("eval_tvp_risk_by_layer")[1][-1, 1])
     assert write_report(pair_dir).is_file()

@@ -8,8 +8,9 @@ import pytest
 from tests.conftest import TINY, changed
 from tests.parallel.test_sharding import atv_trainer
 from tvjax.errors import UserError
-from tvjax.experiments import planned, tvp
-from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.experiments import planned
+from tvjax.experiments.tvp.settings import TVPSettings
+from tvjax.experiments.tvp.training import make_trainer
 from tvjax.parallel.hardware import CHIPS
 from tvjax.parallel.mesh import compiler_options
 from tvjax.parallel.programs import Collective, Program
@@ -28,7 +29,7 @@ def bytes_on_a_device(tree):
 @pytest.mark.parametrize("mesh", MESHES, ids=str)
 def test_it_is_what_training_takes(mesh, tmp_path):
     found = planned.plan({**CONFIG, "mesh": mesh, "plan": {}}, tmp_path, lambda line: None)
-    trainer = tvp.make_trainer(TVPSettings.from_config(changed(CONFIG, mesh=mesh)))
+    trainer = make_trainer(TVPSettings.from_config(changed(CONFIG, mesh=mesh)))
     with jax.set_mesh(trainer.mesh):
         state = trainer.init(trainer.hyper, {})
         compiled = trainer.lower()["dispatch"].compile(compiler_options())
@@ -45,7 +46,7 @@ def test_it_is_what_training_takes(mesh, tmp_path):
 @pytest.mark.slow
 def test_members_cost_no_communication():
     config = changed(CONFIG, mesh={"member": 2})
-    found = make_plan(tvp.make_trainer(TVPSettings.from_config(config)), CHIPS["cpu"])
+    found = make_plan(make_trainer(TVPSettings.from_config(config)), CHIPS["cpu"])
     assert found["step"]["collectives"] == found["evaluation"]["collectives"] == []
 
 

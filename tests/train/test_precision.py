@@ -14,13 +14,15 @@ from tests.experiments.test_tvp_language import CONFIG as LANGUAGE
 from tests.nn.golden import GOLDEN
 from tests.parallel.test_sharding import atv_experiment, atv_trainer
 from tvjax.errors import UserError
-from tvjax.experiments import tvp, tvp_language
-from tvjax.experiments.atv_settings import TargetConfig
-from tvjax.experiments.task_vectors import ModelConfig
-from tvjax.experiments.text_model import TextModelExperiment, TextModelSettings
-from tvjax.experiments.tvp_language_settings import TVPLanguageSettings
-from tvjax.experiments.tvp_language_tuning import TuningExperiment
-from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.experiments.atv.settings import TargetConfig
+from tvjax.experiments.models import ModelConfig
+from tvjax.experiments.text_model.run import TextModelExperiment
+from tvjax.experiments.text_model.settings import TextModelSettings
+from tvjax.experiments.tvp.settings import TVPSettings
+from tvjax.experiments.tvp.training import TVPExperiment, make_trainer
+from tvjax.experiments.tvp_language import run as tvp_language
+from tvjax.experiments.tvp_language.settings import TVPLanguageSettings
+from tvjax.experiments.tvp_language.tuning import TuningExperiment
 from tvjax.methods.i2cl import I2CL
 from tvjax.methods.lora import LoRA
 from tvjax.methods.prefix import Prefix
@@ -168,7 +170,7 @@ def tuned(dtype):
 def synthetic(dtype):
     s = TVPSettings.from_config(changed(TINY, model__dtype=dtype, train__batch=4))
     weights = {"tvp_weight": jnp.ones(1), "prescribed_layer": jnp.array([1])}
-    return tvp.TVPExperiment(s), weights
+    return TVPExperiment(s), weights
 
 
 @pytest.mark.parametrize("make", [synthetic, text_model, tuned])
@@ -209,7 +211,7 @@ def test_whatever_dtype_an_experiment_begins_in_is_trained_as_float32_is(dtype):
 
 def tvp_trainer(dtype):
     train = {"batch": 8, "steps": 20, "log_every": 5, "evaluate_every": 20, "checkpoint_every": 20}
-    return tvp.make_trainer(TVPSettings.from_config(changed(TINY, train=train, model__dtype=dtype)))
+    return make_trainer(TVPSettings.from_config(changed(TINY, train=train, model__dtype=dtype)))
 
 
 def trained(trainer):

@@ -18,8 +18,8 @@ from tests.conftest import TINY, changed, quiet
 from tests.parallel import toy
 from tests.runs import Runs, logged, past, saving
 from tvjax.errors import RunError, UserError
-from tvjax.experiments import tvp
-from tvjax.experiments.tvp_settings import TVPSettings
+from tvjax.experiments.tvp.settings import TVPSettings
+from tvjax.experiments.tvp.training import make_trainer
 from tvjax.train import checkpoint, loop
 from tvjax.train.checkpoint import Checkpoints
 from tvjax.train.log import MetricsLog
@@ -45,7 +45,7 @@ def runs(tmp_path_factory) -> Runs:
 
 @pytest.fixture(scope="module")
 def trainer() -> Any:
-    return tvp.make_trainer(TVPSettings.from_config(CONFIG))
+    return make_trainer(TVPSettings.from_config(CONFIG))
 
 
 def restored(trainer: Any, folder: Path) -> tuple[Any, list[str]]:

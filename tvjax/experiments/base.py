@@ -4,14 +4,17 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from jax.sharding import Mesh
+from typing import TYPE_CHECKING, Any
 
 from tvjax.errors import UserError, reject
-from tvjax.nn.model import Model
 from tvjax.settings import setting
-from tvjax.train.loop import Trainer
+
+if TYPE_CHECKING:  # a report imports this and needs no jax
+    from jax.sharding import Mesh
+
+    from tvjax.nn.model import Model
+    from tvjax.report.page import Page
+    from tvjax.train.loop import Trainer
 
 Config = Mapping[str, Any]
 
@@ -38,18 +41,20 @@ class Experiment:
     name: in config.experiment. run: ``run(config, folder, mode)`` writes eval/summary.json, and returns it; mode is
     "train" or "eval". settings: checks a config, and raises `UserError` for the first thing that is wrong. trainer:
     the programs of one training step on a mesh, for a plan, from shapes alone; None: nothing can be planned. load:
-    ``load(folder, config, member)``, a member of a run as a model; None: its runs are no models.
+    ``load(folder, config, member)``, a member of a run as a model; None: its runs are no models. page: how its runs
+    are shown, if it is none of this package; None: by the numbers of their summaries.
     """
 
     name: str
     run: Callable[..., Any]
     settings: Callable[[Config], Any]
-    trainer: Callable[[Config, PlanConfig, Mesh], Trainer] | None = None
-    load: Callable[[Path, Config, str | None], Model] | None = None
+    trainer: "Callable[[Config, PlanConfig, Mesh], Trainer] | None" = None
+    load: "Callable[[Path, Config, str | None], Model] | None" = None
+    page: "Page | None" = None
 
 
 BUILT_IN = ("tvp", "text_model", "task_vectors", "formats", "atv", "atv_tvp", "emergence", "tvp_language")
-"""Experiments of this package, each in the module of its name, which is imported if it is asked for."""
+"""Experiments of this package, each a package of its name here: `run`, imported if it is asked for, and `report`."""
 _REGISTERED: dict[str, Experiment] = {}
 
 
@@ -66,12 +71,22 @@ def register(*experiments: Experiment) -> None:
         _REGISTERED[one.name] = one
 
 
+def registered(name: str) -> Experiment | None:
+    """The experiment of this name that is none of this package, if there is one."""
+    return _REGISTERED.get(name)
+
+
+def named(name: str) -> Experiment:
+    """The experiment of this name, which is there."""
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    experiment: Experiment = importlib.import_module(f"{__package__}.{name}.run").EXPERIMENT
+    return experiment
+
+
 def experiment_of(config: Config) -> Experiment:
     """The experiment that `config` asks for. Raises `UserError` for one that is not there."""
     name = config.get("experiment")
     if not isinstance(name, str) or name not in names():
         raise reject("config.experiment", name, ", ".join(names()))
-    if name in _REGISTERED:
-        return _REGISTERED[name]
-    found: Experiment = importlib.import_module(f"{__package__}.{name}").EXPERIMENT
-    return found
+    return named(name)

@@ -38,7 +38,7 @@ Answered = dict[str, Right]
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
+class QuestionConfig:
     """How many questions of a task validate and test."""
 
     dev: int = setting(20, "most questions of a task, to choose the best checkpoint by", least=1)
@@ -99,7 +99,7 @@ class RunContext:
 
     own: Mapping[str, Any]
     training: Training
-    evaluation: EvaluationConfig
+    evaluation: QuestionConfig
     target: Model
     generator: DecoderConfig | None
     below: int

@@ -2,16 +2,29 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from tvjax.files import write_whole
-from tvjax.report.gallery import Exhibit
 from tvjax.report.look import CSS
 from tvjax.report.style import DPI
 
 Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One figure of the page. `stem` names its file; `draw` makes it."""
+
+    stem: str
+    heading: str
+    alt: str
+    caption: str
+    draw: Callable[[], Figure]
 
 
 def document(title: str, parts: Sequence[str]) -> str:

@@ -1,10 +1,10 @@
 """The report of an experiment that has no page of its own: the numbers of its summary, as they stand there."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from tvjax.report.gallery import Exhibit
+from tvjax.report.page import Contents, Page
+from tvjax.report.reader import Run
 from tvjax.report.tables import Cell, Row, Table
 from tvjax.report.words import number
 
@@ -32,12 +32,9 @@ def _table(summary: Mapping[str, Any]) -> Table:
     return Table(f"The summary of a run of {summary['experiment']}", ("field", "value"), rows)
 
 
-def summary_table(summary: Mapping[str, Any]) -> str:
-    """The results as plain text for the terminal."""
-    return _table(summary).text() + "\n"
+def _contents(run: Run) -> Contents:
+    heading = run.experiment.replace("_", " ")
+    return Contents(heading, ["<h2>Results</h2>", _table(run.summary).html()], [])
 
 
-def contents(summary: dict[str, Any], path: Path) -> tuple[list[Exhibit], str, list[str]]:
-    """No figure, the heading, and one table."""
-    name = str(summary["experiment"]).replace("_", " ")
-    return [], name, ["<h2>Results</h2>", _table(summary).html()]
+PAGE = Page(lambda summary: [_table(summary)], _contents)

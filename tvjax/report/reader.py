@@ -1,4 +1,4 @@
-"""Reads a run directory, whole and checked, so that nothing after it need doubt a file."""
+"""Reads a run directory: its config, environment, summary and log."""
 
 import json
 from collections.abc import Sequence
@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from tvjax.errors import UserError
 from tvjax.files import read_json, read_text
-from tvjax.report.summary import Member, Summary, parse_summary
 from tvjax.train.log import mean_name
 
 OLD_NAMES = {
@@ -34,7 +31,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Vectors:
-    """A member's task vectors at its prescribed layer, theta [P, D], and the true parameters {name: [P, ...]}."""
+    """Vectors [P, D], and the true parameters of their tasks {name: [P, ...]}."""
 
     theta: np.ndarray
     parameters: dict[str, np.ndarray]
@@ -42,55 +39,38 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory in memory. `metrics` and `vectors` are in the order of `summary.members`."""
+    """A run directory: its folder, and what stands in its files."""
 
     path: Path
     config: dict[str, Any]
     environment: dict[str, Any]
-    summary: Summary
-    metrics: tuple[Metrics, ...]
-    vectors: tuple[Vectors, ...]
+    summary: dict[str, Any]
 
+    @property
+    def experiment(self) -> str:
+        """Which one wrote it: "tvp" unless the summary says otherwise."""
+        return str(self.summary.get("experiment", "tvp"))
 
-def read_kind(run_dir: str | Path) -> str:
-    """Which experiment wrote `run_dir`: "tvp" unless its summary says otherwise. Raises UserError without a summary."""
-    path = Path(run_dir)
-    if not path.is_dir():
-        raise UserError(f"{path}: no such run directory; give the --workdir of a run that was trained")
-    _object(path / "config.json", "train")  # a folder without one is no run: that is the first thing to say
-    return str(_object(path / "eval" / "summary.json", "eval").get("experiment", "tvp"))
+    def metrics(self, names: Sequence[str], part: str = "") -> tuple[Metrics, ...]:
+        """What the members `names` logged; part: the folder in the run's in which they were trained.
 
-
-def read_plain(run_dir: str | Path) -> tuple[Path, dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The folder, config, environment and summary of any run, as they stand in its files."""
-    path = Path(run_dir)
-    files = (("config.json", "train"), ("environment.json", "train"), ("eval/summary.json", "eval"))
-    return path, *(_object(path / name, mode) for name, mode in files)  # type: ignore[return-value]
+        Of two lines for one step (a run that was resumed) the later counts; a line cut short at the very end, by a
+        kill, is left out. Raises `UserError` for a log that is missing or broken, and for a member without a line.
+        """
+        return _metrics(self.path / part, names)
 
 
 def read_run(run_dir: str | Path) -> Run:
-    """Read the run in `run_dir`. Raises UserError (one line: the file, what is wrong, what to do)."""
+    """Read the run in `run_dir`. Raises `UserError` (one line: the file, what is wrong, what to do)."""
     path = Path(run_dir)
     if not path.is_dir():
         raise UserError(f"{path}: no such run directory; give the --workdir of a run that was trained")
-    config = _object(path / "config.json", "train")
-    environment = _object(path / "environment.json", "train")
-    summary_path = path / "eval" / "summary.json"
-    summary = parse_summary(_object(summary_path, "eval"), str(summary_path))
-    metrics = read_metrics(path, [member.name for member in summary.members])
-    vectors = tuple(_vectors(path / "vectors", member, summary.num_layers) for member in summary.members)
-    return Run(path, config, environment, summary, metrics, vectors)
+    files = {"config": "train", "environment": "train", "eval/summary": "eval"}
+    return Run(path, *(read_json(path / f"{name}.json", f"run --mode={mode} first") for name, mode in files.items()))
 
 
-def _object(path: Path, mode: str) -> dict[str, Any]:
-    return read_json(path, f"run --mode={mode} first")
-
-
-def read_metrics(run_dir: Path, names: Sequence[str]) -> tuple[Metrics, ...]:
-    """The log of the members `names`. Of two lines for one step (a run that was resumed) the later counts; a line cut
-    short at the very end, by a kill, is left out.
-    """
-    path = run_dir / "metrics.jsonl"
+def _metrics(folder: Path, names: Sequence[str]) -> tuple[Metrics, ...]:
+    path = folder / "metrics.jsonl"
     content = read_text(path, "run --mode=train first")
     lines = content.split("\n")
     rows: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in names}
@@ -128,22 +108,3 @@ def _series(rows: dict[int, dict[str, Any]], path: Path) -> dict[str, tuple[np.n
         raise UserError(
             f"{path}: an evaluation changes its length from line to line; train in a new --workdir"
         ) from None
-
-
-def _vectors(folder: Path, member: Member, num_layers: int) -> Vectors:
-    path = folder / f"{member.name}.safetensors"
-    if not path.is_file():
-        raise UserError(f"{path}: missing; run --mode=eval first")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError):
-        raise UserError(f"{path}: not a whole safetensors file; run --mode=eval again to write it anew") from None
-    theta = tensors.get("theta")
-    if theta is None or theta.ndim != 3 or theta.shape[0] != num_layers + 1:
-        given = "missing" if theta is None else f"shape {list(theta.shape)}"
-        raise UserError(f"{path}: theta: {given}, expected [{num_layers + 1}, P, D]; run --mode=eval again")
-    parameters = {name.removeprefix("task."): value for name, value in tensors.items() if name.startswith("task.")}
-    wrong = [name for name, value in parameters.items() if value.shape[:1] != theta.shape[1:2]]
-    if wrong:
-        raise UserError(f"{path}: task.{wrong[0]}: not one entry per vector; run --mode=eval again")
-    return Vectors(np.asarray(theta[member.prescribed_layer], np.float64), parameters)

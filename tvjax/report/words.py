@@ -1,17 +1,36 @@
-"""How numbers and members are written, the same in figures, page and terminal."""
+"""How numbers are written, the same in figures, page and terminal."""
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from tvjax.report.summary import Estimate, Member, Summary
-
+UNLEARNED = "task not learned"
 SINK = (
     "Queries are in their prompts' first tokens, which are attention sinks: little can be read of them there, so that"
     " no vector can answer. config.template.start puts a token before them."
 )
 """What a page says first where the template puts no token before the first query."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, or a row of values, with the ends of its 90% bootstrap interval. All three have one shape."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def __getitem__(self, index: int) -> "Estimate":
+        return Estimate(self.value[index], self.low[index], self.high[index])
+
+    def over(self, unit: float) -> "Estimate":
+        """The same in another unit: all divided by `unit` (for example the prior's risk)."""
+        return Estimate(self.value / unit, self.low / unit, self.high / unit)
+
+    def rounded(self, least: float) -> "Estimate":
+        """The same with 0 for values below `least`, and for the ends of their intervals there."""
+        return Estimate(*(np.where(np.abs(part) < least, 0.0, part) for part in (self.value, self.low, self.high)))
 
 
 def number(value: float | np.ndarray) -> str:
@@ -33,60 +52,3 @@ def number(value: float | np.ndarray) -> str:
 def with_interval(estimate: Estimate, comma: str = ", ") -> str:
     """``0.0160 [0.0150, 0.0171]``."""
     return f"{number(estimate.value)} [{number(estimate.low)}{comma}{number(estimate.high)}]"
-
-
-def setting(member: Member) -> str:
-    """What a member was trained on: ``ICL loss only``, or ``ICL + 1 x TVP-loss at layer 2``."""
-    if member.tvp_weight == 0:
-        return "ICL loss only"
-    if member.control:
-        return f"ICL + {member.tvp_weight:g} \N{MULTIPLICATION SIGN} extra queries, no vector (control)"
-    return f"ICL + {member.tvp_weight:g} \N{MULTIPLICATION SIGN} TVP-loss at layer {member.prescribed_layer}"
-
-
-def labels(members: Sequence[Member]) -> list[str]:
-    """The full meaning of each member; with its seed, or else its name, where the setting alone is not unique."""
-    settings = [setting(member) for member in members]
-    seeded = [
-        text if settings.count(text) == 1 else f"{text}, seed {member.seed}"
-        for text, member in zip(settings, members, strict=True)
-    ]
-    return [
-        text if seeded.count(text) == 1 else f"{text} ({member.name})"
-        for text, member in zip(seeded, members, strict=True)
-    ]
-
-
-def titles(summary: Summary) -> list[str]:
-    """The full meaning of each member, with a word of those that have not learned the task."""
-    return [
-        text if summary.learned(index) else f"{text} ({UNLEARNED})"
-        for index, text in enumerate(labels(summary.members))
-    ]
-
-
-UNLEARNED = "task not learned"
-BASELINES = {
-    "least_squares": "least squares in x",
-    "nearest_neighbours": "3 nearest neighbours",
-    "averaging": "averaging (mean of y x)",
-    "greedy_tree": "greedy decision tree",
-    "greedy_tree_of_signs": "greedy decision tree of the signs",
-}
-
-
-def baseline_label(summary: Summary, name: str) -> str:
-    """``3 nearest neighbours``; ``lasso, penalty 0.1 (n = 128)`` of one that was not tried on all prompts."""
-    label = BASELINES.get(name, name.replace("_", " "))
-    if name.startswith("lasso_"):
-        label = f"lasso, penalty {name.removeprefix('lasso_')}"
-    tried = summary.base.risk.baselines[name].num_prompts
-    return f"{label} (n = {tried})" if tried < summary.num_prompts else label
-
-
-def arms(members: Sequence[Member]) -> dict[str, list[int]]:
-    """The settings in order of first appearance, each with the indices of its members (its seeds)."""
-    groups: dict[str, list[int]] = {}
-    for index, member in enumerate(members):
-        groups.setdefault(setting(member), []).append(index)
-    return groups

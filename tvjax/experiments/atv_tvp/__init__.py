@@ -1,0 +1,1 @@
+"""Adaptive task vectors for a model of a TVP run, whose true task is known."""

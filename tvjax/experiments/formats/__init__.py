@@ -1,0 +1,1 @@
+"""The study of what the format of a prompt does to a state vector."""

@@ -1,0 +1,34 @@
+"""The page and the table of a run, by the experiment that wrote it. Nothing here imports jax."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tvjax.experiments.base import BUILT_IN, registered
+from tvjax.report import plain
+from tvjax.report.page import Page
+from tvjax.report.reader import read_run
+
+
+def page_of(name: str) -> Page:
+    """How runs of an experiment are shown: by its own page, or else by the numbers of their summaries."""
+    if name in BUILT_IN:
+        page: Page = importlib.import_module(f"{__package__}.{name}.report").PAGE
+        return page
+    own = registered(name)
+    return own.page if own and own.page else plain.PAGE
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write ``report/*.png`` and, last, ``report/index.html`` into `run_dir`; return the page's path.
+
+    Every file is whole or absent. Raises `UserError` if the run directory lacks a file or one is broken.
+    """
+    run = read_run(run_dir)
+    return page_of(run.experiment).write(run)
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """The tables of ``eval/summary.json``, given as the parsed JSON. Raises `UserError` if it is not such a summary."""
+    return page_of(str(summary.get("experiment", "tvp"))).summary_table(summary)

@@ -1,0 +1,1 @@
+"""Task vectors of a language model on text tasks."""

@@ -1,0 +1,272 @@
+"""Task vectors of a language model on text tasks: how well they replace demonstrations, and at which layer.
+
+Vectors are made from the train split (`tvjax.methods.vector`) and written at the last token of zero-shot prompts. Layer
+and scale are chosen on the dev split, everything else is measured on the test split. Accuracy is that of whole answers,
+and beside it (`_first`) that of their first tokens, which is what a vector at the last token steers.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from tvjax.evals.learned import clearly_above
+from tvjax.evals.statistics import with_interval
+from tvjax.experiments import models, rundir
+from tvjax.experiments.base import Experiment
+from tvjax.experiments.models import open_model
+from tvjax.experiments.progress import Progress, aloud
+from tvjax.experiments.task_vectors.settings import STATE, TaskVectorSettings
+from tvjax.files import write_json
+from tvjax.methods import state_vector
+from tvjax.methods.vector import Layer, Made, VectorMethod, Vectors
+from tvjax.tasks.text import Pair
+from tvjax.text.bench import SINK, Bench, Right, best_place
+from tvjax.text.data import keep_tasks
+from tvjax.vectors import store
+from tvjax.vectors.from_prompts import vocabulary
+
+CONTROL = "shuffled_vector"
+"""The name of the state vector of prompts with shuffled labels."""
+PROMPTS = ("zero_shot", "few_shot", "shuffled_shot")
+
+
+def _chosen(
+    bench: Bench, name: str, method: VectorMethod, made: Made, scales: Sequence[float], alone: Right
+) -> dict[str, Any]:
+    """Accuracy with the vector of a task at each layer that has one, and where the dev split prefers it.
+
+    alone: zero-shot on the dev split. A vector works where more first tokens are right there (`clearly_above`).
+    """
+    kind, vectors_LD, layers = method.name, made.vectors[name], method.layers(bench, made, name)
+    dev = method.swept(bench, name, "dev", vectors_LD, layers, scales)
+    place, number = best_place(dev)
+    layer, scale = layers[place], scales[number]
+    test = method.swept(bench, name, "test", vectors_LD, layers, (scale,))
+    entry: dict[str, Any] = {
+        **_both(kind, Right(test.first[:, place, 0], test.whole[:, place, 0])),
+        f"{kind}_layer": layer,
+        f"{kind}_scale": scale,
+        f"{kind}_dev": float(dev.first[:, place, number].mean()),
+        f"{kind}_works": clearly_above(dev.first[:, place, number], alone.first),
+    }
+    for split, right, column in (("dev", dev, number), ("test", test, 0)):
+        for suffix, values in (("", right.whole), ("_first", right.first)):
+            entry[f"{kind}{suffix}_by_layer_{split}"] = _by_layer(bench, layers, values[:, :, column].mean(0))
+    bench.tick("swept")
+    return entry
+
+
+def _by_layer(bench: Bench, layers: Sequence[Layer], means: np.ndarray) -> list[float | None]:
+    """The means of `layers`, each at its place among 0..L; None where there is no vector of one layer."""
+    found: list[float | None] = [None] * len(bench.layers)
+    for layer, mean in zip(layers, means, strict=True):
+        if layer is not None:
+            found[layer] = float(mean)
+    return found
+
+
+def _both(kind: str, right: Right) -> dict[str, Any]:
+    """Accuracy by the whole answer, and by its first token: the fields of `kind` and of `kind`_first."""
+    return {**with_interval(kind, right.whole), **with_interval(f"{kind}_first", right.first)}
+
+
+def _measure(bench: Bench, name: str, s: TaskVectorSettings, made: Mapping[str, Made]) -> dict[str, Any]:
+    """What the summary says of a task."""
+    test, dev = (bench.sample(name, split) for split in ("test", "dev"))
+    bare, said = bench.zero_shot(test), bench.accepted(name, test)
+    alone = bench.plain(bench.zero_shot(dev), bench.accepted(name, dev))
+    entry: dict[str, Any] = {
+        "pairs": {"dev": len(dev), "test": len(test)},
+        "zero_shot_dev": float(alone.first.mean()),
+        **_both("zero_shot", bench.plain(bare, said)),
+        **_both("few_shot", bench.plain(bench.few_shot(name, test), said)),
+        **_both("shuffled_shot", bench.plain(bench.few_shot(name, test, shuffled=True), said)),
+    }
+    bench.tick("asked")
+    for method in s.methods:
+        scales = method.scales(s.own[method.group])
+        entry |= _chosen(bench, name, method, made[method.name], scales, alone)
+    layer, model = entry[f"{STATE}_layer"], bench.model
+    control = made[CONTROL].vectors[name][layer][None, None]
+    right = bench.scores(bare, said, control, [layer], np.zeros((1, 1)))
+    state_1D = jnp.asarray(made[STATE].vectors[name][[layer]])
+    top = np.asarray(vocabulary(model.decoder, model.params, state_1D))[0]
+    words = [bench.tokenizer.decode([i]) for i in np.argsort(-top)[: s.vectors.words]]
+    return entry | _both(CONTROL, Right(*(a[:, 0, 0] for a in right))) | {"words": words}
+
+
+def _partners(bench: Bench, shown: str, fewest: int) -> dict[str, list[tuple[int, Pair]]]:
+    """Tasks with a vector that can contradict the demonstrations of `shown`, and about what.
+
+    The questions of the test split, with their places in it, that both have and whose answers begin with other tokens;
+    where there are at least `fewest` of them.
+    """
+    asked, found = bench.sample(shown, "test"), {}
+    for moved in bench.tasks:
+        theirs = bench.tasks[moved].answers
+        both = [(i, pair) for i, pair in enumerate(asked) if moved != shown and pair[0] in theirs]
+        ours = bench.tasks[shown].answers
+        both = [(i, pair) for i, pair in both if not bench.begun(pair[0], ours) & bench.begun(pair[0], theirs)]
+        if len(both) >= fewest:
+            found[moved] = both
+    return found
+
+
+def _conflicts(
+    bench: Bench, shown: str, entries: Mapping[str, Any], vectors: Vectors, fewest: int
+) -> list[dict[str, Any]]:
+    """Prompts that demonstrate `shown`, with the vector of another task written in: whose answers do they begin?"""
+    partners = _partners(bench, shown, fewest)
+    if not partners:
+        return []
+    asked = bench.sample(shown, "test")
+    layers = [entries[moved][f"{STATE}_layer"] for moved in partners]
+    vectors_SD = np.stack([vectors[moved][layer] for moved, layer in zip(partners, layers, strict=True)])
+    # Of each S a vector, and one that changes nothing.
+    vectors_SND = np.stack([vectors_SD, np.zeros_like(vectors_SD)], 1)
+    keep_SN = np.tile(np.array([0.0, 1.0]), (len(layers), 1))
+    q = bench.ask(bench.few_shot(shown, asked), [y for _, y in asked])
+    begins_BSN = bench.said(q, vectors_SND, layers, keep_SN)[..., 0]
+    bench.tick("conflicts")
+    found = []
+    for number, (moved, both) in enumerate(partners.items()):
+        entry: dict[str, Any] = {"shown": shown, "moved": moved, "pairs": len(both), "layer": layers[number]}
+        for whose, task in (("shown", shown), ("moved", moved)):
+            begun = [bench.begun(x, bench.tasks[task].answers) for _, (x, _) in both]
+            for suffix, column in (("", 0), ("_without", 1)):
+                said = begins_BSN[[i for i, _ in both], number, column]
+                right = np.array([token in known for token, known in zip(said.tolist(), begun, strict=True)], float)
+                entry |= with_interval(f"says_{whose}{suffix}", right)
+        found.append(entry)
+    return found
+
+
+def _work(bench: Bench, s: TaskVectorSettings, conflicts: int) -> tuple[dict[str, int], dict[str, float]]:
+    """How often each kind of work is done, and about how many tokens it takes through all blocks."""
+    c, tasks, layers = bench.config, len(bench.tasks), bench.model.config.num_layers
+    long = c.demonstrations * 5.0 + 8.0
+    questions = float(
+        np.mean([len(bench.sample(name, "dev")) + len(bench.sample(name, "test")) for name in bench.tasks])
+    )
+    counts = {"shown": 2 * tasks, "asked": tasks, "swept": len(s.methods) * tasks, "conflicts": conflicts}
+    costs = {
+        "shown": c.prompts * long,
+        "asked": 1.5 * questions * long,
+        "swept": questions * layers,
+        "conflicts": questions * long / 2,
+    }
+    for method in s.methods:
+        counts[method.name], costs[method.name] = method.making(bench, s.own[method.group])
+    return counts, costs
+
+
+def _save(
+    path: Path, bench: Bench, name: str, entry: Mapping[str, Any], s: TaskVectorSettings, made: Mapping[str, Made]
+) -> None:
+    """The vectors of a task, with what one must know to use them."""
+    c, kinds = bench.config, [method.name for method in s.methods]
+    about = {
+        "made_by": f"{c.prompts} prompts of {c.demonstrations} demonstrations of {name}",
+        **{f"{kind}.layer": "all" if entry[f"{kind}_layer"] is None else entry[f"{kind}_layer"] for kind in kinds},
+        **{f"{kind}.scale": entry[f"{kind}_scale"] for kind in kinds},
+        **{f"{method.name}.edit": "add" if method.keep else "replace" for method in s.methods},
+    }
+    store.save_vectors(
+        path,
+        {kind: made[kind].vectors[name] for kind in kinds},
+        model=bench.model,
+        address="embed, blocks/resid",
+        layers=range(bench.model.config.num_layers + 1),
+        template=dataclasses.asdict(bench.template),
+        about=about,
+    )
+
+
+def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = aloud) -> dict[str, Any]:
+    """Measure task vectors of a model in `folder`: eval/summary.json, vectors/*.safetensors; return the summary.
+
+    Raises `UserError` for a config, a model or a folder of tasks that does not fit. There is nothing to train but the
+    small model, so both modes do the same.
+    """
+    s = TaskVectorSettings.from_config(config)
+    with Progress(say) as progress:
+        return _run(s, config, folder, mode, progress)
+
+
+def _run(
+    s: TaskVectorSettings, config: Mapping[str, Any], folder: Path, mode: str, progress: Progress
+) -> dict[str, Any]:
+    began = time.monotonic()
+    tasks = s.data.of_run(folder)
+    rundir.prepare(folder, config, new=mode == "train")
+    keep_tasks(tasks, folder, progress.say)
+    model = open_model(s.model, s.training, progress.say)
+    for method in s.methods:
+        method.check(s.own[method.group], model.config)
+    bench = Bench(model, s.vectors, s.template, tasks, tick=progress.tick)
+    sink = bench.sink()
+    if sink:
+        progress.say(f"warning: the query {sink!r} {SINK}; config.template.start puts one before it")
+    fewest = s.vectors.conflicts
+    progress.plan(*_work(bench, s, sum(bool(_partners(bench, name, fewest)) for name in tasks)))
+    made = {CONTROL: state_vector.make(bench, None, shuffled=True)}
+    about: dict[str, Any] = {}
+    for method in s.methods:
+        progress.say(f"making vectors: {method.label}")
+        made[method.name] = method.make(bench, s.own[method.group])
+        about |= made[method.name].about
+    entries: dict[str, Any] = {}
+    for name in tasks:
+        entries[name] = _measure(bench, name, s, made)
+        progress.say(_line(name, entries[name], s))
+        _save(folder / "vectors" / f"{name}.safetensors", bench, name, entries[name], s, made)
+    vectors = made[STATE].vectors
+    conflicts = [entry for name in tasks for entry in _conflicts(bench, name, entries, vectors, fewest)]
+    measured = (*PROMPTS, *(method.name for method in s.methods), CONTROL)
+    summary = {
+        "experiment": "task_vectors",
+        "model": {"path": str(model.source.path), "model_type": model.source.values["model_type"]},
+        "num_layers": model.config.num_layers,
+        "num_demonstrations": s.vectors.demonstrations,
+        "num_prompts": s.vectors.prompts,
+        "start": bench.template.start,
+        "query_first": bool(sink),
+        "methods": [method.described() for method in s.methods],
+        **about,
+        "mean": {
+            f"{kind}{suffix}": float(np.mean([e[f"{kind}{suffix}"] for e in entries.values()]))
+            for kind in measured
+            for suffix in ("", "_first")
+        },
+        "tasks": entries,
+        "conflicts": conflicts,
+    }
+    write_json(folder / "eval" / "summary.json", summary)
+    progress.say(f"measured in {time.monotonic() - began:.0f} s")
+    return summary
+
+
+def _line(name: str, e: Mapping[str, Any], s: TaskVectorSettings) -> str:
+    """A task's results in one line."""
+    kinds = []
+    for method in s.methods:
+        kind, layer = method.name, e[f"{method.name}_layer"]
+        scale = f" times {e[f'{kind}_scale']:g}" if len(method.scales(s.own[method.group])) > 1 else ""
+        at = "at all layers" if layer is None else f"at layer {layer}"
+        where = f"{at}{scale}" if e[f"{kind}_works"] else "none works"
+        kinds.append(f"{method.label} {e[f'{kind}_first']:.2f} ({where})")
+    shots = f"zero-shot {e['zero_shot_first']:.2f}, {s.vectors.demonstrations}-shot {e['few_shot_first']:.2f}"
+    return f"{name}, first tokens: {shots}, {', '.join(kinds)}"
+
+
+EXPERIMENT = Experiment(
+    name="task_vectors",
+    run=run,
+    settings=TaskVectorSettings.from_config,
+    trainer=models.planned,
+)

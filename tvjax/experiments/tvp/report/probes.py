@@ -1,0 +1,278 @@
+"""The figures of the probes, and what their numbers say in sentences that turn with them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tvjax.experiments.tvp.report.findings import by_setting
+from tvjax.experiments.tvp.report.looks import Look, looks, member_lines, prior_line, ring_key, rings
+from tvjax.experiments.tvp.report.members import arms
+from tvjax.experiments.tvp.report.summary import Measure, Probes, Summary
+from tvjax.report.style import PRIOR, QUIET, bottom_legend, log_axis, log_limits, open_figure, quiet
+from tvjax.report.words import UNLEARNED, Estimate, number
+
+STYLES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
+NO_EDIT = -1
+"""Where a prompt without an edit stands on an axis of layers."""
+
+
+def probes_of(summary: Summary) -> list[Probes]:
+    """Those of the members, which have them all or not at all."""
+    return [member.probes for member in summary.members if member.probes]
+
+
+def probes_figure(summary: Summary) -> Figure:
+    """A panel a probe: decodability, entanglement, averaging and, where the family has them, swap and superposition."""
+    probes = probes_of(summary)
+    word, measure = _measure(summary)
+    panels: list[Callable[[Axes, Summary, str, Measure], None]] = [_read, _entanglement, _averaging]
+    panels += [_swap, _superposition] if probes[0].swap else []
+    rows = 2 if len(panels) > 3 else 1
+    figure = open_figure(
+        9.8,
+        3.15 * rows + 0.12 * len(probes),
+        "What the vectors hold, and what they do",
+        f"{summary.task}, K = {summary.base.num_demonstrations} demonstrations; n = {probes[0].num_prompts} prompts, in"
+        f" the first panel half of {summary.num_prompts};\nbands: 90% bootstrap interval over prompts",
+    )
+    axes = list(figure.subplots(rows, 3, squeeze=False).flat)
+    for ax, panel in zip(axes, panels, strict=False):
+        panel(ax, summary, word, measure)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    bottom_legend(figure, [*member_lines(looks(summary), markers=True), prior_line(), *ring_key(summary)])
+    return figure
+
+
+def _measure(summary: Summary) -> tuple[str, Measure]:
+    """Accuracy, for tasks that have one, else risk."""
+    accuracy = summary.base.accuracy
+    return ("accuracy", accuracy) if accuracy else ("risk", summary.base.risk)
+
+
+def _lines(ax: Axes, x: Sequence[float], rows: Sequence[Estimate], styles: Sequence[Look], style: Any = "-") -> None:
+    """A line a member, with its band. What is not defined leaves a gap."""
+    for row, look in zip(rows, styles, strict=True):
+        ax.fill_between(x, row.low, row.high, color=look.color, alpha=0.15, linewidth=0)
+        ax.plot(x, row.value, color=look.color, marker=look.marker, markersize=3.5, linewidth=1.5, linestyle=style)
+
+
+def _scaled(ax: Axes, word: str, rows: Sequence[Estimate], prior: float, least: float = 1e-4) -> None:
+    """Accuracies from 0 to 1; risks on a log axis, no further down than `least` of the prior's."""
+    ax.axhline(prior, **PRIOR)
+    if word == "accuracy":
+        ax.set_ylim(-0.03, 1.05)
+    else:
+        low, high = log_limits([*(row.low for row in rows), *(row.high for row in rows), np.array(prior)])
+        log_axis(ax, "y", max(low, least * prior), high)
+
+
+def _layers(ax: Axes, summary: Summary) -> np.ndarray:
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
+    ax.set_xlim(-0.4, summary.num_layers + 0.4)
+    return np.arange(summary.num_layers + 1)
+
+
+def _read(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
+    layers = _layers(ax, summary)
+    for style, reader in zip(STYLES, ("linear", "neighbours"), strict=False):
+        rows = [probes.read[reader] for probes in probes_of(summary)]
+        _lines(ax, list(layers), rows, looks(summary), style)
+        if reader == "linear":
+            rings(ax, summary, rows)
+    ax.set_ylim(-0.35, 1.08)
+    quiet(
+        ax,
+        "layer l of theta",
+        "task variance explained",
+        "Can the task be read? Solid: by a linear map,\ndashed: by the 5 nearest neighbours",
+    )
+
+
+def _entanglement(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
+    layers = _layers(ax, summary)
+    # On a log axis 0 has no place: a line down to it would say nothing.
+    rows = [
+        Estimate(np.where(row.value > 0, row.value, np.nan), row.low, row.high)
+        for row in (probes.entanglement for probes in probes_of(summary))
+    ]
+    _lines(ax, list(layers), rows, looks(summary))
+    rings(ax, summary, rows)
+    ax.axhline(1.0, color=QUIET, linewidth=0.8)
+    ends = [end for row in rows for end in (row.value, row.high)]
+    low, high = log_limits([*ends, np.array([0.5, 2.0])])
+    log_axis(ax, "y", low, high)
+    quiet(
+        ax,
+        "layer l of theta",
+        "variance over dummy queries\n/ variance over tasks",
+        "Is the dummy query in it?\nNo point: not at all, or nothing else",
+    )
+
+
+def _averaging(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
+    rows = [
+        Estimate(*(part[:, member.prescribed_layer] for part in (entry.value, entry.low, entry.high)))
+        for member, entry in ((m, p.averaging[word]) for m, p in zip(summary.members, probes_of(summary), strict=True))
+    ]
+    counts = probes_of(summary)[0].counts
+    _lines(ax, counts, rows, looks(summary))
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(counts, [str(count) for count in counts])
+    ax.minorticks_off()
+    _scaled(ax, word, rows, float(measure.prior.value))
+    quiet(ax, "dummy queries in the mean of theta", f"TVP {word} at l*", "Does a mean over dummies help?\n")
+
+
+def _swap(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
+    layers, shown = _layers(ax, summary), []
+    for style, kind in zip(STYLES, ("vector", "prompt"), strict=False):
+        rows = [probes.swap[f"{kind}_{word}"] for probes in probes_of(summary)]
+        _lines(ax, list(layers), rows, looks(summary), style)
+        plain = [probes.swap[f"unedited_{kind}_{word}"] for probes in probes_of(summary)]
+        for row, look in zip(plain, looks(summary), strict=True):
+            filled = look.color if kind == "vector" else "white"
+            ax.plot([NO_EDIT], [row.value], color=look.color, marker=look.marker, markersize=4, markerfacecolor=filled)
+        if kind == "vector":
+            rings(ax, summary, rows)
+        shown += [*rows, *plain]
+    _scaled(ax, word, shown, float(measure.prior.value))
+    ax.set_xlim(NO_EDIT - 0.4, summary.num_layers + 0.4)
+    step = max(1, -(-len(layers) // 8))
+    ax.set_xticks([NO_EDIT, *layers[::step]], ["no edit", *(str(layer) for layer in layers[::step])])
+    quiet(
+        ax,
+        "layer at which A's theta is written",
+        f"{word} at the end of B's prompt",
+        "Whose answer after a swap? Solid: against A,\nthe vector's task; dashed: B, the prompt's",
+    )
+
+
+def _superposition(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
+    probes, shown = probes_of(summary), []
+    kinds = ["first", "second", *(["mixture"] if f"mixture_{word}" in probes[0].superposition else [])]
+    for style, kind in zip(STYLES, kinds, strict=False):
+        rows = [found.superposition[f"{kind}_{word}"] for found in probes]
+        _lines(ax, probes[0].shares, rows, looks(summary), style)
+        shown += rows
+    _scaled(ax, word, shown, float(measure.prior.value))
+    ax.set_xticks(probes[0].shares)
+    last = ", dotted: the mix of both answers" if len(kinds) > 2 else ""
+    quiet(
+        ax,
+        "\N{GREEK SMALL LETTER ALPHA}, the share of A's vector",
+        f"TVP {word} at l*",
+        f"What does a mix say? Solid: against A,\ndashed: B{last}",
+    )
+
+
+def rank_figure(summary: Summary) -> Figure:
+    """Captured directions of W, and how many there are, at the prescribed and at the best layer."""
+    probes = probes_of(summary)
+    figure = open_figure(
+        9.8,
+        3.3 + 0.12 * len(probes),
+        "How much of y = W x does one vector carry?",
+        f"{summary.task}, K = {summary.base.num_demonstrations} demonstrations; n = {probes[0].num_prompts} prompts;"
+        " filled: prescribed layer, open: best layer; bars: 90% bootstrap interval over prompts",
+    )
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    directions = len(probes[0].rank["prescribed"]["captured"].value)
+    width = 0.7 / (2 * len(probes))
+    for place, (found, look) in enumerate(zip(probes, looks(summary), strict=True)):
+        for side, layer in enumerate(("prescribed", "best")):
+            shift = (2 * place + side - len(probes) + 0.5) * width
+            fill = look.color if layer == "prescribed" else "white"
+            points(left, np.arange(1, directions + 1) + shift, found.rank[layer]["captured"], look, fill)
+            points(right, np.array([1 + shift]), found.rank[layer]["participation"], look, fill)
+    true = float(probes[0].rank["prescribed"]["true_participation"].value)
+    for ax, levels in ((left, {"": 0.0, "carried exactly": 1.0}), (right, {"rank one": 1.0, "W itself": true})):
+        for text, level in levels.items():
+            ax.axhline(level, **PRIOR)
+            ax.text(
+                0.99, level, text, transform=ax.get_yaxis_transform(), fontsize=8, color=QUIET, ha="right", va="bottom"
+            )
+    left.set_xticks(range(1, directions + 1))
+    left.set_xlim(0.4, directions + 0.6)
+    right.set_xlim(0.4, 1.6)
+    right.set_xticks([])
+    quiet(left, "direction r of W, the strongest first", "share of the direction that is carried", "Which directions")
+    sums = "({0} s)\N{SUPERSCRIPT TWO} / {0} s\N{SUPERSCRIPT TWO}".format("\N{GREEK CAPITAL LETTER SIGMA}")
+    quiet(right, "", f"{sums} of the map's singular values", "How many directions")
+    bottom_legend(figure, member_lines(looks(summary), markers=True))
+    return figure
+
+
+def points(ax: Axes, x: np.ndarray, row: Estimate, look: Look, fill: str) -> None:
+    """Values as points with their intervals as bars."""
+    low, high, value = (np.atleast_1d(part) for part in (row.low, row.high, row.value))
+    ax.vlines(x, low, high, color=look.color, linewidth=1.2)
+    ax.plot(x, value, linestyle="none", color=look.color, marker=look.marker, markersize=6, markerfacecolor=fill)
+
+
+def probes_said(summary: Summary) -> str:
+    """What the probes found at each member's own layer."""
+    members, probes = summary.members, probes_of(summary)
+    layers = [member.prescribed_layer for member in members]
+    at = list(zip(layers, probes, strict=True))
+    read = by_setting(summary, [found.read["linear"][layer].value for layer, found in at])
+    dummy = by_setting(summary, [found.entanglement[layer].value for layer, found in at])
+    word, _ = _measure(summary)
+    first, last = (
+        by_setting(summary, [found.averaging[word].value[end, layer] for layer, found in at]) for end in (0, -1)
+    )
+    told = [
+        f"At the prescribed layer l* (of all members), a linear map reads this share of the task: {read}.",
+        f"The dummy query varies theta so many times as much as the task does: {dummy}.",
+        f"TVP {word} with one dummy query: {first}; with the mean over {probes[0].counts[-1]}: {last}.",
+    ]
+    if probes[0].swap:
+        told.append(_swap_said(summary, layers))
+    return " ".join(told)
+
+
+def swapped_to(found: Probes, layer: int, word: str) -> str:
+    """Whose answer a swap gives: the ``vector``'s task, the ``prompt``'s, or ``neither`` where intervals overlap."""
+    vector, prompt = (found.swap[f"{kind}_{word}"][layer] for kind in ("vector", "prompt"))
+    if word == "accuracy":
+        vector, prompt = prompt, vector  # of accuracies the greater is the better
+    if vector.high < prompt.low:
+        return "vector"
+    return "prompt" if prompt.high < vector.low else "neither"
+
+
+def _swap_said(summary: Summary, layers: Sequence[int]) -> str:
+    """Whose answer each setting gives after a swap, in how many of its seeds."""
+    word, _ = _measure(summary)
+    kinds = [swapped_to(found, layer, word) for found, layer in zip(probes_of(summary), layers, strict=True)]
+    meaning = {"vector": "to the vector's task", "prompt": "to the prompt's own task", "neither": "clearly to neither"}
+    parts = []
+    for name, indices in arms(summary.members).items():
+        if not any(map(summary.learned, indices)):
+            parts.append(f"{name}: nothing to read, {UNLEARNED}")
+            continue
+        counts = {kind: sum(kinds[index] == kind for index in indices) for kind in meaning}
+        said = [
+            f"{meaning[kind]}{f' ({n} of {len(indices)} seeds)' if n < len(indices) else ''}"
+            for kind, n in counts.items()
+            if n
+        ]
+        parts.append(f"{name}: {', '.join(said)}")
+    return f"After a swap there, the answer is closer (whole intervals): {'; '.join(parts)}."
+
+
+def rank_said(summary: Summary) -> str:
+    """How many directions the vectors carry at the prescribed layer, beside W's."""
+    rank = [found.rank["prescribed"] for found in probes_of(summary)]
+    carried = by_setting(summary, [row["participation"].value for row in rank])
+    power = by_setting(summary, [row["power"].value for row in rank])
+    weakest = by_setting(summary, [row["captured"].value[-1] for row in rank])
+    return (
+        f"At the prescribed layer, number of directions (W: {number(rank[0]['true_participation'].value)}): {carried};"
+        f" of W's weakest direction this share is carried: {weakest}. The map has this share of W's power: {power};"
+        " near 0 its number of directions is that of noise."
+    )

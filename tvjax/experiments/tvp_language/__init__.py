@@ -1,0 +1,1 @@
+"""The TVP-loss as a fine-tuning objective of a language model."""
