@@ -11,7 +11,7 @@ import pytest
 
 import tvjax
 from tests.conftest import quiet
-from tests.experiments.test_text_pieces import KINDS, begun, opened
+from tests.text.test_pieces import KINDS, begun, opened
 from tvjax.errors import UserError
 from tvjax.experiments.formats import run as formats
 from tvjax.experiments.formats.answers import summarized, verdict

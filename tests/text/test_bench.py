@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from tests.experiments.test_text_pieces import begun, byte_level, opened
+from tests.text.test_pieces import begun, byte_level, opened
 from tvjax.evals.learned import clearly_above
 from tvjax.tasks.text import Template, TextTask, split_of
 from tvjax.text.bench import Bench, Right, VectorConfig, best_place, room
