@@ -1,8 +1,32 @@
 """tvjax: task vectors in JAX. Train for them, find them, move them, measure them.
 
-Dimensions, as suffixes of names everywhere: B batch, N pairs of a prompt (demonstrations and the last query),
-T positions, S source positions or chosen ones, L layers, D width, H heads, G key/value heads, C channels a head,
-F hidden width, V vocabulary, X input width, Y outputs, O readout width, M members, P evaluation prompts.
+Names of arrays end in their axes, `theta_LBD`; a digit is an axis of that size:
+
+    A  tokens of an answer
+    B  batch: prompts, or rows of them
+    C  channels a head
+    D  width
+    E  numbers to be recovered from a vector
+    F  hidden width
+    G  key/value heads
+    H  heads
+    I  examples of text tasks
+    J  slots of a hidden Markov model
+    K  candidates for a token
+    L  layers
+    M  members
+    N  pairs of a prompt, the last query with them
+    O  readout width
+    P  evaluation prompts
+    Q  states of an automaton, values of a hidden Markov model
+    R  directions of a subspace
+    S  source positions, or chosen ones
+    T  positions
+    V  vocabulary, symbols of an automaton
+    W  tokens of an x
+    X  input width
+    Y  outputs
+    Z  tasks that an oracle weighs: a finite pool, a grid
 
 Layers are numbered 0..L: h^0 is the embedding, h^l the residual stream after block l.
 """

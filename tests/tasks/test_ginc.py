@@ -35,15 +35,15 @@ def strings(task):
     """Each possible x and y of `task` with its probability under each model and slot, by all paths: numpy, float64."""
     m, found = task.models, {}
     states = list(itertools.product(range(task.values), range(task.slots)))
-    for c, first in itertools.product(range(len(m.slot_CSS)), range(1, task.slots)):
-        start_V = m.start_CVS[c, :, first] / m.start_CVS[c, :, first].sum()
+    for c, first in itertools.product(range(len(m.slot_ZJJ)), range(1, task.slots)):
+        start_V = m.start_ZQJ[c, :, first] / m.start_ZQJ[c, :, first].sum()
         for path in itertools.product(states, repeat=task.length):
             if path[0][1] != first:
                 continue
             chance = start_V[path[0][0]]
             for (v, s), (v_next, s_next) in itertools.pairwise(path):
-                chance *= m.value_VV[v, v_next] * m.slot_CSS[c, s, s_next]
-            words = tuple(int(m.words_VS[state]) for state in path)
+                chance *= m.value_QQ[v, v_next] * m.slot_ZJJ[c, s, s_next]
+            words = tuple(int(m.words_QJ[state]) for state in path)
             table = found.setdefault((c, first), {})
             table[words] = table.get(words, 0.0) + chance
     return found
@@ -51,17 +51,17 @@ def strings(task):
 
 def test_the_models_are_as_described():
     m = GINC().models
-    assert m.slot_CSS.shape == (10, 10, 10)
-    for matrix in (m.value_VV, *m.slot_CSS):
+    assert m.slot_ZJJ.shape == (10, 10, 10)
+    for matrix in (m.value_QQ, *m.slot_ZJJ):
         np.testing.assert_allclose(matrix.sum(0), 1)
         np.testing.assert_allclose(matrix.sum(1), 1)
-    assert (np.diag(m.value_VV) >= 0.9).all()
-    assert (m.words_VS[:, 0] == DELIMITER).all()
-    assert m.words_VS[:, 1:].min() >= 1 and m.words_VS.max() <= 49
-    np.testing.assert_allclose(m.start_CVS.sum((1, 2)), 1)
-    spread_C = m.start_CVS.max((1, 2)) / m.start_CVS.min((1, 2))
-    assert (spread_C > 1).all() and (spread_C < np.exp(0.1)).all()
-    assert len({matrix.tobytes() for matrix in m.slot_CSS}) == 10
+    assert (np.diag(m.value_QQ) >= 0.9).all()
+    assert (m.words_QJ[:, 0] == DELIMITER).all()
+    assert m.words_QJ[:, 1:].min() >= 1 and m.words_QJ.max() <= 49
+    np.testing.assert_allclose(m.start_ZQJ.sum((1, 2)), 1)
+    spread_Z = m.start_ZQJ.max((1, 2)) / m.start_ZQJ.min((1, 2))
+    assert (spread_Z > 1).all() and (spread_Z < np.exp(0.1)).all()
+    assert len({matrix.tobytes() for matrix in m.slot_ZJJ}) == 10
 
 
 def test_walks_have_the_transitions_of_the_models():
@@ -71,7 +71,7 @@ def test_walks_have_the_transitions_of_the_models():
     value_BT, slot_BT = map(np.asarray, task.walk(jax.random.key(0), concept_B, *start, 201))
     for c in range(2):
         rows = np.asarray(concept_B) == c
-        for states_BT, matrix in ((slot_BT[rows], task.models.slot_CSS[c]), (value_BT[rows], task.models.value_VV)):
+        for states_BT, matrix in ((slot_BT[rows], task.models.slot_ZJJ[c]), (value_BT[rows], task.models.value_QQ)):
             counts = np.zeros((10, 10))
             np.add.at(counts, (states_BT[:, :-1].ravel(), states_BT[:, 1:].ravel()), 1)
             assert counts.sum() == 20_000

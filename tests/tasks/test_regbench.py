@@ -13,39 +13,39 @@ from tvjax.tasks.automata import NO_EDGE, Alphabet, distinct_automata, draw_auto
 TASK = RegBench(automata=30, held_out_automata=10, word=5)
 
 
-def words_of(next_QA, length):
+def words_of(next_QV, length):
     """All words of at most `length` symbols."""
     found, here = {()}, {(): 0}
     for _ in range(length):
         here = {
-            (*word, int(symbol)): next_QA[state, symbol]
+            (*word, int(symbol)): next_QV[state, symbol]
             for word, state in here.items()
-            for symbol in np.flatnonzero(next_QA[state] != NO_EDGE)
+            for symbol in np.flatnonzero(next_QV[state] != NO_EDGE)
         }
         found |= set(here)
     return found
 
 
 def automaton(edges, symbols=3):
-    next_QA = np.full((len(edges), symbols), NO_EDGE)
+    next_QV = np.full((len(edges), symbols), NO_EDGE)
     for state, row in enumerate(edges):
         for symbol, after in row.items():
-            next_QA[state, symbol] = after
-    return next_QA
+            next_QV[state, symbol] = after
+    return next_QV
 
 
 class TestAutomata:
     def test_drawn_ones_have_the_stated_distribution(self):
         random, a = np.random.RandomState(0), Alphabet()
         drawn = [draw_automaton(random, a) for _ in range(3000)]
-        states = np.bincount([len(next_QA) for next_QA, _ in drawn], minlength=13)
+        states = np.bincount([len(next_QV) for next_QV, _ in drawn], minlength=13)
         letters = np.bincount([len(letters) for _, letters in drawn], minlength=19)
-        edges = np.bincount(np.concatenate([(next_QA != NO_EDGE).sum(1) for next_QA, _ in drawn]), minlength=4)
+        edges = np.bincount(np.concatenate([(next_QV != NO_EDGE).sum(1) for next_QV, _ in drawn]), minlength=4)
         for counts, low in ((states, 4), (letters, 4), (edges, 1)):
             assert counts[:low].sum() == 0
             assert fits(counts[low:], np.full(len(counts) - low, 1 / (len(counts) - low)))
-        for next_QA, letters in drawn:
-            for state, row in enumerate(next_QA):
+        for next_QV, letters in drawn:
+            for state, row in enumerate(next_QV):
                 after = row[row != NO_EDGE]
                 assert len(set(after)) == len(after) and state not in after
                 assert set(np.flatnonzero(row != NO_EDGE)) <= set(letters)
@@ -89,15 +89,15 @@ def test_words_are_accepted_by_their_automaton_and_answers_legal():
     x, y, which = (np.asarray(a) for a in (prompt.x, prompt.targets, prompt.parameters["automaton"]))
     lengths = []
     for b in range(40):
-        next_QA = TASK.next_MQA[which[b]]
+        next_QV = TASK.next_ZQV[which[b]]
         for i in range(10):
             tokens = [int(t) for t in x[b, i] if t != TASK.empty]
             assert tokens[0] == TASK.bar and all(t == TASK.empty for t in x[b, i, : 5 - len(tokens)])
             state = 0
             for symbol in tokens[1:]:
-                state = next_QA[state, symbol]
+                state = next_QV[state, symbol]
                 assert state != NO_EDGE
-            legal = next_QA[state] != NO_EDGE
+            legal = next_QV[state] != NO_EDGE
             np.testing.assert_array_equal(y[b, i, 1:], [*legal, False, False])
             assert legal[y[b, i, 0]]
             lengths.append(len(tokens))
@@ -108,7 +108,7 @@ def test_answers_are_uniform_over_the_legal_symbols():
     x = jnp.full((1, 6000, 5), TASK.empty).at[..., -1].set(TASK.bar)
     for which in range(3):
         y = np.asarray(TASK.answers(jax.random.key(which), {"automaton": jnp.array([which])}, x))[0]
-        legal = TASK.next_MQA[which, 0] != NO_EDGE
+        legal = TASK.next_ZQV[which, 0] != NO_EDGE
         assert fits(np.bincount(y[:, 0], minlength=18)[legal], np.full(legal.sum(), 1 / legal.sum()))
 
 
@@ -127,7 +127,7 @@ def test_documents_have_the_stated_words():
         for part in parts:
             state = 0
             for symbol in part:
-                state = task.next_MQA[m, state, symbol]
+                state = task.next_ZQV[m, state, symbol]
                 assert state != NO_EDGE
         lengths += map(len, parts)
     assert fits(np.bincount(np.asarray(count), minlength=20)[10:], np.full(10, 0.1))
@@ -139,22 +139,22 @@ def test_the_oracle_is_bayes_over_the_automata_of_its_split(held_out):
     prompt = TASK.sample(jax.random.key(1), 5, 6, LAYOUTS["xzy"].wide(5), held_out=held_out)
     x, y = np.asarray(prompt.x), np.asarray(prompt.targets)
     said = np.exp(TASK.oracle(prompt.x, prompt.targets, prompt.x, held_out=held_out))
-    pool = TASK.next_MQA[30:] if held_out else TASK.next_MQA[:30]
+    pool = TASK.next_ZQV[30:] if held_out else TASK.next_ZQV[:30]
 
-    def read(next_QA, tokens):
+    def read(next_QV, tokens):
         chance, state = 1.0, 0
         for symbol in (t for t in tokens if t < 18):
-            edges = next_QA[state] != NO_EDGE
+            edges = next_QV[state] != NO_EDGE
             if not edges[symbol]:
                 return 0.0, np.zeros(20)
-            chance, state = chance / edges.sum(), next_QA[state, symbol]
-        legal = np.append(next_QA[state] != NO_EDGE, [False, False])
+            chance, state = chance / edges.sum(), next_QV[state, symbol]
+        legal = np.append(next_QV[state] != NO_EDGE, [False, False])
         return chance, legal / legal.sum()
 
     for b in range(5):
         weights = np.ones(len(pool))
         for i in range(7):
-            each = [read(next_QA, x[b, i]) for next_QA in pool]
+            each = [read(next_QV, x[b, i]) for next_QV in pool]
             here = weights * [chance for chance, _ in each]
             expected = sum(w * share for w, (_, share) in zip(here / here.sum(), each, strict=True))
             np.testing.assert_allclose(said[b, i], expected, atol=1e-4)
@@ -176,7 +176,7 @@ def test_total_variation_of_the_automaton_to_itself_is_nothing():
 
 
 def test_no_test_automaton_is_one_of_training():
-    train, test = ({one.tobytes() for one in part} for part in (TASK.next_MQA[:30], TASK.next_MQA[30:]))
+    train, test = ({one.tobytes() for one in part} for part in (TASK.next_ZQV[:30], TASK.next_ZQV[30:]))
     assert len(train) == 30 and len(test) == 10 and not train & test
     for held_out, known in ((False, range(30)), (True, range(30, 40))):
         drawn = TASK.parameters(jax.random.key(0), 300, held_out=held_out)["automaton"]

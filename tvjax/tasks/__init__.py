@@ -1,8 +1,4 @@
-"""In-context task families: pure samplers on the device, each with a split of its tasks, an oracle, and its shifts.
-
-Dimensions, here as in the whole package: B prompts, N pairs, T positions, X input width, Y outputs, V vocabulary, M
-tasks of a finite pool.
-"""
+"""In-context task families: pure samplers on the device, each with a split of its tasks, an oracle, and its shifts."""
 
 from tvjax.errors import UserError
 from tvjax.tasks.base import Parameters, RealTask, StringTask, Task, TokenTask

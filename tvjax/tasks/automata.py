@@ -27,33 +27,33 @@ def draw_automaton(random: np.random.RandomState, a: Alphabet) -> tuple[np.ndarr
     """
     states = random.randint(a.min_states, a.max_states + 1)
     letters = random.permutation(a.symbols)[: random.randint(a.min_symbols, a.symbols + 1)]
-    next_QA = np.full((states, a.symbols), NO_EDGE)
+    next_QV = np.full((states, a.symbols), NO_EDGE)
     for state in range(states):
         edges = random.randint(1, a.max_edges + 1)
         others = random.permutation(states - 1)[:edges]
-        next_QA[state, random.permutation(letters)[:edges]] = others + (others >= state)
-    return next_QA, letters
+        next_QV[state, random.permutation(letters)[:edges]] = others + (others >= state)
+    return next_QV, letters
 
 
-def minimize(next_QA: np.ndarray) -> np.ndarray:
+def minimize(next_QV: np.ndarray) -> np.ndarray:
     """The least automaton of the same words: states that cannot be reached are left out, those alike are one.
 
     Every state accepts, so two states are alike where the same words can follow (Moore's refinement). States are
     numbered in the order in which they are first reached, so equal languages give equal arrays.
     """
-    class_Q = np.zeros(len(next_QA), int)
+    class_Q = np.zeros(len(next_QV), int)
     while True:
-        follows_QA = np.where(next_QA == NO_EDGE, NO_EDGE, class_Q[next_QA])
-        _, finer_Q = np.unique(follows_QA, axis=0, return_inverse=True)
+        follows_QV = np.where(next_QV == NO_EDGE, NO_EDGE, class_Q[next_QV])
+        _, finer_Q = np.unique(follows_QV, axis=0, return_inverse=True)
         if finer_Q.max() == class_Q.max():
             break
         class_Q = finer_Q.reshape(-1)
     order, number = [0], {class_Q[0]: 0}
     rows = []
     for state in order:
-        row = np.full(next_QA.shape[1], NO_EDGE)
-        for symbol in np.flatnonzero(next_QA[state] != NO_EDGE):
-            after = next_QA[state, symbol]
+        row = np.full(next_QV.shape[1], NO_EDGE)
+        for symbol in np.flatnonzero(next_QV[state] != NO_EDGE):
+            after = next_QV[state, symbol]
             if class_Q[after] not in number:
                 number[class_Q[after]] = len(order)
                 order.append(after)
@@ -62,11 +62,11 @@ def minimize(next_QA: np.ndarray) -> np.ndarray:
     return np.stack(rows)
 
 
-def has_form(next_QA: np.ndarray, a: Alphabet) -> bool:
+def has_form(next_QV: np.ndarray, a: Alphabet) -> bool:
     """Whether a minimized automaton still has enough states, and edges to others, all distinct, from each."""
-    loops = (next_QA == np.arange(len(next_QA))[:, None]).any()
-    distinct = all(len(np.unique(row[row != NO_EDGE])) == (row != NO_EDGE).sum() for row in next_QA)
-    return len(next_QA) >= a.min_states and not loops and distinct
+    loops = (next_QV == np.arange(len(next_QV))[:, None]).any()
+    distinct = all(len(np.unique(row[row != NO_EDGE])) == (row != NO_EDGE).sum() for row in next_QV)
+    return len(next_QV) >= a.min_states and not loops and distinct
 
 
 @functools.cache

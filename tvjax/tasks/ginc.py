@@ -23,16 +23,16 @@ State = tuple[jax.Array, jax.Array]
 
 
 class Concepts(NamedTuple):
-    """Hidden Markov models whose state is a value and a slot; V values, S slots, C models.
+    """Hidden Markov models whose state is a value and a slot: Q values, J slots, Z models.
 
-    words_VS: the word that each state says. value_VV: the values' transitions, shared by all. slot_CSS: the slots'.
-    start_CVS: where a document begins.
+    words_QJ: the word that each state says. value_QQ: the values' transitions, shared by all. slot_ZJJ: the slots'.
+    start_ZQJ: where a document begins.
     """
 
-    words_VS: np.ndarray
-    value_VV: np.ndarray
-    slot_CSS: np.ndarray
-    start_CVS: np.ndarray
+    words_QJ: np.ndarray
+    value_QQ: np.ndarray
+    slot_ZJJ: np.ndarray
+    start_ZQJ: np.ndarray
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -95,16 +95,16 @@ class GINC(StringTask):
         """X ``[B, N, k]``: the delimiter, then all tokens of a string but the last."""
         value_key, walk_key = jax.random.split(key)
         concept_BN, slot_BN = (jnp.repeat(parameters[name][:, None], pairs, 1) for name in ("concept", "slot"))
-        start_CSV = jnp.log(jnp.array(self.models.start_CVS)).swapaxes(1, 2)
-        value_BN = jax.random.categorical(value_key, start_CSV[concept_BN, slot_BN])
+        start_ZJQ = jnp.log(jnp.array(self.models.start_ZQJ)).swapaxes(1, 2)
+        value_BN = jax.random.categorical(value_key, start_ZJQ[concept_BN, slot_BN])
         states = self.walk(walk_key, concept_BN, value_BN, slot_BN, self.length - 1)
-        words = jnp.array(self.models.words_VS)[states]
+        words = jnp.array(self.models.words_QJ)[states]
         return jnp.concatenate([jnp.full_like(words[..., :1], DELIMITER), words], axis=-1)
 
     def walk(self, key: jax.Array, concept: jax.Array, value: jax.Array, slot: jax.Array, steps: int) -> State:
         """The values and the slots, each ``[..., steps]``, of models that begin in these, ``[...]``."""
         m = self.models
-        log_value, log_slot = (jnp.log(jnp.array(a) + TINY) for a in (m.value_VV, m.slot_CSS))
+        log_value, log_slot = (jnp.log(jnp.array(a) + TINY) for a in (m.value_QQ, m.slot_ZJJ))
 
         def step(state: State, key: jax.Array) -> tuple[State, State]:
             value_key, slot_key = jax.random.split(key)
@@ -118,36 +118,36 @@ class GINC(StringTask):
     def documents(self, key: jax.Array, concept_B: jax.Array, tokens: int) -> jax.Array:
         """Documents ``[B, tokens]`` as the paper trains on: one walk of a model each, 10,240 tokens there."""
         start_key, walk_key = jax.random.split(key)
-        start_CH = jnp.log(jnp.array(self.models.start_CVS)).reshape(len(self.models.start_CVS), -1)
-        state_B = jax.random.categorical(start_key, start_CH[concept_B])
+        log_start = jnp.log(jnp.array(self.models.start_ZQJ)).reshape(len(self.models.start_ZQJ), -1)
+        state_B = jax.random.categorical(start_key, log_start[concept_B])
         states = self.walk(walk_key, concept_B, state_B // self.slots, state_B % self.slots, tokens)
-        return jnp.array(self.models.words_VS)[states]
+        return jnp.array(self.models.words_QJ)[states]
 
     def answers(self, key: jax.Array, parameters: Parameters, x: jax.Array) -> jax.Array:
         """Y ``[B, N, 2]``: a token drawn from what the model says after x, and the likeliest of them."""
         concept, slot = (parameters[name][:, None] for name in ("concept", "slot"))
-        _, next_BNW = self.read(concept, slot, x)
-        drawn = jax.random.categorical(key, jnp.log(next_BNW + TINY))
-        return jnp.stack([drawn, next_BNW.argmax(-1)], axis=-1).astype(jnp.int32)
+        _, next_BNV = self.read(concept, slot, x)
+        drawn = jax.random.categorical(key, jnp.log(next_BNV + TINY))
+        return jnp.stack([drawn, next_BNV.argmax(-1)], axis=-1).astype(jnp.int32)
 
     def read(self, concept: jax.Array, slot: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Log-probability ``[...]`` of the strings x ``[..., k]``, and that of each next word ``[..., W]`` (not log).
+        """Log-probability ``[...]`` of the strings x ``[..., k]``, and that of each next word ``[..., V]`` (not log).
 
         By the forward algorithm for the models `concept` that begin in `slot`; both broadcast against ``[...]``.
         """
         m = self.models
-        value_VV = jnp.array(m.value_VV)
-        says_WVS = jnp.array(m.words_VS == np.arange(self.vocab_size)[:, None, None])
-        slot_SS = jnp.array(m.slot_CSS)[concept]
-        start = jnp.array(m.start_CVS)[concept] * jax.nn.one_hot(slot, self.slots)[..., None, :]
+        value_QQ = jnp.array(m.value_QQ)
+        says_VQJ = jnp.array(m.words_QJ == np.arange(self.vocab_size)[:, None, None])
+        slot_JJ = jnp.array(m.slot_ZJJ)[concept]
+        start = jnp.array(m.start_ZQJ)[concept] * jax.nn.one_hot(slot, self.slots)[..., None, :]
         start = start / start.sum((-2, -1), keepdims=True)
 
         def on(state: jax.Array) -> jax.Array:
-            return jnp.einsum("...vs,vu,...st->...ut", state, value_VV, slot_SS, precision=EXACT)
+            return jnp.einsum("...qj,qr,...jk->...rk", state, value_QQ, slot_JJ, precision=EXACT)
 
         def see(carry: tuple[jax.Array, jax.Array], word: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
             state, log_likelihood = carry
-            seen = state * says_WVS[word]
+            seen = state * says_VQJ[word]
             total = jnp.maximum(seen.sum((-2, -1)), TINY)
             return (on(seen / total[..., None, None]), log_likelihood + jnp.log(total)), None
 
@@ -155,12 +155,12 @@ class GINC(StringTask):
         start = jnp.broadcast_to(start, (*shape, *start.shape[-2:]))
         words = jnp.moveaxis(jnp.broadcast_to(x[..., 1:], (*shape, x.shape[-1] - 1)), -1, 0)
         (state, log_likelihood), _ = jax.lax.scan(see, (start, jnp.zeros(shape)), words)
-        return log_likelihood, jnp.einsum("...vs,wvs->...w", state, says_WVS.astype(state.dtype), precision=EXACT)
+        return log_likelihood, jnp.einsum("...qj,vqj->...v", state, says_VQJ.astype(state.dtype), precision=EXACT)
 
     def oracle(
         self, x: jax.Array, y: jax.Array, queries: jax.Array, *, noise: float = 0.0, held_out: bool = False
     ) -> jax.Array:
-        """Log-probabilities ``[B, N, W]`` of the exact Bayes mixture over the split's models and the slots.
+        """Log-probabilities ``[B, N, V]`` of the exact Bayes mixture over the split's models and the slots.
 
         Labels with added noise are not among what it takes for possible; no shift of this family has them.
         """
@@ -174,9 +174,9 @@ class GINC(StringTask):
             log_query, next_query = self.read(one[0], one[1], queries)
             return log_x + log_y, log_query, jnp.log(next_query + TINY)
 
-        evidence_HBN, query_HBN, next_HBNW = jax.lax.map(under, which)
-        posterior_HBN = jax.nn.log_softmax(sum_before(evidence_HBN, axis=2) + query_HBN, axis=0)
-        return jax.nn.logsumexp(posterior_HBN[..., None] + next_HBNW, axis=0)
+        evidence_ZBN, query_ZBN, next_ZBNV = jax.lax.map(under, which)
+        posterior_ZBN = jax.nn.log_softmax(sum_before(evidence_ZBN, axis=2) + query_ZBN, axis=0)
+        return jax.nn.logsumexp(posterior_ZBN[..., None] + next_ZBNV, axis=0)
 
     def scores(self, predictions: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
         """``{'risk': [B, N], 'accuracy': [B, N]}``: of the token written, and for the likeliest one."""
@@ -202,11 +202,11 @@ def _models(task: GINC) -> Concepts:
         permutations = np.stack([np.eye(size)[random.permutation(size)] for _ in range(10)])
         return np.tensordot(_softmax(random.uniform(size=10) / 0.1), permutations, 1)
 
-    words_VS = random.randint(1, task.vocab_size, (task.values, task.slots))
-    words_VS[:, 0] = DELIMITER
-    value_VV = 0.1 * mixture(task.values) + 0.9 * np.eye(task.values)
+    words_QJ = random.randint(1, task.vocab_size, (task.values, task.slots))
+    words_QJ[:, 0] = DELIMITER
+    value_QQ = 0.1 * mixture(task.values) + 0.9 * np.eye(task.values)
     count = task.concepts + task.held_out_concepts
-    slot_CSS = np.stack([mixture(task.slots) for _ in range(count)])
+    slot_ZJJ = np.stack([mixture(task.slots) for _ in range(count)])
     shape = (task.values, task.slots)
-    start_CVS = np.stack([_softmax(random.uniform(size=shape) / 10) for _ in range(count)])
-    return Concepts(words_VS, value_VV, slot_CSS, start_CVS)
+    start_ZQJ = np.stack([_softmax(random.uniform(size=shape) / 10) for _ in range(count)])
+    return Concepts(words_QJ, value_QQ, slot_ZJJ, start_ZQJ)

@@ -59,18 +59,18 @@ def averaging(x: jax.Array, y: jax.Array, queries: jax.Array) -> jax.Array:
 def discrete_mmse(
     x: jax.Array, y: jax.Array, queries: jax.Array, pool: jax.Array, noise: float | jax.Array
 ) -> jax.Array:
-    """Posterior mean of w.x' where w is one of a finite `pool` ``[M, X]``, equally likely (Raventos et al. 2023).
+    """Posterior mean of w.x' where w is one of a finite `pool` ``[Z, X]``, equally likely (Raventos et al. 2023).
 
     The likelihood is Gaussian of standard deviation `noise`, at least `NOISELESS_WIDTH`. One answer: Y = 1. Prompts are
-    taken a few at a time, so that memory stays near ``N M`` numbers for each.
+    taken a few at a time, so that memory stays near ``N Z`` numbers for each.
     """
     width = jnp.maximum(noise, NOISELESS_WIDTH)
 
     def one_prompt(pairs: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         x_NX, y_N1, queries_NX = pairs
-        error_NM = y_N1 - jnp.matmul(x_NX, pool.T, precision=EXACT)
-        posterior_NM = jax.nn.softmax(sum_before(-0.5 * jnp.square(error_NM / width), axis=0), axis=-1)
-        return (posterior_NM * jnp.matmul(queries_NX, pool.T, precision=EXACT)).sum(-1, keepdims=True)
+        error_NZ = y_N1 - jnp.matmul(x_NX, pool.T, precision=EXACT)
+        posterior_NZ = jax.nn.softmax(sum_before(-0.5 * jnp.square(error_NZ / width), axis=0), axis=-1)
+        return (posterior_NZ * jnp.matmul(queries_NX, pool.T, precision=EXACT)).sum(-1, keepdims=True)
 
     return map_prompts(one_prompt, (x, y, queries), x.shape[1] * pool.shape[0])
 

@@ -51,7 +51,7 @@ LAYOUTS = {"xzy": Layout("xzy", (X, Z, Y), Z), "xy": Layout("xy", (X, Y), X)}
 class Prompt:
     """N pairs a prompt, as every task gives them.
 
-    inputs: ``[B, T, I]`` real features or ``[B, T]`` token ids, for the decoder's front end. x: ``[B, N, X]`` or
+    inputs: ``[B, T, features]`` real numbers or ``[B, T]`` token ids, for the decoder's front end. x: ``[B, N, X]`` or
     ``[B, N]`` and targets: ``[B, N, Y]`` or ``[B, N]``, pair by pair (an x of several tokens is ``[B, N, W]``).
     parameters: the task's own, each ``[B, ...]``.
     """

@@ -83,8 +83,8 @@ class RegBench(StringTask):
         return ("trigram",)
 
     @property
-    def next_MQA(self) -> np.ndarray:
-        """The state behind each edge, `NO_EDGE` where there is none: M automata (those of training first), Q states."""
+    def next_ZQV(self) -> np.ndarray:
+        """The state behind each edge, `NO_EDGE` where there is none: Z automata (those of training first), Q states."""
         alphabet = Alphabet(self.symbols, self.min_states, self.max_states, self.min_symbols, self.max_edges)
         return distinct_automata(alphabet, self.automata + self.held_out_automata, self.seed)
 
@@ -100,16 +100,16 @@ class RegBench(StringTask):
         symbols = self.walk(walk_key, automaton_BN, self.word - 1)
         length_BN1 = jax.random.randint(length_key, (*automaton_BN.shape, 1), 1, self.word + 1)
         padded = jnp.concatenate([jnp.full_like(symbols, self.empty, shape=length_BN1.shape), symbols], axis=-1)
-        place = jnp.arange(self.word)[None, None] - (self.word - length_BN1)
-        moved = jnp.take_along_axis(padded, jnp.maximum(place, 0), axis=-1)
-        return jnp.where(place > 0, moved, jnp.where(place == 0, self.bar, self.empty))
+        index = jnp.arange(self.word)[None, None] - (self.word - length_BN1)
+        moved = jnp.take_along_axis(padded, jnp.maximum(index, 0), axis=-1)
+        return jnp.where(index > 0, moved, jnp.where(index == 0, self.bar, self.empty))
 
     def walk(self, key: jax.Array, automaton: jax.Array, steps: int) -> jax.Array:
         """Symbols ``[..., steps]`` of a word of each automaton ``[...]``, from its first state on."""
-        next_MQA = jnp.array(self.next_MQA)
+        next_ZQV = jnp.array(self.next_ZQV)
 
         def step(state: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            edges = next_MQA[automaton, state]
+            edges = next_ZQV[automaton, state]
             symbol = jax.random.categorical(key, jnp.where(edges == NO_EDGE, -jnp.inf, 0.0))
             return jnp.take_along_axis(edges, symbol[..., None], axis=-1)[..., 0], symbol
 
@@ -119,15 +119,15 @@ class RegBench(StringTask):
     def legal(self, automaton: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Log-probability ``[...]`` of the words x ``[..., word]`` so far, -inf of impossible ones; legal next symbols.
 
-        Those are ``[..., A]`` of bool. `automaton` broadcasts against ``[...]``.
+        Those are ``[..., V]`` of bool. `automaton` broadcasts against ``[...]``.
         """
-        next_MQA = jnp.array(self.next_MQA)
+        next_ZQV = jnp.array(self.next_ZQV)
         shape = jnp.broadcast_shapes(automaton.shape, x.shape[:-1])
         automaton = jnp.broadcast_to(automaton, shape)
 
         def read(carry: tuple[jax.Array, jax.Array], token: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
             state, log_likelihood = carry
-            edges = next_MQA[automaton, state]
+            edges = next_ZQV[automaton, state]
             after = jnp.take_along_axis(edges, jnp.minimum(token, self.symbols - 1)[..., None], axis=-1)[..., 0]
             possible, is_symbol = after != NO_EDGE, token < self.symbols
             gain = jnp.where(possible, -jnp.log((edges != NO_EDGE).sum(-1)), -jnp.inf)
@@ -137,13 +137,13 @@ class RegBench(StringTask):
         start = (jnp.zeros(shape, automaton.dtype), jnp.zeros(shape))
         tokens = jnp.moveaxis(jnp.broadcast_to(x, (*shape, x.shape[-1])), -1, 0)
         (state, log_likelihood), _ = jax.lax.scan(read, start, tokens)
-        return log_likelihood, next_MQA[automaton, state] != NO_EDGE
+        return log_likelihood, next_ZQV[automaton, state] != NO_EDGE
 
     def answers(self, key: jax.Array, parameters: Parameters, x: jax.Array) -> jax.Array:
         """Y ``[B, N, 1 + vocab_size]``: a legal symbol, uniform, and which tokens are legal (0 or 1)."""
-        _, legal_BNA = self.legal(parameters["automaton"][:, None], x)
-        symbol = jax.random.categorical(key, jnp.where(legal_BNA, 0.0, -jnp.inf))
-        wide = jnp.pad(legal_BNA, ((0, 0), (0, 0), (0, self.vocab_size - self.symbols)))
+        _, legal_BNV = self.legal(parameters["automaton"][:, None], x)
+        symbol = jax.random.categorical(key, jnp.where(legal_BNV, 0.0, -jnp.inf))
+        wide = jnp.pad(legal_BNV, ((0, 0), (0, 0), (0, self.vocab_size - self.symbols)))
         return jnp.concatenate([symbol[..., None], wide], axis=-1).astype(jnp.int32)
 
     def documents(self, key: jax.Array, automaton_B: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -155,18 +155,18 @@ class RegBench(StringTask):
         batch = len(automaton_B)
         words_B = jax.random.randint(count_key, (batch,), 10, 20)
         length_BN = jax.random.randint(length_key, (batch, 19), 1, 50)
-        symbols_BNS = self.walk(walk_key, jnp.repeat(automaton_B[:, None], 19, 1), 49)
+        symbols_BNW = self.walk(walk_key, jnp.repeat(automaton_B[:, None], 19, 1), 49)
         ends_BN = jnp.cumsum(length_BN + 1, axis=1)
-        place_T = jnp.arange(19 * 50 - 1)
-        word_BT = jax.vmap(lambda ends: jnp.searchsorted(ends, place_T, side="right"))(ends_BN)
+        position_T = jnp.arange(19 * 50 - 1)
+        word_BT = jax.vmap(lambda ends: jnp.searchsorted(ends, position_T, side="right"))(ends_BN)
         inside = jnp.minimum(word_BT, 18)
         begins_BN = ends_BN - length_BN - 1
-        offset_BT = place_T[None] - jnp.take_along_axis(begins_BN, inside, axis=1)
+        offset_BT = position_T[None] - jnp.take_along_axis(begins_BN, inside, axis=1)
         length_BT = jnp.take_along_axis(length_BN, inside, axis=1)
-        token_BT = symbols_BNS[jnp.arange(batch)[:, None], inside, jnp.clip(offset_BT, 0, 48)]
+        token_BT = symbols_BNW[jnp.arange(batch)[:, None], inside, jnp.clip(offset_BT, 0, 48)]
         token_BT = jnp.where(offset_BT == length_BT, self.bar, token_BT)
         last = jnp.take_along_axis(ends_BN, words_B[:, None] - 1, axis=1) - 1
-        return jnp.where(place_T[None] < last, token_BT, self.empty), words_B
+        return jnp.where(position_T[None] < last, token_BT, self.empty), words_B
 
     def oracle(
         self, x: jax.Array, y: jax.Array, queries: jax.Array, *, noise: float = 0.0, held_out: bool = False
@@ -175,23 +175,23 @@ class RegBench(StringTask):
 
         With enough words it is the task's automaton itself. No token gets less than `SURE`.
         """
-        which_M = jnp.arange(*self._split(held_out))[:, None]
+        which_Z = jnp.arange(*self._split(held_out))[:, None]
 
         def one(prompt: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
             x_NW, y_NY, queries_NW = (a[None] for a in prompt)
-            log_x_MN, legal_MNA = self.legal(which_M, x_NW)
-            right_MN = jnp.take_along_axis(legal_MNA, jnp.broadcast_to(y_NY[..., :1], (*log_x_MN.shape, 1)), -1)[..., 0]
-            log_y_MN = jnp.where(right_MN, -jnp.log(legal_MNA.sum(-1)), -jnp.inf)
-            log_query_MN, next_MNA = self.legal(which_M, queries_NW)
+            log_x_ZN, legal_ZNV = self.legal(which_Z, x_NW)
+            right_ZN = jnp.take_along_axis(legal_ZNV, jnp.broadcast_to(y_NY[..., :1], (*log_x_ZN.shape, 1)), -1)[..., 0]
+            log_y_ZN = jnp.where(right_ZN, -jnp.log(legal_ZNV.sum(-1)), -jnp.inf)
+            log_query_ZN, next_ZNV = self.legal(which_Z, queries_NW)
             # -inf once is -inf for good: a large number instead keeps the difference of two sums finite.
-            evidence_MN = jnp.maximum(log_x_MN + log_y_MN, -1e4)
-            posterior_MN = jax.nn.softmax(sum_before(evidence_MN, axis=1) + jnp.maximum(log_query_MN, -1e4), axis=0)
-            share_MNA = next_MNA / next_MNA.sum(-1, keepdims=True)
-            return jnp.einsum("mn,mna->na", posterior_MN, share_MNA, precision=EXACT)
+            evidence_ZN = jnp.maximum(log_x_ZN + log_y_ZN, -1e4)
+            posterior_ZN = jax.nn.softmax(sum_before(evidence_ZN, axis=1) + jnp.maximum(log_query_ZN, -1e4), axis=0)
+            share_ZNV = next_ZNV / next_ZNV.sum(-1, keepdims=True)
+            return jnp.einsum("zn,znv->nv", posterior_ZN, share_ZNV, precision=EXACT)
 
-        said_BNA = jax.lax.map(one, (x, y, queries))
-        said = jnp.pad(said_BNA, ((0, 0), (0, 0), (0, self.vocab_size - self.symbols)))
-        return jnp.log((said + SURE) / (said + SURE).sum(-1, keepdims=True))
+        chance_BNV = jax.lax.map(one, (x, y, queries))
+        chance = jnp.pad(chance_BNV, ((0, 0), (0, 0), (0, self.vocab_size - self.symbols)))
+        return jnp.log((chance + SURE) / (chance + SURE).sum(-1, keepdims=True))
 
     def scores(self, predictions: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
         """``{'risk', 'accuracy', 'total_variation': [B, N]}``: accuracy is whether the likeliest token is legal.

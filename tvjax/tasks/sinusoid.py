@@ -101,22 +101,23 @@ class Sinusoid(RealTask):
             raise reject("config.task.input_width", self.input_width, "1, where the oracle of sinusoid is wanted")
         variance = self.noise**2 + noise**2 + self.grid_width**2
         boxes = zip(self._boxes()[held_out], self.grid, strict=True)
-        a_A, b_F, c_P = (jnp.asarray(_midpoints(limits, size), x.dtype) for limits, size in boxes)
+        amplitudes, frequencies, phases = (jnp.asarray(_midpoints(limits, size), x.dtype) for limits, size in boxes)
         before = functools.partial(oracles.sum_before, axis=0)
-        b_G, c_G = (grid.reshape(-1) for grid in jnp.meshgrid(b_F, c_P, indexing="ij"))
+        b_Z, c_Z = (grid.reshape(-1) for grid in jnp.meshgrid(frequencies, phases, indexing="ij"))
 
         def one_prompt(pairs: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
             x_N1, y_N1, queries_N1 = pairs
-            wave_NG = jnp.sin(x_N1 * b_G[None] + c_G[None])
+            wave_NZ = jnp.sin(x_N1 * b_Z[None] + c_Z[None])
             # -(y - a s)^2 without y^2, which all of the grid shares: so the sums over demonstrations hold for every a.
-            cross_NG, square_NG = before(y_N1 * wave_NG), before(jnp.square(wave_NG))
-            amplitude = a_A[None, :, None]
-            evidence_NAG = amplitude * cross_NG[:, None] - jnp.square(amplitude) / 2 * square_NG[:, None]
+            cross_NZ, square_NZ = before(y_N1 * wave_NZ), before(jnp.square(wave_NZ))
+            amplitude = amplitudes[None, :, None]
+            # [N, amplitudes, Z]; Z: the pairs of a frequency and a phase.
+            evidence = amplitude * cross_NZ[:, None] - jnp.square(amplitude) / 2 * square_NZ[:, None]
             # Without the barrier XLA folds the entry of no demonstrations, a constant over the grid, for half a minute.
-            evidence_NAG = jax.lax.optimization_barrier(evidence_NAG)
-            posterior_NAG = jax.nn.softmax(evidence_NAG / variance, axis=(-2, -1))
-            scale_NG = (posterior_NAG * amplitude).sum(1)
-            return (scale_NG * jnp.sin(queries_N1 * b_G[None] + c_G[None])).sum(-1, keepdims=True)
+            evidence = jax.lax.optimization_barrier(evidence)
+            posterior = jax.nn.softmax(evidence / variance, axis=(-2, -1))
+            scale_NZ = (posterior * amplitude).sum(1)
+            return (scale_NZ * jnp.sin(queries_N1 * b_Z[None] + c_Z[None])).sum(-1, keepdims=True)
 
         return oracles.map_prompts(one_prompt, (x, y, queries), x.shape[1] * math.prod(self.grid))
 
