@@ -54,11 +54,11 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
     """
     from ml_collections import ConfigDict
 
-    given = _split(argv[1:])
-    source, workdir, mode = (str(given.pop(name, usual)) for name, usual in (("config", ""), ("workdir", ""), MODE))
+    flags = _split(argv[1:])
+    source, workdir, mode = (str(flags.pop(name, usual)) for name, usual in (("config", ""), ("workdir", ""), MODE))
     if mode not in MODES:
         raise reject("--mode", mode, ", ".join(MODES))
-    plugins.load(str(given.pop("plugins", "")))
+    plugins.load(str(flags.pop("plugins", "")))
     run = _config_of_run(workdir, mode) if mode in READING or not source else {}
     file, *argument = source.split(":", 1) if source else [""]
     if source:
@@ -70,12 +70,12 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
 
         with config.unlocked():
             config.plan = ConfigDict(dataclasses.asdict(PlanConfig()))
-    values = _override(config, given)
-    if mode == "report" and (source or given):
+    values = _override(config, flags)
+    if mode == "report" and (source or flags):
         processes.start()
         from tvjax.experiments.rundir import check_same
 
-        check_same(remote.place(workdir), values, free=())
+        check_same(remote.path_of(workdir), values, free=())
     name = "-".join([Path(file).stem, *argument]) if source else Path(workdir).name
     return values, re.sub(r"[^\w.-]+", "-", name), workdir, mode
 
@@ -83,18 +83,18 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
 def read_profile(argv: list[str]) -> tuple[list[str], tuple[int, int] | None]:
     """The command line without ``--profile=FIRST:LAST``, and those two steps. Raises `UserError` for other values."""
     argv = list(argv)
-    for place, word in enumerate(argv[:-1]):
-        if re.fullmatch("--?profile", word) and not argv[place + 1].startswith("-"):
-            argv[place : place + 2] = [f"--profile={argv[place + 1]}"]
+    for index, word in enumerate(argv[:-1]):
+        if re.fullmatch("--?profile", word) and not argv[index + 1].startswith("-"):
+            argv[index : index + 2] = [f"--profile={argv[index + 1]}"]
             break
-    given = [word for word in argv if re.match(r"--?profile(=|$)", word)]
-    if not given:
+    flags = [word for word in argv if re.match(r"--?profile(=|$)", word)]
+    if not flags:
         return argv, None
-    value = " ".join(word.partition("=")[2] for word in given)
+    value = " ".join(word.partition("=")[2] for word in flags)
     steps = re.fullmatch("([0-9]{1,18}):([0-9]{1,18})", value)
     if steps is None or not 1 <= int(steps[1]) <= int(steps[2]):
         raise reject("--profile", value, "FIRST:LAST, two steps in this order, the first of training being 1")
-    return [word for word in argv if word not in given], (int(steps[1]), int(steps[2]))
+    return [word for word in argv if word not in flags], (int(steps[1]), int(steps[2]))
 
 
 def _split(words: list[str]) -> dict[str, str | bool]:
@@ -102,7 +102,7 @@ def _split(words: list[str]) -> dict[str, str | bool]:
 
     Raises `UserError` for a word that is no flag of `FLAGS`, for one that is there twice, and for one without a value.
     """
-    given: dict[str, str | bool] = {}
+    flags: dict[str, str | bool] = {}
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -120,29 +120,29 @@ def _split(words: list[str]) -> dict[str, str | bool]:
             known = near(f"--{name}", [f"--{known}" for known in (*NAMES, "profile", "help")])
             known = f"; did you mean {f'--config.{name}'!r}?" if "." in name else known
             raise UserError(f"--{name}: given {value or ''!r}; accepted: {FLAGS}{known}")
-        if name in given:
-            raise UserError(f"--{name}: given twice, {given[name]!r} and {value!r}; accepted: one value")
+        if name in flags:
+            raise UserError(f"--{name}: given twice, {flags[name]!r} and {value!r}; accepted: one value")
         if not value and name in NAMES:
             raise reject(f"--{name}", value or "", NAMES[name])
-        given[name] = True if value is None else value
-    return given
+        flags[name] = True if value is None else value
+    return flags
 
 
 def _config_of_run(workdir: str, mode: str) -> dict[str, Any]:
     """The config of the run in `workdir`: it need not be named again. Raises `UserError` where there is none."""
     from etils import epath
 
-    path = epath.Path(remote.place(workdir)) / "config.json" if workdir else None
+    path = epath.Path(remote.path_of(workdir)) / "config.json" if workdir else None
     try:
-        found = path is not None and path.exists()
+        exists = path is not None and path.exists()
     except OSError:  # no folder has such a name, or it may not be read
-        found = False
-    if path is not None and found:
+        exists = False
+    if path is not None and exists:
         values = read_json(path, "accepted: the workdir of a run")
         if "experiment" not in values:
             raise UserError(f"{path}: no experiment in it; accepted: the workdir of a run")
         return values
-    beside = nearest_beside(remote.place(workdir)) if workdir and "://" not in workdir else ""
+    beside = nearest_beside(remote.path_of(workdir)) if workdir and "://" not in workdir else ""
     if mode in READING:
         accepted = f"for --mode={mode} the folder of a run, which --mode=train makes (config.json is missing there)"
         raise UserError(f"--workdir: given {workdir!r}; accepted: {accepted}{beside}")
@@ -155,33 +155,33 @@ def _unlocked(values: dict[str, Any], workdir: str) -> Any:
     """The values of a run's config.json as a config file would make them, its lists as tuples."""
     from ml_collections import ConfigDict
 
-    def made(value: Any) -> Any:
+    def with_tuples(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: made(inner) for name, inner in value.items()}
-        return tuple(map(made, value)) if isinstance(value, list) else value
+            return {name: with_tuples(inner) for name, inner in value.items()}
+        return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
     try:
-        return ConfigDict(made(values))
+        return ConfigDict(with_tuples(values))
     except Exception as error:
         raise UserError(f"{workdir}/config.json: {error}; accepted: the config of a run") from None
 
 
-def _load(given: str, *argument: str) -> Any:
+def _load(source: str, *argument: str) -> Any:
     """What the file's `get_config` makes. Raises `UserError` where it is missing, fails or makes another thing."""
     from ml_collections import ConfigDict
 
-    place = user_path(given, "--config")
-    if not os.path.isfile(place):
+    file = user_path(source, "--config")
+    if not os.path.isfile(file):
         accepted = "a config file that exists, e.g. configs/tvp_synthetic.py"
-        raise UserError(f"--config: given {given!r}; accepted: {accepted}{nearest_beside(place)}")
-    path = str(place)
+        raise UserError(f"--config: given {source!r}; accepted: {accepted}{nearest_beside(file)}")
+    path = str(file)
     module = types.ModuleType("tvjax_config")
     module.__file__ = path
     accepted = "a Python file with get_config(), which takes the argument after ':' and makes a ConfigDict"
-    beside, before = str(place.resolve().parent), set(sys.modules)
+    beside, before = str(file.resolve().parent), set(sys.modules)
     sys.path.insert(0, beside)  # so that it can import the files beside it
     try:
-        exec(compile(place.read_bytes(), path, "exec"), vars(module))
+        exec(compile(file.read_bytes(), path, "exec"), vars(module))
         config = module.get_config(*argument)
     except UserError:
         raise
@@ -192,16 +192,16 @@ def _load(given: str, *argument: str) -> Any:
         raise UserError(f"{path}: it raised {type(error).__name__} ({error}); accepted: {accepted}") from None
     finally:
         sys.path.remove(beside)
-        for name in set(sys.modules) - before:  # another folder's may have the same names
-            if os.path.dirname(getattr(sys.modules[name], "__file__", None) or "") == beside:
-                del sys.modules[name]
+        for imported in set(sys.modules) - before:  # another folder's may have the same names
+            if os.path.dirname(getattr(sys.modules[imported], "__file__", None) or "") == beside:
+                del sys.modules[imported]
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config() made a {type(config).__name__}; accepted: {accepted}")
     return config
 
 
-def _override(config: Any, given: Mapping[str, str | bool]) -> dict[str, Any]:
-    """The values of `config` with those of the fields in `given`.
+def _override(config: Any, fields: Mapping[str, str | bool]) -> dict[str, Any]:
+    """The values of `config` with those of `fields`.
 
     Raises `UserError` for a field or a value that it does not take, and for one that it needs and that is not given.
     """
@@ -209,7 +209,7 @@ def _override(config: Any, given: Mapping[str, str | bool]) -> dict[str, Any]:
     from ml_collections import config_flags
 
     words = ["main"]
-    for name, value in given.items():
+    for name, value in fields.items():
         kind = _kind(name, value, config)
         if isinstance(value, bool) and kind is not bool:
             raise reject(name, "" if value else "no", _taken(kind))
@@ -230,16 +230,16 @@ def _override(config: Any, given: Mapping[str, str | bool]) -> dict[str, Any]:
 
 def _kind(path: str, value: object, config: Any) -> type:
     """The type of the field at `path`. Raises `UserError`, with the fields that are there, where none is."""
-    group, place, kind = config, "config", type(config)
+    group, parent, kind = config, "config", type(config)
     for name in path.split(".")[1:]:
         if not hasattr(group, "keys") or name not in group:
-            fields = f"the fields of {place} are {', '.join(group)}" if hasattr(group, "keys") else "it is no group"
-            raise reject(f"{place}.{name}", value, f"no such field; {fields}")
+            fields = f"the fields of {parent} are {', '.join(group)}" if hasattr(group, "keys") else "it is no group"
+            raise reject(f"{parent}.{name}", value, f"no such field; {fields}")
         try:
             kind = group.get_type(name)
         except Exception:  # a placeholder for what must be given
             kind = type(None)
-        place = f"{place}.{name}"
+        parent = f"{parent}.{name}"
         group = group[name] if hasattr(kind, "keys") else None
     return kind
 
@@ -276,7 +276,7 @@ def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
     sys.unraisablehook = lambda echo: None if _is_echo(echo) else sys.__unraisablehook__(echo)
     threading.excepthook = lambda echo: None if _is_echo(echo) else threading.__excepthook__(echo)
     warnings.filterwarnings("ignore", r"coroutine .* was never awaited")
-    warnings.formatwarning = lambda message, *place: f"tvjax: warning: {' '.join(str(message).split())}\n"
+    warnings.formatwarning = lambda message, *rest: f"tvjax: warning: {' '.join(str(message).split())}\n"
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a letter shows its number
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -292,9 +292,9 @@ def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
             )
         if error.errno not in DISK_FULL:
             raise
-        place = f" at {error.filename}" if error.filename else ""
+        where = f" at {error.filename}" if error.filename else ""
         return _end(
-            3, f"the disk is full{place}; checkpoints are kept; free some space and start the same command again"
+            3, f"the disk is full{where}; checkpoints are kept; free some space and start the same command again"
         )
     except Exception as error:
         if processes.is_loss(error):

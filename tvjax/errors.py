@@ -24,14 +24,14 @@ class RunError(Exception):
     exit_code = 3
 
 
-def reject(field: str, given: object, accepted: str) -> UserError:
+def reject(field: str, value: object, accepted: str) -> UserError:
     """What to raise for a bad value of `field`, in one line: what was given, and what is accepted.
 
     Where `accepted` lists names, the one nearest to what was given is named too; where it says that there is "no such
     field", the one nearest to the last part of `field`.
     """
-    word = re.split(r"[. ]", field)[-1] if accepted.startswith("no such field") else given
-    text = " ".join(repr(given).split()) if "\n" in repr(given) else repr(given)
+    word = re.split(r"[. ]", field)[-1] if accepted.startswith("no such field") else value
+    text = " ".join(repr(value).split()) if "\n" in repr(value) else repr(value)
     shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     return UserError(f"{field}: given {shown}; accepted: {accepted}{near(word, _names(accepted))}")
 
@@ -52,8 +52,8 @@ def near(word: object, names: Iterable[str], before: str = "") -> str:
     lower = {name.lower(): name for name in names}
     if not isinstance(word, str) or word in lower.values():
         return ""
-    found = difflib.get_close_matches(word.lower()[:LONGEST], lower, n=1)
-    return f"; did you mean {before + lower[found[0]]!r}?" if found else ""
+    matches = difflib.get_close_matches(word.lower()[:LONGEST], lower, n=1)
+    return f"; did you mean {before + lower[matches[0]]!r}?" if matches else ""
 
 
 def _names(accepted: str) -> list[str]:

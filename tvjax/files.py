@@ -21,10 +21,10 @@ def user_path(path: str | os.PathLike[str], field: str = "path") -> Path:
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str) or not text or "\0" in text:
         raise reject(field, path, "a path")
-    found = os.path.expanduser(text)
-    if found.startswith("~"):
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
         raise reject(field, text, "a path; what begins with ~ is a home folder, and here is none (./~ is a name)")
-    return Path(found)
+    return Path(expanded)
 
 
 def user_cache() -> Path:

@@ -21,7 +21,7 @@ def load(names: str = "") -> None:
     installed = [
         (f"the entry point {point.name}", point.value) for point in importlib.metadata.entry_points(group=GROUP)
     ]
-    for given, name in [*installed, *(("--plugins", name.strip()) for name in names.split(",") if name.strip())]:
+    for source, name in [*installed, *(("--plugins", name.strip()) for name in names.split(",") if name.strip())]:
         try:
             importlib.import_module(name)
         except UserError:
@@ -29,5 +29,5 @@ def load(names: str = "") -> None:
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
             raise UserError(
-                f"{given}: given {name!r}, which raised {what}; accepted: modules that can be imported"
+                f"{source}: given {name!r}, which raised {what}; accepted: modules that can be imported"
             ) from None

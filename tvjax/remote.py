@@ -22,7 +22,7 @@ def here(workdir: str) -> Path:
     """The folder in which a run works: `workdir` itself, or the one that stands for it, filled with what is there."""
     if "://" not in workdir:
         return user_path(workdir, "--workdir")
-    place(workdir)
+    path_of(workdir)
     folder = Path(tempfile.mkdtemp(prefix=f"tvjax-{processes.index()}-")) / "run"  # of this process alone
     folder.mkdir()
     _address(folder).write_text(workdir)
@@ -30,16 +30,16 @@ def here(workdir: str) -> Path:
     return folder
 
 
-def place(workdir: str) -> Any:
+def path_of(workdir: str) -> Any:
     """Where `workdir` is, here or in a store, as a path. Raises `UserError` for a store that nothing here reads."""
     if "://" not in workdir:
         return user_path(workdir, "--workdir")
     try:
-        found = _at(workdir)
-        found.exists()
+        path = _at(workdir)
+        path.exists()
     except (KeyError, ImportError) as error:
         raise reject("--workdir", workdir, f"a folder, or gs://BUCKET/RUN where gcsfs is installed ({error})") from None
-    return found
+    return path
 
 
 def there(folder: Path) -> Any:
@@ -52,7 +52,7 @@ def there(folder: Path) -> Any:
 def _root(folder: Path) -> Path | None:
     """The folder that stands for a remote one: `folder` or one that it is in; None where there is none."""
     folder = folder.absolute()
-    return next((place for place in (folder, *folder.parents[:-1]) if _address(place).is_file()), None)
+    return next((parent for parent in (folder, *folder.parents[:-1]) if _address(parent).is_file()), None)
 
 
 def _at(address: str) -> Any:

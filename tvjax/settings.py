@@ -81,9 +81,9 @@ class Settings(Checked):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
-        made = cls(**cls.read(config))
-        made.check("config")
-        return made
+        settings = cls(**cls.read(config))
+        settings.check("config")
+        return settings
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,10 +180,10 @@ def build(kind: type[T], values: Any, path: str, **settled: Any) -> T:
     for name, value in read.items():
         if "bounds" in fields[name].metadata:
             fields[name].metadata["bounds"].check(value, f"{path}.{name}")
-    made = kind(**read, **settled)
-    if isinstance(made, Checked):
-        made.check(path)
-    return made
+    built = kind(**read, **settled)
+    if isinstance(built, Checked):
+        built.check(path)
+    return built
 
 
 def coerce(value: Any, hint: Any, path: str) -> Any:

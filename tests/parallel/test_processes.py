@@ -108,7 +108,7 @@ def test_an_error_of_the_network_between_processes_is_the_loss_of_one(monkeypatc
     wrapped.__cause__ = gone
     full = OSError(28, "No space left on device")
     assert not processes.is_loss(gone), "there is no other"
-    monkeypatch.setitem(processes._place, "count", 2)
+    monkeypatch.setitem(processes._rank, "count", 2)
     assert processes.is_loss(gone) and processes.is_loss(wrapped) and not processes.is_loss(full)
     checkpoints = Checkpoints(tmp_path, keep=1)
     assert checkpoints._failed(wrapped) is wrapped

@@ -12,7 +12,7 @@ from tvjax.errors import UserError
 from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.tvp.report.gallery import gallery
 from tvjax.experiments.tvp.report.looks import looks
-from tvjax.experiments.tvp.report.probes import probes_figure, probes_said, rank_figure, rank_said
+from tvjax.experiments.tvp.report.probes import probes_figure, probes_text, rank_figure, rank_text
 from tvjax.experiments.tvp.report.reader import TVPRun
 from tvjax.report.reader import read_run
 
@@ -114,8 +114,8 @@ class TestFigure:
         assert (
             found["What does a mix say?"].get_ylim()[1] > 1 and "accuracy" in found["What does a mix say?"].get_ylabel()
         )
-        assert "closer (whole intervals)" in probes_said(summary)
-        assert "TVP-loss at layer 2: to the vector's task" in probes_said(summary)
+        assert "closer (whole intervals)" in probes_text(summary)
+        assert "TVP-loss at layer 2: to the vector's task" in probes_text(summary)
 
     def test_a_family_without_swaps_has_three_panels(self, probed_dir: Path, edit: Callable) -> None:
         def change(tree: dict[str, Any]) -> None:
@@ -139,14 +139,14 @@ class TestFigure:
         color = looks(run.summary)[1].color
         np.testing.assert_allclose(drawn(left, color), [[0.98, 0.4]] * 2)
         assert [value.tolist() for value in drawn(right, color)] == [[1.3], [1.4]]
-        assert "(W: 1.60)" in rank_said(run.summary) and "1.30" in rank_said(run.summary)
-        assert "share of W's power: ICL loss only: 0.750" in rank_said(run.summary)
+        assert "(W: 1.60)" in rank_text(run.summary) and "1.30" in rank_text(run.summary)
+        assert "share of W's power: ICL loss only: 0.750" in rank_text(run.summary)
         assert "Dong et al. 2025" in next(e for e in gallery(run) if e.stem == "rank").caption
 
 
 class TestWords:
     def test_sentences_are_the_numbers(self, probed_dir: Path) -> None:
-        text = probes_said(TVPRun.of(read_run(probed_dir)).summary)
+        text = probes_text(TVPRun.of(read_run(probed_dir)).summary)
         assert "ICL loss only: 0.900; ICL + 1 × TVP-loss at layer 2: 0.900" in text  # noqa: RUF001
         assert "ICL loss only: 3.00; ICL + 1 × TVP-loss at layer 2: 0.100" in text  # noqa: RUF001
         assert "with the mean over 8: ICL loss only: 1.33; ICL + 1 × TVP-loss at layer 2: 0.0350." in text  # noqa: RUF001
@@ -158,7 +158,7 @@ class TestWords:
                 member["probes"]["swap"] |= twins("prompt_risk", member["probes"]["swap"]["vector_risk"])
 
         edit(probed_dir, change)
-        assert probes_said(TVPRun.of(read_run(probed_dir)).summary).count("clearly to neither") == 2
+        assert probes_text(TVPRun.of(read_run(probed_dir)).summary).count("clearly to neither") == 2
 
     def test_seeds_are_counted(self, eight_dir: Path, tmp_path: Path, edit: Callable) -> None:
         from shutil import copytree
@@ -173,7 +173,7 @@ class TestWords:
 
         edit(copy, change)
         summary = TVPRun.of(read_run(copy)).summary
-        assert "to the vector's task (3 of 4 seeds), to the prompt's own task (1 of 4 seeds)" in probes_said(summary)
+        assert "to the vector's task (3 of 4 seeds), to the prompt's own task (1 of 4 seeds)" in probes_text(summary)
         assert len(panels(probes_figure(summary))) == 5
 
     def test_the_terminal_has_a_row_a_member(self, probed_dir: Path) -> None:

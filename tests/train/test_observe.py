@@ -70,7 +70,7 @@ class Clock:
 
     def dispatch(self, meter: Meter, step: int, seconds: float) -> None:
         """One that ends with `step` and takes so long."""
-        meter.asked(step)
+        meter.dispatched(step)
         self.now += seconds
         meter.ended(step)
 
@@ -83,9 +83,9 @@ def clock(monkeypatch) -> Clock:
 class TestTime:
     def test_a_dispatch_that_waited_for_another_begins_when_that_ends(self, clock):
         meter = clock.meter()
-        meter.asked(5)
+        meter.dispatched(5)
         clock.now += 0.25
-        meter.asked(10)
+        meter.dispatched(10)
         clock.now += 2.25
         meter.ended(5)
         assert meter.fields(5)["step_seconds"] == 2.5 / 5

@@ -14,7 +14,7 @@ from tvjax.experiments.tvp.training import make_trainer
 from tvjax.parallel.hardware import CHIPS
 from tvjax.parallel.mesh import compiler_options
 from tvjax.parallel.programs import Collective, Program
-from tvjax.train.plan import advice, make_plan, said, work
+from tvjax.train.plan import advice, as_text, make_plan, work
 
 TRAIN = {"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 4, "checkpoint_every": 4}
 CONFIG = changed(TINY, train=TRAIN, model__max_positions=16)
@@ -56,7 +56,7 @@ def test_the_plan_of_a_frozen_target_counts_its_parts():
     found = make_plan(trainer, CHIPS["h100"])
     assert found["bytes"]["frozen_and_data"] == bytes_on_a_device(trainer.data)
     assert {one["axes"] for one in found["step"]["collectives"]} <= {"fsdp", "tensor", "fsdp+tensor"}
-    assert "h100" in said(found) and found["fits"]
+    assert "h100" in as_text(found) and found["fits"]
 
 
 @pytest.mark.parametrize(

@@ -51,16 +51,16 @@ def _git(folder: Path, *words: str) -> str:
 
 def _new(package: Path, name: str) -> str:
     """A file that git does not know, as a difference from none; of a link, or what is no text, the name alone."""
-    path, place = package / name, f"b/{package.name}/{name}"
+    path, target = package / name, f"b/{package.name}/{name}"
     if path.resolve() != package.resolve() / name:
-        return f"{place}: new, a link\n"
+        return f"{target}: new, a link\n"
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError):
-        return f"{place}: new, and no text that reads\n"
+        return f"{target}: new, and no text that reads\n"
     lines = text.splitlines()
-    made = list(difflib.unified_diff([], lines, "/dev/null", place, lineterm=""))
-    return "\n".join(made or [f"{place}: new, and empty"]) + "\n"
+    changes = list(difflib.unified_diff([], lines, "/dev/null", target, lineterm=""))
+    return "\n".join(changes or [f"{target}: new, and empty"]) + "\n"
 
 
 def _cut(text: str) -> str:

@@ -50,24 +50,24 @@ class Page:
 
 def page() -> str:
     """The page, Markdown."""
-    made = Page()
+    document = Page()
     for name in BUILT_IN:
-        made.section(name)
+        document.section(name)
         kind = experiment_of({"experiment": name}).settings.__self__  # type: ignore[attr-defined]
         hints = typing.get_type_hints(kind)
         for field in dataclasses.fields(kind):
             if field.name != "task" and dataclasses.is_dataclass(hints[field.name]):
-                made.table(name, NAMES.get(field.name, field.name), hints[field.name])
-    made.section("Methods, of task_vectors and atv")
+                document.table(name, NAMES.get(field.name, field.name), hints[field.name])
+    document.section("Methods, of task_vectors and atv")
     for group, kind in methods.groups().items():
         if dataclasses.fields(kind):
-            made.table("methods", group, kind)
-    made.section("config.task of tvp, by its name")
+            document.table("methods", group, kind)
+    document.section("config.task of tvp, by its name")
     for name, family in FAMILIES.items():
-        made.family(name, family)
-    made.section("Plans")
-    made.table("plans", "plan", PlanConfig)
-    return "\n".join(made.parts)
+        document.family(name, family)
+    document.section("Plans")
+    document.table("plans", "plan", PlanConfig)
+    return "\n".join(document.parts)
 
 
 def _shown(value: Any) -> str:

@@ -18,7 +18,7 @@ from tvjax.parallel.mesh import MeshConfig, make_mesh
 from tvjax.parallel.topology import chip_named, devices_of
 from tvjax.settings import build
 from tvjax.train.loop import Trainer
-from tvjax.train.plan import Plan, make_plan, said
+from tvjax.train.plan import Plan, as_text, make_plan
 
 
 def plan(config: Config, folder: Path, say: Callable[[str], None] = print) -> Plan:
@@ -32,12 +32,12 @@ def plan(config: Config, folder: Path, say: Callable[[str], None] = print) -> Pl
     chip = chip_named(c.hardware)
     sizes = mesh_sizes(build(MeshConfig, config.get("mesh", {}), "config.mesh"), c.devices)
     mesh = make_mesh(**sizes, devices=devices_of(chip, math.prod(sizes.values())))
-    made = make_plan(trainer_of(config, c, mesh), chip)
-    found = {"what": experiment_of(config).name, **made, "notes": notes(config, sizes)}
-    write_json(folder / rundir.PLAN, found)
-    say(said(found))
-    say("\n".join([*found["notes"], f"plan: {folder / rundir.PLAN}"]))
-    return found
+    compiled = make_plan(trainer_of(config, c, mesh), chip)
+    full = {"what": experiment_of(config).name, **compiled, "notes": notes(config, sizes)}
+    write_json(folder / rundir.PLAN, full)
+    say(as_text(full))
+    say("\n".join([*full["notes"], f"plan: {folder / rundir.PLAN}"]))
+    return full
 
 
 def mesh_sizes(mesh: MeshConfig, devices: int) -> dict[str, int]:

@@ -159,7 +159,7 @@ def say_twins(groups: Sequence[Sequence[str]], say: Callable[[str], None]) -> No
 def run_of(folder: Path) -> str:
     """Which run the checkpoints in `folder` are of: a hash of the nearest config.json, without what may change."""
     path = next(
-        (place / "config.json" for place in (folder, *folder.parents) if (place / "config.json").is_file()), None
+        (parent / "config.json" for parent in (folder, *folder.parents) if (parent / "config.json").is_file()), None
     )
     if path is None:
         return ""

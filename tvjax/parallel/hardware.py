@@ -92,10 +92,10 @@ CHIPS: dict[str, Chip] = {
 
 def chip_of(device_kind: str) -> Chip | None:
     """The row of a device, by its `device_kind`; None where the table has none (a CPU's is nominal, so it has none)."""
-    found = [chip for chip in CHIPS.values() if any(_is(device_kind, kind) for kind in chip.kinds)]
+    chips = [chip for chip in CHIPS.values() if any(_is(device_kind, kind) for kind in chip.kinds)]
     if "40GB" in device_kind:  # otherwise the larger one: the smaller says so
-        return found[0] if found else None
-    return found[-1] if found else None
+        return chips[0] if chips else None
+    return chips[-1] if chips else None
 
 
 def _is(device_kind: str, kind: str) -> bool:

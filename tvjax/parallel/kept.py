@@ -43,11 +43,11 @@ def keep_programs() -> None:
 
 def _processor() -> str:
     """A name for what the processor can do."""
-    said = platform.machine() + platform.processor()
+    features = platform.machine() + platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        said += "".join(sorted(set(re.findall(r"^(?:model name|flags|Features)\s*:.*", cpuinfo.read_text(), re.M))))
-    return hashlib.sha256(said.encode()).hexdigest()[:8]
+        features += "".join(sorted(set(re.findall(r"^(?:model name|flags|Features)\s*:.*", cpuinfo.read_text(), re.M))))
+    return hashlib.sha256(features.encode()).hexdigest()[:8]
 
 
 def _shrink(folder: Path, limit: int) -> None:

@@ -54,7 +54,7 @@ class Job:
     """N processes of one program that find each other on a port of this machine."""
 
     def __init__(self, command: list[str], count: int, devices: int):
-        self._said: list[deque[str]] = [deque(maxlen=200) for _ in range(count)]
+        self._lines: list[deque[str]] = [deque(maxlen=200) for _ in range(count)]
         self._log: list[deque[str]] = [deque(maxlen=200) for _ in range(count)]
         self._stopping = 0.0
         with socket.socket() as free:
@@ -88,7 +88,7 @@ class Job:
             self._log[index].append(line)
             if UNHEARD.match(line):
                 continue
-            self._said[index].append(line)
+            self._lines[index].append(line)
             if index == 0:
                 print(line, end="", file=sys.stderr, flush=True)
 
@@ -157,8 +157,8 @@ class Job:
     def _hear(self, index: int) -> None:
         """Say what a process said, where it is not the first, which was heard, and the first said nothing."""
         self._listeners[index].join(timeout=5)
-        if index and not any(line.startswith("tvjax: ") for line in self._said[0]):
-            print("".join(self._said[index]), end="", file=sys.stderr, flush=True)
+        if index and not any(line.startswith("tvjax: ") for line in self._lines[0]):
+            print("".join(self._lines[index]), end="", file=sys.stderr, flush=True)
 
     def _end(self) -> None:
         for process in self._processes:
@@ -179,11 +179,11 @@ def run(command: list[str], count: int, devices: int, restarts: int) -> int:
     Raises `RunError` where it was lost more than `restarts` times.
     """
     job: Job | None = None
-    asked = False
+    stopping = False
 
     def stop(number: int, frame: object) -> None:
-        nonlocal asked
-        asked = True
+        nonlocal stopping
+        stopping = True
         if job is not None:
             job.stop()
 
@@ -192,16 +192,16 @@ def run(command: list[str], count: int, devices: int, restarts: int) -> int:
     signal.signal(signal.SIGINT, lambda number, frame: None)
     for restart in range(restarts + 1):
         job = Job(command, count, devices)
-        if asked:
+        if stopping:
             job.stop()
         end = job.wait()
-        again = end.code == LOST and not asked
+        again = end.code == LOST and not stopping
         left = restarts - restart
         if end.line:
             what = f"starting again ({restart + 1} of {restarts})" if again and left else "not started again"
             print(f"tvjax: {end.line}; {what}", file=sys.stderr, flush=True)
         if not again:
-            return 143 if asked and end.code == LOST else end.code
+            return 143 if stopping and end.code == LOST else end.code
     raise RunError(f"a process was lost {restarts + 1} times; checkpoints are kept; the same command goes on from them")
 
 
@@ -218,10 +218,10 @@ def main(argv: list[str]) -> int:
         raise reject("command line", count, "1 process on each host, as TVJAX_PROCESSES is set")
     numbers = {}
     for name, usual, least in (("DEVICES_PER_PROCESS", "1", 1), ("RESTARTS", "3", 0)):
-        given = os.environ.get(name, usual)
-        if not _is_number(given, least):
-            raise reject(name, given, f"a number, {least} or more")
-        numbers[name] = int(given)
+        text = os.environ.get(name, usual)
+        if not _is_number(text, least):
+            raise reject(name, text, f"a number, {least} or more")
+        numbers[name] = int(text)
     command = [sys.executable, "-m", "tvjax.main", *rest[1:]]
     return run(command, int(count), numbers["DEVICES_PER_PROCESS"], numbers["RESTARTS"])
 

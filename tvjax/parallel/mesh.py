@@ -66,17 +66,17 @@ def make_mesh(
     sizes = dict(zip(AXES, (member, data, fsdp, tensor), strict=True))
     several = devices is None and jax.process_count() > 1
     devices = jax.devices() if devices is None else devices
-    found = len(devices)
+    present = len(devices)
     if several and math.prod(sizes.values()) == 1:
-        sizes["data"] = found
+        sizes["data"] = present
     for name, size in sizes.items():
         if size < 1:
             raise reject(f"config.mesh.{name}", size, "1 or more")
     count = math.prod(sizes.values())
-    if count > found:
-        raise reject("config.mesh", sizes, f"a product of at most {found}, the devices here")
-    if several and count < found:
-        raise reject("config.mesh", sizes, f"a product of {found}, all devices of the job")
+    if count > present:
+        raise reject("config.mesh", sizes, f"a product of at most {present}, the devices here")
+    if several and count < present:
+        raise reject("config.mesh", sizes, f"a product of {present}, all devices of the job")
     types = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=list(devices)[:count])
 

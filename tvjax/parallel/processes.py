@@ -35,7 +35,7 @@ _SIGNS_OF_LOSS = re.compile(
 )
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _HOST = re.compile(r"[\w.-]+|\[[0-9a-fA-F:.%]+\]")
-_place = {"index": 0, "count": 1}
+_rank = {"index": 0, "count": 1}
 
 
 def join() -> None:
@@ -59,7 +59,7 @@ def join() -> None:
         raise UserError(
             f"TVJAX_PROCESSES={named}: {error or type(error).__name__}; accepted: auto where jax can tell the job"
         ) from None
-    _place.update(index=jax.process_index(), count=jax.process_count())
+    _rank.update(index=jax.process_index(), count=jax.process_count())
     if not first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
@@ -113,25 +113,27 @@ def check_devices() -> None:
 
     A device that is merely busy keeps jax's own error: the same command may find it free.
     """
-    asked = [f"{name}={os.environ[name]}" for name in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES") if os.environ.get(name)]
+    variables = [
+        f"{name}={os.environ[name]}" for name in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES") if os.environ.get(name)
+    ]
     try:
         start().devices()
     except (RuntimeError, AssertionError) as error:
         text = " ".join(str(error).split())
-        if not asked or re.search("UNAVAILABLE|in use|busy", text):
+        if not variables or re.search("UNAVAILABLE|in use|busy", text):
             raise
         why = f" ({text})" if text else ""
-        raise UserError(f"{' '.join(asked)}: jax has no such device here; accepted: what it finds{why}") from None
+        raise UserError(f"{' '.join(variables)}: jax has no such device here; accepted: what it finds{why}") from None
 
 
 def count() -> int:
     """How many processes the job has."""
-    return _place["count"]
+    return _rank["count"]
 
 
 def index() -> int:
     """Which of them this one is."""
-    return _place["index"]
+    return _rank["index"]
 
 
 def first() -> bool:
@@ -173,17 +175,17 @@ def on_first(do: Callable[[], Any]) -> None:
     import numpy as np
     from jax.experimental import multihost_utils
 
-    said = np.zeros(_LINE_BYTES, np.uint8)
+    message = np.zeros(_LINE_BYTES, np.uint8)
     if first():
         try:
             do()
         except (UserError, RunError) as error:
             line = bytes([error.exit_code]) + str(error).encode()[: _LINE_BYTES - 1]
-            said[: len(line)] = np.frombuffer(line, np.uint8)
-    heard = bytes(multihost_utils.broadcast_one_to_all(said))
-    if heard[0]:
-        kind = UserError if heard[0] == UserError.exit_code else RunError
-        raise kind(heard[1:].rstrip(b"\0").decode(errors="replace"))
+            message[: len(line)] = np.frombuffer(line, np.uint8)
+    received = bytes(multihost_utils.broadcast_one_to_all(message))
+    if received[0]:
+        kind = UserError if received[0] == UserError.exit_code else RunError
+        raise kind(received[1:].rstrip(b"\0").decode(errors="replace"))
 
 
 def anywhere(flag: bool) -> bool:
@@ -198,8 +200,8 @@ def anywhere(flag: bool) -> bool:
 
 def is_loss(error: BaseException) -> bool:
     """Whether an error says that another process of the job no longer answers: jax's, or what orbax made of it."""
-    said = [str(e) for e in (error, error.__cause__, error.__context__) if e is not None]
-    return count() > 1 and any(map(_SIGNS_OF_LOSS.search, said))
+    lines = [str(e) for e in (error, error.__cause__, error.__context__) if e is not None]
+    return count() > 1 and any(map(_SIGNS_OF_LOSS.search, lines))
 
 
 def leave(code: int) -> None:

@@ -42,8 +42,8 @@ class Instruction:
 
     def called(self, *names: str) -> list[str]:
         """The computations that it names as one of `names`."""
-        found = re.findall(rf"(?:{'|'.join(names)})=\{{?((?:%[\w.\-]+(?:, )?)+)", self.rest)
-        return [name for one in found for name in re.findall(r"%([\w.\-]+)", one)]
+        lists = re.findall(rf"(?:{'|'.join(names)})=\{{?((?:%[\w.\-]+(?:, )?)+)", self.rest)
+        return [name for one in lists for name in re.findall(r"%([\w.\-]+)", one)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +81,8 @@ def bytes_of(shapes: tuple[Shape, ...]) -> int:
 
 
 def _bits(kind: str) -> int:
-    found = re.search(r"\d+", kind)
-    return BITS[kind] if kind in BITS else int(found.group()) if found else 0
+    digits = re.search(r"\d+", kind)
+    return BITS[kind] if kind in BITS else int(digits.group()) if digits else 0
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
@@ -95,8 +95,8 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
             current = header.group(2)
             entry = current if header.group(1) else entry
             computations[current] = []
-        elif current and (found := LINE.match(line)):
-            computations[current].append(_instruction(bool(found.group(1)), found.group(2), found.group(3)))
+        elif current and (match := LINE.match(line)):
+            computations[current].append(_instruction(bool(match.group(1)), match.group(2), match.group(3)))
     return computations, entry
 
 
@@ -114,10 +114,10 @@ def _instruction(root: bool, name: str, text: str) -> Instruction:
 def _closing(text: str, start: int) -> int:
     """Where the parenthesis that opens at `start` closes."""
     depth = 0
-    for found in re.finditer(r"[()]", text[start:]):
-        depth += 1 if found.group() == "(" else -1
+    for match in re.finditer(r"[()]", text[start:]):
+        depth += 1 if match.group() == "(" else -1
         if depth == 0:
-            return start + found.start()
+            return start + match.start()
     return len(text)
 
 
@@ -126,7 +126,7 @@ def read(text: str, mesh: Mesh) -> Program:
     computations, entry = parse(text)
     flops: dict[str, float] = defaultdict(float)
     moved, callbacks = 0.0, set()
-    found: dict[tuple[Any, ...], list[int]] = {}
+    times_of: dict[tuple[Any, ...], list[int]] = {}
     for computation, times, inside in _runs(computations, entry):
         shapes = {one.name: one.shapes for one in computations[computation]}
         for one in computations[computation]:
@@ -140,12 +140,12 @@ def read(text: str, mesh: Mesh) -> Program:
             if kind in COLLECTIVES:
                 scattered = "all-reduce-scatter" in computation
                 row = _collective(one, "reduce-scatter" if scattered else kind, shapes, mesh)
-                found.setdefault(row, []).append(times)
+                times_of.setdefault(row, []).append(times)
             if _calls_back(one):
                 callbacks.add(one.name)
     collectives = tuple(
         Collective(kind, axes, sum(times), sent * sum(times), result, name)
-        for (kind, axes, sent, result, name), times in found.items()
+        for (kind, axes, sent, result, name), times in times_of.items()
         if axes
     )
     aliased = re.search(r"input_output_alias=\{(.*?)\}, entry", text)
@@ -196,19 +196,24 @@ def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int
 
 def _stride(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
     """By how much the counter of a loop's condition grows in one run of its body: XLA unrolls loops of its own."""
-    places = {
-        int(place)
+    indices = {
+        int(index)
         for name in loop.called("condition")
         for one in computations[name]
         if one.opcode == "get-tuple-element" and one.shapes[0] in COUNTS
-        for place in re.findall(r"index=(\d+)", one.rest)
+        for index in re.findall(r"index=(\d+)", one.rest)
     }
-    grown = [_grown(computations, body, (place,), {}) for body in loop.called("body") for place in places]
+    grown = [_grown(computations, body, (index,), {}) for body in loop.called("body") for index in indices]
     return max((by for by in grown if by > 0), default=1)
 
 
-def _grown(computations: dict[str, list[Instruction]], name: str, path: tuple[int, ...], given: dict[int, Any]) -> int:
-    """The integer at `path` of what a computation returns where all counters are 0; given: what a fusion is given."""
+def _grown(
+    computations: dict[str, list[Instruction]], name: str, path: tuple[int, ...], operands: dict[int, Any]
+) -> int:
+    """The integer at `path` of what a computation returns if all counters are 0.
+
+    operands: the operands of a fusion, by number.
+    """
     rows = {one.name: one for one in computations[name]}
 
     def value(one: Instruction, path: tuple[int, ...]) -> int:
@@ -222,7 +227,7 @@ def _grown(computations: dict[str, list[Instruction]], name: str, path: tuple[in
             return int(re.sub(r"[^\d-]", "", one.rest.split(")")[0]) or 0) if one.shapes[0] in COUNTS else 0
         if one.opcode == "parameter":
             number = re.match(r"\((\d+)\)", one.rest)
-            return given[int(number.group(1))](path) if number and int(number.group(1)) in given else 0
+            return operands[int(number.group(1))](path) if number and int(number.group(1)) in operands else 0
         if one.opcode == "add":
             return sum(value(rows[operand], ()) for operand in one.operands)
         if one.opcode in ("copy", "bitcast"):
@@ -312,49 +317,49 @@ def _written(body: list[Instruction], whole: int) -> float:
 
 def _collective(one: Instruction, kind: str, shapes: dict[str, Any], mesh: Mesh) -> tuple[Any, ...]:
     """Kind, axes, bytes sent each time, bytes of the result, and the operation that it comes from."""
-    given = sum(bytes_of(shapes[name]) for name in one.operands)
-    taken = bytes_of(one.shapes) - (given if one.opcode.endswith("-start") and kind != "all-reduce" else 0)
+    operands = sum(bytes_of(shapes[name]) for name in one.operands)
+    result = bytes_of(one.shapes) - (operands if one.opcode.endswith("-start") and kind != "all-reduce" else 0)
     groups = _groups(one.rest, mesh.size)
     share = 0.0 if groups is None else 1 - 1 / groups.shape[1]
     sent = {
-        "all-gather": taken * share,
-        "all-reduce": 2 * given * share,
-        "reduce-scatter": given * share,
-        "collective-permute": float(given),
-    }.get(kind, given * share)
+        "all-gather": result * share,
+        "all-reduce": 2 * operands * share,
+        "reduce-scatter": operands * share,
+        "collective-permute": float(operands),
+    }.get(kind, operands * share)
     source = re.search(r'op_name="([^"]*)"', one.rest)
-    return kind, _axes(groups, mesh), sent, taken, source.group(1) if source else one.name
+    return kind, _axes(groups, mesh), sent, result, source.group(1) if source else one.name
 
 
 def _axes(groups: np.ndarray | None, mesh: Mesh) -> str:
     """The axes of the mesh along which the devices of a group differ; "" where each is alone."""
     if groups is None:
         return "unknown"
-    places = np.stack(np.unravel_index(groups, mesh.devices.shape))  # [axes, groups, members]
-    differ = (places != places[:, :, :1]).any((1, 2))
+    coordinates = np.stack(np.unravel_index(groups, mesh.devices.shape))  # [axes, groups, members]
+    differ = (coordinates != coordinates[:, :, :1]).any((1, 2))
     return "+".join(name for name, one in zip(mesh.axis_names, differ, strict=True) if one)
 
 
 @functools.lru_cache(maxsize=4096)
 def _groups_of(text: str, devices: int) -> np.ndarray | None:
     """The groups ``[groups, members]`` of places in the mesh, in any of the ways in which XLA writes them."""
-    if found := re.search(r"source_target_pairs=\{(\{.*?\})\}", text):
-        return np.array([[int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d,]+)\}", found.group(1))])
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^)]*\)?)\))? \{([^}]*)\}", text):
-        axes = re.findall(r"'(\w+)'=(\d+)", found.group(1))
-        ids = _iota(found.group(2) or "", devices).reshape([int(size) for _, size in axes])
-        return _along(ids, [name for name, _ in axes], found.group(3))
-    if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", text):
-        return _iota(found.group(3), devices).reshape(int(found.group(1)), int(found.group(2)))
-    if found := re.search(r"replica_groups=\{(\{.*?\})\}", text):
-        return np.array([[int(n) for n in one.split(",")] for one in re.findall(r"\{([\d,]+)\}", found.group(1))])
+    if match := re.search(r"source_target_pairs=\{(\{.*?\})\}", text):
+        return np.array([[int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d,]+)\}", match.group(1))])
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^)]*\)?)\))? \{([^}]*)\}", text):
+        axes = re.findall(r"'(\w+)'=(\d+)", match.group(1))
+        ids = _iota(match.group(2) or "", devices).reshape([int(size) for _, size in axes])
+        return _along(ids, [name for name, _ in axes], match.group(3))
+    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", text):
+        return _iota(match.group(3), devices).reshape(int(match.group(1)), int(match.group(2)))
+    if match := re.search(r"replica_groups=\{(\{.*?\})\}", text):
+        return np.array([[int(n) for n in one.split(",")] for one in re.findall(r"\{([\d,]+)\}", match.group(1))])
     return np.arange(devices)[None] if "replica_groups={}" in text else None
 
 
 def _groups(rest: str, devices: int) -> np.ndarray | None:
-    found = re.search(r"(source_target_pairs=\{.*?\}\}|replica_groups=.*?)(?=, [a-z_]+=(?!\()|$)", rest)
+    match = re.search(r"(source_target_pairs=\{.*?\}\}|replica_groups=.*?)(?=, [a-z_]+=(?!\()|$)", rest)
     whole = re.search(r"replica_groups=mesh\[[^\]]*\](, device_ids=\(.*?\))? \{[^}]*\}", rest)
-    text = whole.group() if whole else found.group(1) if found else ""
+    text = whole.group() if whole else match.group(1) if match else ""
     return _groups_of(text, devices)
 
 

@@ -40,8 +40,8 @@ def document(title: str, parts: Sequence[str]) -> str:
 
 def box(sentences: Sequence[str]) -> str:
     """What a page says before any number; nothing where there is nothing to say."""
-    told = "".join(f"<p>{escape(text)}</p>" for text in sentences)
-    return f'<div class="headline">{told}</div>' if told else ""
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in sentences)
+    return f'<div class="headline">{paragraphs}</div>' if paragraphs else ""
 
 
 def write_figure(exhibit: Exhibit, folder: Path) -> Size:

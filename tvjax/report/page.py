@@ -44,22 +44,22 @@ class Page:
         Every file is whole or absent. Raises `UserError` if the run lacks a file or one is broken.
         """
         try:
-            made = self.contents(run)
+            contents = self.contents(run)
         except (KeyError, TypeError, IndexError) as error:
-            place = f"{run.path}/eval/summary.json"
-            raise UserError(f"{place}: {error}: missing or broken; run --mode=eval again") from None
+            path = f"{run.path}/eval/summary.json"
+            raise UserError(f"{path}: {error}: missing or broken; run --mode=eval again") from None
         folder, name = run.path / "report", run.path.resolve().name
-        figures = [figure(exhibit, write_figure(exhibit, folder)) for exhibit in made.exhibits]
+        figures = [figure(exhibit, write_figure(exhibit, folder)) for exhibit in contents.exhibits]
         body = [
-            f"<h1>{escape(f'{made.heading} in {name}')}</h1>",
-            *made.above,
+            f"<h1>{escape(f'{contents.heading} in {name}')}</h1>",
+            *contents.above,
             "<h2>Figures</h2>" if figures else "",
             *figures,
-            *made.below,
+            *contents.below,
             "<h2>How it was made</h2>",
             details("Configuration", run.config),
             details("Environment", run.environment),
         ]
         page = folder / "index.html"
-        write_whole(page, document(f"{name}: {made.heading}", body))
+        write_whole(page, document(f"{name}: {contents.heading}", body))
         return page

@@ -26,14 +26,14 @@ def principal(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def coordinates(vectors: Vectors) -> dict[str, np.ndarray]:
     """What colours the panels: scalar parameters, the first two coordinates of vectors; nothing that is constant."""
-    found: dict[str, np.ndarray] = {}
+    colours: dict[str, np.ndarray] = {}
     for name, value in sorted(vectors.parameters.items()):
         flat = value.reshape(len(value), -1)
-        for place in range(min(2, flat.shape[1])):
-            label = name if value.ndim == 1 else f"{name}[{place}]"
-            if np.ptp(flat[:, place].astype(np.float64)) > 0:
-                found[label] = flat[:, place]
-    return dict(list(found.items())[:MOST_PANELS])
+        for index in range(min(2, flat.shape[1])):
+            label = name if value.ndim == 1 else f"{name}[{index}]"
+            if np.ptp(flat[:, index].astype(np.float64)) > 0:
+                colours[label] = flat[:, index]
+    return dict(list(colours.items())[:MOST_PANELS])
 
 
 def colour_scale(name: str, value: np.ndarray) -> tuple[Colormap, Normalize, list[float] | None]:

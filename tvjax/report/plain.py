@@ -18,17 +18,17 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from _numbers(inner, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list) and any(isinstance(one, Mapping | list) for one in value):
-        for place, inner in enumerate(value):
-            yield from _numbers(inner, f"{name}[{place}]")
+        for index, inner in enumerate(value):
+            yield from _numbers(inner, f"{name}[{index}]")
     else:
         shown = value if isinstance(value, list) else [value]
         yield name, ", ".join(number(one) if isinstance(one, float) else str(one) for one in shown)
 
 
 def _table(summary: Mapping[str, Any]) -> Table:
-    found = list(_numbers(summary))
-    more = [("...", f"{len(found) - MOST} more in eval/summary.json")] if len(found) > MOST else []
-    rows = tuple(Row((name, Cell(value, wrap=True))) for name, value in [*found[:MOST], *more])
+    numbers = list(_numbers(summary))
+    more = [("...", f"{len(numbers) - MOST} more in eval/summary.json")] if len(numbers) > MOST else []
+    rows = tuple(Row((name, Cell(value, wrap=True))) for name, value in [*numbers[:MOST], *more])
     return Table(f"The summary of a run of {summary['experiment']}", ("field", "value"), rows)
 
 

@@ -76,14 +76,14 @@ def distinct_automata(a: Alphabet, count: int, seed: int) -> np.ndarray:
     One that is not of the form any more when it is minimized is drawn again [ours].
     """
     random, known = np.random.RandomState(seed), set()
-    found: list[np.ndarray] = []
-    while len(found) < count:
+    automata: list[np.ndarray] = []
+    while len(automata) < count:
         automaton = minimize(draw_automaton(random, a)[0])
         name = automaton.tobytes()
         if name not in known and has_form(automaton, a):
             known.add(name)
-            found.append(automaton)
+            automata.append(automaton)
     padded = np.full((count, a.max_states, a.symbols), NO_EDGE, np.int32)
-    for place, automaton in enumerate(found):
-        padded[place, : len(automaton)] = automaton
+    for number, automaton in enumerate(automata):
+        padded[number, : len(automaton)] = automaton
     return padded

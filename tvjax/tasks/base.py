@@ -20,10 +20,10 @@ from tvjax.tasks.prompt import Layout, Prompt
 Parameters = dict[str, jax.Array]
 
 
-def require(holds: bool, field: str, given: object, accepted: str) -> None:
+def require(holds: bool, field: str, value: object, accepted: str) -> None:
     """Refuse an impossible value of a family's field. Raises UserError, which names it as ``config.task.FIELD``."""
     if not holds:
-        raise reject(f"config.task.{field}", given, accepted)
+        raise reject(f"config.task.{field}", value, accepted)
 
 
 @dataclasses.dataclass(frozen=True)

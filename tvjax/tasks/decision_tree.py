@@ -43,7 +43,7 @@ class DecisionTree(GaussianTask):
     def function(self, parameters: Parameters, x: jax.Array) -> jax.Array:
         node_BN = jnp.zeros(x.shape[:2], int)
         for _ in range(self.depth):
-            asked_BN = jnp.take_along_axis(parameters["coordinate"], node_BN, axis=1)
-            right_BN = jnp.take_along_axis(x, asked_BN[..., None], axis=2)[..., 0] > 0
+            coordinate_BN = jnp.take_along_axis(parameters["coordinate"], node_BN, axis=1)
+            right_BN = jnp.take_along_axis(x, coordinate_BN[..., None], axis=2)[..., 0] > 0
             node_BN = 2 * node_BN + 1 + right_BN
         return jnp.take_along_axis(parameters["leaf"], node_BN - (2**self.depth - 1), axis=1)[..., None]

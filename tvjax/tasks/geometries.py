@@ -56,8 +56,8 @@ def half_subspace(task: Task, key: jax.Array, parameters: Parameters, pairs: int
 
     [ours] The projection keeps the scale within the subspace, so x has floor(X/2)/X of the power of training.
     """
-    z_BNX, asked_BNX, basis_BXX, half = _halves(task, key, parameters, pairs)
-    return Inputs(_project(z_BNX, basis_BXX[..., :half]), asked_BNX[:, :-1], asked_BNX[:, -1])
+    z_BNX, raw_BNX, basis_BXX, half = _halves(task, key, parameters, pairs)
+    return Inputs(_project(z_BNX, basis_BXX[..., :half]), raw_BNX[:, :-1], raw_BNX[:, -1])
 
 
 def orthogonal_query(task: Task, key: jax.Array, parameters: Parameters, pairs: int) -> Inputs:
@@ -66,8 +66,8 @@ def orthogonal_query(task: Task, key: jax.Array, parameters: Parameters, pairs: 
     [ours] So it is defined for any number of demonstrations. They say nothing of the answers: the best prediction is
     the prior mean, and the prior risk is ceil(X/2)/X of what it is for isotropic queries.
     """
-    z_BNX, asked_BNX, basis_BXX, half = _halves(task, key, parameters, pairs)
-    queries_BNX = _project(asked_BNX, basis_BXX[..., half:])
+    z_BNX, raw_BNX, basis_BXX, half = _halves(task, key, parameters, pairs)
+    queries_BNX = _project(raw_BNX, basis_BXX[..., half:])
     return Inputs(_project(z_BNX, basis_BXX[..., :half]), queries_BNX[:, :-1], queries_BNX[:, -1])
 
 
@@ -88,13 +88,13 @@ def repeated_query(task: Task, key: jax.Array, parameters: Parameters, pairs: in
 
     The fresh query is one of all ``N - 1`` demonstrations, drawn apart from the last query.
     """
-    x_key, place_key, fresh_key = jax.random.split(key, 3)
+    x_key, index_key, fresh_key = jax.random.split(key, 3)
     x = task.inputs(x_key, parameters, pairs)
     before_N = jnp.maximum(jnp.arange(pairs), 1)
-    places_BN = jax.random.randint(place_key, (len(x), pairs), 0, before_N[None])
+    index_BN = jax.random.randint(index_key, (len(x), pairs), 0, before_N[None])
     fresh_B = jax.random.randint(fresh_key, (len(x),), 0, max(pairs - 1, 1))
     rows_B = jnp.arange(len(x))
-    return Inputs(x, x[rows_B[:, None], places_BN], x[rows_B, fresh_B])
+    return Inputs(x, x[rows_B[:, None], index_BN], x[rows_B, fresh_B])
 
 
 def held_out_pairs(task: Any, key: jax.Array, parameters: Parameters, pairs: int) -> Inputs:

@@ -89,12 +89,12 @@ class Linear(GaussianTask):
 
     def _weights(self, key: jax.Array) -> jax.Array:
         """One draw of w ``[X]`` from the prior."""
-        weights_key, place_key = jax.random.split(key)
+        weights_key, order_key = jax.random.split(key)
         w_X = jax.random.normal(weights_key, (self.input_width,))
         if not self.nonzero:
             return w_X / self.input_width**0.5
-        places_X = jax.random.permutation(place_key, self.input_width)
-        return jnp.where(places_X < self.nonzero, w_X, 0) / self.nonzero**0.5
+        order_X = jax.random.permutation(order_key, self.input_width)
+        return jnp.where(order_X < self.nonzero, w_X, 0) / self.nonzero**0.5
 
     def _pool_weights(self, numbers: jax.Array) -> jax.Array:
         """W of these tasks of the pool. Each has a key of its own, so that a batch costs the same from any pool."""

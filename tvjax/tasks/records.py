@@ -80,34 +80,39 @@ def keep(tasks: Mapping[str, TextTask], folder: Path) -> None:
 
 def kept(folder: Path) -> dict[str, TextTask] | None:
     """The tasks that `keep` wrote under `folder`, in their order; None where there are none."""
-    place = folder / NAME / VERSION
-    if not (place / "dataset_info.json").is_file():
+    path = folder / NAME / VERSION
+    if not (path / "dataset_info.json").is_file():
         return None
     tfds = _library()
     try:
-        sources = tfds.builder_from_directory(str(place)).as_data_source()
+        sources = tfds.builder_from_directory(str(path)).as_data_source()
         rows = sorted(
             (int(e["number"]), _text(e["task"]), _text(e["input"]), _text(e["output"]))
             for source in sources.values()
             for e in source
         )
     except Exception as error:  # the library and its readers raise what they like
-        raise UserError(f"{place}: not a whole data set ({_line(error)}); accepted: one that was kept here") from None
+        raise UserError(f"{path}: not a whole data set ({_line(error)}); accepted: one that was kept here") from None
     pairs: dict[str, list[Pair]] = {}
     for _, name, x, y in rows:
         pairs.setdefault(name, []).append((x, y))
-    return {name: TextTask(name, tuple(found)) for name, found in pairs.items()}
+    return {name: TextTask(name, tuple(own)) for name, own in pairs.items()}
 
 
-def read_dataset(name: str, shown: str, said: str, *, data_dir: str = "", most: int = 0) -> TextTask:
+def read_dataset(name: str, input_form: str, output_form: str, *, data_dir: str = "", most: int = 0) -> TextTask:
     """The data set `name` (as tensorflow-datasets names it) as a task: inputs and outputs by format strings.
 
-    shown, said: of its features, e.g. ``"{premise} {hypothesis}"`` and ``"{label}"``. A class label is its name, a
-    number the shortest decimal that is stored as the same number (3.8, 5.0, 7), a truth value True or False; of a list
-    of texts or labels in `said` each is a right answer. All its splits are read; an example without a label (-1) is
-    left out, with a warning that counts them. most: inputs that are taken (0: all), each with all its answers. Raises
-    `UserError` for a data set or a feature that is not there, and for a value of another kind, an empty text or a
-    number that is not finite, by its record and split.
+    input_form: a format string of the features of an input, e.g. ``"{premise} {hypothesis}"``.
+    output_form: a format string of the features of an output, e.g. ``"{label}"``.
+    data_dir: the folder of the data set; "": the library's own.
+    most: how many inputs are taken, each with all its answers; 0: all.
+
+    A class label is its name, a number the shortest decimal that is stored as the same number (3.8, 5.0, 7), a truth
+    value True or False. Each text or label of a list in `output_form` is a right answer. All splits are read. Examples
+    without a label (-1) are left out, with a warning that counts them.
+
+    Raises `UserError` for a data set or a feature that is not there. Raises it also, with the record and the split, for
+    a value of another kind, an empty text and a number that is not finite.
     """
     tfds = _library()
     try:
@@ -118,7 +123,7 @@ def read_dataset(name: str, shown: str, said: str, *, data_dir: str = "", most: 
     unlabelled = 0
     for split in sorted(sources):
         features = sources[split].dataset_info.features
-        inputs, outputs = (_fields(text, features, name) for text in (shown, said))
+        inputs, outputs = (_fields(text, features, name) for text in (input_form, output_form))
         for example, where in _examples(sources[split], f"of split {split} of {name}"):
             values = {
                 f: _texts(f, features[f], example[f], where, several=f not in inputs) for f in (*inputs, *outputs)
@@ -126,7 +131,7 @@ def read_dataset(name: str, shown: str, said: str, *, data_dir: str = "", most: 
             unlabelled += not all(values.values())
             for chosen in itertools.product(*values.values()):
                 one = dict(zip(values, chosen, strict=True))
-                pairs.append((shown.format_map(one).strip(), said.format_map(one).strip()))
+                pairs.append((input_form.format_map(one).strip(), output_form.format_map(one).strip()))
     if unlabelled:
         warn(f"config.data.tfds: {name}: {unlabelled} examples have no label: they are left out")
     answers = answers_of(pairs)

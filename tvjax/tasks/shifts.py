@@ -164,8 +164,8 @@ def oracle_knows(shift: Shift, task: Task) -> dict[str, Any]:
     sinusoid or a finite pool, outputs that are scaled are outside what it takes for possible, and it fails as a Bayes
     observer of the family would.
     """
-    told: dict[str, Any] = {"held_out_queries": True} if shift.geometry is geometries.held_out_pairs else {}
-    return {"noise": shift.added_noise(task), "held_out": shift.held_out, **told}
+    queries: dict[str, Any] = {"held_out_queries": True} if shift.geometry is geometries.held_out_pairs else {}
+    return {"noise": shift.added_noise(task), "held_out": shift.held_out, **queries}
 
 
 def oracle_scores(
@@ -189,10 +189,10 @@ def reference_scores(
     """
     if task.has_oracle:
         scores = oracle_scores(shift, task, shifted, oracle)
-        found = {f"oracle_{name}": value for name, value in scores.items()}
+        oracle_parts = {f"oracle_{name}": value for name, value in scores.items()}
     else:
-        scores, found = task.scores(jnp.zeros_like(shifted.answers), shifted.answers), {}
-    return found | {f"prior_{name}": value[:, 0] for name, value in scores.items()}
+        scores, oracle_parts = task.scores(jnp.zeros_like(shifted.answers), shifted.answers), {}
+    return oracle_parts | {f"prior_{name}": value[:, 0] for name, value in scores.items()}
 
 
 def _has_labels(task: Task) -> bool:

@@ -22,10 +22,10 @@ Answers = tuple[str, ...]
 
 def split_of(text: str) -> str:
     """The split of an input, by a hash of its content: the same in every task, file and run. [ours]"""
-    place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    rest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
     for name, share in SPLITS.items():
-        place -= share
-        if place < 0:
+        rest -= share
+        if rest < 0:
             return name
     return "test"
 

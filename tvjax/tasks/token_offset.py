@@ -35,10 +35,12 @@ class TokenOffset(TokenTask):
     def __post_init__(self) -> None:
         require(self.vocab_size >= 2, "vocab_size", self.vocab_size, "2 or more")
         for name in ("offsets", "held_out_offsets"):
-            given = tuple(getattr(self, name))
-            object.__setattr__(self, name, given)
-            fits = len(set(given)) == len(given) and all(isinstance(c, int) and 0 <= c < self.vocab_size for c in given)
-            require(fits, name, given, f"different whole numbers from 0 to vocab_size - 1 = {self.vocab_size - 1}")
+            values = tuple(getattr(self, name))
+            object.__setattr__(self, name, values)
+            fits = len(set(values)) == len(values) and all(
+                isinstance(c, int) and 0 <= c < self.vocab_size for c in values
+            )
+            require(fits, name, values, f"different whole numbers from 0 to vocab_size - 1 = {self.vocab_size - 1}")
         require(len(self.offsets) >= 1, "offsets", self.offsets, "at least one offset")
         apart = not set(self.offsets) & set(self.held_out_offsets)
         require(apart, "held_out_offsets", self.held_out_offsets, f"none of offsets = {self.offsets}")
@@ -59,16 +61,16 @@ class TokenOffset(TokenTask):
         """X ``[B, N]``, uniform over the tokens that may be shown with the task's c."""
         order_VV, shown_V = self._pairs()
         c_B = parameters["c"]
-        places_BN = jax.random.randint(key, (*c_B.shape, pairs), 0, jnp.array(shown_V)[c_B][:, None])
-        return jnp.array(order_VV)[c_B[:, None], places_BN]
+        index_BN = jax.random.randint(key, (*c_B.shape, pairs), 0, jnp.array(shown_V)[c_B][:, None])
+        return jnp.array(order_VV)[c_B[:, None], index_BN]
 
     def held_out_inputs(self, key: jax.Array, parameters: Parameters, pairs: int) -> jax.Array:
         """X ``[B, N]``, uniform over the tokens never shown with c; for held_out_pairs >= 1 and c of `offsets`."""
         order_VV, _ = self._pairs()
         c_B = parameters["c"]
         first = self.vocab_size - self.held_out_pairs
-        places_BN = jax.random.randint(key, (*c_B.shape, pairs), first, self.vocab_size)
-        return jnp.array(order_VV)[c_B[:, None], places_BN]
+        index_BN = jax.random.randint(key, (*c_B.shape, pairs), first, self.vocab_size)
+        return jnp.array(order_VV)[c_B[:, None], index_BN]
 
     def answers(self, key: jax.Array, parameters: Parameters, x: jax.Array) -> jax.Array:
         return self.corrupt(key, (x + parameters["c"][:, None]) % self.vocab_size, self.noise)
@@ -98,7 +100,7 @@ class TokenOffset(TokenTask):
         own = max(self.noise, LEAST_NOISE)
         wrong = (1 - (1 - own) * (1 - noise)) / self.vocab_size
         seen_VV = self.shown()
-        asked_VV = ~seen_VV if held_out_queries else seen_VV
+        query_VV = ~seen_VV if held_out_queries else seen_VV
         prior_V = jnp.full(self.vocab_size, _IMPOSSIBLE).at[jnp.array(self._split(held_out))].set(0.0)
 
         # Entry c of the last axis: what a pair says about c. One c alone explains a pair: (y - x) mod V.
@@ -106,7 +108,7 @@ class TokenOffset(TokenTask):
         right = 1 - wrong * (self.vocab_size - 1)
         evidence_BNV = jnp.where(fits_BNV, jnp.log(right), jnp.log(wrong)) + _log_support(seen_VV, x)
         posterior_BNV = jax.nn.softmax(
-            prior_V[None, None] + sum_before(evidence_BNV, axis=1) + _log_support(asked_VV, queries), axis=-1
+            prior_V[None, None] + sum_before(evidence_BNV, axis=1) + _log_support(query_VV, queries), axis=-1
         )
         offset_BNV = (jnp.arange(self.vocab_size)[None, None] - queries[..., None]) % self.vocab_size
         return jnp.log(own / self.vocab_size + (1 - own) * jnp.take_along_axis(posterior_BNV, offset_BNV, axis=-1))

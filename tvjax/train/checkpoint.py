@@ -104,7 +104,7 @@ class Checkpoints:
         self.finish()
         for step in reversed(self.steps()):
             try:
-                found = self._read(step, _tree(abstract))
+                arrays = self._read(step, _tree(abstract))
             except Exception as error:
                 if isinstance(error, UserError) or processes.is_loss(error):
                     raise
@@ -115,7 +115,7 @@ class Checkpoints:
                     ) from error
                 self.skipped.append(f"checkpoint of step {step} does not read whole ({_line(error)})")
             else:
-                return TrainState(**found | ({"best": Best(**found["best"])} if "best" in found else {}))
+                return TrainState(**arrays | ({"best": Best(**arrays["best"])} if "best" in arrays else {}))
         if self.steps():
             raise RunError("; ".join(self.skipped) + ": no checkpoint is left; start in a new --workdir")
         return None

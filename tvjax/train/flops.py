@@ -27,7 +27,7 @@ def flops(jaxpr: Any) -> Counter[str]:
                 2 * sums * math.prod(eqn.outvars[0].aval.shape)
             )
             continue
-        inner = [flops(found) for value in eqn.params.values() for found in _jaxprs(value)]
+        inner = [flops(inside) for value in eqn.params.values() for inside in _jaxprs(value)]
         if eqn.primitive.name == "cond":
             inner = [max(inner, key=Counter.total)]
         times = eqn.params["length"] if eqn.primitive.name == "scan" else 1

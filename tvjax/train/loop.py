@@ -124,12 +124,12 @@ class Trainer:
             return members(params, data, key, hyper)
 
         shapes = jax.eval_shape(init, hyper, self.data)
-        places = parallel.shardings(mesh, shapes, members=True)
-        self.abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, places)
-        self.init = jax.jit(init, out_shardings=places)
-        self.dispatch = jax.jit(dispatch, donate_argnums=0, out_shardings=(places, None))
+        shardings = parallel.shardings(mesh, shapes, members=True)
+        self.abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
+        self.init = jax.jit(init, out_shardings=shardings)
+        self.dispatch = jax.jit(dispatch, donate_argnums=0, out_shardings=(shardings, None))
         self.evaluate = jax.jit(evaluate)
-        self.keep_best = jax.jit(keep_best, donate_argnums=0, out_shardings=places)
+        self.keep_best = jax.jit(keep_best, donate_argnums=0, out_shardings=shardings)
 
     def restore(self, folder: Path, say: Callable[[str], None], run: str = "") -> tuple[Checkpoints, TrainState | None]:
         """The checkpoints in `folder` and the newest state that reads whole, if any; run: see `Checkpoints`."""
@@ -169,7 +169,7 @@ class Trainer:
 
     def lower(self) -> dict[str, Any]:
         """`init`, `dispatch` and `evaluate`, lowered for what they are run with, by its shapes alone."""
-        hyper, key = jax.eval_shape(lambda *given: given, self.hyper, self._eval_key)
+        hyper, key = jax.eval_shape(lambda *arrays: arrays, self.hyper, self._eval_key)
         return {
             "init": self.init.lower(hyper, self.data),
             "dispatch": self.dispatch.lower(self.abstract, self.data, hyper),
@@ -188,7 +188,7 @@ class Trainer:
         if state is not None and int(state.step) >= c.steps:
             return state
         init, dispatch, evaluate_params = self.compile()
-        trace = profile.asked()
+        trace = profile.current()
         size = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(self.abstract))
         waits = size > HEAVY and parallel.on_cpu()
         if state is None:
@@ -199,7 +199,7 @@ class Trainer:
         while step < c.steps:
             trace.before(step + 1, step + c.log_every, state)
             step += c.log_every
-            record.meter.asked(step)
+            record.meter.dispatched(step)
             state, metrics = dispatch(state, self.data, self.hyper)
             trace.after(step, state)
             if all(value.is_ready() for value in metrics.values()):  # several processes on CPUs wait for each dispatch
@@ -208,7 +208,7 @@ class Trainer:
                 record(*waiting)
             waiting = (step, metrics)
             evaluate = step % c.evaluate_every == 0 or step == c.steps
-            stopping = stop.asked()
+            stopping = stop.requested()
             save = step % c.checkpoint_every == 0 or step == c.steps or stopping
             if evaluate or save:
                 scores = evaluate_params(state.params, self.data, self._eval_key, self.hyper) if evaluate else {}

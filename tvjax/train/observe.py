@@ -59,20 +59,20 @@ class Meter:
         if self._resumed:
             self._lost["restarts"] += 1
             self._lost["repeated_steps"] += max(before["step"] - start, 0)
-        self._asked: dict[int, float] = {}
+        self._dispatched: dict[int, float] = {}
         self._begun = self._ended = time.monotonic()
         self._dispatch = 0.0
 
-    def asked(self, step: int) -> None:
+    def dispatched(self, step: int) -> None:
         """The dispatch that ends with `step` is asked for."""
-        self._asked[step] = time.monotonic()
+        self._dispatched[step] = time.monotonic()
 
     def ended(self, step: int) -> None:
         """The dispatch that ends with `step` has ended; where that was said before, then."""
-        if step not in self._asked:
+        if step not in self._dispatched:
             return
         now = time.monotonic()
-        self._dispatch = now - max(self._asked.pop(step), self._ended)
+        self._dispatch = now - max(self._dispatched.pop(step), self._ended)
         self._ended = now
         if self._resumed:
             self._resumed = False
@@ -88,14 +88,14 @@ class Meter:
     def fields(self, step: int) -> dict[str, float]:
         """Those of `WALL_CLOCK` that are known at `step`."""
         seconds = time.monotonic() - self._begun
-        found = {"seconds": seconds, "steps_per_second": (step - self._first) / seconds}
+        values = {"seconds": seconds, "steps_per_second": (step - self._first) / seconds}
         if self._dispatch:
             one = self._dispatch / self._steps
-            found |= {"step_seconds": one, "examples_per_second": self._examples / one}
+            values |= {"step_seconds": one, "examples_per_second": self._examples / one}
             if ideal := self._ideal():
-                found["flops_utilization"] = ideal / self._dispatch
-        found |= memory(self._mesh) | self._lost
-        return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in found.items()}
+                values["flops_utilization"] = ideal / self._dispatch
+        values |= memory(self._mesh) | self._lost
+        return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in values.items()}
 
 
 def ideal_seconds(flops: Mapping[str, float], chip: Chip, devices: int) -> float:
@@ -108,12 +108,12 @@ def ideal_seconds(flops: Mapping[str, float], chip: Chip, devices: int) -> float
 
 def memory(mesh: Mesh) -> dict[str, float]:
     """GiB in use now, and at most so far, on the fullest device of this process; empty where none says (CPUs)."""
-    found = [stats for device in mesh.local_devices if (stats := device.memory_stats())]
+    devices = [stats for device in mesh.local_devices if (stats := device.memory_stats())]
     names = {"memory_gib": "bytes_in_use", "peak_memory_gib": "peak_bytes_in_use"}
     return {
-        name: max(stats[key] for stats in found) / GIB
+        name: max(stats[key] for stats in devices) / GIB
         for name, key in names.items()
-        if found and all(key in stats for stats in found)
+        if devices and all(key in stats for stats in devices)
     }
 
 

@@ -113,14 +113,14 @@ def advice(plan: Plan, chip: Chip) -> str:
 
 def by_axis(collectives: list[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[int, float]]:
     """How many collectives of each kind and axes, and the bytes that they send."""
-    found: dict[tuple[str, str], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    totals: dict[tuple[str, str], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for one in collectives:
-        count, sent = found[one["kind"], one["axes"]]
-        found[one["kind"], one["axes"]] = (count + one["count"], sent + one["sent"])
-    return dict(sorted(found.items(), key=lambda row: -row[1][1]))
+        count, sent = totals[one["kind"], one["axes"]]
+        totals[one["kind"], one["axes"]] = (count + one["count"], sent + one["sent"])
+    return dict(sorted(totals.items(), key=lambda row: -row[1][1]))
 
 
-def said(plan: Plan) -> str:
+def as_text(plan: Plan) -> str:
     """The plan as lines for a terminal."""
     memory = plan["hardware"]["memory"]
     mesh = " x ".join(f"{name} {size}" for name, size in plan["mesh"].items() if size > 1) or "one device"
@@ -131,19 +131,19 @@ def said(plan: Plan) -> str:
     verdict = "it fits" if plan["fits"] else f"it does not fit: {plan['advice']}"
     lines += [f"  {'memory of the device':28s}{size_of(memory):>12s}  {verdict}"]
     for name in ("step", "evaluation"):
-        lines += ["", *_program_said(name, plan[name])]
+        lines += ["", *_program_text(name, plan[name])]
     return "\n".join(lines)
 
 
-def _program_said(name: str, found: Plan) -> list[str]:
-    if "refused" in found:
-        return [f"{name}: the compiler refuses it: {found['refused']}"]
-    flops = ", ".join(f"{value:.3g} FLOPs in {dtype}" for dtype, value in found["flops"].items())
-    lines = [f"{name}: {flops}, {size_of(found['bytes_moved'])} moved, {size_of(found['bytes_sent'])} sent"]
-    for (kind, axes), (count, sent) in by_axis(found["collectives"]).items():
+def _program_text(name: str, plan: Plan) -> list[str]:
+    if "refused" in plan:
+        return [f"{name}: the compiler refuses it: {plan['refused']}"]
+    flops = ", ".join(f"{value:.3g} FLOPs in {dtype}" for dtype, value in plan["flops"].items())
+    lines = [f"{name}: {flops}, {size_of(plan['bytes_moved'])} moved, {size_of(plan['bytes_sent'])} sent"]
+    for (kind, axes), (count, sent) in by_axis(plan["collectives"]).items():
         lines.append(f"  {kind:20s}{axes:16s}{count:8d} times{size_of(sent):>14s} sent")
-    times = ", ".join(f"{part} {1e3 * value:.3g} ms" for part, value in found["seconds"].items())
-    return [*lines, f"  roofline: {times}: at least {1e3 * found['least_seconds']:.3g} ms, {found['binds']} binds"]
+    times = ", ".join(f"{part} {1e3 * value:.3g} ms" for part, value in plan["seconds"].items())
+    return [*lines, f"  roofline: {times}: at least {1e3 * plan['least_seconds']:.3g} ms, {plan['binds']} binds"]
 
 
 def size_of(count: float | None) -> str:

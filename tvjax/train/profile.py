@@ -43,19 +43,19 @@ class Trace:
         jax.profiler.stop_trace()
         with self._scratch as scratch:
             for path in (path for path in Path(scratch).rglob("*") if path.is_file()):
-                place = self.folder / path.relative_to(scratch)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(path.read_bytes())
+                target = self.folder / path.relative_to(scratch)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
         self._scratch, self.written = None, True
 
 
 _NONE = Trace(0, -1, Path())
-_asked: ContextVar[Trace] = ContextVar("trace", default=_NONE)
+_current: ContextVar[Trace] = ContextVar("trace", default=_NONE)
 
 
-def asked() -> Trace:
+def current() -> Trace:
     """The trace that `tracing` has asked for; elsewhere one of no step."""
-    return _asked.get()
+    return _current.get()
 
 
 @contextmanager
@@ -64,10 +64,10 @@ def tracing(trace: Trace | None) -> Iterator[None]:
     if trace is None:
         yield
         return
-    token = _asked.set(trace)
+    token = _current.set(trace)
     try:
         yield
     finally:
-        _asked.reset(token)
+        _current.reset(token)
         trace.close()
         print(f"profile: {trace.folder if trace.written else 'none: no step of it was trained'}")

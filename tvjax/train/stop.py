@@ -25,32 +25,32 @@ class Stopped(SystemExit):
 
 
 class Stop:
-    """While a block `with Stop() as stop` runs, SIGTERM is what `stop.asked()` answers instead of the process's end.
+    """While a block `with Stop() as stop` runs, SIGTERM makes `stop.requested()` true and does not end the process.
 
-    The block raises `Stopped` at its next safe point; where it ends before it looked again, its end does.
+    The block raises `Stopped` at its next safe point, or at its end if it does not look again.
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._requested = False
 
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether to stop at this boundary: the same answer in all processes, each of which must ask at each."""
         if processes.count() == 1:
-            return self._asked
+            return self._requested
         return bool(multihost_utils.reached_preemption_sync_point(next(_boundaries)))
 
     def __enter__(self) -> "Stop":
         if processes.count() == 1:
-            self._before = signal.signal(signal.SIGTERM, self._ask)
+            self._before = signal.signal(signal.SIGTERM, self._request)
         return self
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if processes.count() == 1:
             signal.signal(signal.SIGTERM, self._before)
-        if self._asked and kind is None:
+        if self._requested and kind is None:
             raise Stopped

@@ -71,9 +71,9 @@ def works(summary: Mapping[str, Any], name: str, group: str) -> bool:
 
 def cautions(summary: Mapping[str, Any]) -> list[str]:
     """What comes before any number: on which tasks nothing works, and on which ATV does not. [ours]"""
-    told, names = [], names_of(summary)
+    sentences, names = [], names_of(summary)
     if summary["query_first"]:
-        told.append(
+        sentences.append(
             f"Queries that the {' and the '.join(summary['query_first'])} read are in their prompts' first tokens,"
             " which pretrained models use as attention sinks: little can be read of them there. The fourth text of a"
             " template in config.templates puts a token before them."
@@ -84,15 +84,15 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
         ours = [name for name in tried if name in kind_of(summary, "atv")]
         failed = [names[name] for name in ours if not works(summary, name, group)]
         if tried and not any(works(summary, name, group) for name in tried):
-            told.append(f"On {label} no method is {least}: they are not compared there.")
+            sentences.append(f"On {label} no method is {least}: they are not compared there.")
         elif failed:
-            told.append(f"On {label} {', '.join(failed)} {'is' if len(failed) == 1 else 'are'} not {least}.")
-    return told
+            sentences.append(f"On {label} {', '.join(failed)} {'is' if len(failed) == 1 else 'are'} not {least}.")
+    return sentences
 
 
 def lines(summary: Mapping[str, Any]) -> list[str | Table]:
     """The results for the terminal."""
-    found: list[str | Table] = [
+    parts: list[str | Table] = [
         "accuracy on the test split, of first tokens and of whole answers [90% bootstrap interval over questions],"
         f" macro average over tasks, {summary['num_seeds']} seeds",
         *cautions(summary),
@@ -100,8 +100,8 @@ def lines(summary: Mapping[str, Any]) -> list[str | Table]:
     ]
     if summary["chance"]:
         chance = np.mean(list(summary["chance"].values()))
-        found.append(f"ambiguous tasks: {chance:.2f} is what guessing among the tasks of the same inputs would give")
-    return found
+        parts.append(f"ambiguous tasks: {chance:.2f} is what guessing among the tasks of the same inputs would give")
+    return parts
 
 
 def contents(run: Run) -> Contents:
@@ -270,9 +270,9 @@ def _tasks(summary: dict[str, Any]) -> Exhibit:
 
 
 def _sensitivity(summary: dict[str, Any]) -> Exhibit:
-    groups, found = groups_of(summary), summary["sensitivity"]
+    groups, changed = groups_of(summary), summary["sensitivity"]
     titles = {"scale": "factor lambda", "layers": "the layers written to", "examples": "examples of a task, at most"}
-    shown = {kind: [e for e in found if e["kind"] == kind] for kind in titles}
+    shown = {kind: [e for e in changed if e["kind"] == kind] for kind in titles}
     shown = {kind: entries for kind, entries in shown.items() if entries}
     own = next(m for m in summary["methods"] if m["kind"] == "atv")
 
@@ -286,12 +286,12 @@ def _sensitivity(summary: dict[str, Any]) -> Exhibit:
         axes = drawn.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         for ax, (kind, entries) in zip(axes, shown.items(), strict=True):
             ticks = [_tick(e, kind) for e in entries]
-            for place, group in enumerate(groups):
-                x = np.arange(len(entries)) + 0.1 * (place - 1)
-                x_own = [len(entries) + 0.1 * (place - 1)]
+            for index, group in enumerate(groups):
+                x = np.arange(len(entries)) + 0.1 * (index - 1)
+                x_own = [len(entries) + 0.1 * (index - 1)]
                 low, high = np.array([e[f"{group}_mean_ci"] for e in [*entries, own]]).T
-                ax.vlines([*x, *x_own], low, high, color=HUES[place], linewidth=1.1)
-                look = {"color": HUES[place], "marker": MARKERS[place], "markersize": 4}
+                ax.vlines([*x, *x_own], low, high, color=HUES[index], linewidth=1.1)
+                look = {"color": HUES[index], "marker": MARKERS[index], "markersize": 4}
                 ax.plot(x, [e[f"{group}_mean"] for e in entries], **look)
                 ax.plot(x_own, [own[f"{group}_mean"]], markerfacecolor="white", **look)
             ax.set_xticks(range(len(entries) + 1), [*ticks, "run"])
@@ -321,7 +321,7 @@ def _vectors(summary: dict[str, Any], path: Path) -> dict[str, np.ndarray]:
     ours = next(iter(kind_of(summary, "atv")), None)
     if ours is None:
         return {}
-    found = {}
+    vectors = {}
     for task in (task for group in groups_of(summary) for task in summary["tasks"][group]):
         file = path / "vectors" / f"{ours}.{task}.safetensors"
         try:
@@ -330,8 +330,8 @@ def _vectors(summary: dict[str, Any], path: Path) -> dict[str, np.ndarray]:
             raise UserError(f"{file}: {error}; run --mode=eval again") from None
         if "vectors" not in arrays or not np.isfinite(arrays["vectors"]).all():
             raise UserError(f"{file}: no finite array 'vectors' in it; run --mode=eval again")
-        found[task] = arrays["vectors"].reshape(len(arrays["vectors"]), -1)
-    return found
+        vectors[task] = arrays["vectors"].reshape(len(arrays["vectors"]), -1)
+    return vectors
 
 
 def _pca(summary: dict[str, Any], vectors: dict[str, np.ndarray]) -> Exhibit:
@@ -341,12 +341,12 @@ def _pca(summary: dict[str, Any], vectors: dict[str, np.ndarray]) -> Exhibit:
         evidence = f"n = {len(points)} queries of the test split, first seed; large marks: the mean of a task"
         drawn = open_figure(9, 4.2, "The vectors of queries, by task", evidence)
         ax, start, handles = drawn.add_subplot(), 0, []
-        for place, (task, values) in enumerate(vectors.items()):
+        for index, (task, values) in enumerate(vectors.items()):
             own = points[start : start + len(values)]
             start += len(values)
             look: dict[str, Any] = {
-                "color": HUES[place % len(HUES)],
-                "marker": MARKERS[(place // len(HUES)) % len(MARKERS)],
+                "color": HUES[index % len(HUES)],
+                "marker": MARKERS[(index // len(HUES)) % len(MARKERS)],
             }
             ax.plot(*own.T, linestyle="none", markersize=3, alpha=0.6, markeredgewidth=0, **look)
             ax.plot(*own.mean(0), markersize=10, markeredgecolor=INK, **look)

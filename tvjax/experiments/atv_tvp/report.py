@@ -118,17 +118,17 @@ def _setting(summary: Mapping[str, Any]) -> str:
 
 def lines(summary: Mapping[str, Any]) -> list[str | Table]:
     """The results for the terminal."""
-    found: list[str | Table] = [
+    parts: list[str | Table] = [
         _setting(summary),
         f"writers {OBJECTIVES[summary['objective']]}",
         *cautions(summary),
         "",
         f"risk: {summary['risk_unit']} [{EVIDENCE}]",
     ]
-    found.append(_table(summary))
+    parts.append(_table(summary))
     known = of(summary, "theta_explained_by_task").plain()
-    found.append(f"of theta's own variance, a linear map of the true task makes {known}")
-    return found
+    parts.append(f"of theta's own variance, a linear map of the true task makes {known}")
+    return parts
 
 
 def contents(run: Run) -> Contents:
@@ -229,13 +229,13 @@ def _pca(sets: dict[str, Vectors]) -> Exhibit:
             points, share = principal(vectors.theta)
             for ax in axes[len(coordinates(vectors)) :]:
                 ax.set_visible(False)
-            for place, (ax, (name, value)) in enumerate(zip(axes, coordinates(vectors).items(), strict=False)):
+            for index, (ax, (name, value)) in enumerate(zip(axes, coordinates(vectors).items(), strict=False)):
                 colours, norm, ticks = colour_scale(name, value)
                 dots = ax.scatter(*points.T, c=value, cmap=colours, norm=norm, s=9, linewidths=0, alpha=0.85)
                 bar = drawn.colorbar(dots, ax=ax, pad=0.02, aspect=22, ticks=ticks)
                 bar.ax.tick_params(labelsize=7.5, colors=QUIET, length=2)
                 bar.set_label(name, fontsize=8.5, color=INK)
-                quiet(ax, f"PC 1 ({share[0]:.0%} of variance)", f"PC 2 ({share[1]:.0%})", label if not place else " ")
+                quiet(ax, f"PC 1 ({share[0]:.0%} of variance)", f"PC 2 ({share[1]:.0%})", label if not index else " ")
                 ax.set_xticks([])
                 ax.set_yticks([])
         return drawn

@@ -39,10 +39,10 @@ def second_loss(row: Tree) -> str:
     return f"{what} ({label(row['differs_in'])})" if row["differs_in"] else what
 
 
-def _mark(ax: Axes, place: float, entry: Tree, color: str, marker: str, *, upright: bool) -> None:
-    """Seeds as small marks, their mean with its interval as a large one, at `place` on the other axis."""
+def _mark(ax: Axes, offset: float, entry: Tree, color: str, marker: str, *, upright: bool) -> None:
+    """Seeds as small marks, their mean with its interval as a large one, at `offset` on the other axis."""
     values = entry["values"]
-    where = [place] * len(values)
+    where = [offset] * len(values)
     small: dict[str, Any] = {"color": color, "s": 14, "alpha": 0.5, "marker": marker, "linewidths": 0}
     ax.scatter(*((where, values) if upright else (values, where)), **small)
     style: dict[str, Any] = {"color": color, "marker": marker, "markersize": 7}
@@ -52,9 +52,9 @@ def _mark(ax: Axes, place: float, entry: Tree, color: str, marker: str, *, uprig
         error = np.array([[entry["mean"] - entry["ci"][0]], [entry["ci"][1] - entry["mean"]]])
     mean = entry["mean"]
     if upright:
-        ax.errorbar(place, mean, yerr=error, **style)
+        ax.errorbar(offset, mean, yerr=error, **style)
     else:
-        ax.errorbar(mean, place, xerr=error, **style)
+        ax.errorbar(mean, offset, xerr=error, **style)
 
 
 def _key(color: str, marker: str, text: str) -> Line2D:
@@ -115,8 +115,8 @@ def layers(summary: Tree) -> Figure:
     rows = _by_layer(summary)
     alone, depth = len(summary["answers"]["emergence"]), max(len(values) for _, values in rows)
     grid = np.full((len(rows), depth), np.nan)
-    for place, (_, values) in enumerate(rows):
-        grid[place, : len(values)] = values
+    for index, (_, values) in enumerate(rows):
+        grid[index, : len(values)] = values
     figure = open_figure(
         3.2 + 0.75 * depth,
         0.9 + 0.34 * len(rows),
@@ -205,28 +205,28 @@ def _followed(member: Tree) -> np.ndarray:
 def prescribed(summary: Tree) -> Figure:
     """By prescribed layer: TVP risk there over the prior's (left), ICL risk over the ICL loss alone (right)."""
     rows = [row for row in summary["answers"]["trained"] if not row["differs_in"]]
-    made = [row for row in rows if row["arm"] == "tvp"]
+    trained = [row for row in rows if row["arm"] == "tvp"]
     control = [row for row in rows if row["arm"] == "control"]
     figure = open_figure(
         9.0, 3.4, "What TVP-loss changes, by the layer that it prescribes", f"{summary['task']}; {OVER_SEEDS}"
     )
     left, right = figure.subplots(1, 2)
-    weights = sorted({row["tvp_weight"] for row in made})
-    log_axis(left, "y", *_limits([row["tvp"] for row in made], 1.0, USABLE))
+    weights = sorted({row["tvp_weight"] for row in trained})
+    log_axis(left, "y", *_limits([row["tvp"] for row in trained], 1.0, USABLE))
     log_axis(right, "y", *_limits([row["icl_over_plain"] for row in rows], 1.0))
-    for row in made:
+    for row in trained:
         place = weights.index(row["tvp_weight"])
         x = row["prescribed_layer"] + 0.12 * (place - (len(weights) - 1) / 2)
         look = (HUES[place % len(HUES)], MARKERS[place % len(MARKERS)])
         _mark(left, x, row["tvp"], *look, upright=True)
         _mark(right, x, row["icl_over_plain"], *look, upright=True)
-    beside = max(row["prescribed_layer"] for row in made) + 1
+    beside = max(row["prescribed_layer"] for row in trained) + 1
     for place, row in enumerate(control):
         _mark(right, beside + 0.12 * place, row["icl_over_plain"], QUIET, "D", upright=True)
     left.axhline(USABLE, **THRESHOLD)
     for ax in (left, right):
         ax.axhline(1, **PRIOR)
-    ticks = sorted({row["prescribed_layer"] for row in made})
+    ticks = sorted({row["prescribed_layer"] for row in trained})
     left.set_xticks(ticks)
     right.set_xticks([*ticks, beside] if control else ticks, [*map(str, ticks), *(["control"] if control else [])])
     quiet(left, "prescribed layer", "TVP risk there / prior's risk")
@@ -256,7 +256,7 @@ def shifts(summary: Tree) -> Figure:
     ax = figure.subplots()
     intervals = {(row, column): entries[column][names[row]]["ci"] for (row, column), _ in np.ndenumerate(grid)}
     shown = np.isfinite(grid)
-    starred = frozenset(place for place, ci in intervals.items() if shown[place] and ci and not ci[0] <= 1 <= ci[1])
+    starred = frozenset(cell for cell, ci in intervals.items() if shown[cell] and ci and not ci[0] <= 1 <= ci[1])
     _heat(figure, ax, grid, (1 / 3, 3.0), "ICL risk / ICL loss alone", starred)
     ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     ax.set_xticks(range(len(rows)), [second_loss(row).replace(" at ", "\nat ") for row in rows])

@@ -46,7 +46,7 @@ PROVENANCE = (
 )
 
 
-def said(entry: Tree) -> str:
+def with_ci(entry: Tree) -> str:
     """``0.038 [0.030, 0.047]``, or without an interval where there is one seed."""
     low_high = f" [{', '.join(map(number, entry['ci']))}]" if entry["ci"] else ""
     return number(entry["mean"]) + low_high
@@ -54,28 +54,28 @@ def said(entry: Tree) -> str:
 
 def claims(answers: Tree) -> list[tuple[str, str, str]]:
     """Each claim, its `verdict`, and the numbers that decide or why there are none: one row a claim."""
-    return [(claim, verdict(found), found["why"] or numbers) for claim, found, numbers in _claims(answers)]
+    return [(claim, verdict(result), result["why"] or numbers) for claim, result, numbers in _claims(answers)]
 
 
-def verdict(found: Tree) -> str:
+def verdict(result: Tree) -> str:
     """Of a claim: ``supported``, ``not supported`` or ``not tested``."""
-    return ("supported" if found["supported"] else "not supported") if found["tested"] else "not tested"
+    return ("supported" if result["supported"] else "not supported") if result["tested"] else "not tested"
 
 
 def _claims(answers: Tree) -> list[tuple[str, Tree, str]]:
-    found, rows = answers["claims"], answers["emergence"]
-    alone, unsure, made = found["emerges_alone"], found["not_everywhere"], found["made_where_prescribed"]
+    results, rows = answers["claims"], answers["emergence"]
+    alone, unsure, prescribed = results["emerges_alone"], results["not_everywhere"], results["made_where_prescribed"]
     best = min((row for row in rows if not row["query_replaced"]), key=_tvp_best, default=None)
     where = "; ".join(figures.label(c) for c in alone["where"]) or "no condition"
     without = "; ".join(figures.label(c) for c in unsure["where"]) or "no condition"
-    deeper, search, more = found["deeper_helps_shifts"], found["no_search"], found["more_than_its_compute"]
-    layers = ", ".join(map(str, made["layers"])) or "none"
+    deeper, search, more = results["deeper_helps_shifts"], results["no_search"], results["more_than_its_compute"]
+    layers = ", ".join(map(str, prescribed["layers"])) or "none"
     return [
         (
             "With the ICL loss alone, a usable vector emerges under some conditions.",
             alone,
             f"surely usable under: {where}"
-            + (f"; best: {figures.label(best['differs_in'])}, {_said_best(best)}" if best else ""),
+            + (f"; best: {figures.label(best['differs_in'])}, {_best(best)}" if best else ""),
         ),
         (
             "ICL can be learned without a usable vector.",
@@ -84,8 +84,8 @@ def _claims(answers: Tree) -> list[tuple[str, Tree, str]]:
         ),
         (
             "TVP-loss makes a usable vector at the layer that is prescribed.",
-            made,
-            f"surely usable at layers {layers} of {', '.join(map(str, made['of'])) or 'none'}",
+            prescribed,
+            f"surely usable at layers {layers} of {', '.join(map(str, prescribed['of'])) or 'none'}",
         ),
         (
             "No search is needed: the best layer is the prescribed one.",
@@ -100,7 +100,7 @@ def _claims(answers: Tree) -> list[tuple[str, Tree, str]]:
         (
             "It does so beyond what the same extra queries do without a vector.",
             more,
-            f"ICL risk under shifts over the control's: {said(more['ratio'])}" if more["ratio"] else "",
+            f"ICL risk under shifts over the control's: {with_ci(more['ratio'])}" if more["ratio"] else "",
         ),
     ]
 
@@ -109,15 +109,15 @@ def _tvp_best(row: Tree) -> float:
     return float(row["tvp_best"]["mean"])
 
 
-def _said_best(row: Tree) -> str:
-    return f"TVP risk {said(row['tvp_best'])} {TIMES} the prior's"
+def _best(row: Tree) -> str:
+    return f"TVP risk {with_ci(row['tvp_best'])} {TIMES} the prior's"
 
 
 def _ratio_of_shifts(deeper: Tree) -> str:
     if deeper["ratio"] is None:
         return ""
     return (
-        f"at layer {deeper['layer']}, the deepest that is usable, ICL risk under shifts is {said(deeper['ratio'])}"
+        f"at layer {deeper['layer']}, the deepest that is usable, ICL risk under shifts is {with_ci(deeper['ratio'])}"
         f" {TIMES} that of the ICL loss alone (geometric mean over shifts); of {deeper['of']} shifts, surely better"
         f" under {deeper['better']}, surely worse under {deeper['worse']}, and both no better than the prior under"
         f" {deeper['failed']}, which are not counted"
@@ -136,17 +136,17 @@ def _setting(summary: Tree) -> str:
 def lines(summary: Tree) -> list[str | Table]:
     """The results for the terminal."""
     answers = answers_of(summary)
-    found: list[str | Table] = [
+    parts: list[str | Table] = [
         _setting(summary),
         *headline(answers),
         "",
         "risk / prior's risk [90% interval over seeds]",
         "",
     ]
-    found += ["ICL loss alone", _alone(answers), "", "with a second loss", _second(answers), "", "claims"]
+    parts += ["ICL loss alone", _alone(answers), "", "with a second loss", _second(answers), "", "claims"]
     for claim, holds, numbers in claims(answers):
-        found.append(f"{holds if holds == 'supported' else holds.upper():<14} {claim} {numbers}")
-    return found
+        parts.append(f"{holds if holds == 'supported' else holds.upper():<14} {claim} {numbers}")
+    return parts
 
 
 def _conditions(answers: Tree) -> list[tuple[str, ...]]:
@@ -154,8 +154,8 @@ def _conditions(answers: Tree) -> list[tuple[str, ...]]:
     return [
         (
             figures.label(row["differs_in"]),
-            said(row["icl"]),
-            said(row["tvp_best"]),
+            with_ci(row["icl"]),
+            with_ci(row["tvp_best"]),
             _usable_layers(row) or "none",
             _usable(row),
         )
@@ -188,26 +188,26 @@ def headline(answers: Tree) -> list[str]:
     """What failed, first: where ICL was not learned, what no model was run for, and members that are one model."""
     rows = answers["emergence"]
     failed = [row for row in rows if _learned(row) < len(row["icl"]["values"])]
-    told = []
+    sentences = []
     for name, groups in answers["twins"].items():
-        told += [f"In population {name}, {', '.join(names)} ended as one model, bit for bit." for names in groups]
+        sentences += [f"In population {name}, {', '.join(names)} ended as one model, bit for bit." for names in groups]
     if failed:
         which = "; ".join(
             figures.label(row["differs_in"])
             + (f" (learned in {_learned(row)} of {len(row['icl']['values'])} seeds)" if _learned(row) else "")
             for row in failed
         )
-        told.append(
+        sentences.append(
             f"Under {len(failed)} of {len(rows)} conditions ICL was not learned in every seed, which says nothing of"
             f" vectors there: {which}."
         )
     unlearned = [figures.second_loss(row) for row in answers["trained"] if max(row["icl"]["values"]) > USABLE]
     if unlearned:
-        told.append(f"With a second loss, ICL was not learned in every seed by: {'; '.join(unlearned)}.")
+        sentences.append(f"With a second loss, ICL was not learned in every seed by: {'; '.join(unlearned)}.")
     untested = sum(not claim["tested"] for claim in answers["claims"].values())
     if untested:
-        told.append(f"Of {len(answers['claims'])} claims, {untested} could not be tested.")
-    return told
+        sentences.append(f"Of {len(answers['claims'])} claims, {untested} could not be tested.")
+    return sentences
 
 
 def _trained(answers: Tree) -> list[tuple[str, ...]]:
@@ -215,8 +215,8 @@ def _trained(answers: Tree) -> list[tuple[str, ...]]:
     return [
         (
             figures.second_loss(row),
-            said(row["tvp"]) if row["arm"] == "tvp" else "",
-            "neither learned" if row["neither_learned"] else said(row["icl_over_plain"]),
+            with_ci(row["tvp"]) if row["arm"] == "tvp" else "",
+            "neither learned" if row["neither_learned"] else with_ci(row["icl_over_plain"]),
             _under_shifts(row),
         )
         for row in answers["trained"]
@@ -227,7 +227,9 @@ def _under_shifts(row: Tree) -> str:
     """ICL risk under shifts over that of the ICL loss alone, unless both fail under all of them."""
     if "all_shifts_over_plain" not in row:
         return ""
-    return said(row["all_shifts_over_plain"]) if row["working_shifts_over_plain"] else "both no better than the prior"
+    return (
+        with_ci(row["all_shifts_over_plain"]) if row["working_shifts_over_plain"] else "both no better than the prior"
+    )
 
 
 def contents(run: Run) -> Contents:
@@ -390,7 +392,7 @@ def _price_sentence(rows: Sequence[Tree]) -> str:
             parts.append(f"{figures.second_loss(row)}: neither learned ICL, and so they are not compared")
             continue
         side = "worse" if surely_above(entry, 1) else "better" if surely_below(entry, 1) else "no clear difference"
-        parts.append(f"{figures.second_loss(row)}: {said(entry)} ({side})")
+        parts.append(f"{figures.second_loss(row)}: {with_ci(entry)} ({side})")
     return "ICL risk after all demonstrations, over that of the ICL loss alone. " + "; ".join(parts) + "."
 
 

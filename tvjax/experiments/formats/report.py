@@ -49,52 +49,54 @@ def _templates(summary: Tree) -> list[str]:
 
 def cautions(summary: Tree) -> list[str]:
     """What comes before any comparison: what was not learned, what does not work, what is not what it seems. [ours]"""
-    k, at, told = summary["num_demonstrations"], _at(summary), []
+    k, at, sentences = summary["num_demonstrations"], _at(summary), []
     unlearned = [_name(c) for c in summary["cells"] if not above(c["few_shot_first_ci"], c["zero_shot_first"])]
     if unlearned:
         which = "any format" if len(unlearned) == len(summary["cells"]) else "; ".join(unlearned)
-        told.append(
+        sentences.append(
             f"Not learned in context: in {which} {k}-shot accuracy is not clearly above zero-shot, so that there is"
             " nothing that a vector could carry."
         )
     failed = [_name(c) for c in summary["cells"] if not c["positions"][at]["works"]]
     if len(failed) == len(summary["cells"]):
-        told.append(f"The state vector at {POSITIONS[at]} works in no format.")
+        sentences.append(f"The state vector at {POSITIONS[at]} works in no format.")
     elif failed:
-        told.append(f"The state vector at {POSITIONS[at]} does not work in: {'; '.join(failed)}.")
+        sentences.append(f"The state vector at {POSITIONS[at]} does not work in: {'; '.join(failed)}.")
     for start in summary["starts"]:
         if len(start["tokens"]) > 1:
-            told.append(f"The start {start['name']} is {len(start['tokens'])} tokens: {' '.join(start['tokens'])}.")
-    return told
+            sentences.append(
+                f"The start {start['name']} is {len(start['tokens'])} tokens: {' '.join(start['tokens'])}."
+            )
+    return sentences
 
 
 def findings(summary: Tree) -> list[str]:
     """What the paired comparisons of starts and of positions say, in sentences."""
-    told, compared = [], summary["compared"]
+    sentences, compared = [], summary["compared"]
     for start in _starts(summary)[1:]:
         rows = [row for row in compared["starts"] if row["start"] == start]
-        told.append(f"{start}, less {rows[0]['less']['start']} in front: {_verdicts(rows)}.")
+        sentences.append(f"{start}, less {rows[0]['less']['start']} in front: {_verdicts(rows)}.")
     for position in summary["positions"][1:]:
         rows = [row for row in compared["positions"] if row["less"]["position"] == position]
-        told.append(f"{POSITIONS[_at(summary)]}, less {POSITIONS[position]}: {_verdicts(rows, start=True)}.")
-    return told
+        sentences.append(f"{POSITIONS[_at(summary)]}, less {POSITIONS[position]}: {_verdicts(rows, start=True)}.")
+    return sentences
 
 
 def _verdicts(rows: Sequence[Tree], *, start: bool = False) -> str:
     """Which comparisons went which way, each as its template (and start)."""
-    said: dict[str, list[str]] = {}
+    names_of: dict[str, list[str]] = {}
     for row in rows:
-        said.setdefault(row["verdict"], []).append(_name(row) if start else row["template"])
+        names_of.setdefault(row["verdict"], []).append(_name(row) if start else row["template"])
     return "; ".join(
         f"{verdict} in {len(names)} of {len(rows)}" + ("" if start else f" ({', '.join(names)})")
-        for verdict, names in said.items()
+        for verdict, names in names_of.items()
     )
 
 
 def lines(summary: Tree) -> list[str | Table]:
     """The results for the terminal."""
     k, at = summary["num_demonstrations"], _at(summary)
-    found: list[str | Table] = [
+    parts: list[str | Table] = [
         f"first tokens right, mean over {len(summary['tasks'])} tasks [90% interval over tasks and questions];"
         f" {len(summary['seeds'])} seeds of {summary['num_prompts']} prompts of {k} demonstrations; the last columns"
         f" are paired, of the vector at {POSITIONS[at]}",
@@ -102,7 +104,7 @@ def lines(summary: Tree) -> list[str | Table]:
         *findings(summary),
         _cells(summary),
     ]
-    return found
+    return parts
 
 
 def _paired(summary: Tree, cell: Tree) -> Tree | None:
@@ -140,7 +142,8 @@ def _cells(summary: Tree) -> Table:
     for cell in summary["cells"]:
         shots = [of(cell, f"{shot}_first") for shot in ("zero_shot", "few_shot", "shuffled_shot")]
         vectors = [
-            dataclasses.replace(of(found, "vector_first"), good=found["works"]) for found in cell["positions"].values()
+            dataclasses.replace(of(vector, "vector_first"), good=vector["works"])
+            for vector in cell["positions"].values()
         ]
         row = _paired(summary, cell)
         compared = (of(row, "difference"), Cell(row["verdict"])) if row else ()
@@ -172,16 +175,16 @@ def _tasks_table(summary: Tree) -> str:
 
 
 def _reading(summary: Tree) -> str:
-    found, layer = summary["reading"], summary["reading"]["layer"]
-    if found["rank_correlation"] is None:
-        said = "is not defined, since one of the two does not vary"
+    reading, layer = summary["reading"], summary["reading"]["layer"]
+    if reading["rank_correlation"] is None:
+        outcome = "is not defined, since one of the two does not vary"
     else:
-        verdict = "it explains the formats" if found["explains"] else "it does not explain the formats"
-        said = f"is {found['rank_correlation']:.2f}: by the rule that asks for -0.5 or less, {verdict}"
+        verdict = "it explains the formats" if reading["explains"] else "it does not explain the formats"
+        outcome = f"is {reading['rank_correlation']:.2f}: by the rule that asks for -0.5 or less, {verdict}"
     return (
         f'<p class="quiet">Over the {len(summary["cells"])} formats, the rank correlation between the cosine of the'
-        f" states of different queries at layer {layer}, at {POSITIONS[found['position']]}, and the vector's accuracy"
-        f" {said}.</p>"
+        f" states of different queries at layer {layer}, at {POSITIONS[reading['position']]}, and the vector's accuracy"
+        f" {outcome}.</p>"
     )
 
 
@@ -189,9 +192,9 @@ def _where(summary: Tree) -> Exhibit:
     shots = [c["few_shot_first"] for c in summary["cells"]]
     kinds = [(f"{summary['num_demonstrations']}-shot", shots, [False] * len(shots))]
     for position in summary["positions"]:
-        found = [c["positions"][position] for c in summary["cells"]]
+        vectors = [c["positions"][position] for c in summary["cells"]]
         name = f"state vector at\n{POSITIONS[position]}"
-        kinds.append((name, [entry["vector_first"] for entry in found], [entry["works"] for entry in found]))
+        kinds.append((name, [entry["vector_first"] for entry in vectors], [entry["works"] for entry in vectors]))
 
     def draw() -> Figure:
         """A panel a kind of prompt, a row a template, a column a start."""
@@ -245,8 +248,8 @@ def _by_task(summary: Tree) -> Exhibit:
         drawn = open_figure(*size, "Which tasks the vector carries, by the format of the prompt", evidence)
         axes = drawn.subplots(1, len(templates), sharey=True, squeeze=False)[0]
         for ax, template in zip(axes, templates, strict=True):
-            found = [c["positions"][at]["tasks"] for c in summary["cells"] if c["template"] == template]
-            grid = np.array([[cell[task]["vector_first"] for cell in found] for task in tasks])
+            cells = [c["positions"][at]["tasks"] for c in summary["cells"] if c["template"] == template]
+            grid = np.array([[cell[task]["vector_first"] for cell in cells] for task in tasks])
             shown = ax.imshow(grid, aspect="auto", cmap="Blues", vmin=0, vmax=1)
             quiet(ax, "", "", template)
             ax.grid(False)
@@ -274,18 +277,18 @@ def _lines(summary: Tree, title: str, evidence: str, unit: str, values: Callable
     for ax in axes[len(templates) :]:
         ax.set_visible(False)
     for ax, template in zip(axes, templates, strict=False):
-        for place, start in enumerate(starts):
+        for index, start in enumerate(starts):
             (cell,) = (c for c in summary["cells"] if (c["template"], c["start"]) == (template, start))
             line = np.asarray(values(cell), float)
             layers = np.arange(summary["num_layers"] + 1)[-len(line) :]
-            ax.plot(layers, line, color=HUES[place], marker=MARKERS[place], markersize=3, linewidth=1.3)
+            ax.plot(layers, line, color=HUES[index], marker=MARKERS[index], markersize=3, linewidth=1.3)
         quiet(ax, "layer", unit, template)
         ax.label_outer()
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_ylim(-0.03, 1.03)
     handles = [
-        Line2D([], [], color=HUES[place], marker=MARKERS[place], markersize=4, label=start)
-        for place, start in enumerate(starts)
+        Line2D([], [], color=HUES[index], marker=MARKERS[index], markersize=4, label=start)
+        for index, start in enumerate(starts)
     ]
     bottom_legend(drawn, handles, len(starts))
     return drawn

@@ -29,28 +29,28 @@ OURS = (
 def lines(summary: Mapping[str, Any]) -> list[str | Table]:
     """The results for the terminal."""
     k = summary["num_demonstrations"]
-    found: list[str | Table] = [
+    parts: list[str | Table] = [
         f"accuracy on the test split, of first tokens and of whole answers; vectors of {summary['num_prompts']} prompts"
         f" of {k} demonstrations, each at the layer (of {summary['num_layers']}) and scale that the dev split prefers,"
         " named where it beats zero-shot there",
         *cautions(summary),
         _tasks(summary, plain=True),
     ]
-    return found
+    return parts
 
 
 def cautions(summary: Mapping[str, Any]) -> list[str]:
     """What comes before any number: which tasks demonstrations do not help with, so that no vector can carry them."""
     k = summary["num_demonstrations"]
-    told = []
+    sentences = []
     if summary["query_first"]:
-        told.append(SINK)
+        sentences.append(SINK)
     failed = [name for name, e in summary["tasks"].items() if not above(e["few_shot_first_ci"], e["zero_shot_first"])]
     if not failed:
-        return told
+        return sentences
     which = "any task" if len(failed) == len(summary["tasks"]) else ", ".join(failed)
     return [
-        *told,
+        *sentences,
         f"Not learned in context: on {which} {k}-shot accuracy is not clearly above zero-shot, so that there is nothing"
         " that a task vector could carry.",
     ]
@@ -78,8 +78,8 @@ def contents(run: Run) -> Contents:
 
 def _names(summary: Mapping[str, Any]) -> dict[str, str]:
     """The methods as readers know them: prompts, vectors, and the control."""
-    found = SHOTS | {m["name"]: m["label"] for m in summary["methods"]} | CONTROL
-    return {method: label.format(k=summary["num_demonstrations"]) for method, label in found.items()}
+    labels = SHOTS | {m["name"]: m["label"] for m in summary["methods"]} | CONTROL
+    return {method: label.format(k=summary["num_demonstrations"]) for method, label in labels.items()}
 
 
 def _methods(summary: dict[str, Any]) -> Exhibit:
@@ -93,10 +93,10 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
         axes = drawn.subplots(1, 2, sharey=True)
         rows = np.arange(len(tasks))[::-1]
         for ax, suffix, unit in zip(axes, ("_first", ""), ("first tokens", "whole answers"), strict=True):
-            for place, method in enumerate(shown):
-                look = _look(place)
+            for index, method in enumerate(shown):
+                look = _look(index)
                 low, high = np.array([e[f"{method}{suffix}_ci"] for e in tasks.values()]).T
-                height = rows + 0.64 * (0.5 - place / (len(shown) - 1))
+                height = rows + 0.64 * (0.5 - index / (len(shown) - 1))
                 ax.hlines(height, low, high, color=look["color"], linewidth=1.1)
                 ax.plot([e[f"{method}{suffix}"] for e in tasks.values()], height, markersize=4, **look)
             for row in rows[:-1]:
@@ -105,7 +105,7 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
             quiet(ax, f"accuracy of {unit}", "")
             ax.grid(False, axis="y")
         axes[0].set_yticks(rows, list(tasks))
-        handles = [Line2D([], [], label=names[method], **_look(place)) for place, method in enumerate(shown)]
+        handles = [Line2D([], [], label=names[method], **_look(index)) for index, method in enumerate(shown)]
         bottom_legend(drawn, handles, len(shown))
         return drawn
 
@@ -120,9 +120,9 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
     )
 
 
-def _look(place: int) -> dict[str, Any]:
-    """The mark of the method at a place of the legend."""
-    return {"color": HUES[place % len(HUES)], "marker": MARKERS[place % len(MARKERS)], "linestyle": "none"}
+def _look(index: int) -> dict[str, Any]:
+    """The mark of a method, by its number in the legend."""
+    return {"color": HUES[index % len(HUES)], "marker": MARKERS[index % len(MARKERS)], "linestyle": "none"}
 
 
 ADDED = " The function vector is added, times the scale that the dev split prefers."
@@ -135,8 +135,8 @@ def _swept(summary: dict[str, Any]) -> list[str]:
 
 
 def _by_layer(entry: dict[str, Any], kind: str) -> list[float | None]:
-    found: list[float | None] = entry[f"{kind}_first_by_layer_test"][1:]
-    return found
+    accuracies: list[float | None] = entry[f"{kind}_first_by_layer_test"][1:]
+    return accuracies
 
 
 def _layers(summary: dict[str, Any]) -> Exhibit:
@@ -150,9 +150,9 @@ def _layers(summary: dict[str, Any]) -> Exhibit:
         drawn = open_figure(10, 1.3 + 0.3 * len(tasks), "Vectors by the layer at which they are written", evidence)
         axes = drawn.subplots(1, len(swept), sharey=True, squeeze=False)[0]
         for ax, kind in zip(axes, swept, strict=True):
-            found = np.array([_by_layer(e, kind) for e in tasks.values()], float)
-            edges = 0.5, found.shape[1] + 0.5, len(tasks) - 0.5, -0.5
-            shown = ax.imshow(found, aspect="auto", cmap="Blues", vmin=0, vmax=1, extent=edges)
+            grid = np.array([_by_layer(e, kind) for e in tasks.values()], float)
+            edges = 0.5, grid.shape[1] + 0.5, len(tasks) - 0.5, -0.5
+            shown = ax.imshow(grid, aspect="auto", cmap="Blues", vmin=0, vmax=1, extent=edges)
             works = [(e[f"{kind}_layer"], row) for row, e in enumerate(tasks.values()) if e[f"{kind}_works"]]
             ax.plot(*np.array(works).reshape(-1, 2).T, linestyle="none", marker="o", color=HUES[1], fillstyle="none")
             quiet(ax, "layer", "")

@@ -16,13 +16,13 @@ from tvjax.report.tables import Cell, Row, Table, estimate
 
 def lines(summary: Mapping[str, Any]) -> list[str | Table]:
     """The results for the terminal."""
-    found: list[str | Table] = [
+    parts: list[str | Table] = [
         f"small language model: {summary['num_layers']} layers, {len(summary['tasks'])} tasks, n ="
         f" {summary['num_prompts']} prompts [90% bootstrap interval]",
         *cautions(summary),
         _table(summary),
     ]
-    return found
+    return parts
 
 
 def _table(summary: Mapping[str, Any]) -> Table:
@@ -61,8 +61,8 @@ def _curve(summary: dict[str, Any]) -> Exhibit:
         counts = np.arange(summary["num_demonstrations"] + 1)
         evidence = f"n = {summary['num_prompts']} prompts; bands: 90% bootstrap interval"
         drawn = open_figure(8, 3, "In-context learning of the small model", evidence)
-        for place, (name, unit) in enumerate((("accuracy", "fraction of answers right"), ("risk", "nats a token"))):
-            ax = drawn.add_subplot(1, 2, place + 1)
+        for index, (name, unit) in enumerate((("accuracy", "fraction of answers right"), ("risk", "nats a token"))):
+            ax = drawn.add_subplot(1, 2, index + 1)
             band = np.array(summary[f"{name}_ci"])
             ax.fill_between(counts, band[:, 0], band[:, 1], color=HUES[0], alpha=0.2, linewidth=0)
             ax.plot(counts, summary[name], color=HUES[0], marker="o", markersize=4)

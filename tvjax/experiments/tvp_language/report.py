@@ -99,8 +99,8 @@ def setting(member: Mapping[str, Any]) -> str:
 
 def _kinds(summary: Mapping[str, Any]) -> dict[str, str]:
     """What is measured, as readers know it."""
-    said = {"k": summary["num_demonstrations"], "p": summary["num_prompts"]}
-    return {kind: label.format(**said) for kind, label in KINDS.items()}
+    numbers = {"k": summary["num_demonstrations"], "p": summary["num_prompts"]}
+    return {kind: label.format(**numbers) for kind, label in KINDS.items()}
 
 
 def works(summary: Mapping[str, Any], member: Mapping[str, Any], group: str, kind: str) -> bool:
@@ -114,20 +114,20 @@ def works(summary: Mapping[str, Any], member: Mapping[str, Any], group: str, kin
 
 def cautions(summary: Mapping[str, Any]) -> list[str]:
     """What comes before any comparison: members that are one model, and those that do not learn in context. [ours]"""
-    told = [f"{' and '.join(n)} ended as one model, bit for bit: do not compare them." for n in _twins(summary)]
+    sentences = [f"{' and '.join(n)} ended as one model, bit for bit: do not compare them." for n in _twins(summary)]
     if summary.get("query_first"):
-        told.append(SINK)
+        sentences.append(SINK)
     for group, tasks in GROUPS.items():
-        asked = arms_of(summary)
-        failed = [m["name"] for m in asked if not works(summary, m, group, "few_shot")]
+        arms = arms_of(summary)
+        failed = [m["name"] for m in arms if not works(summary, m, group, "few_shot")]
         if failed:
-            names = "no model" if len(failed) == len(asked) else ", ".join(failed)
+            names = "no model" if len(failed) == len(arms) else ", ".join(failed)
             helps = "learns in context" if names == "no model" else "do not learn in context"
-            told.append(
+            sentences.append(
                 f"On {tasks} {names} {helps}: {summary['num_demonstrations']}-shot accuracy is not clearly above"
                 " zero-shot, so that there is nothing that a vector could carry."
             )
-    return told
+    return sentences
 
 
 def _twins(summary: Mapping[str, Any]) -> list[list[str]]:
@@ -141,7 +141,7 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
     """
     named = {arm["name"]: arm for arm in arms_of(summary)}
     against = [d for d in summary["differences"] if named[d["minus"]]["tvp_weight"] is not None]
-    said: list[str] = []
+    compared: list[str] = []
     neither: list[str] = []
     for d in against:
         for group, tasks in GROUPS.items():
@@ -155,13 +155,13 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
                 one, other = (named[d[which]]["means"][group][kind] for which in ("of", "minus"))
                 low, high = d[group][f"{kind}_ci"]
                 verdict = "better" if low > 0 else "worse" if high < 0 else "neither clearly better nor clearly worse"
-                said.append(
+                compared.append(
                     f"On {tasks} the {what} of {d['of']} is {verdict} than that of {d['minus']}: {one:.2f} against"
                     f" {other:.2f}, a difference of {of(d[group], kind, '+.2f').plain()}."
                 )
     first = cautions(summary)
     return (
-        [*first, *neither, *said, scope(summary)]
+        [*first, *neither, *compared, scope(summary)]
         if against
         else [*first, "No member differs from another by the TVP-loss alone: the table compares each with the model."]
     )
@@ -181,7 +181,7 @@ def scope(summary: Mapping[str, Any]) -> str:
 def verdicts(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What is known of each arm with a TVP-loss, on each group of tasks: yes, no or not known, by `RULES`."""
     arms = {arm["name"]: arm for arm in arms_of(summary)}
-    found = []
+    rows = []
     for d in summary["differences"]:
         arm, other = arms[d["of"]], arms[d["minus"]]
         if not arm["tvp_weight"] or other["tvp_weight"] != 0 or "over_half_ci" not in arm["means"]["train"]:
@@ -196,8 +196,8 @@ def verdicts(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
             if shifts:
                 answers["shifts"] = next((v for v in ("no", "not known") if v in shifts), "yes")
-            found.append({"arm": arm["name"], "group": group, **answers})
-    return found
+            rows.append({"arm": arm["name"], "group": group, **answers})
+    return rows
 
 
 def _verdict(interval: list[float], above_this: float, below_this: float) -> str:
@@ -229,11 +229,11 @@ def _table(summary: Mapping[str, Any], kinds: Mapping[str, str | Head], caption:
 
 def lines(summary: Mapping[str, Any]) -> list[str | Table]:
     """The results for the terminal."""
-    found: list[str | Table] = [_about(summary), *cautions(summary), ""]
-    found.append(f"accuracy on the test split, macro average over tasks [{evidence(summary)}; of differences, paired]")
-    found.append(_table(summary, _kinds(summary), ""))
-    told = [text for text in headline(summary) if text not in found]
-    return [*found, "", *told]
+    parts: list[str | Table] = [_about(summary), *cautions(summary), ""]
+    parts.append(f"accuracy on the test split, macro average over tasks [{evidence(summary)}; of differences, paired]")
+    parts.append(_table(summary, _kinds(summary), ""))
+    headlines = [text for text in headline(summary) if text not in parts]
+    return [*parts, "", *headlines]
 
 
 def contents(run: Run) -> Contents:
@@ -263,7 +263,7 @@ def contents(run: Run) -> Contents:
 def _metrics(run: Run, name: str) -> Metrics:
     """The log of a member, which trained beside all others, or some, or alone."""
     folder = run.path / "parts"
-    parts = sorted(f"parts/{place.name}" for place in folder.iterdir()) if folder.is_dir() else [""]
+    parts = sorted(f"parts/{path.name}" for path in folder.iterdir()) if folder.is_dir() else [""]
     for part in parts[:-1]:
         try:
             return run.metrics([name], part)[0]
@@ -290,18 +290,20 @@ def _shifts_table(summary: Mapping[str, Any]) -> str:
 
 
 def _verdicts_table(summary: Mapping[str, Any]) -> str:
-    found = verdicts(summary)
-    if not found:
+    known = verdicts(summary)
+    if not known:
         return ""
     labels = {arm["name"]: setting(arm) for arm in arms_of(summary)}
-    asked = {kind: text.format(k=summary["num_demonstrations"]) for kind, text in QUESTIONS.items() if kind in found[0]}
+    questions = {
+        kind: text.format(k=summary["num_demonstrations"]) for kind, text in QUESTIONS.items() if kind in known[0]
+    }
     rows = tuple(
-        Row((Cell(GROUPS[group]), Cell(labels[row["arm"]]), *(Cell(row[kind]) for kind in asked)), names=2)
+        Row((Cell(GROUPS[group]), Cell(labels[row["arm"]]), *(Cell(row[kind]) for kind in questions)), names=2)
         for group in GROUPS
-        for row in found
+        for row in known
         if row["group"] == group
     )
-    return Table("What is known", ("", "", *asked.values()), rows).html() + f"<p>{escape(RULES)}</p>"
+    return Table("What is known", ("", "", *questions.values()), rows).html() + f"<p>{escape(RULES)}</p>"
 
 
 def _tasks_table(summary: Mapping[str, Any]) -> str:

@@ -43,10 +43,10 @@ def headline(summary: Summary) -> list[str]:
     failed: list[str] = []
     reached: list[str] = []
     for name, indices in ranked[:2]:
-        told = [] if summary.query_replaced else [_reached(summary, name, indices)]
+        sentences = [] if summary.query_replaced else [_reached(summary, name, indices)]
         if plain:
-            told.append(_cost(summary, plain, indices))
-        (reached if "usable" in _kinds(summary, indices) else failed).extend(told)
+            sentences.append(_cost(summary, plain, indices))
+        (reached if "usable" in _kinds(summary, indices) else failed).extend(sentences)
     alone = [_emergence(summary, plain) if plain else "No member was trained with the ICL loss alone."]
     if summary.query_replaced and plain:
         alone = []
@@ -57,16 +57,18 @@ def headline(summary: Summary) -> list[str]:
 
 def cautions(summary: Summary) -> list[str]:
     """What comes before any number: members that are one model, tasks that were not learned, what cannot work."""
-    told = [
+    sentences = [
         f"{' and '.join(names)} ended as one model, bit for bit: do not compare them." for names in summary.identical
     ]
-    told += [text for name, indices in arms(summary.members).items() if (text := _unlearned(summary, name, indices))]
+    sentences += [
+        text for name, indices in arms(summary.members).items() if (text := _unlearned(summary, name, indices))
+    ]
     if summary.query_replaced:
-        told.append(
+        sentences.append(
             f"In layout {summary.layout} the vector takes the place of the query itself, so TVP cannot work, however"
             " the model is trained (see the notes)."
         )
-    return told
+    return sentences
 
 
 def _unlearned(summary: Summary, name: str, indices: Sequence[int]) -> str:
@@ -137,14 +139,14 @@ def _emergence(summary: Summary, plain: Sequence[int]) -> str:
             f"{learned} and a weak one in {kinds.count('weak')}: the lowest TVP risk of each one's inner layers is"
             f" {_range([float(ratio.value) for ratio in ratios])}\N{MULTIPLICATION SIGN} the prior's."
         )
-    found = {
+    verdicts = {
         "usable": "a usable task vector emerged",
         "weak": "only a weak task vector emerged",
         "no": "no usable task vector emerged",
     }[kinds[0]]
     layer = summary.members[plain[0]].best_layer
     where = "of all inner layers the lowest" if kinds == ["no"] else f"at its best layer ({layer}),"
-    return f"With the ICL loss alone, {found}: {where} {_tvp(summary, plain[0], layer)}."
+    return f"With the ICL loss alone, {verdicts}: {where} {_tvp(summary, plain[0], layer)}."
 
 
 def _reached(summary: Summary, name: str, indices: Sequence[int]) -> str:
@@ -160,12 +162,12 @@ def _reached(summary: Summary, name: str, indices: Sequence[int]) -> str:
             f"{name} made a usable vector there in {kinds.count('usable')} of {len(read)} seeds{learned}: TVP risk"
             f" {_range(values)}\N{MULTIPLICATION SIGN} the prior's."
         )
-    made = {
+    verdicts = {
         "usable": "made a usable vector there",
         "weak": "made only a weak vector there",
         "no": "made no vector there",
     }
-    return f"{name} {made[kinds[0]]}: {_tvp(summary, indices[0], layer)}."
+    return f"{name} {verdicts[kinds[0]]}: {_tvp(summary, indices[0], layer)}."
 
 
 def _tvp(summary: Summary, index: int, layer: int) -> str:

@@ -3,7 +3,7 @@
 from tvjax.experiments.tvp.report.figures import icl_figure, tvp_figure
 from tvjax.experiments.tvp.report.findings import by_setting, robustness
 from tvjax.experiments.tvp.report.members import titles
-from tvjax.experiments.tvp.report.probes import probes_figure, probes_of, probes_said, rank_figure, rank_said
+from tvjax.experiments.tvp.report.probes import probes_figure, probes_of, probes_text, rank_figure, rank_text
 from tvjax.experiments.tvp.report.progress import heatmap_figure, training_figure
 from tvjax.experiments.tvp.report.reader import TVPRun
 from tvjax.experiments.tvp.report.shifts import shifts_figure
@@ -19,7 +19,7 @@ def gallery(run: TVPRun) -> list[Exhibit]:
     probes = [member.probes for member in run.summary.members]
     if all(probes):
         exhibits.append(_probes(run))
-    if all(found and found.rank for found in probes):
+    if all(one and one.rank for one in probes):
         exhibits.append(_rank(run))
     if run.summary.shifts:
         exhibits.append(_shifts(run))
@@ -56,18 +56,18 @@ def _icl(run: TVPRun) -> Exhibit:
 
 def _beside(run: TVPRun) -> dict[str, str]:
     """What stands beside the members' curves, and what each is there for."""
-    told = {}
+    meanings = {}
     if run.summary.base.risk.oracle:
-        told["the oracle"] = (
+        meanings["the oracle"] = (
             "The closer a curve is to the oracle's, the more a model makes of the demonstrations; the oracle knows the"
             " family of tasks but not the task. "
         )
     if run.summary.base.risk.baselines:
-        told["baselines"] = (
+        meanings["baselines"] = (
             "Dashed and dotted, methods that are fitted to each prompt's demonstrations alone and know nothing of the"
             " family. "
         )
-    return told
+    return meanings
 
 
 def _tvp(run: TVPRun) -> Exhibit:
@@ -106,10 +106,10 @@ def _probes(run: TVPRun) -> Exhibit:
         "probes",
         "Probing the vectors",
         f"Panels of probes of the task vectors for {_who(run)}: what can be read from them and what they vary with, by"
-        f" layer, and whose answer they give. {probes_said(run.summary)}",
+        f" layer, and whose answer they give. {probes_text(run.summary)}",
         "First, what a linear map and the nearest neighbours read of the task: that it can be read does not say that"
         " the model uses it there. Then, how much theta changes with the dummy query that it was read at, and whether a"
-        f" mean over dummy queries works better. {crossed} {probes_said(run.summary)}",
+        f" mean over dummy queries works better. {crossed} {probes_text(run.summary)}",
         lambda: probes_figure(run.summary),
     )
 
@@ -118,10 +118,10 @@ def _rank(run: TVPRun) -> Exhibit:
     return Exhibit(
         "rank",
         "The map that a vector carries",
-        f"Which directions of y = W x the answers with one vector have, for {_who(run)}. {rank_said(run.summary)}",
+        f"Which directions of y = W x the answers with one vector have, for {_who(run)}. {rank_text(run.summary)}",
         "For each prompt a linear map is fitted to the answers that its one vector gives to fresh x', and compared with"
         " W along W's own directions, the strongest first. A single vector is predicted to carry only rank one (Dong et"
-        f" al. 2025): 1 in the first direction, 0 in the others. {rank_said(run.summary)}",
+        f" al. 2025): 1 in the first direction, 0 in the others. {rank_text(run.summary)}",
         lambda: rank_figure(run.summary),
     )
 

@@ -38,10 +38,10 @@ def looks(summary: Summary) -> list[Look]:
     names = titles(summary)
     result: dict[int, Look] = {}
     for position, indices in enumerate(arms(summary.members).values()):
-        for place, index in enumerate(indices):
-            paler = 0.6 * place / max(1, len(indices) - 1) if len(indices) > 1 else 0.0
+        for seed, index in enumerate(indices):
+            paler = 0.6 * seed / max(1, len(indices) - 1) if len(indices) > 1 else 0.0
             shade = _mixed_with_white(HUES[position % len(HUES)], paler)
-            marker = MARKERS[(position + place) % len(MARKERS)]
+            marker = MARKERS[(position + seed) % len(MARKERS)]
             result[index] = Look(names[index], shade, marker)
     return [result[index] for index in range(len(summary.members))]
 
@@ -87,11 +87,11 @@ def baseline_looks(summary: Summary) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "label": baseline_label(summary, name),
-            "color": BASELINE_HUES[place % len(BASELINE_HUES)],
-            "linestyle": BASELINE_DASHES[place % len(BASELINE_DASHES)],
+            "color": BASELINE_HUES[index % len(BASELINE_HUES)],
+            "linestyle": BASELINE_DASHES[index % len(BASELINE_DASHES)],
             "linewidth": 1.2,
         }
-        for place, name in enumerate(summary.base.risk.baselines)
+        for index, name in enumerate(summary.base.risk.baselines)
     }
 
 

@@ -156,7 +156,7 @@ def _superposition(ax: Axes, summary: Summary, word: str, measure: Measure) -> N
     probes, shown = probes_of(summary), []
     kinds = ["first", "second", *(["mixture"] if f"mixture_{word}" in probes[0].superposition else [])]
     for style, kind in zip(STYLES, kinds, strict=False):
-        rows = [found.superposition[f"{kind}_{word}"] for found in probes]
+        rows = [one.superposition[f"{kind}_{word}"] for one in probes]
         _lines(ax, probes[0].shares, rows, looks(summary), style)
         shown += rows
     _scaled(ax, word, shown, float(measure.prior.value))
@@ -183,12 +183,12 @@ def rank_figure(summary: Summary) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     directions = len(probes[0].rank["prescribed"]["captured"].value)
     width = 0.7 / (2 * len(probes))
-    for place, (found, look) in enumerate(zip(probes, looks(summary), strict=True)):
+    for index, (one, look) in enumerate(zip(probes, looks(summary), strict=True)):
         for side, layer in enumerate(("prescribed", "best")):
-            shift = (2 * place + side - len(probes) + 0.5) * width
+            shift = (2 * index + side - len(probes) + 0.5) * width
             fill = look.color if layer == "prescribed" else "white"
-            points(left, np.arange(1, directions + 1) + shift, found.rank[layer]["captured"], look, fill)
-            points(right, np.array([1 + shift]), found.rank[layer]["participation"], look, fill)
+            points(left, np.arange(1, directions + 1) + shift, one.rank[layer]["captured"], look, fill)
+            points(right, np.array([1 + shift]), one.rank[layer]["participation"], look, fill)
     true = float(probes[0].rank["prescribed"]["true_participation"].value)
     for ax, levels in ((left, {"": 0.0, "carried exactly": 1.0}), (right, {"rank one": 1.0, "W itself": true})):
         for text, level in levels.items():
@@ -214,30 +214,28 @@ def points(ax: Axes, x: np.ndarray, row: Estimate, look: Look, fill: str) -> Non
     ax.plot(x, value, linestyle="none", color=look.color, marker=look.marker, markersize=6, markerfacecolor=fill)
 
 
-def probes_said(summary: Summary) -> str:
+def probes_text(summary: Summary) -> str:
     """What the probes found at each member's own layer."""
     members, probes = summary.members, probes_of(summary)
     layers = [member.prescribed_layer for member in members]
     at = list(zip(layers, probes, strict=True))
-    read = by_setting(summary, [found.read["linear"][layer].value for layer, found in at])
-    dummy = by_setting(summary, [found.entanglement[layer].value for layer, found in at])
+    read = by_setting(summary, [one.read["linear"][layer].value for layer, one in at])
+    dummy = by_setting(summary, [one.entanglement[layer].value for layer, one in at])
     word, _ = _measure(summary)
-    first, last = (
-        by_setting(summary, [found.averaging[word].value[end, layer] for layer, found in at]) for end in (0, -1)
-    )
-    told = [
+    first, last = (by_setting(summary, [one.averaging[word].value[end, layer] for layer, one in at]) for end in (0, -1))
+    sentences = [
         f"At the prescribed layer l* (of all members), a linear map reads this share of the task: {read}.",
         f"The dummy query varies theta so many times as much as the task does: {dummy}.",
         f"TVP {word} with one dummy query: {first}; with the mean over {probes[0].counts[-1]}: {last}.",
     ]
     if probes[0].swap:
-        told.append(_swap_said(summary, layers))
-    return " ".join(told)
+        sentences.append(_swap_text(summary, layers))
+    return " ".join(sentences)
 
 
-def swapped_to(found: Probes, layer: int, word: str) -> str:
+def swapped_to(probes: Probes, layer: int, word: str) -> str:
     """Whose answer a swap gives: the ``vector``'s task, the ``prompt``'s, or ``neither`` where intervals overlap."""
-    vector, prompt = (found.swap[f"{kind}_{word}"][layer] for kind in ("vector", "prompt"))
+    vector, prompt = (probes.swap[f"{kind}_{word}"][layer] for kind in ("vector", "prompt"))
     if word == "accuracy":
         vector, prompt = prompt, vector  # of accuracies the greater is the better
     if vector.high < prompt.low:
@@ -245,10 +243,10 @@ def swapped_to(found: Probes, layer: int, word: str) -> str:
     return "prompt" if prompt.high < vector.low else "neither"
 
 
-def _swap_said(summary: Summary, layers: Sequence[int]) -> str:
+def _swap_text(summary: Summary, layers: Sequence[int]) -> str:
     """Whose answer each setting gives after a swap, in how many of its seeds."""
     word, _ = _measure(summary)
-    kinds = [swapped_to(found, layer, word) for found, layer in zip(probes_of(summary), layers, strict=True)]
+    kinds = [swapped_to(one, layer, word) for one, layer in zip(probes_of(summary), layers, strict=True)]
     meaning = {"vector": "to the vector's task", "prompt": "to the prompt's own task", "neither": "clearly to neither"}
     parts = []
     for name, indices in arms(summary.members).items():
@@ -256,18 +254,18 @@ def _swap_said(summary: Summary, layers: Sequence[int]) -> str:
             parts.append(f"{name}: nothing to read, {UNLEARNED}")
             continue
         counts = {kind: sum(kinds[index] == kind for index in indices) for kind in meaning}
-        said = [
+        sides = [
             f"{meaning[kind]}{f' ({n} of {len(indices)} seeds)' if n < len(indices) else ''}"
             for kind, n in counts.items()
             if n
         ]
-        parts.append(f"{name}: {', '.join(said)}")
+        parts.append(f"{name}: {', '.join(sides)}")
     return f"After a swap there, the answer is closer (whole intervals): {'; '.join(parts)}."
 
 
-def rank_said(summary: Summary) -> str:
+def rank_text(summary: Summary) -> str:
     """How many directions the vectors carry at the prescribed layer, beside W's."""
-    rank = [found.rank["prescribed"] for found in probes_of(summary)]
+    rank = [one.rank["prescribed"] for one in probes_of(summary)]
     carried = by_setting(summary, [row["participation"].value for row in rank])
     power = by_setting(summary, [row["power"].value for row in rank])
     weakest = by_setting(summary, [row["captured"].value[-1] for row in rank])

@@ -88,9 +88,9 @@ def heatmap_figure(run: TVPRun) -> Figure:
     for ax in grid.flat[len(ratios) :]:
         ax.set_visible(False)
     norm = LogNorm(1 / reach, reach)
-    for place, (member, look, (steps, values)) in enumerate(zip(summary.members, looks(summary), ratios, strict=True)):
-        ax = grid.flat[place]
-        quiet(ax, "training step", "layer l" if place % columns == 0 else "", look.label)
+    for index, (member, look, (steps, values)) in enumerate(zip(summary.members, looks(summary), ratios, strict=True)):
+        ax = grid.flat[index]
+        quiet(ax, "training step", "layer l" if index % columns == 0 else "", look.label)
         ax.grid(False)
         if steps.size:
             layers = np.arange(values.shape[1] + 1) - 0.5

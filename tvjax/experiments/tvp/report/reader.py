@@ -42,8 +42,8 @@ def _vectors(folder: Path, member: Member, num_layers: int) -> Vectors:
         raise UserError(f"{path}: not a whole safetensors file; run --mode=eval again to write it anew") from None
     theta = tensors.get("theta")
     if theta is None or theta.ndim != 3 or theta.shape[0] != num_layers + 1:
-        given = "missing" if theta is None else f"shape {list(theta.shape)}"
-        raise UserError(f"{path}: theta: {given}, expected [{num_layers + 1}, P, D]; run --mode=eval again")
+        actual = "missing" if theta is None else f"shape {list(theta.shape)}"
+        raise UserError(f"{path}: theta: {actual}, expected [{num_layers + 1}, P, D]; run --mode=eval again")
     parameters = {name.removeprefix("task."): value for name, value in tensors.items() if name.startswith("task.")}
     wrong = [name for name, value in parameters.items() if value.shape[:1] != theta.shape[1:2]]
     if wrong:

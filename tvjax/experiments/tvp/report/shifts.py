@@ -83,10 +83,10 @@ def _limits(entries: list[Estimate]) -> tuple[float, float]:
 def _panel(ax: Axes, series: list[Row], colors: list[str], limits: tuple[float, float]) -> None:
     log_axis(ax, "x", *limits)
     height = 0.78 / len(series)
-    for place, (entries, color) in enumerate(zip(series, colors, strict=True)):
+    for index, (entries, color) in enumerate(zip(series, colors, strict=True)):
         for row, entry in enumerate(entries):
             if entry is not None:
-                _bar(ax, row + (place - (len(series) - 1) / 2) * height, height, entry, color, limits)
+                _bar(ax, row + (index - (len(series) - 1) / 2) * height, height, entry, color, limits)
     ax.axvline(1.0, color=INK, linewidth=1.0)
     for row in range(1, len(series[0])):
         ax.axhline(row - 0.5, color="#d6d6d6", linewidth=0.7)

@@ -298,13 +298,13 @@ def _measure(
 
 def _baselines(tree: Mapping[str, Any], word: str, demonstrations: int) -> dict[str, Baseline]:
     """Those of the condition; runs of before they were measured, and shifts, have none."""
-    found = {}
+    baselines = {}
     for name, entry in _get({"baselines": {}} | dict(tree), "baselines", dict).items():
         try:
-            found[name] = Baseline(_estimate(entry, word, demonstrations + 1), _get(entry, "num_prompts", int))
+            baselines[name] = Baseline(_estimate(entry, word, demonstrations + 1), _get(entry, "num_prompts", int))
         except (_Broken, TypeError) as broken:
             raise _Broken(f"baselines.{name}.{broken}") from None
-    return found
+    return baselines
 
 
 def _estimate(tree: Mapping[str, Any], field: str, *shape: int) -> Estimate:

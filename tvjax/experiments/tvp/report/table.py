@@ -18,37 +18,37 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     """The tables of ``eval/summary.json``, given as the parsed JSON. Raises `UserError` if it is not such a summary."""
     parsed = parse_summary(summary)
     base = parsed.base
-    found = [
+    parts = [
         f"{parsed.task}, layout {parsed.layout}: {parsed.num_layers} layers, K = {base.num_demonstrations}"
         f" demonstrations, n = {parsed.num_prompts} prompts",
-        *(f"{place}  {name}" for place, name in enumerate(titles(parsed), start=1)),
+        *(f"{nth}  {name}" for nth, name in enumerate(titles(parsed), start=1)),
         *(line for text in cautions(parsed) for line in textwrap.wrap(text, WIDTH, subsequent_indent="   ")),
         "",
         f"risk: {parsed.risk_unit} [90% bootstrap interval]",
         *_measure(parsed, base.risk, "risk"),
     ]
     if base.accuracy:
-        found += ["", "accuracy: fraction correct [90% bootstrap interval]"]
-        found += _measure(parsed, base.accuracy, "acc.")
+        parts += ["", "accuracy: fraction correct [90% bootstrap interval]"]
+        parts += _measure(parsed, base.accuracy, "acc.")
     if all(member.probes for member in parsed.members):
-        found += ["", *_probes(parsed)]
+        parts += ["", *_probes(parsed)]
     if parsed.shifts:
-        found += ["", "shifts: risk / prior risk of the shift; ICL at K, TVP at l*; below 1 is better"]
-        found += _shifts(parsed)
-    return [_clip(line.rstrip(), WIDTH) for line in found]
+        parts += ["", "shifts: risk / prior risk of the shift; ICL at K, TVP at l*; below 1 is better"]
+        parts += _shifts(parsed)
+    return [_clip(line.rstrip(), WIDTH) for line in parts]
 
 
 def _measure(summary: Summary, measure: Measure, word: str) -> list[str]:
     last = summary.base.num_demonstrations
     lines = [_row("", f"ICL {word} at K", f"TVP {word} at l*", "best layer", "0-shot")]
-    for place, (member, scores) in enumerate(zip(summary.members, measure.scores, strict=True), start=1):
-        name = f"{place} {member.name}"
+    for nth, (member, scores) in enumerate(zip(summary.members, measure.scores, strict=True), start=1):
+        name = f"{nth} {member.name}"
         if len(name) > NAME:
             lines.append(name)
             name = ""
         prescribed = f"{member.prescribed_layer}: {_tight(scores.tvp[member.prescribed_layer])}"
         best = f"{member.best_layer}: {number(scores.tvp[member.best_layer].value)}"
-        if not summary.works(place - 1, member.best_layer):
+        if not summary.works(nth - 1, member.best_layer):
             best = "none"
         lines.append(_row(name, _tight(scores.icl[last]), prescribed, best, number(scores.zero_shot.value)))
     lines.append(_row("prior", _tight(measure.prior)))
@@ -72,15 +72,15 @@ def _probes(summary: Summary) -> list[str]:
         f"probes at l*; A: the vector's task, B: that of the prompt it is put into ({word})",
         f"{'':<{NAME}} {'task read':<11} {'dummy/task':<12} {'swap: A':<9} {'swap: B':<9} {'mean of 8 dummies':<17}",
     ]
-    for place, (member, found) in enumerate(zip(summary.members, probes_of(summary), strict=True), start=1):
+    for nth, (member, probes) in enumerate(zip(summary.members, probes_of(summary), strict=True), start=1):
         layer = member.prescribed_layer
         swap = [
-            number(found.swap[f"{kind}_{word}"][layer].value) if found.swap else "-" for kind in ("vector", "prompt")
+            number(probes.swap[f"{kind}_{word}"][layer].value) if probes.swap else "-" for kind in ("vector", "prompt")
         ]
-        cells = (number(found.read["linear"][layer].value), number(found.entanglement[layer].value), *swap)
+        cells = (number(probes.read["linear"][layer].value), number(probes.entanglement[layer].value), *swap)
         read, dummy, first, second = cells
-        mean = f"{number(found.averaging[word].value[0, layer])} -> {number(found.averaging[word].value[-1, layer])}"
-        name = _clip(f"{place} {member.name}", NAME)
+        mean = f"{number(probes.averaging[word].value[0, layer])} -> {number(probes.averaging[word].value[-1, layer])}"
+        name = _clip(f"{nth} {member.name}", NAME)
         lines.append(f"{name:<{NAME}} {read:<11} {dummy:<12} {first:<9} {second:<9} {mean:<17}")
     return lines
 

@@ -32,10 +32,10 @@ def pca_figure(run: TVPRun) -> Figure:
     grid = figure.subplots(rows, columns, squeeze=False)
     for ax in grid.flat:
         ax.set_visible(False)
-    for place, (member, look) in enumerate(zip(members, styles, strict=True)):
-        row, block = divmod(place, blocks)
+    for index, (member, look) in enumerate(zip(members, styles, strict=True)):
+        row, block = divmod(index, blocks)
         title = f"{look.label}\nvectors of layer {member.prescribed_layer}"
-        _member(figure, grid[row, block * panels : (block + 1) * panels], run.vectors[place], title)
+        _member(figure, grid[row, block * panels : (block + 1) * panels], run.vectors[index], title)
     return figure
 
 
