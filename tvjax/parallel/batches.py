@@ -1,4 +1,4 @@
-"""Many prompts through one program, as many at a time as the user's memory holds."""
+"""Many prompts through one program, in batches that fit the user's memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +15,10 @@ GIB = 2**30
 class Batches:
     """Runs jitted programs over the leading axis of arrays, in micro-batches that fit a memory budget.
 
-    memory: GiB that a pass may take beside its arguments, by the compiler's own account; most: entries of a batch at
-    most. A batch is a power of two, or `most`, or what fits, so that arrays of many lengths share a few programs.
+    memory: GiB that a pass may take beside its arguments, by the compiler's own account.
+    most: the most entries of a batch.
+
+    A batch is a power of two, or `most`, or what fits, so arrays of many lengths share a few programs.
     """
 
     def __init__(self, memory: float, most: int) -> None:
@@ -26,7 +28,12 @@ class Batches:
     def __call__(self, program: Any, static: tuple[Any, ...], fixed: tuple[Any, ...], arrays: Any) -> Any:
         """``program(*static, *fixed, batch)`` over all of `arrays`, joined again along the leading axis.
 
-        program: of `jax.jit`, which takes `static` as static arguments. Raises `UserError` where not one entry fits.
+        program: a function of `jax.jit`.
+        static: its static arguments.
+        fixed: arguments that all batches share.
+        arrays: a tree of arrays with one leading axis.
+
+        Raises `UserError` if not even one entry fits.
         """
         count = jax.tree.leaves(arrays)[0].shape[0]
         fixed_shapes, shapes = jax.tree.map(jnp.shape, fixed), jax.tree.map(lambda a: a.shape[1:], arrays)
@@ -43,7 +50,10 @@ class Batches:
         return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
 
     def _fit(self, program: Any, static: Any, fixed: Any, arrays: Any, most: int) -> tuple[int, Callable[..., Any]]:
-        """A batch that fits, and its program: of `most`, or if that takes too much, by how much it would take."""
+        """The size of a batch that fits, and its program.
+
+        `most`, or less in proportion to the memory that a batch takes.
+        """
         size = most
         while True:
             batch = jax.tree.map(lambda a, n=size: jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype), arrays)

@@ -1,4 +1,4 @@
-"""What a chip can do at most, as data with its sources: what plans and utilizations are measured against."""
+"""The peak figures of chips, with their sources: plans and utilizations are measured against them."""
 
 import dataclasses
 import itertools
@@ -16,11 +16,16 @@ TERA = 1e12
 class Chip:
     """One kind of device, by its vendor's figures.
 
-    flops: FLOP/s of matrix products by `rate`, none of them sparse: float32 is at JAX's default precision (one bfloat16
-    pass on a TPU, TF32 on an NVIDIA GPU), and its other precisions have rows of their own. memory: bytes that a program
-    may have; bandwidth: bytes/s of it; link: bytes/s that one chip can send to others of its slice or node. kinds: what
-    `device_kind` calls it. slices: the prefix of a slice's name, for the TPU compiler, and axes: how many a slice has;
-    chips: most in a slice.
+    flops: FLOP/s of dense matrix products by `rate`. "float32" is at JAX's default precision (one bfloat16 pass on a
+    TPU, TF32 on an NVIDIA GPU); the other precisions of float32 have rows of their own.
+    memory: bytes that a program may have.
+    bandwidth: bytes/s of the memory.
+    link: bytes/s that one chip can send to others of its slice or node.
+    source: where the figures are from.
+    kinds: the names of the chip in `device_kind`.
+    slices: the prefix of a slice's name, for the TPU compiler.
+    axes: how many axes a slice has.
+    chips: the most chips of a slice.
     """
 
     name: str
@@ -91,7 +96,7 @@ CHIPS: dict[str, Chip] = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The row of a device, by its `device_kind`; None where the table has none (a CPU's is nominal, so it has none)."""
+    """The row of a device, by its `device_kind`; None if the table has none, as for a CPU, whose row is nominal."""
     chips = [chip for chip in CHIPS.values() if any(_is(device_kind, kind) for kind in chip.kinds)]
     if "40GB" in device_kind:  # otherwise the larger one: the smaller says so
         return chips[0] if chips else None
@@ -99,12 +104,15 @@ def chip_of(device_kind: str) -> Chip | None:
 
 
 def _is(device_kind: str, kind: str) -> bool:
-    """TPUs are called by one name; NVIDIA adds the form and the memory to that of the family."""
+    """Whether a device is of a kind. NVIDIA adds the form and the memory to the name of the family."""
     return device_kind == kind or (kind.startswith("NVIDIA") and re.match(kind + r"\b", device_kind) is not None)
 
 
 def slice_shape(chip: Chip, devices: int) -> tuple[int, ...] | None:
-    """The most cubic shape of a slice of so many chips, powers of two along its axes; None where there is none."""
+    """The most cubic shape of a slice of `devices` chips, powers of two along its axes; None.
+
+    No slice has that size.
+    """
     if devices < 1 or devices & (devices - 1) or devices > chip.chips:
         return None
     logs = range(int(math.log2(devices)) + 1)

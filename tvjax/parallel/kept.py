@@ -1,6 +1,7 @@
-"""Compiled programs stay on disk, so that what a process compiled the next one reads (JAX's persistent cache).
+"""Compiled programs stay on disk, so the next process reads them (JAX's persistent cache).
 
-JAX keeps what took a second or more to compile, under a name made of the program, its options and the versions.
+JAX keeps programs that took a second or more to compile, under a name made of the program, its options and the
+versions.
 """
 
 import hashlib
@@ -22,8 +23,8 @@ LIMIT = 2**30
 def keep_programs() -> None:
     """Have JAX keep compiled programs in ``~/.cache/tvjax`` (or ``$XDG_CACHE_HOME/tvjax``).
 
-    Nothing changes where the user has chosen a place (``JAX_COMPILATION_CACHE_DIR``) or wants none
-    (``JAX_ENABLE_COMPILATION_CACHE=false``), and where that folder cannot be written.
+    Nothing changes if the user has chosen a folder (``JAX_COMPILATION_CACHE_DIR``) or wants none
+    (``JAX_ENABLE_COMPILATION_CACHE=false``), or if the folder cannot be written.
     """
     chosen = jax.config.values
     if chosen["jax_compilation_cache_dir"] is not None or not chosen["jax_enable_compilation_cache"]:
@@ -42,7 +43,7 @@ def keep_programs() -> None:
 
 
 def _processor() -> str:
-    """A name for what the processor can do."""
+    """A hash of the processor's model and features."""
     features = platform.machine() + platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

@@ -3,12 +3,13 @@
   N                     processes, each with DEVICES_PER_PROCESS CPU devices (default: 1)
   RESTARTS              how often the job starts again after a process was killed or hung (default: 3)
 
-Each process is `python -m tvjax.main ARGUMENTS`; what process 0 says is heard. When one ends badly all are ended, and
-the job ends with its exit code. SIGTERM goes to all, which save together (143). A process that was killed is noticed at
-once, one that hangs by the others, within 40 seconds; then the job goes on from its last whole checkpoint.
+Each process is `python -m tvjax.main ARGUMENTS`; the output of process 0 is shown. If one process ends badly, all are
+ended, and the job ends with its exit code. SIGTERM goes to all processes, which save together (143). A process that was
+killed is noticed at once. A process that hangs is noticed by the others, within 40 seconds. Then the job goes on from
+its last whole checkpoint.
 
-Where TVJAX_PROCESSES is set, N is 1 and this is one host of a larger job (tvjax/parallel/processes.py): its process is
-started again where another one was lost, as those of the other hosts are, and they join again.
+If TVJAX_PROCESSES is set, N is 1 and this is one host of a larger job (tvjax/parallel/processes.py). Its process is
+started again if another process was lost. The other hosts do the same, and the processes join again.
 """
 
 import dataclasses
@@ -27,11 +28,11 @@ from tvjax.errors import RunError, UserError, reject
 from tvjax.parallel.processes import LOST
 
 FINAL = (0, 2, 3, 130, 143)
-"""Exit codes that say what happened: the job is not started again."""
+"""Exit codes after which the job is not started again."""
 RUNTIME = re.compile(r"distributed service|[Cc]oordination ?[Ss]ervice|heartbeat")
-"""What jax's runtime says where it ends a process (SIGABRT) because another was lost."""
+"""What jax's runtime says if it ends a process (SIGABRT) because another process was lost."""
 ENDING_SECONDS = 10.0
-"""After one process has ended because another was lost, the others do so within so long; one that hangs does not."""
+"""The time in which all processes end after one process was lost; a process that hangs does not end."""
 STOPPING_SECONDS = 90.0
 """How long a job may take to save after SIGTERM."""
 WHO = re.compile(r"stopped sending heartbeats\):\s*(\d+(?:[\s,]+\d+)*)\s")
@@ -39,12 +40,19 @@ UNHEARD = re.compile(
     r"\[Gloo\]|[EWIF]\d{4} |\s*@ +0x|\*\*\*|\[?Compiling module|\s*Very slow compile|The operation took"
     r"|tvjax: process \d+: another one was lost"
 )
-"""The log of jax's runtime, and that some other process was lost: which one it was is said here."""
+"""Lines that are not shown: the log of jax's runtime, and that another process was lost.
+
+This module names that process.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """How a job ended: the exit code, and the line that says who ended it and when ("": all is said)."""
+    """How a job ended.
+
+    code: the exit code.
+    line: which process ended it and when; "": the process has said it itself.
+    """
 
     code: int
     line: str = ""
@@ -83,7 +91,7 @@ class Job:
             self._listeners[-1].start()
 
     def _listen(self, index: int, stream: IO[str]) -> None:
-        """Keep what a process says on stderr, but for what is `UNHEARD`; what the first says is said at once."""
+        """Keep the lines of a process on stderr, except `UNHEARD` ones; print those of the first process at once."""
         for line in stream:
             self._log[index].append(line)
             if UNHEARD.match(line):
@@ -93,14 +101,14 @@ class Job:
                 print(line, end="", file=sys.stderr, flush=True)
 
     def stop(self) -> None:
-        """Ask all to save and end. May be called by a signal handler."""
+        """Send SIGTERM to all processes: they save and end. May be called by a signal handler."""
         self._stopping = self._stopping or time.monotonic()
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
 
     def wait(self) -> End:
-        """Return when all have ended, or one ended badly and the others are ended."""
+        """Return when all processes have ended, or one ended badly and the others were ended."""
         try:
             while True:
                 codes = [process.poll() for process in self._processes]
@@ -118,7 +126,7 @@ class Job:
             self._end()
 
     def _lost(self, code: int, index: int) -> End:
-        """What to say of the process that ended first, or of the one that it waited for."""
+        """How the job ended, by the process that ended first or by the process that it waited for."""
         when = time.strftime("%Y-%m-%d %H:%M:%S")
         if code in FINAL:
             self._hear(index)
@@ -145,7 +153,7 @@ class Job:
         return End(LOST, f"process {index} of {count} was ended by {signal.Signals(-code).name} at {when}")
 
     def _is_second(self, index: int, code: int) -> bool:
-        """Whether a process ended because another was lost: it saw that itself, or jax's runtime ended it."""
+        """Whether a process ended because another was lost: the process noticed that, or jax's runtime ended it."""
         if code == -signal.SIGABRT:
             self._listeners[index].join(timeout=5)
             return RUNTIME.search("".join(self._log[index])) is not None
@@ -155,7 +163,7 @@ class Job:
         return [index for index, process in enumerate(self._processes) if process.poll() is None]
 
     def _hear(self, index: int) -> None:
-        """Say what a process said, where it is not the first, which was heard, and the first said nothing."""
+        """Print the lines of a process, unless it is the first process or the first has printed an error."""
         self._listeners[index].join(timeout=5)
         if index and not any(line.startswith("tvjax: ") for line in self._lines[0]):
             print("".join(self._lines[index]), end="", file=sys.stderr, flush=True)
@@ -174,9 +182,9 @@ def in_a_larger_job() -> bool:
 
 
 def run(command: list[str], count: int, devices: int, restarts: int) -> int:
-    """Run the job, start it again where a process was lost, and return its exit code.
+    """Run the job, start it again if a process was lost, and return its exit code.
 
-    Raises `RunError` where it was lost more than `restarts` times.
+    Raises `RunError` if a process was lost more than `restarts` times.
     """
     job: Job | None = None
     stopping = False

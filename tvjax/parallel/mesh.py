@@ -1,8 +1,13 @@
 """The mesh of devices and the rules by which parameters and activations lie on it.
 
-Every step runs under a mesh, of one device if there is one. Axes: `member` (of the population), `data` (the batch),
-`fsdp` (the batch too, and every parameter beside it: a device holds a part of each and gathers a layer when it needs
-it), `tensor` (heads and hidden channels). `jax.jit` with these shardings is what `pjit` has become.
+Every step runs under a mesh, which may be of one device. Its axes share:
+
+    member  the members of the population
+    data    the batch
+    fsdp    the batch and every parameter: a device holds a part of each and gathers a layer when it needs the layer
+    tensor  heads and hidden channels
+
+`jax.jit` with these shardings is what `pjit` has become.
 """
 
 import dataclasses
@@ -23,8 +28,8 @@ AXES = ("member", "data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 """The axes that share the leading axis of a batch and of its activations."""
 
-# The first pattern that is found in a leaf's path decides; specs are written from the last dimension backwards, so
-# one rule covers a parameter, its optimizer moments, and both with a member axis in front.
+# The first pattern that matches a leaf's path decides. Specs are written from the last dimension backwards, so one rule
+# covers a parameter, its optimizer moments, and both with a member axis in front.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"blocks/(query|key|value)/kernel", (None, "tensor", "fsdp")),  # [..., D, H, C]
     (r"blocks/(query|key|value)/bias", (None, "tensor")),  # [..., H, C]
@@ -60,8 +65,8 @@ def make_mesh(
 ) -> Mesh:
     """A mesh over the first ``member * data * fsdp * tensor`` of `devices` (default: those of this run).
 
-    Of several processes each must have its part: there a mesh of one device stands for `data` over all of them.
-    Raises `UserError` where there are fewer, or one would have none.
+    Each of several processes must have devices of the mesh: a mesh of one device then means `data` over all devices.
+    Raises `UserError` if there are fewer devices, or a process would have none.
     """
     sizes = dict(zip(AXES, (member, data, fsdp, tensor), strict=True))
     several = devices is None and jax.process_count() > 1
@@ -82,7 +87,7 @@ def make_mesh(
 
 
 def on_cpu() -> bool:
-    """Whether what is traced now will run on a CPU: on that of the mesh in force, or where there is none, by default.
+    """Whether the program that is traced now will run on a CPU: by the mesh in force or, without one, by default.
 
     So a program that is compiled here for another machine's mesh is that machine's program.
     """
@@ -91,7 +96,7 @@ def on_cpu() -> bool:
 
 
 def compiler_options() -> dict[str, Any]:
-    """How a program is compiled: on a CPU at LLVM's first level, a third less time and about as fast as at its last."""
+    """Options of the compiler. On a CPU LLVM's first level takes a third less time, and programs are about as fast."""
     return {"xla_backend_optimization_level": 1} if on_cpu() else {}
 
 
@@ -114,7 +119,10 @@ def path_of(keys: Any) -> str:
 
 
 def shardings(mesh: Mesh, tree: Any, *, members: bool) -> Any:
-    """The sharding of every leaf of `tree` (arrays or their shapes) by `RULES`; `members`: axis 0 is the population."""
+    """The sharding of every leaf of `tree` (arrays or their shapes) by `RULES`.
+
+    members: whether axis 0 is the population.
+    """
 
     def one(keys: Any, leaf: Any) -> NamedSharding:
         return NamedSharding(mesh, _spec(mesh, path_of(keys), leaf.shape, members))
@@ -123,10 +131,10 @@ def shardings(mesh: Mesh, tree: Any, *, members: bool) -> Any:
 
 
 def place(mesh: Mesh, tree: Any) -> Any:
-    """`tree` where `RULES` say that it lies on `mesh`.
+    """`tree` on `mesh`, by `RULES`.
 
-    Shapes stay shapes and are given their shardings; so is all on a mesh of devices that are only described. Over
-    several processes each brings the parts of its devices, of an array that all have whole.
+    Shapes stay shapes and get their shardings. On a mesh of devices that are only described, arrays become such shapes.
+    Every process must have the whole arrays, and brings the parts of its own devices.
     """
     described = mesh.devices.flat[0] not in jax.devices()
 
@@ -149,8 +157,8 @@ def shard_batch(tree: Any) -> Any:
 def shard_activation(name: str, x: jax.Array) -> jax.Array:
     """Constrain the activation ``[B, T, ...]`` at an address that ends in `name`: its batch, and heads over `tensor`.
 
-    A no-op without a mesh and on one device; an axis that does not divide is left out. What is captured there, and
-    what is written there, lies as it does.
+    A no-op without a mesh and on one device. An axis that does not divide is left out. Captured and written values lie
+    as the activation does.
     """
     spec = P(BATCH, None, "tensor", None) if name in HEADS else P(BATCH, *[None] * (x.ndim - 1))
     return _constrain(x, spec)
@@ -165,7 +173,7 @@ def _constrain(x: Any, spec: P) -> Any:
 
 
 def _dividing(mesh: Any, size: int, axis: Any) -> Any:
-    """The first of the axes, as many as divide `size` together."""
+    """The longest prefix of the axes whose product divides `size`."""
     names = axis if isinstance(axis, tuple) else (axis,) if axis else ()
     while names and size % math.prod(mesh.shape[name] for name in names):
         names = names[:-1]

@@ -6,9 +6,9 @@
     TVJAX_PROCESS_ID     which of them this one is, from 0
     TVJAX_COORDINATOR    host:port at which process 0 can be reached
 
-All processes run the same lines on the same values. Arrays of a mesh over all of them lie in parts; what is computed
-from other arrays, each process computes on its own. The first alone writes files and talks; it is process 0.
-jax is imported when it is used: the command line refuses flags that are wrong without waiting for it.
+All processes run the same lines on the same values. Arrays of a mesh over all processes lie in parts; values of other
+arrays are computed by each process on its own. Process 0, the first, alone writes files and prints. jax is imported on
+use: the command line refuses wrong flags without waiting for jax.
 """
 
 import glob
@@ -21,13 +21,13 @@ from typing import Any
 from tvjax.errors import RunError, UserError, reject
 
 HEARTBEAT_SECONDS = 20
-"""A process that says nothing for so long is lost, and the others end: within twice as long at most."""
+"""Seconds of silence after which a process is lost; the others then end, within twice as long at most."""
 
 ENDING_SECONDS = 6 * 3600
-"""How long the others wait at the end for the first, which writes the report."""
+"""Seconds that the others wait at the end for the first, which writes the report."""
 
 LOST = 75
-"""The exit code where another process was lost: the same command, on all, goes on from the last checkpoint."""
+"""The exit code if another process was lost: the same command on all goes on from the last checkpoint."""
 
 _LINE_BYTES = 2048
 _SIGNS_OF_LOSS = re.compile(
@@ -39,9 +39,9 @@ _rank = {"index": 0, "count": 1}
 
 
 def join() -> None:
-    """Join the job that the environment names; nothing where it names none. Call it before jax has any device.
+    """Join the job that the environment names, if it names one. Call it before jax has any device.
 
-    Raises `UserError` where the environment names no whole job.
+    Raises `UserError` if the environment names a part of a job.
     """
     job = _job()
     if job is None:
@@ -65,9 +65,9 @@ def join() -> None:
 
 
 def _job() -> dict[str, Any] | None:
-    """What the environment says of the job, for jax; {} where jax is to find it, None where there is none.
+    """The job of the environment, as arguments for jax; {}: jax finds the job itself; None: there is no job.
 
-    Raises `UserError` where it names a part of a job, or what no job can have.
+    Raises `UserError` if the environment names a part of a job, or impossible values.
     """
     named, number, address = (
         os.environ.get(f"TVJAX_{name}", "") for name in ("PROCESSES", "PROCESS_ID", "COORDINATOR")
@@ -88,9 +88,10 @@ def _job() -> dict[str, Any] | None:
 
 
 def keep_libtpu_quiet() -> None:
-    """Have libtpu ask no network if it is installed and there is no TPU, as where a run for one is planned.
+    """Have libtpu ask no network if it is installed and there is no TPU, as for a plan.
 
-    It would ask which TPUs there are, and say in every run that it does not know. Call it before jax has any device.
+    libtpu would ask which TPUs there are, and say in every run that it does not know. Call this before jax has any
+    device.
     """
     if not glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*"):
         known = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-8"}
@@ -99,7 +100,7 @@ def keep_libtpu_quiet() -> None:
 
 
 def start() -> Any:
-    """The module jax, which reads its own variables first. Raises `UserError` for a value that it refuses."""
+    """The module jax. Raises `UserError` if jax refuses a variable of the environment."""
     keep_libtpu_quiet()
     try:
         import jax
@@ -109,9 +110,9 @@ def start() -> Any:
 
 
 def check_devices() -> None:
-    """Raise `UserError` where the environment asks jax for devices that are not here.
+    """Raise `UserError` if the environment asks jax for devices that are not here.
 
-    A device that is merely busy keeps jax's own error: the same command may find it free.
+    A busy device keeps jax's own error: the same command may find it free later.
     """
     variables = [
         f"{name}={os.environ[name]}" for name in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES") if os.environ.get(name)
@@ -132,17 +133,17 @@ def count() -> int:
 
 
 def index() -> int:
-    """Which of them this one is."""
+    """The number of this process, from 0."""
     return _rank["index"]
 
 
 def first() -> bool:
-    """Whether this is the one that writes and talks."""
+    """Whether this is process 0, which writes files and prints."""
     return index() == 0
 
 
 def fetch(tree: Any) -> Any:
-    """The arrays of `tree`, whole, on the host of every process, wherever their parts lie. All must call it."""
+    """The whole arrays of `tree`, on the host of every process. All processes must call it."""
     import jax
     from jax.experimental import multihost_utils
 
@@ -155,7 +156,7 @@ def fetch(tree: Any) -> Any:
 
 
 def own(mesh: Any) -> Any:
-    """The mesh on which this process computes what is its own: `mesh`, or of several processes one of a device here."""
+    """The mesh for what this process computes alone: `mesh`, or with several processes one device of this process."""
     if count() == 1:
         return mesh
     import jax
@@ -165,9 +166,9 @@ def own(mesh: Any) -> Any:
 
 
 def on_first(do: Callable[[], Any]) -> None:
-    """Do something in the first process while the others wait for it.
+    """Call `do` in the first process while the others wait.
 
-    Raises in all of them the `UserError` or `RunError` that it raises.
+    A `UserError` or `RunError` of `do` is raised in all processes.
     """
     if count() == 1:
         do()
@@ -189,7 +190,7 @@ def on_first(do: Callable[[], Any]) -> None:
 
 
 def anywhere(flag: bool) -> bool:
-    """Whether `flag` is true in any process: the same answer in all. All must call it."""
+    """Whether `flag` is true in any process, the same answer in all. All processes must call it."""
     if count() == 1:
         return flag
     import numpy as np
@@ -199,13 +200,13 @@ def anywhere(flag: bool) -> bool:
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether an error says that another process of the job no longer answers: jax's, or what orbax made of it."""
+    """Whether an error, of jax or wrapped by orbax, says that another process of the job no longer answers."""
     lines = [str(e) for e in (error, error.__cause__, error.__context__) if e is not None]
     return count() > 1 and any(map(_SIGNS_OF_LOSS.search, lines))
 
 
 def leave(code: int) -> None:
-    """End this process of several at once: nobody waits for it. Does nothing where it is alone."""
+    """End this process at once, without waiting for the others. Does nothing if there is one process."""
     if count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

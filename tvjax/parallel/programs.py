@@ -1,7 +1,7 @@
-"""What a compiled program does on one device, read from its text: products, bytes, and what goes over the network.
+"""The work of a compiled program on one device, read from its text: products, bytes, and network traffic.
 
-XLA's own account counts the body of a loop once. Here a loop counts as often as it runs, which for `lax.scan` its
-condition says.
+XLA's own account counts the body of a loop once. Here the body counts as often as it runs; for `lax.scan` the condition
+of the loop says how often.
 """
 
 import dataclasses
@@ -26,12 +26,18 @@ FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "bfloat16"}
 Shape = tuple[str, tuple[int, ...]]
 COUNTS = [(kind, ()) for kind in ("s32", "u32", "s64", "u64")]
-"""What loops count in: those of `lax.scan` in s32, those in which XLA gathers by and by what it multiplies in u32."""
+"""The types of loop counters: s32 in `lax.scan`, u32 in loops in which XLA gathers an operand while it multiplies."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation: `shapes` of its result (several of a tuple), names of its operands, and the rest."""
+    """One line of a computation.
+
+    shapes: of the result; several for a tuple.
+    operands: their names.
+    rest: the text behind the operands.
+    root: whether it is the result of the computation.
+    """
 
     name: str
     opcode: str
@@ -41,18 +47,20 @@ class Instruction:
     root: bool
 
     def called(self, *names: str) -> list[str]:
-        """The computations that it names as one of `names`."""
+        """The computations behind the attributes `names`."""
         lists = re.findall(rf"(?:{'|'.join(names)})=\{{?((?:%[\w.\-]+(?:, )?)+)", self.rest)
         return [name for one in lists for name in re.findall(r"%([\w.\-]+)", one)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One collective, all its runs in one run of the program together.
+    """One collective, summed over its runs in one run of the program.
 
-    axes: of the mesh, those over which its groups reach, joined by "+". sent: bytes that a device sends to others, in
-    a ring: (g - 1) / g of what is gathered or scattered, twice that of what is reduced everywhere. result: bytes of
-    its result, each time. name: of the operation in the program that it comes from.
+    axes: axes of the mesh over which its groups reach, joined by "+".
+    count: how often it runs.
+    sent: bytes that a device sends, in a ring of g: (g - 1) / g of a gather or scatter, twice that of an all-reduce.
+    result: bytes of its result, each time.
+    name: the operation of the program that it comes from.
     """
 
     kind: str
@@ -65,18 +73,24 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled program, of one device: FLOPs of matrix products by `rate`, bytes read and written, and the rest."""
+    """A compiled program on one device.
+
+    flops: FLOPs of matrix products by `rate`.
+    moved: bytes read and written in memory.
+    collectives: what goes over the network.
+    callbacks: instructions that call the host.
+    aliased: the arguments, by number, whose memory a result takes over.
+    """
 
     flops: dict[str, float]
     moved: float
     collectives: tuple[Collective, ...]
     callbacks: tuple[str, ...]
     aliased: frozenset[int]
-    """The arguments, by number, whose memory a result takes over."""
 
 
 def bytes_of(shapes: tuple[Shape, ...]) -> int:
-    """How many bytes arrays of these shapes take."""
+    """Bytes of arrays of these shapes."""
     return sum(math.prod(dims) * _bits(kind) // 8 for kind, dims in shapes)
 
 
@@ -86,7 +100,7 @@ def _bits(kind: str) -> int:
 
 
 def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """The computations of a program by name, and the name of the one that it begins with."""
+    """The computations of a program by name, and the name of its entry."""
     computations: dict[str, list[Instruction]] = {}
     current, entry = "", ""
     for line in text.splitlines():
@@ -122,7 +136,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def read(text: str, mesh: Mesh) -> Program:
-    """What the program with this text (`compiled.as_text()`) does on one device of `mesh`."""
+    """The program with the text `text` (`compiled.as_text()`), on one device of `mesh`."""
     computations, entry = parse(text)
     flops: dict[str, float] = defaultdict(float)
     moved, callbacks = 0.0, set()
@@ -154,7 +168,7 @@ def read(text: str, mesh: Mesh) -> Program:
 
 
 def _calls_back(one: Instruction) -> bool:
-    """Whether the host is asked in the middle of the program."""
+    """Whether an instruction calls the host in the middle of the program."""
     if one.opcode in ("infeed", "outfeed") or "is_host_transfer=true" in one.rest:
         return True
     return one.opcode == "custom-call" and re.search(r'custom_call_target="[^"]*callback', one.rest) is not None
@@ -181,7 +195,7 @@ def _runs(
 
 
 def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
-    """How often a loop runs: as the compiler knows, or the constant that its condition compares with; or once."""
+    """How often a loop runs: as the compiler knows, or by the constant in the loop's condition; else once."""
     known = re.search(r'known_trip_count[^}]*?"n":"(\d+)"', loop.rest)
     if known:
         return int(known.group(1))
@@ -195,7 +209,7 @@ def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int
 
 
 def _stride(loop: Instruction, computations: dict[str, list[Instruction]]) -> int:
-    """By how much the counter of a loop's condition grows in one run of its body: XLA unrolls loops of its own."""
+    """The growth of the loop's counter in one run of its body: XLA unrolls loops of its own."""
     indices = {
         int(index)
         for name in loop.called("condition")
@@ -217,7 +231,7 @@ def _grown(
     rows = {one.name: one for one in computations[name]}
 
     def value(one: Instruction, path: tuple[int, ...]) -> int:
-        """That of one instruction: sums of constants are all that counters are made of."""
+        """The value of one instruction; counters are sums of constants."""
         if one.opcode == "tuple" and path:
             return value(rows[one.operands[path[0]]], path[1:])
         if one.opcode == "get-tuple-element":
@@ -241,7 +255,7 @@ def _grown(
 
 
 def _products(one: Instruction, shapes: dict[str, tuple[Shape, ...]]) -> float:
-    """FLOPs of a `dot`, or of a `convolution`, which is how a TPU says it: two for each product that is summed."""
+    """FLOPs of a `dot`, or of a `convolution`, its form on a TPU: two for each product that is summed."""
     out = one.shapes[0][1]
     left, right = (shapes[name][0][1] for name in one.operands[:2])
     if one.opcode == "dot":
@@ -269,7 +283,7 @@ def _window(rest: str, axis: int) -> tuple[int, int, int, int]:
 
 
 def _pairs(size: int, kernel: int, out: int, stride: int, before: int, dilate: int, kernel_dilate: int) -> int:
-    """How many pairs of an output and an entry of the kernel meet a real input: a batch is said with a window too."""
+    """The pairs of an output and an entry of the kernel that meet a real input. A batch may have a window too."""
     if out * kernel > 10**7:
         return out * min(kernel, size)
     at = np.arange(out)[:, None] * stride + np.arange(kernel)[None] * kernel_dilate - before
@@ -277,7 +291,7 @@ def _pairs(size: int, kernel: int, out: int, stride: int, before: int, dilate: i
 
 
 def _moved(one: Instruction, shapes: dict[str, Any], computations: dict[str, list[Instruction]]) -> float:
-    """Bytes that an instruction reads and writes in memory; of what it only slices or updates, the part."""
+    """Bytes that an instruction reads and writes in memory; of a slice or an update, the part alone."""
     if one.opcode in FREE or one.opcode.endswith("-done"):
         return 0.0
     if one.opcode == "fusion":
@@ -293,7 +307,7 @@ def _moved(one: Instruction, shapes: dict[str, Any], computations: dict[str, lis
 
 
 def _read_of(body: list[Instruction], number: int, whole: int) -> float:
-    """Bytes that a fusion reads of an operand: the slices, where it only takes slices of it or updates it in place."""
+    """Bytes that a fusion reads of an operand: the slices alone if it only slices it or updates it in place."""
     parameter = next((p for p in body if p.opcode == "parameter" and p.rest.startswith(f"({number})")), None)
     if parameter is None:
         return whole
@@ -308,7 +322,7 @@ def _read_of(body: list[Instruction], number: int, whole: int) -> float:
 
 
 def _written(body: list[Instruction], whole: int) -> float:
-    """Bytes that a fusion writes: of an update in place, what is new."""
+    """Bytes that a fusion writes; of an update in place, the new part alone."""
     shapes = {one.name: one.shapes for one in body}
     updates = [one for one in body if one.opcode == "dynamic-update-slice"]
     kept = sum(bytes_of(one.shapes) - bytes_of(shapes[one.operands[1]]) for one in updates)
@@ -316,7 +330,7 @@ def _written(body: list[Instruction], whole: int) -> float:
 
 
 def _collective(one: Instruction, kind: str, shapes: dict[str, Any], mesh: Mesh) -> tuple[Any, ...]:
-    """Kind, axes, bytes sent each time, bytes of the result, and the operation that it comes from."""
+    """Kind, axes, bytes sent each time, bytes of the result, and the operation of the program."""
     operands = sum(bytes_of(shapes[name]) for name in one.operands)
     result = bytes_of(one.shapes) - (operands if one.opcode.endswith("-start") and kind != "all-reduce" else 0)
     groups = _groups(one.rest, mesh.size)
@@ -332,7 +346,7 @@ def _collective(one: Instruction, kind: str, shapes: dict[str, Any], mesh: Mesh)
 
 
 def _axes(groups: np.ndarray | None, mesh: Mesh) -> str:
-    """The axes of the mesh along which the devices of a group differ; "" where each is alone."""
+    """The axes of the mesh along which the devices of a group differ; "": each device is alone."""
     if groups is None:
         return "unknown"
     coordinates = np.stack(np.unravel_index(groups, mesh.devices.shape))  # [axes, groups, members]
@@ -342,7 +356,7 @@ def _axes(groups: np.ndarray | None, mesh: Mesh) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _groups_of(text: str, devices: int) -> np.ndarray | None:
-    """The groups ``[groups, members]`` of places in the mesh, in any of the ways in which XLA writes them."""
+    """The groups ``[groups, members]`` of devices of the mesh, in any notation of XLA."""
     if match := re.search(r"source_target_pairs=\{(\{.*?\})\}", text):
         return np.array([[int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d,]+)\}", match.group(1))])
     if match := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^)]*\)?)\))? \{([^}]*)\}", text):
@@ -372,7 +386,7 @@ def _iota(text: str, devices: int) -> np.ndarray:
 
 
 def _along(ids: np.ndarray, names: list[str], chosen: str) -> np.ndarray:
-    """The groups along the chosen axes, ``'a', 'b':(2)4``: of an axis that is cut, the part of size 4 behind 2."""
+    """The groups along the chosen axes, ``'a', 'b':(2)4``: of a cut axis, the part of size 4 behind 2."""
     parts = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", chosen)
     shape: list[int] = []
     grouped: list[int] = []

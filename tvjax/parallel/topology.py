@@ -11,7 +11,7 @@ from tvjax.parallel.hardware import CHIPS, Chip, slice_shape
 
 
 def chip_named(name: str) -> Chip:
-    """The row of `CHIPS`. Raises `UserError` for hardware that is not in it, or that cannot be compiled for here."""
+    """The row of `CHIPS`. Raises `UserError` for hardware that is not in `CHIPS` or cannot be compiled for here."""
     if name not in CHIPS:
         raise reject("config.plan.hardware", name, ", ".join(CHIPS))
     if CHIPS[name].platform == "tpu" and importlib.util.find_spec("libtpu") is None:
@@ -20,9 +20,9 @@ def chip_named(name: str) -> Chip:
 
 
 def devices_of(chip: Chip, count: int) -> list[Any]:
-    """So many devices to compile for; what a GPU would run is compiled for virtual CPU devices.
+    """`count` devices to compile for; programs for a GPU are compiled for virtual CPU devices.
 
-    Call it before anything else touches a device: the number of virtual ones is settled then. Raises `UserError` for
+    Call it before anything else touches a device: the number of virtual devices is settled then. Raises `UserError` for
     a number of chips that no slice has.
     """
     jax.config.update("jax_platforms", "cpu")
@@ -37,7 +37,7 @@ def devices_of(chip: Chip, count: int) -> list[Any]:
 
 
 def _slice(chip: Chip, count: int) -> list[Any]:
-    """The TPU chips of the smallest slice that has as many: a host has four."""
+    """`count` TPU chips of the smallest slice that has as many; a host has four."""
     from jax.experimental import topologies
 
     shape = slice_shape(chip, max(count, 4))

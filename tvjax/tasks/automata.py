@@ -10,7 +10,7 @@ NO_EDGE = -1
 
 @dataclasses.dataclass(frozen=True)
 class Alphabet:
-    """What automata are drawn from: how many symbols there are, and the bounds on states, symbols and edges."""
+    """What automata are drawn from: the number of symbols, and the bounds on states, symbols and edges."""
 
     symbols: int = 18
     min_states: int = 4
@@ -20,10 +20,11 @@ class Alphabet:
 
 
 def draw_automaton(random: np.random.RandomState, a: Alphabet) -> tuple[np.ndarray, np.ndarray]:
-    """An automaton as it is drawn, the state behind each edge or `NO_EDGE`, ``[states, symbols]``; it begins in 0.
+    """An automaton before it is minimized, and its letters. It begins in state 0.
 
-    Each state has 1..max_edges edges, uniform, to other states, on letters, a subset of the symbols, all distinct.
-    Returns the letters too: an edge need not use each.
+    The automaton is the state behind each edge or `NO_EDGE`, ``[states, symbols]``. Each state has 1..max_edges edges,
+    uniform, to distinct other states. Edges are on letters, a subset of the symbols. An automaton need not use all
+    letters.
     """
     states = random.randint(a.min_states, a.max_states + 1)
     letters = random.permutation(a.symbols)[: random.randint(a.min_symbols, a.symbols + 1)]
@@ -36,10 +37,10 @@ def draw_automaton(random: np.random.RandomState, a: Alphabet) -> tuple[np.ndarr
 
 
 def minimize(next_QV: np.ndarray) -> np.ndarray:
-    """The least automaton of the same words: states that cannot be reached are left out, those alike are one.
+    """The least automaton of the same words: unreachable states are left out, and states that are alike become one.
 
-    Every state accepts, so two states are alike where the same words can follow (Moore's refinement). States are
-    numbered in the order in which they are first reached, so equal languages give equal arrays.
+    Every state accepts, so two states are alike if the same words can follow (Moore's refinement). States are numbered
+    in the order of first reach, so equal languages give equal arrays.
     """
     class_Q = np.zeros(len(next_QV), int)
     while True:
@@ -73,7 +74,7 @@ def has_form(next_QV: np.ndarray, a: Alphabet) -> bool:
 def distinct_automata(a: Alphabet, count: int, seed: int) -> np.ndarray:
     """`count` automata of different languages, ``[count, max_states, symbols]``, from NumPy's frozen generator.
 
-    One that is not of the form any more when it is minimized is drawn again [ours].
+    An automaton that loses the form when it is minimized is drawn again [ours].
     """
     random, known = np.random.RandomState(seed), set()
     automata: list[np.ndarray] = []

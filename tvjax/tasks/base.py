@@ -1,8 +1,8 @@
 """What a task family is: pure samplers on the device, a split of tasks, and an oracle.
 
 A family is a frozen dataclass whose fields are its settings. To add one, subclass `RealTask` or `TokenTask` in a file
-of its own (or `GaussianTask`, in `gaussian.py`, if x is Gaussian), write the three methods marked below and, where the
-best prediction can be computed, `oracle`, and name it in `tasks.FAMILIES`.
+of its own, or `GaussianTask` in `gaussian.py` if x is Gaussian. Write `parameters`, `inputs` and `answers`, and also
+`oracle` if the best prediction can be computed. Name the family in `tasks.FAMILIES`.
 """
 
 import abc
@@ -21,7 +21,7 @@ Parameters = dict[str, jax.Array]
 
 
 def require(holds: bool, field: str, value: object, accepted: str) -> None:
-    """Refuse an impossible value of a family's field. Raises UserError, which names it as ``config.task.FIELD``."""
+    """Raise `UserError` for an impossible value of a family's field, named as ``config.task.FIELD``, unless `holds`."""
     if not holds:
         raise reject(f"config.task.{field}", value, accepted)
 
@@ -40,15 +40,18 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def answers(self, key: jax.Array, parameters: Parameters, x: jax.Array) -> jax.Array:
-        """f(x) as it is observed: with the family's label noise, if it has any."""
+        """f(x) as observed, with the family's own label noise."""
 
     def oracle(
         self, x: jax.Array, y: jax.Array, queries: jax.Array, *, noise: float = 0.0, held_out: bool = False
     ) -> jax.Array:
         """The best prediction for query i from the demonstrations before it, ``[B, N, num_outputs]``.
 
-        It knows the family, its split and the label noise (`noise` is added to the family's own), not the task. Raises
-        UserError for a family whose best prediction has no closed form: `has_oracle` is False for it.
+        noise: label noise of the demonstrations, added to the family's own.
+        held_out: whether the tasks are the held-out ones.
+
+        The oracle knows the family, its split and the label noise, not the task. Raises `UserError` for a family whose
+        best prediction has no closed form; `has_oracle` is then False.
         """
         raise reject("config.task.name", type(self).__name__, "a family that has an oracle")
 
@@ -58,7 +61,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def blank(self, x: jax.Array) -> jax.Array:
-        """Answers of the right shape that say nothing: the zero-shot prompt ends before they would be shown."""
+        """Answers of the right shape that say nothing: the zero-shot prompt ends before its answer."""
 
     @abc.abstractmethod
     def scores(self, predictions: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
@@ -70,7 +73,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def corrupt(self, key: jax.Array, y: jax.Array, noise: float) -> jax.Array:
-        """Answers `y` with label noise: of standard deviation `noise`, or for labels with that probability."""
+        """Answers `y` with label noise: `noise` is a standard deviation, or for labels a probability."""
 
     @property
     @abc.abstractmethod
@@ -84,7 +87,7 @@ class Task(abc.ABC):
 
     @property
     def has_oracle(self) -> bool:
-        """Whether `oracle` can answer for these settings: wherever the family has one, if it says nothing else."""
+        """Whether `oracle` can answer for these settings. The default: whether the family has an oracle."""
         return type(self).oracle is not Task.oracle
 
     @property
@@ -103,7 +106,7 @@ class Task(abc.ABC):
         return False
 
     def pair_limit(self) -> int | None:
-        """How many pairs a prompt can have; None where there is no limit."""
+        """How many pairs a prompt can have; None: there is no limit."""
         return None
 
     def prompt(self, layout: Layout, parameters: Parameters, x: jax.Array, y: jax.Array) -> Prompt:
@@ -113,7 +116,10 @@ class Task(abc.ABC):
     def draw_pairs(
         self, key: jax.Array, parameters: Parameters, pairs: int, active_X: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """`pairs` pairs (x, f(x)) of each task; `active_X` (0/1, may be traced) blanks input dimensions first."""
+        """`pairs` pairs (x, f(x)) of each task.
+
+        active_X: which input dimensions are not blanked, 0 or 1 each; may be traced.
+        """
         input_key, answer_key = jax.random.split(key)
         x = self.inputs(input_key, parameters, pairs)
         if active_X is not None:
@@ -178,7 +184,7 @@ class TokenTask(Task):
     vocab_size: int
 
     def corrupt(self, key: jax.Array, y: jax.Array, noise: float) -> jax.Array:
-        """Answers of which each is, with probability `noise`, replaced by a token drawn uniformly (itself included)."""
+        """Answers, each replaced with probability `noise` by a token drawn uniformly (itself included)."""
         if not noise:
             return y
         chance_key, token_key = jax.random.split(key)
@@ -207,7 +213,7 @@ class TokenTask(Task):
 class StringTask(TokenTask):
     """An x of several tokens, ``[B, N, W]``. An answer is ``[B, N, Y]``: the token that is observed comes first.
 
-    What follows it is what a family's `scores` compare with beyond the token; a decoder is never shown it.
+    The family's `scores` compare with the entries behind the token; a decoder is never shown them.
     """
 
     answer_width: int

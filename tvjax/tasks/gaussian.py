@@ -1,7 +1,7 @@
-"""What families of functions of Gaussian inputs share: all those of Garg et al. (2022).
+"""What families of functions of Gaussian inputs share, among them all those of Garg et al. (2022).
 
-Of each family they draw w and x from unit normals; here w is scaled so that an answer has unit variance [ours: theirs
-has d, but for trees], and a risk of 1 is chance in every family.
+Garg et al. draw w and x from unit normals. Here w is scaled so that an answer has unit variance [ours: theirs has d,
+except trees], so a risk of 1 is chance in every family.
 """
 
 import abc
@@ -20,8 +20,10 @@ LASSO = ("lasso_0.1", "lasso_0.01", "lasso_0.001")
 class GaussianTask(RealTask):
     """x ~ N(0, I_d), y = f(x) + noise, with f drawn from a family of functions whose mean is 0 at every x.
 
-    input_width: d. noise: standard deviation added to every answer. A family adds fields of its own and writes
-    `parameters` and `function`.
+    input_width: d.
+    noise: standard deviation added to every answer.
+
+    A family adds fields of its own and writes `parameters` and `function`.
     """
 
     input_width: int = 4

@@ -1,8 +1,8 @@
 """How a shift draws x: for the demonstrations, for the queries, and one fresh query a prompt.
 
-Each takes (task, key, parameters, pairs) and gives `Inputs`. All start from the family's own `inputs`, so whatever
-those are, what is described here is done to them. The definitions follow Garg et al. 2022 in spirit; where they leave a
-choice it is ours [ours].
+Each takes (task, key, parameters, pairs) and gives `Inputs`. Each starts from the family's own `inputs` and changes
+them as its docstring says. The definitions follow Garg et al. (2022) in spirit; a choice that they leave is ours
+[ours].
 """
 
 from collections.abc import Callable
@@ -16,8 +16,10 @@ from tvjax.tasks.oracles import EXACT
 
 
 class Inputs(NamedTuple):
-    """x: of the demonstrations, ``[B, N, X]`` or ``[B, N]``. queries: likewise, query i for the first i of them.
+    """What a shift draws.
 
+    x: of the demonstrations, ``[B, N, X]`` or ``[B, N]``.
+    queries: of the same shape; query i follows the first i demonstrations.
     fresh: one more query a prompt, ``[B, X]`` or ``[B]``, from the distribution of its queries.
     """
 
@@ -52,7 +54,7 @@ def skewed(task: Task, key: jax.Array, parameters: Parameters, pairs: int) -> In
 
 
 def half_subspace(task: Task, key: jax.Array, parameters: Parameters, pairs: int) -> Inputs:
-    """Demonstrations projected on a random subspace of floor(X/2) dimensions, one for each prompt; queries as ever.
+    """Demonstrations projected on a random subspace of floor(X/2) dimensions, one a prompt; queries as in training.
 
     [ours] The projection keeps the scale within the subspace, so x has floor(X/2)/X of the power of training.
     """
@@ -63,8 +65,8 @@ def half_subspace(task: Task, key: jax.Array, parameters: Parameters, pairs: int
 def orthogonal_query(task: Task, key: jax.Array, parameters: Parameters, pairs: int) -> Inputs:
     """Demonstrations projected on a random subspace of floor(X/2) dimensions, queries on its orthogonal complement.
 
-    [ours] So it is defined for any number of demonstrations. They say nothing of the answers: the best prediction is
-    the prior mean, and the prior risk is ceil(X/2)/X of what it is for isotropic queries.
+    [ours] So the shift is defined for any number of demonstrations. Demonstrations say nothing of the answers: the best
+    prediction is the prior mean, and the prior risk is ceil(X/2)/X of that of isotropic queries.
     """
     z_BNX, raw_BNX, basis_BXX, half = _halves(task, key, parameters, pairs)
     queries_BNX = _project(raw_BNX, basis_BXX[..., half:])
@@ -74,7 +76,7 @@ def orthogonal_query(task: Task, key: jax.Array, parameters: Parameters, pairs: 
 def quadrants(task: Task, key: jax.Array, parameters: Parameters, pairs: int) -> Inputs:
     """Demonstrations in one random orthant of each prompt, queries in the opposite one, its negation.
 
-    [ours] Garg et al. draw queries from anywhere, which seldom is the same orthant.
+    [ours] Garg et al. draw queries from anywhere, seldom from the same orthant.
     """
     x_key, query_key, sign_key = jax.random.split(key, 3)
     x_BNX = task.inputs(x_key, parameters, pairs)
@@ -84,7 +86,7 @@ def quadrants(task: Task, key: jax.Array, parameters: Parameters, pairs: int) ->
 
 
 def repeated_query(task: Task, key: jax.Array, parameters: Parameters, pairs: int) -> Inputs:
-    """Query i is one of the i demonstrations before it, drawn uniformly; query 0 is x_0, which none precedes.
+    """Query i is one of the i demonstrations before it, drawn uniformly; query 0 is x_0.
 
     The fresh query is one of all ``N - 1`` demonstrations, drawn apart from the last query.
     """
@@ -115,7 +117,10 @@ def _halves(
 
 
 def _rotations(key: jax.Array, batch: int, width: int) -> jax.Array:
-    """Orthonormal columns in random directions, ``[B, X, X]``; their signs are not uniform, which no use here sees."""
+    """Orthonormal columns in random directions, ``[B, X, X]``.
+
+    Their signs are not uniform; no use here depends on them.
+    """
     return jnp.linalg.qr(jax.random.normal(key, (batch, width, width)))[0]
 
 

@@ -1,7 +1,7 @@
 """GINC: the next token of strings that one of several hidden Markov models has written (Xie et al. 2021).
 
-The models, `Concepts`, are as the paper describes them. That a string of k tokens is one pair, whose x begins with the
-delimiter and whose y is its last token, and that z stands between the two, is ours.
+The models, `Concepts`, are as the paper describes them. Ours [ours]: a string of k tokens is one pair, x begins with
+the delimiter, y is the last token, and z stands between the two.
 """
 
 import dataclasses
@@ -25,7 +25,9 @@ State = tuple[jax.Array, jax.Array]
 class Concepts(NamedTuple):
     """Hidden Markov models whose state is a value and a slot: Q values, J slots, Z models.
 
-    words_QJ: the word that each state says. value_QQ: the values' transitions, shared by all. slot_ZJJ: the slots'.
+    words_QJ: the word that each state says.
+    value_QQ: transitions of the values, shared by all models.
+    slot_ZJJ: transitions of the slots.
     start_ZQJ: where a document begins.
     """
 
@@ -124,16 +126,16 @@ class GINC(StringTask):
         return jnp.array(self.models.words_QJ)[states]
 
     def answers(self, key: jax.Array, parameters: Parameters, x: jax.Array) -> jax.Array:
-        """Y ``[B, N, 2]``: a token drawn from what the model says after x, and the likeliest of them."""
+        """Y ``[B, N, 2]``: a token drawn from the model's distribution after x, and the likeliest token."""
         concept, slot = (parameters[name][:, None] for name in ("concept", "slot"))
         _, next_BNV = self.read(concept, slot, x)
         drawn = jax.random.categorical(key, jnp.log(next_BNV + TINY))
         return jnp.stack([drawn, next_BNV.argmax(-1)], axis=-1).astype(jnp.int32)
 
     def read(self, concept: jax.Array, slot: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Log-probability ``[...]`` of the strings x ``[..., k]``, and that of each next word ``[..., V]`` (not log).
+        """Log-probability ``[...]`` of the strings x ``[..., k]``, and the probability of each next word ``[..., V]``.
 
-        By the forward algorithm for the models `concept` that begin in `slot`; both broadcast against ``[...]``.
+        By the forward algorithm, for the models `concept` that begin in `slot`; both broadcast against ``[...]``.
         """
         m = self.models
         value_QQ = jnp.array(m.value_QQ)
@@ -162,13 +164,13 @@ class GINC(StringTask):
     ) -> jax.Array:
         """Log-probabilities ``[B, N, V]`` of the exact Bayes mixture over the split's models and the slots.
 
-        Labels with added noise are not among what it takes for possible; no shift of this family has them.
+        Labels with added noise are impossible to this oracle; no shift of this family has them.
         """
         concepts, slots = np.array(self._split(held_out)), np.arange(1, self.slots)
         which = jnp.array([(c, s) for c in concepts for s in slots])
 
         def under(one: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-            """Log-probabilities of the demonstrations' strings, and of the queries' with their next words."""
+            """Log-probabilities of the demonstrations' strings, the queries' strings and the queries' next words."""
             log_x, next_x = self.read(one[0], one[1], x)
             log_y = jnp.log(jnp.take_along_axis(next_x, y[..., :1], axis=-1)[..., 0] + TINY)
             log_query, next_query = self.read(one[0], one[1], queries)
@@ -193,8 +195,8 @@ class GINC(StringTask):
 def _models(task: GINC) -> Concepts:
     """From NumPy's frozen generator.
 
-    Transitions are mixtures of 10 random permutations, weighted by a softmax of uniforms at temperature 0.1; with
-    probability 0.9 a value stays as it is instead. A document starts by a softmax of uniforms at temperature 10.
+    Transitions are mixtures of 10 random permutations, weighted by a softmax of uniforms at temperature 0.1. A value
+    stays as it is with probability 0.9 instead. A document starts by a softmax of uniforms at temperature 10.
     """
     random = np.random.RandomState(task.seed)
 

@@ -52,12 +52,12 @@ class Linear(GaussianTask):
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """Those of Garg et al.; least squares only where the oracle is another estimator."""
+        """Those of Garg et al.; least squares only if the oracle is another estimator."""
         other_oracle = ("least_squares",) if self.noise or self.pool else ()
         return (*other_oracle, "nearest_neighbours", "averaging", *(LASSO if self.nonzero else ()))
 
     def pool_weights(self) -> jax.Array:
-        """The finite pool's tasks, ``[pool, X]``: the same on every call, and the first of any larger pool."""
+        """The finite pool's tasks, ``[pool, X]``: the same on every call. A larger pool begins with the same tasks."""
         return self._pool_weights(jnp.arange(self.pool))
 
     def parameters(self, key: jax.Array, batch: int, *, held_out: bool = False) -> Parameters:
@@ -76,9 +76,9 @@ class Linear(GaussianTask):
     ) -> jax.Array:
         """Posterior mean ``[B, N, Y]``: over the pool (discrete MMSE) if the tasks come from one, else over the prior.
 
-        Over the continuous prior that is ridge with ``lam = noise^2 d``, or minimum-norm least squares without noise.
-        With ``nonzero`` set these know nothing of the sparsity: they are the best linear estimators, not the Bayes
-        predictor, and a model may beat them.
+        Over the continuous prior it is ridge with ``lam = noise^2 d``, or minimum-norm least squares without noise. If
+        ``nonzero`` is set, both ignore the sparsity: they are the best linear estimators, not the Bayes predictor, and
+        a model may beat them.
         """
         total = math.hypot(self.noise, noise)
         if self.pool and not held_out:
@@ -97,6 +97,6 @@ class Linear(GaussianTask):
         return jnp.where(order_X < self.nonzero, w_X, 0) / self.nonzero**0.5
 
     def _pool_weights(self, numbers: jax.Array) -> jax.Array:
-        """W of these tasks of the pool. Each has a key of its own, so that a batch costs the same from any pool."""
+        """W of these tasks of the pool. Each task has a key of its own, so a batch costs the same from any pool."""
         key = jax.random.key(self.pool_seed, impl=_POOL_PRNG)
         return jax.vmap(lambda number: self._weights(jax.random.fold_in(key, number)))(numbers)

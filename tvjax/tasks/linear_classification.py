@@ -31,7 +31,7 @@ class LinearClassification(GaussianTask):
         return jnp.where(weighted(parameters["w"], x) < 0, -1.0, 1.0)
 
     def corrupt(self, key: jax.Array, y: jax.Array, noise: float) -> jax.Array:
-        """Labels of which each is, with probability `noise`, replaced by a sign drawn uniformly (its own included)."""
+        """Labels, each replaced with probability `noise` by a sign drawn uniformly (its own included)."""
         if not noise:
             return y
         chance_key, sign_key = jax.random.split(key)
@@ -39,7 +39,7 @@ class LinearClassification(GaussianTask):
         return jnp.where(jax.random.bernoulli(chance_key, noise, y.shape), signs, y)
 
     def scores(self, predictions: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-        """Squared error, and whether the sign is right; a prediction of exactly 0 is a coin's, half right."""
+        """Squared error, and whether the sign is right; a prediction of exactly 0 counts half."""
         right = jnp.where(predictions == 0, 0.5, predictions * targets > 0)
         return super().scores(predictions, targets) | {"accuracy": right.mean(-1)}
 

@@ -1,9 +1,9 @@
 """Estimators that see a prompt's demonstrations: the yardsticks for in-context regression.
 
 Each predicts query i from the demonstrations before it, for every i at once: x ``[B, N, X]``, y ``[B, N, Y]``, queries
-``[B, N, X]`` -> ``[B, N, Y]``. Query i need not be x_i, and with none before it every estimator falls back on its prior
-mean (0, or the mean of the pool). Matrix products run at full precision: on a TPU or a recent GPU the default one would
-leave errors far above the risk of a noiseless oracle.
+``[B, N, X]`` -> ``[B, N, Y]``. Query i need not be x_i. With no demonstration before it, every estimator falls back on
+its prior mean (0, or the mean of the pool). Matrix products run at full precision: on a TPU or a recent GPU the default
+precision would leave errors far above the risk of a noiseless oracle.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 EXACT = jax.lax.Precision.HIGHEST
 NOISELESS_WIDTH = 1e-3
-"""Standard deviation that a noiseless likelihood is given, in units of y, where a posterior needs one."""
+"""Standard deviation of a noiseless likelihood, in units of y, if a posterior needs one."""
 
 _CHUNK = 2**23
 
@@ -59,10 +59,12 @@ def averaging(x: jax.Array, y: jax.Array, queries: jax.Array) -> jax.Array:
 def discrete_mmse(
     x: jax.Array, y: jax.Array, queries: jax.Array, pool: jax.Array, noise: float | jax.Array
 ) -> jax.Array:
-    """Posterior mean of w.x' where w is one of a finite `pool` ``[Z, X]``, equally likely (Raventos et al. 2023).
+    """Posterior mean of w.x' if w is one of a finite pool, equally likely (Raventos et al. 2023).
 
-    The likelihood is Gaussian of standard deviation `noise`, at least `NOISELESS_WIDTH`. One answer: Y = 1. Prompts are
-    taken a few at a time, so that memory stays near ``N Z`` numbers for each.
+    pool: the tasks, ``[Z, X]``.
+    noise: standard deviation of the Gaussian likelihood, at least `NOISELESS_WIDTH`.
+
+    One answer: Y = 1. Prompts are taken a few at a time, so memory stays near ``N Z`` numbers for each.
     """
     width = jnp.maximum(noise, NOISELESS_WIDTH)
 
@@ -76,7 +78,7 @@ def discrete_mmse(
 
 
 def map_prompts(function: Callable, arrays: tuple[jax.Array, ...], size: int) -> jax.Array:
-    """``vmap`` over prompts, but only so many at a time that `size` numbers for each stay within 32 MiB."""
+    """``vmap`` over prompts, a few at a time, so that `size` numbers for each stay within 32 MiB."""
     together = max(1, min(arrays[0].shape[0], _CHUNK // size))
     return jax.lax.map(function, arrays, batch_size=together)
 
@@ -86,7 +88,7 @@ def _by_singular_values(
 ) -> jax.Array:
     """Predictions of ``w = V gain(S) U'y``, with ``U S V'`` the demonstrations before each query.
 
-    Not the normal equations: they square the condition number, which in float32 costs the minimum norm near i = X.
+    Not by the normal equations: in float32 their squared condition number costs the minimum norm near i = X.
     """
     index_N = jnp.arange(x_BNX.shape[1])
 

@@ -27,7 +27,7 @@ class Layout:
 
     @property
     def offset(self) -> int:
-        """Where in a demonstration the answer is read: at the last of what is read."""
+        """Where in a demonstration the answer is read: at the last position of `reads`."""
         return len(self.parts) - 1 - self.parts[::-1].index(self.reads)
 
     def wide(self, tokens: int) -> "Layout":
@@ -36,7 +36,7 @@ class Layout:
         return Layout(self.name, tuple(parts), self.reads)
 
     def length(self, pairs: int) -> int:
-        """T for `pairs` pairs. The sequence ends where the last query is read: its answer is not shown."""
+        """T for `pairs` pairs. The sequence ends at the last query: its answer is not shown."""
         return len(self.parts) * (pairs - 1) + self.offset + 1
 
     def queries(self, pairs: int) -> slice:
@@ -51,8 +51,9 @@ LAYOUTS = {"xzy": Layout("xzy", (X, Z, Y), Z), "xy": Layout("xy", (X, Y), X)}
 class Prompt:
     """N pairs a prompt, as every task gives them.
 
-    inputs: ``[B, T, features]`` real numbers or ``[B, T]`` token ids, for the decoder's front end. x: ``[B, N, X]`` or
-    ``[B, N]`` and targets: ``[B, N, Y]`` or ``[B, N]``, pair by pair (an x of several tokens is ``[B, N, W]``).
+    inputs: ``[B, T, features]`` real numbers or ``[B, T]`` token ids, for the decoder's front end.
+    x: ``[B, N, X]`` or ``[B, N]``, pair by pair; ``[B, N, W]`` if an x is several tokens.
+    targets: ``[B, N, Y]`` or ``[B, N]``, pair by pair.
     parameters: the task's own, each ``[B, ...]``.
     """
 

@@ -18,7 +18,7 @@ NAME, VERSION = "text_tasks", "1.0.0"
 
 
 def available() -> bool:
-    """Whether tensorflow-datasets is installed: what is kept and what is named needs it, nothing else does."""
+    """Whether tensorflow-datasets is installed. Only tasks that are kept, and data sets by name, need it."""
     try:
         import tensorflow_datasets  # noqa: F401
     except ImportError:
@@ -37,7 +37,7 @@ def _library() -> Any:
 
 @functools.cache
 def _builder() -> Any:
-    """The class that writes tasks: made once, since the library keeps a register of such classes."""
+    """The class that writes tasks. It is made once, since the library keeps a register of its classes."""
     tfds = _library()
 
     class TextTasks(tfds.core.GeneratorBasedBuilder):  # type: ignore[name-defined]
@@ -69,9 +69,10 @@ def _builder() -> Any:
 
 
 def keep(tasks: Mapping[str, TextTask], folder: Path) -> None:
-    """Write `tasks` under `folder` as a data set of tensorflow-datasets, its splits those of `split_of`.
+    """Write `tasks` under `folder` as a data set of tensorflow-datasets, with the splits of `split_of`.
 
-    It is whole or absent. An example is ``{"number", "task", "input", "output"}``, numbered over all tasks in order.
+    The data set is whole or absent. An example is ``{"number", "task", "input", "output"}``, numbered over all tasks in
+    order.
     """
     config = _library().download.DownloadConfig(try_download_gcs=False)
     with contextlib.redirect_stdout(io.StringIO()):  # it tells of a download that there is not
@@ -79,7 +80,7 @@ def keep(tasks: Mapping[str, TextTask], folder: Path) -> None:
 
 
 def kept(folder: Path) -> dict[str, TextTask] | None:
-    """The tasks that `keep` wrote under `folder`, in their order; None where there are none."""
+    """The tasks that `keep` wrote under `folder`, in their order; None: there are none."""
     path = folder / NAME / VERSION
     if not (path / "dataset_info.json").is_file():
         return None
@@ -142,7 +143,7 @@ def read_dataset(name: str, input_form: str, output_form: str, *, data_dir: str 
 
 
 def _examples(source: Any, where: str) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """The examples of a split, each with the words for where it stands."""
+    """The examples of a split, each with the words for its record and split."""
     for number in range(len(source)):
         try:
             example = source[number]
@@ -173,7 +174,7 @@ def _fields(text: str, features: Mapping[str, Any], name: str) -> Sequence[str]:
 
 
 def _texts(field: str, feature: Any, value: Any, where: str, *, several: bool) -> Answers:
-    """A feature's value in words, or several of a list of texts or labels if `several`; none of labels not told."""
+    """A feature's value in words. Several words if `several` and the value is a list; none if a label is missing."""
     if hasattr(feature, "int2str") and (several or np.ndim(value) == 0):
         return tuple(str(feature.int2str(int(one))) for one in np.ravel(value) if one >= 0)
     try:
@@ -191,7 +192,7 @@ def _texts_alone(value: Any) -> bool:
 
 
 def _word(value: Any, feature: Any) -> str:
-    """A text, a number or a truth value in words. Raises `ValueError` for anything else, and what is not finite."""
+    """A text, a number or a truth value in words. Raises `ValueError` for anything else, and for inf or NaN."""
     if isinstance(value, bytes | str):
         return _text(value)
     if isinstance(value, bool | int | np.bool_ | np.integer):
@@ -204,7 +205,7 @@ def _word(value: Any, feature: Any) -> str:
 def _decimal(value: float, dtype: np.dtype) -> str:
     """The shortest decimal that is `value` in the precision of its feature.
 
-    Of float64 the library stores no more than float32 holds, unless it stores bytes.
+    The library stores float64 with no more digits than float32 holds, unless it stores bytes.
     """
     single = np.float32 if dtype.itemsize > 4 else dtype.type
     if float(single(value)) != value:

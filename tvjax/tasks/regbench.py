@@ -1,8 +1,8 @@
 """RegBench: words of a random automaton that is the task, as in Akyurek et al. 2024.
 
-The automata and the documents are as that paper describes them. That one word is one pair, whose y is its last symbol,
-that x is padded on the left to one length by a blank, and that z stands between the two, is ours; and so is that
-automata are drawn again that lose the described form when they are minimized.
+The automata and the documents are as that paper describes them. Ours [ours]: one word is one pair, y is the last
+symbol, x is padded on the left to one length by a blank, and z stands between the two. An automaton that loses the
+described form when it is minimized is drawn again [ours].
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from tvjax.tasks.base import Parameters, StringTask, require
 from tvjax.tasks.oracles import EXACT, sum_before
 
 SURE = 1e-6
-"""The least probability that the oracle gives a symbol: its risk is finite where it is wrong."""
+"""The least probability that the oracle gives a symbol: its risk is finite if it is wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class RegBench(StringTask):
 
     @property
     def next_ZQV(self) -> np.ndarray:
-        """The state behind each edge, `NO_EDGE` where there is none: Z automata (those of training first), Q states."""
+        """The state behind each edge, `NO_EDGE` if there is none: Z automata (those of training first), Q states."""
         alphabet = Alphabet(self.symbols, self.min_states, self.max_states, self.min_symbols, self.max_edges)
         return distinct_automata(alphabet, self.automata + self.held_out_automata, self.seed)
 
@@ -117,9 +117,9 @@ class RegBench(StringTask):
         return jnp.moveaxis(symbols, 0, -1).reshape(*automaton.shape, steps)
 
     def legal(self, automaton: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Log-probability ``[...]`` of the words x ``[..., word]`` so far, -inf of impossible ones; legal next symbols.
+        """Log-probability ``[...]`` of words x ``[..., word]`` so far, and the legal next symbols, bools ``[..., V]``.
 
-        Those are ``[..., V]`` of bool. `automaton` broadcasts against ``[...]``.
+        An impossible word has -inf. `automaton` broadcasts against ``[...]``.
         """
         next_ZQV = jnp.array(self.next_ZQV)
         shape = jnp.broadcast_shapes(automaton.shape, x.shape[:-1])
@@ -149,7 +149,7 @@ class RegBench(StringTask):
     def documents(self, key: jax.Array, automaton_B: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Documents as the paper trains on: tokens ``[B, 949]``, blanks behind the last word, and words ``[B]``.
 
-        10..19 words of 1..49 symbols each, all uniform, with a bar between them.
+        A document has 10..19 words of 1..49 symbols each, all uniform, with a bar between words.
         """
         count_key, length_key, walk_key = jax.random.split(key, 3)
         batch = len(automaton_B)
@@ -171,7 +171,7 @@ class RegBench(StringTask):
     def oracle(
         self, x: jax.Array, y: jax.Array, queries: jax.Array, *, noise: float = 0.0, held_out: bool = False
     ) -> jax.Array:
-        """Log-probabilities ``[B, N, vocab_size]``: exact Bayes over the automata of the split, which it all knows.
+        """Log-probabilities ``[B, N, vocab_size]``: exact Bayes over the automata of the split.
 
         With enough words it is the task's automaton itself. No token gets less than `SURE`.
         """

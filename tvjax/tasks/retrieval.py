@@ -7,7 +7,10 @@ from tvjax.tasks.text import Pair
 
 
 class Retriever:
-    """Pairs of a task, no input twice, found by their inputs. Terms are tokens: words also match in their pieces."""
+    """Pairs of a task, no input twice, looked up by their inputs.
+
+    Terms are tokens, so words also match in their pieces.
+    """
 
     def __init__(self, pairs: Sequence[Pair], ids: Sequence[Sequence[int]]) -> None:
         import bm25s
@@ -18,9 +21,10 @@ class Retriever:
         self._index.index([list(map(str, one)) for one in ids], show_progress=False)
 
     def shots(self, query: str, ids: Sequence[int], count: int) -> list[Pair]:
-        """The `count` pairs that match the query best, the best of them last, next to it; never the query itself.
+        """The `count` pairs that match the query best, never the query itself.
 
-        Pairs that share no term with it follow in their order.
+        The best pair is last, next to the query.
+        Pairs that share no term with the query follow in their order.
         """
         scores = self._index.get_scores([str(i) for i in ids])
         order = sorted(range(len(self.pairs)), key=lambda i: -float(scores[i]))

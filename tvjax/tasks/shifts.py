@@ -1,8 +1,8 @@
-"""Shifts: prompts unlike those of training, after Garg et al. 2022 and, where they must be, of our definition [ours].
+"""Shifts: prompts unlike those of training, after Garg et al. (2022) or, if need be, of our definition [ours].
 
-A shift changes one thing about how prompts are drawn: the task, x, the answers that are shown, or how many there are.
-`shifts_for` lists those that a family can have, `draw` draws from any of them, and `NO_SHIFT` is the training
-distribution through the same door.
+A shift changes one thing about how prompts are drawn: the task, x, the answers that are shown, or the number of pairs.
+`shifts_for` lists the shifts that a family can have. `draw` draws from a shift. `NO_SHIFT` is the training
+distribution.
 """
 
 import dataclasses
@@ -31,9 +31,13 @@ TOKEN_LABEL_NOISE = 0.2
 class Shift:
     """What differs from training. Hashable, so that it can be a static argument.
 
-    geometry draws x; separate: its queries are not its x. input_scale and output_scale multiply x and f(x) (of the
-    unscaled task: f is asked at the scaled x). noisy: the labels shown are corrupted. lengthened: times the
-    demonstrations. held_out: the tasks are the held-out ones.
+    geometry: draws x.
+    separate: whether the queries are not x.
+    input_scale: factor of x; f is asked at the scaled x.
+    output_scale: factor of f(x).
+    noisy: whether the labels shown are corrupted.
+    lengthened: factor of the number of demonstrations.
+    held_out: whether the tasks are the held-out ones.
     """
 
     name: str
@@ -47,7 +51,7 @@ class Shift:
     held_out: bool = False
 
     def added_noise(self, task: Task) -> float:
-        """Noise of the labels shown beyond the family's own: a standard deviation, or a probability for labels."""
+        """Noise of the shown labels beyond the family's own: a standard deviation, or for labels a probability."""
         if not self.noisy:
             return 0.0
         if isinstance(task, RealTask) and not _has_labels(task):
@@ -57,19 +61,19 @@ class Shift:
 
 @struct.dataclass
 class ShiftedPrompts:
-    """Prompts of a shift, with what is asked of them.
+    """Prompts of a shift, with their queries and answers.
 
     prompt: its N pairs are the demonstrations.
     shown: their answers as the prompt's inputs show them, ``[B, N, Y]`` or ``[B, N]``; they differ from prompt.targets
-    only where the shift corrupts labels.
+    only if the shift corrupts labels.
     queries: ``[B, N, X]`` or ``[B, N]``; query i is asked after the first i demonstrations.
     answers: f(queries), ``[B, N, Y]`` or ``[B, N]``, with the family's own label noise and no other.
     fresh_x: ``[B, X]`` or ``[B]``, one more query a prompt, for task-vector prompting: from the distribution of the
     queries, independent of them.
     fresh_answers: f(fresh_x), ``[B, Y]`` or ``[B]``.
 
-    separate: queries are not prompt.x, so that an evaluator must put queries[:, i] in the place of x_i, one slot at a
-    time. Where it is False, queries are prompt.x and answers are prompt.targets.
+    separate: whether queries are not prompt.x. If True, an evaluator must put queries[:, i] in the place of x_i, one
+    slot at a time. If False, queries are prompt.x and answers are prompt.targets.
     """
 
     prompt: Prompt
@@ -108,10 +112,11 @@ _HELD_OUT_TASKS = Shift("held_out_tasks", "tasks kept out of training", held_out
 def shifts_for(task: Task, demonstrations: int, max_pairs: int | None = None) -> tuple[Shift, ...]:
     """The shifts that apply to a family trained on `demonstrations`, `NO_SHIFT` not among them.
 
-    max_pairs: the most pairs (demonstrations and the last query) that the decoder has positions for; None is no limit.
-    Those of x's geometry need real inputs, and a subspace two dimensions of them; scaled answers must not be labels;
-    those of one query or one label need a family whose answer depends on one x (regression, token offset); held-out
-    ones need a split.
+    max_pairs: the most pairs (demonstrations and the last query) that the decoder has positions for; None: no limit.
+
+    Shifts of x's geometry need real inputs; subspaces need two input dimensions. Scaled answers must not be labels.
+    Shifts of one query or one label need a family whose answer depends on one x (regression, token offset). Held-out
+    shifts need a split.
     """
     shifts: list[Shift] = []
     if isinstance(task, RealTask):
@@ -157,12 +162,12 @@ def draw(shift: Shift, task: Task, layout: Layout, key: jax.Array, batch: int, d
 
 
 def oracle_knows(shift: Shift, task: Task) -> dict[str, Any]:
-    """The keyword arguments of the family's oracle under `shift`: what it is told, hashable.
+    """The keyword arguments of the family's oracle under `shift`, hashable.
 
-    Which tasks there are (training or held out), how noisy the labels shown are and, for held-out pairs, that the
-    queries are such. It is not told of scales or of where x lies: least squares and ridge need not know; for a
-    sinusoid or a finite pool, outputs that are scaled are outside what it takes for possible, and it fails as a Bayes
-    observer of the family would.
+    The oracle knows which tasks there are (training or held out), how noisy the shown labels are and, for held-out
+    pairs, that the queries are held out. It does not know scales or the geometry of x. Least squares and ridge need not
+    know them. For a sinusoid or a finite pool scaled outputs are impossible, so the oracle fails as a Bayes observer of
+    the family would.
     """
     queries: dict[str, Any] = {"held_out_queries": True} if shift.geometry is geometries.held_out_pairs else {}
     return {"noise": shift.added_noise(task), "held_out": shift.held_out, **queries}
@@ -173,7 +178,7 @@ def oracle_scores(
 ) -> dict[str, jax.Array]:
     """Scores of the family's oracle on every query, ``{'risk': [B, N], ...}``; raises UserError if it has none.
 
-    oracle: `task.oracle` compiled, which has been told what `oracle_knows` says.
+    oracle: `task.oracle` compiled, with the arguments of `oracle_knows`.
     """
     oracle = oracle or functools.partial(task.oracle, **oracle_knows(shift, task))
     return task.scores(oracle(shifted.prompt.x, shifted.shown, shifted.queries), shifted.answers)
@@ -184,8 +189,10 @@ def reference_scores(
 ) -> dict[str, jax.Array]:
     """What models are measured against: ``{'oracle_risk': [B, N], 'prior_risk': [B], ...}``.
 
-    The prior is the oracle that has seen no demonstration. A family without an oracle has no scores of one, and its
-    prior answers 0, the mean (`Task.centred`). For `oracle` see `oracle_scores`.
+    oracle: as in `oracle_scores`.
+
+    The prior is the oracle without demonstrations. A family without an oracle has no oracle scores, and its prior
+    answers 0, the mean (`Task.centred`).
     """
     if task.has_oracle:
         scores = oracle_scores(shift, task, shifted, oracle)

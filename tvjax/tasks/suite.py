@@ -96,8 +96,11 @@ DOMAINS: dict[str, tuple[str, ...]] = {
     "countries": ("capital", "continent"),
     "sentences": ("sentence_noun", "sentence_adjective", "sentiment"),
 }
-"""Which tasks have their inputs from where. Tasks of one domain share inputs: only demonstrations tell them apart.
-No input is in two domains: there the query tells."""
+"""The tasks of each domain.
+
+Tasks of one domain share inputs, so only demonstrations tell them apart. No input is in two domains, so the query tells
+domains apart.
+"""
 
 
 def number_word(n: int) -> str:

@@ -32,7 +32,7 @@ def split_of(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TextTask:
-    """A named list of (input, output) pairs, none twice. An input of several pairs has several right answers."""
+    """A named list of (input, output) pairs, no pair twice. An input of several pairs has several right answers."""
 
     name: str
     pairs: tuple[Pair, ...]
@@ -54,7 +54,7 @@ class TextTask:
 
 
 def answers_of(pairs: Sequence[Pair]) -> dict[str, Answers]:
-    """The inputs of some pairs, in the order of their first pairs, each with all that it is paired with."""
+    """The inputs of some pairs, in the order of their first pairs, each with all its outputs."""
     known: dict[str, dict[str, None]] = {}
     for x, y in pairs:
         known.setdefault(x, {})[y] = None
@@ -62,7 +62,7 @@ def answers_of(pairs: Sequence[Pair]) -> dict[str, Answers]:
 
 
 def drawn(random: np.random.Generator, answers: Mapping[str, Answers]) -> list[Pair]:
-    """Each input with one of its right answers; nothing is drawn for an input that has one alone."""
+    """Each input with one of its right answers; nothing is drawn for an input with a single answer."""
     return [(x, ys[random.integers(len(ys))] if len(ys) > 1 else ys[0]) for x, ys in answers.items()]
 
 
@@ -87,9 +87,9 @@ class Template:
     start: str = setting("", "once, in front of the whole prompt, where the tokenizer puts no token of its own (BOS)")
 
     def led_by(self, tokenizer: Any) -> "Template":
-        """The template for a tokenizer: without `start` where that puts a token (BOS) before every text itself.
+        """The template for a tokenizer: without `start` if the tokenizer itself puts a token (BOS) before every text.
 
-        A prompt's first token is an attention sink, of which a model reads next to nothing: it should be no query's.
+        A prompt's first token is an attention sink, from which a model reads next to nothing; no query should be there.
         """
         own = tokenizer.encode(["a"]) != tokenizer.encode(["a"], special=False)
         return dataclasses.replace(self, start="") if own else self
@@ -112,9 +112,9 @@ def without_repetition(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 def read_folder(folder: str | Path, names: Sequence[str] = ()) -> dict[str, TextTask]:
     """The tasks of a folder of ``NAME.json`` files, lists of ``{"input": ..., "output": ...}``; of `names` if given.
 
-    Both are texts, without the blanks around them; of an input in several entries every output is right. Raises
-    `UserError` for a folder or a task that is not there, and for a file that holds anything else: a number could be
-    spelled in several ways.
+    Both are texts, without the blanks around them. If an input is in several entries, every output is right. Raises
+    `UserError` for a folder or a task that is not there, and for a file with anything else: a number could be spelled
+    in several ways.
     """
     folder = user_path(folder)
     files = {path.stem: path for path in sorted(folder.glob("*.json"))} if folder.is_dir() else {}
@@ -144,7 +144,7 @@ def _read(path: Path) -> tuple[Pair, ...]:
 
 
 def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names are all different: of a name that stands twice JSON would keep the last."""
+    """An object whose names are all different. JSON itself would keep the last value of a name that stands twice."""
     known = dict(items)
     if len(known) < len(items):
         raise ValueError(f"a name stands twice in an object of the names {[name for name, _ in items][:5]}")
@@ -152,17 +152,19 @@ def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole(text: str) -> bool:
-    """Whether there is a text, and no half of a character, which JSON can hold."""
+    """Whether a text is not blank and has no half of a character, which JSON can hold."""
     return bool(text.strip()) and text.encode(errors="ignore").decode() == text
 
 
 def shots(
     random: np.random.Generator, pairs: Sequence[Pair], count: int, *, apart_from: str = "", shuffled: bool = False
 ) -> list[Pair]:
-    """`count` demonstrations of different inputs, none of them `apart_from`, each with one of its right answers.
+    """`count` demonstrations of different inputs, each with one of its right answers.
 
-    shuffled: their outputs are permuted among them, so that they show the words of a task but not the task. Raises
-    `UserError` where there are too few inputs.
+    apart_from: an input that is no demonstration.
+    shuffled: whether the outputs are permuted, so that the pairs show the words of a task but not the task.
+
+    Raises `UserError` if there are too few inputs.
     """
     answers = answers_of(pairs)
     others = [x for x in answers if x != apart_from]

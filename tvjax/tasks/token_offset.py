@@ -10,7 +10,7 @@ from tvjax.tasks.base import Parameters, TokenTask, require
 from tvjax.tasks.oracles import sum_before
 
 LEAST_NOISE = 1e-6
-"""The least label noise that the oracle assumes: where it is sure, its loss is 1e-6 nats, or log(V / 1e-6) if wrong."""
+"""The least label noise that the oracle assumes: if sure, its loss is 1e-6 nats, or log(V / 1e-6) if wrong."""
 
 _IMPOSSIBLE = -1e9
 
@@ -92,10 +92,12 @@ class TokenOffset(TokenTask):
     ) -> jax.Array:
         """Log-probabilities of the answer to query i, ``[B, N, V]``: the exact posterior predictive for a uniform c.
 
+        noise: label noise of the demonstrations beyond the family's own; the predicted answer has only the family's
+        own.
+        held_out_queries: whether the queries were drawn by `held_out_inputs`.
+
         The split's c and the table of held-out pairs are known, so an x (the query too) rules out each c that it is
-        never shown with; ``held_out_queries`` says that the queries were drawn by `held_out_inputs` instead. `noise` is
-        that of the demonstrations, beyond the family's own: the answer that is predicted has only the family's own.
-        Both are taken to be at least `LEAST_NOISE`, which keeps every log-probability finite.
+        never shown with. Both noises are taken to be at least `LEAST_NOISE`, so every log-probability is finite.
         """
         own = max(self.noise, LEAST_NOISE)
         wrong = (1 - (1 - own) * (1 - noise)) / self.vocab_size
@@ -129,5 +131,5 @@ class TokenOffset(TokenTask):
 
 
 def _log_support(allowed_VV: np.ndarray, x_BN: jax.Array) -> jax.Array:
-    """For each x whether a c may be shown with it, ``[B, N, V (c)]``, as a log-likelihood up to a constant."""
+    """Whether each x may be shown with a c, ``[B, N, V (c)]``, as a log-likelihood up to a constant."""
     return jnp.where(jnp.array(allowed_VV.T)[x_BN], 0.0, _IMPOSSIBLE)

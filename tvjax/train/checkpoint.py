@@ -1,9 +1,9 @@
 """Checkpoints through orbax: all that touches orbax is here.
 
 A checkpoint is the whole `TrainState`; with the configuration it determines the rest of the run. It carries a sum of
-each array's bits, which orbax does not check: it reads some harmed files without a word, as other values. Every process
-writes the parts that it holds, while training goes on from a copy on the host: a checkpoint is there when all is
-written, and until then has another name. What is in the log is synchronized before, so the log is never behind.
+each array's bits, since orbax reads some harmed files without a word, as other values. Every process writes the parts
+that it holds, while training goes on from a copy on the host. A checkpoint has a temporary name until all of it is
+written. The log is synchronized before, so it is never behind a checkpoint.
 """
 
 import json
@@ -24,7 +24,10 @@ FORMAT = 1
 
 
 class _Manager(ocp.CheckpointManager):
-    """orbax's, but that it does not ask jax's preemption service, which counts one kind of boundary: `stop.Stop`'s."""
+    """orbax's manager, which must not ask jax's preemption service.
+
+    That service counts the boundaries of `stop.Stop`.
+    """
 
     def reached_preemption(self, step: int) -> bool:
         return False
@@ -33,8 +36,9 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
     """The checkpoints of one run, in ``<workdir>/checkpoints``; the newest `keep` are kept.
 
-    folder: a whole path here, or gs://BUCKET/PATH. run: which run they are of, a hash of its config; another's are
-    refused ("": it is not asked).
+    folder: a whole path here, or gs://BUCKET/PATH.
+    keep: how many checkpoints are kept.
+    run: a hash of the config of the run. Checkpoints of another run are refused; "": they are not.
     """
 
     def __init__(self, folder: Any, keep: int, run: str = ""):
@@ -47,18 +51,18 @@ class Checkpoints:
         self.skipped = [f"{path.name} was not written to its end" for path in self._half_written()]
 
     def _half_written(self) -> list[epath.Path]:
-        """What a kill left of checkpoints: under temporary names, or where there is no renaming, without their mark."""
+        """What a kill left of checkpoints: under temporary names or, if the store cannot rename, without their mark."""
         whole = {str(step) for step in self.steps()}
         return [path for path in sorted(self._folder.iterdir()) if path.is_dir() and path.name not in whole]
 
     def steps(self) -> list[int]:
-        """Steps of which there is a checkpoint, oldest first."""
+        """Steps that have a checkpoint, oldest first."""
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState) -> None:
         """Begin to save `state`; it may be changed as soon as this returns.
 
-        Raises `RunError` where the disk does not take it, or did not take the one before; earlier checkpoints stay.
+        Raises `RunError` if this save or the save before it fails; earlier checkpoints stay.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -72,7 +76,7 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def finish(self) -> None:
-        """Return when what is being saved is saved. Raises `RunError` where it could not be."""
+        """Return when the save under way is done. Raises `RunError` if it failed."""
         if self._saving is None:
             return
         try:
@@ -82,7 +86,7 @@ class Checkpoints:
         self._saving = None
 
     def _failed(self, error: Exception) -> Exception:
-        """What to say of an error while saving; one that says that another process was lost says it itself."""
+        """The error to raise for an error while saving: the same one if another process was lost."""
         if processes.is_loss(error):
             return error
         step, self._saving = self._saving, None
@@ -94,12 +98,13 @@ class Checkpoints:
         )
 
     def restore(self, abstract: TrainState) -> TrainState | None:
-        """The newest state that reads whole, on the shardings of `abstract`; None where there is no checkpoint.
+        """The newest state that reads whole, on the shardings of `abstract`; None: there is no checkpoint.
 
-        Whatever mesh it was saved on. One that does not read in every process, or was not written to its end, is named
-        in `skipped` and the one before it is used. Raises `RunError` where there are checkpoints and none reads, or
-        the disk, the network or memory fails while one is read; `UserError` for one of a newer format or of another
-        run.
+        The state may have been saved on another mesh. A checkpoint that does not read in every process, or was not
+        written to its end, is named in `skipped`, and the one before it is used.
+
+        Raises `RunError` if there are checkpoints and none reads, or if the disk, the network or memory fails during a
+        read. Raises `UserError` for a checkpoint of a newer format or of another run.
         """
         self.finish()
         for step in reversed(self.steps()):
@@ -121,9 +126,9 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
-        """The arrays of a checkpoint, which are those that were saved. Raises what is wrong with it, in any process.
+        """The arrays of a checkpoint, checked by their sums. Raises what is wrong with it in any process.
 
-        Its parts are read without orbax's manager, which would wait for processes that could not read theirs.
+        The parts are read without orbax's manager, which would wait for processes that could not read theirs.
         """
         folder, wrong, tree = self._folder / str(step), None, None
         try:
@@ -145,7 +150,7 @@ class Checkpoints:
         return tree
 
     def _check_width(self, step: int, path: str) -> None:
-        """Raise `UserError` where the array at `path` was saved in half precision, in which nothing trains any more."""
+        """Raise `UserError` if the array at `path` was saved in half precision: nothing trains in that any more."""
         stored = ocp.StandardCheckpointHandler().metadata(self._folder / str(step) / "state").tree
         kinds = {path_of(keys): leaf.dtype for keys, leaf in jax.tree_util.tree_leaves_with_path(stored)}
         if jnp.issubdtype(kinds[path], jnp.floating) and kinds[path].itemsize < 4:
@@ -155,7 +160,7 @@ class Checkpoints:
             )
 
     def drop_after(self, step: int) -> None:
-        """Delete checkpoints newer than `step`, which did not read whole, and those not written to their end."""
+        """Delete checkpoints newer than `step`, which did not read whole, and checkpoints not written to their end."""
         for newer in [s for s in self.steps() if s > step]:
             self._manager.delete(newer)
         processes.on_first(self._clean)
@@ -171,7 +176,7 @@ def _arrays(folder: epath.Path, abstract: dict[str, Any]) -> dict[str, Any]:
 
 
 def sums(tree: Any) -> dict[str, int]:
-    """Of each array, by its path, the sum of its bits as unsigned integers: another one for any one bit that flips."""
+    """The sum of each array's bits as unsigned integers, by path: any one bit that flips changes the sum."""
     totals = jax.device_get(_sums(tree))
     return {path_of(keys): int(total) for keys, total in jax.tree_util.tree_leaves_with_path(totals)}
 
@@ -191,7 +196,7 @@ def _tree(state: TrainState) -> dict[str, Any]:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether an error says nothing against the file that was read: the disk or the network failed, or memory did."""
+    """Whether an error says nothing against the file: the disk, the network or memory failed."""
     device = isinstance(error, OSError) and not isinstance(error, FileNotFoundError | NotADirectoryError)
     return device or isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 

@@ -1,7 +1,7 @@
 """How many floating point operations a traced program asks for.
 
-By its jaxpr and not by the compiler's own account, which counts the body of a loop once, however often it runs: a
-dispatch is a loop over steps around a loop over layers.
+The count is by the jaxpr, since the compiler's own account counts the body of a loop once. A dispatch is a loop over
+steps around a loop over layers.
 """
 
 import math
@@ -14,8 +14,8 @@ from tvjax.parallel.hardware import rate
 def flops(jaxpr: Any) -> Counter[str]:
     """Floating point operations of all matrix products in `jaxpr`, over all devices, by `hardware.rate`.
 
-    A product of ``[M, K]`` and ``[K, N]`` is ``2 M K N``; everything else is left out, as is usual. What remat computes
-    again is counted again. Of the branches of a condition the costliest counts, of a `while` loop one iteration.
+    A product of ``[M, K]`` and ``[K, N]`` is ``2 M K N``; everything else is left out, as is usual. Operations that
+    remat repeats are counted again. A condition counts as its costliest branch, a `while` loop as one iteration.
     """
     total: Counter[str] = Counter()
     for eqn in jaxpr.eqns:
@@ -37,7 +37,7 @@ def flops(jaxpr: Any) -> Counter[str]:
 
 
 def _precision(value: Any) -> str:
-    """That of both operands, as it is called in a config; "" where it is none of those."""
+    """The precision of both operands, as a config names it; "" for any other."""
     return value[0].name.lower() if isinstance(value, tuple) else ""
 
 

@@ -1,4 +1,4 @@
-"""What a run says while it trains: metrics.jsonl, TensorBoard events, and a bar or plain lines on the terminal."""
+"""The log of a training run: metrics.jsonl, TensorBoard events, and a bar or plain lines on the terminal."""
 
 import json
 import math
@@ -15,16 +15,16 @@ Row = dict[str, Any]
 
 
 def mean_name(kind: str, score: str) -> str:
-    """What the mean of a score over the positions that are trained on is called, of one `kind` of answers.
+    """The name of a score's mean over the trained positions, for one `kind` of answers.
 
-    ``icl_loss`` of the risk, ``icl_mean_accuracy`` of others: ``icl_risk`` and ``icl_accuracy`` are those after so many
-    demonstrations, everywhere.
+    It is ``icl_loss`` for the risk and ``icl_mean_accuracy`` for others. ``icl_risk`` and ``icl_accuracy`` are
+    everywhere the scores by number of demonstrations.
     """
     return f"{kind}_loss" if score == "risk" else f"{kind}_mean_{score}"
 
 
 def as_line(row: Row) -> str:
-    """A row as strict JSON, which has no word for a number that is not finite: such a one is null."""
+    """A row as strict JSON. A number that is not finite is null, since JSON has no word for it."""
     return json.dumps(_finite(row), allow_nan=False) + "\n"
 
 
@@ -37,7 +37,7 @@ def _finite(value: Any) -> Any:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The whole lines of a metrics file, up to the first that is no row, as a last one that a kill cut short is."""
+    """The rows of a metrics file, up to the first line that is no row, such as a last line that a kill cut short."""
     if not path.exists():
         return []
     rows = []
@@ -53,11 +53,12 @@ def read_rows(path: Path) -> list[Row]:
 
 
 class MetricsLog:
-    """Appends rows to metrics.jsonl and TensorBoard, going on after `step`: what was written beyond it is dropped.
+    """Appends rows to metrics.jsonl and TensorBoard after `step`: rows beyond it are dropped.
 
-    The file is synchronized to disk before every checkpoint, so that no line is ever missing from a resumed run; the
-    events, which are not, are written anew from it.
-    before: the last row that was there, kept or dropped; {} where there was none.
+    before: the last row of the file, kept or dropped; {}: the file had none.
+
+    The file is synchronized to disk before every checkpoint, so a resumed run misses no line. TensorBoard events are
+    not; they are written anew from the file.
     """
 
     def __init__(self, folder: Path, step: int, *, tensorboard: bool = True):

@@ -1,8 +1,8 @@
 """The loop: resume, then evaluate, save, next steps: in this order, which is what makes resuming exact.
 
 One dispatch is a `lax.scan` of `log_every` steps, with the batches sampled on the device. The metrics of a dispatch
-are fetched after the next one was started, so that an accelerator never waits for them. A checkpoint is written while
-the two dispatches after it run. Everything that must be bit-identical after a kill happens on the grid of `log_every`.
+are fetched after the next dispatch was started, so an accelerator never waits for them. A checkpoint is written while
+the next two dispatches run. Everything that must be bit-identical after a kill happens on the grid of `log_every`.
 """
 
 import dataclasses
@@ -65,10 +65,9 @@ class TrainConfig(Checked):
 
 
 HEAVY = 2**30
-"""Bytes of a state from which on a CPU the next steps wait until it is saved.
+"""Bytes of a state above which, on a CPU, the next steps wait until the state is saved.
 
-They would change it while it is written, for which they need room for a second one; on an accelerator what is written
-is a copy on the host.
+Steps during the save need room for a second state. On an accelerator a copy on the host is written.
 """
 
 
@@ -86,14 +85,18 @@ class BatchConfig(Checked):
             raise reject(f"{path}.micro_batches", self.micro_batches, f"a divisor of batch = {self.batch}")
 
 
-# The metrics that the terminal shows, where an experiment has them.
+# The metrics that the terminal shows, if an experiment has them.
 SHOWN = ("icl_loss", "tvp_loss", "query_loss", "written_loss", "risk")
 
 
 class Trainer:
     """The compiled programs of one population on a mesh, and the loop that runs them.
 
-    names: one a member. hyper: arrays ``[M]``, `seed` and `learning_rate` among them. Nothing is compiled before use.
+    names: one a member.
+    hyper: arrays ``[M]``, `seed` and `learning_rate` among them.
+    eval_key: the key of every evaluation.
+
+    Nothing is compiled before use.
     """
 
     def __init__(
@@ -132,7 +135,10 @@ class Trainer:
         self.keep_best = jax.jit(keep_best, donate_argnums=0, out_shardings=shardings)
 
     def restore(self, folder: Path, say: Callable[[str], None], run: str = "") -> tuple[Checkpoints, TrainState | None]:
-        """The checkpoints in `folder` and the newest state that reads whole, if any; run: see `Checkpoints`."""
+        """The checkpoints in `folder`, and the newest state that reads whole, if any.
+
+        run: as in `Checkpoints`.
+        """
         checkpoints = Checkpoints(remote.there(folder) / remote.CHECKPOINTS, self.config.keep_checkpoints, run)
         with jax.set_mesh(self.mesh):
             state = checkpoints.restore(self.abstract)
@@ -143,8 +149,9 @@ class Trainer:
     def run(self, folder: Path, say: Callable[[str], None] = print, run: str = "") -> TrainState:
         """Train to the end, going on from what `folder` holds, and return the last state.
 
-        run: see `Checkpoints`. Raises `RunError` where a loss is not finite or the disk is full, `Stopped` after
-        SIGTERM.
+        run: as in `Checkpoints`.
+
+        Raises `RunError` if a loss is not finite or the disk is full, `Stopped` after SIGTERM.
         """
         checkpoints, state = self.restore(folder, say, run)
         start = -1 if state is None else int(state.step)
@@ -164,11 +171,11 @@ class Trainer:
         return state
 
     def flops(self) -> Mapping[str, float]:
-        """Those of the matrix products of one dispatch, over all devices, by dtype."""
+        """FLOPs of the matrix products of one dispatch, over all devices, by dtype."""
         return flops(self.dispatch.trace(self.abstract, self.data, self.hyper).jaxpr)
 
     def lower(self) -> dict[str, Any]:
-        """`init`, `dispatch` and `evaluate`, lowered for what they are run with, by its shapes alone."""
+        """`init`, `dispatch` and `evaluate`, lowered by the shapes of their arguments alone."""
         hyper, key = jax.eval_shape(lambda *arrays: arrays, self.hyper, self._eval_key)
         return {
             "init": self.init.lower(hyper, self.data),
@@ -177,7 +184,7 @@ class Trainer:
         }
 
     def compile(self) -> list[Callable[..., Any]]:
-        """`init`, `dispatch` and `evaluate`, compiled side by side: most of what a run waits for before its first."""
+        """`init`, `dispatch` and `evaluate`, compiled side by side: most of the wait before the first step."""
         programs = list(self.lower().values())
         with ThreadPoolExecutor(len(programs)) as pool:
             options = parallel.compiler_options()
@@ -228,10 +235,10 @@ class Trainer:
 
 
 class _Recorder:
-    """Turns arrays ``[M, ...]`` into rows, one a member, for the log and the terminal; refuses what is not finite.
+    """Turns arrays ``[M, ...]`` into rows, one a member, for log and terminal; refuses a loss that is not finite.
 
-    No row is written before the checkpoint of an earlier step is whole: what is lost by a kill, of what was logged, is
-    at most one `checkpoint_every`.
+    No row is written before the checkpoint of an earlier step is whole, so a kill loses at most one `checkpoint_every`
+    of logged steps.
     """
 
     def __init__(self, folder: Path, start: int, trainer: Trainer, checkpoints: Checkpoints):
@@ -270,7 +277,7 @@ class _Recorder:
             self._progress.update(rows, clock["steps_per_second"])
 
     def sync(self) -> None:
-        """Return when all rows are on disk, or where the run directory is."""
+        """Return when all rows are on disk and, if the run directory is remote, copied there."""
         if self._log is not None:
             self._log.sync()
             remote.push(self._folder)

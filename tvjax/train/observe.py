@@ -1,4 +1,4 @@
-"""What a run costs while it trains: time, speed, use of the hardware, memory, and what saving and restarting took."""
+"""The costs of a training run: time, speed, use of the hardware, memory, saving and restarting."""
 
 import functools
 import os
@@ -33,12 +33,14 @@ LOST = ("save_seconds", "restarts", "restart_seconds", "repeated_steps")
 class Meter:
     """The wall-clock fields of a run's rows.
 
-    start: the step that training goes on from. before: the last row of the process before this one, {} where there was
-    none; what was lost until then is added to. steps: in one dispatch. examples: in one step, of all members. flops:
-    says those of one dispatch, by dtype, over all devices; asked once, and only where the chip is known.
+    start: the step that training goes on from.
+    before: the last row of the process before this one, whose lost time is added to; {}: there was none.
+    steps: of one dispatch.
+    examples: of one step, of all members.
+    flops: gives the FLOPs of one dispatch, by dtype, over all devices; called once, and only if the chip is known.
 
-    A dispatch is taken to begin when it was asked for or when the one before it ended, whichever is later: what lies
-    between two dispatches, an evaluation or a save, is in neither's time.
+    A dispatch begins when it is dispatched or when the one before it ends, whichever is later. So an evaluation or a
+    save between two dispatches is in neither's time.
     """
 
     def __init__(
@@ -64,11 +66,11 @@ class Meter:
         self._dispatch = 0.0
 
     def dispatched(self, step: int) -> None:
-        """The dispatch that ends with `step` is asked for."""
+        """Note that the dispatch that ends with `step` was started."""
         self._dispatched[step] = time.monotonic()
 
     def ended(self, step: int) -> None:
-        """The dispatch that ends with `step` has ended; where that was said before, then."""
+        """Note that the dispatch that ends with `step` has ended; a second call changes nothing."""
         if step not in self._dispatched:
             return
         now = time.monotonic()
@@ -80,13 +82,13 @@ class Meter:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """What runs inside is time lost to saving."""
+        """Count the time inside as lost to saving."""
         begun = time.monotonic()
         yield
         self._lost["save_seconds"] += time.monotonic() - begun
 
     def fields(self, step: int) -> dict[str, float]:
-        """Those of `WALL_CLOCK` that are known at `step`."""
+        """The fields of `WALL_CLOCK` that are known at `step`."""
         seconds = time.monotonic() - self._begun
         values = {"seconds": seconds, "steps_per_second": (step - self._first) / seconds}
         if self._dispatch:
@@ -99,7 +101,7 @@ class Meter:
 
 
 def ideal_seconds(flops: Mapping[str, float], chip: Chip, devices: int) -> float:
-    """The time in which so many devices could do `flops` (by `hardware.rate`) and nothing else, at the vendor's rates.
+    """Seconds in which `devices` chips could do `flops` (by `hardware.rate`) alone, at the vendor's rates.
 
     A dtype that the table of chips does not have counts as float32.
     """
@@ -107,7 +109,7 @@ def ideal_seconds(flops: Mapping[str, float], chip: Chip, devices: int) -> float
 
 
 def memory(mesh: Mesh) -> dict[str, float]:
-    """GiB in use now, and at most so far, on the fullest device of this process; empty where none says (CPUs)."""
+    """GiB in use now, and at most so far, on the fullest device of this process; empty if no device says (CPUs)."""
     devices = [stats for device in mesh.local_devices if (stats := device.memory_stats())]
     names = {"memory_gib": "bytes_in_use", "peak_memory_gib": "peak_bytes_in_use"}
     return {

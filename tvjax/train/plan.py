@@ -1,4 +1,4 @@
-"""What training would take of each device, by the compiled program, before there is a device or a parameter."""
+"""The memory and time of training on each device, by the compiled program, without device or parameters."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ Plan = dict[str, Any]
 
 
 def held(tree: Any) -> int:
-    """Bytes that a device holds of a tree of arrays, or shapes, with shardings."""
+    """Bytes on one device of a tree of arrays, or shapes, with shardings."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if getattr(leaf, "sharding", None) is not None]
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
@@ -27,8 +27,8 @@ def held(tree: Any) -> int:
 def make_plan(trainer: Trainer, chip: Chip) -> Plan:
     """The plan of a trainer whose mesh may be of devices that are only described; nothing is allocated.
 
-    Bytes are of one device. step: the training dispatch, of as many steps as `log_every` says (1, to plan); evaluation:
-    one evaluation during training.
+    Bytes are of one device. The plan has the groups `step`, the training dispatch of `log_every` steps (1, to plan),
+    and `evaluation`, one evaluation during training.
     """
     abstract = trainer.abstract
     plan: Plan = {
@@ -76,7 +76,7 @@ def _compiled(lowered: Any, trainer: Trainer, chip: Chip) -> Plan:
 
 
 def work(program: Program, chip: Chip) -> Plan:
-    """What a program computes, moves and sends, and the least time that a roofline allows it: the slowest of three."""
+    """The work, traffic and messages of a program, and its least time by a roofline: the slowest of the three."""
     sent = sum(one.sent for one in program.collectives)
     seconds = {
         "compute": sum(flops / chip.flops[dtype] for dtype, flops in program.flops.items()),
@@ -95,7 +95,7 @@ def work(program: Program, chip: Chip) -> Plan:
 
 
 def advice(plan: Plan, chip: Chip) -> str:
-    """Which field to change where it does not fit: what state needs more devices, or what activations need less."""
+    """Which field to change if a run does not fit: the state needs more devices, or activations need less memory."""
     state = sum(plan["bytes"].values())
     if state > chip.memory:
         return (
@@ -112,7 +112,7 @@ def advice(plan: Plan, chip: Chip) -> str:
 
 
 def by_axis(collectives: list[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[int, float]]:
-    """How many collectives of each kind and axes, and the bytes that they send."""
+    """The number of collectives of each kind and axes, and the bytes that they send."""
     totals: dict[tuple[str, str], tuple[int, float]] = defaultdict(lambda: (0, 0.0))
     for one in collectives:
         count, sent = totals[one["kind"], one["axes"]]

@@ -31,13 +31,13 @@ class Trace:
         jax.profiler.start_trace(self._scratch.name)
 
     def after(self, last: int, state: Any) -> None:
-        """That dispatch, which ends with step `last` and makes `state`, has been started."""
+        """The dispatch that ends with step `last` and makes `state` has been started."""
         if self._scratch and last >= self.last:
             jax.block_until_ready(state)
             self.close()
 
     def close(self) -> None:
-        """Write what has been traced: the profiler knows local folders alone, `folder` may be anywhere."""
+        """Write the trace. The profiler writes to local folders alone, but `folder` may be anywhere."""
         if self._scratch is None:
             return
         jax.profiler.stop_trace()
@@ -54,13 +54,13 @@ _current: ContextVar[Trace] = ContextVar("trace", default=_NONE)
 
 
 def current() -> Trace:
-    """The trace that `tracing` has asked for; elsewhere one of no step."""
+    """The trace of the enclosing `tracing`; outside, a trace of no step."""
     return _current.get()
 
 
 @contextmanager
 def tracing(trace: Trace | None) -> Iterator[None]:
-    """Within, training writes `trace` when it comes to its steps."""
+    """Inside, training writes `trace` at its steps."""
     if trace is None:
         yield
         return

@@ -1,9 +1,9 @@
-"""What a run is while it trains, and the pure step that moves it on.
+"""The state of a training run, and the pure step that moves it on.
 
 A run trains a population of M members: `params` and `opt_state` lead with a member axis, and the step of one member
-is `vmap`ped over it. A member's numbers do not depend on its company.
+is `vmap`ped over that axis. A member's numbers do not depend on the other members.
 
-Parameters that train, and Adam's moments, are float32, whatever is computed in: in bfloat16 a step of 1e-3 from 1.0
+Trained parameters and Adam's moments are float32, whatever the compute dtype: in bfloat16 a step of 1e-3 from 1.0
 rounds back to 1.0, and in float16 Adam's epsilon is 0.
 """
 
@@ -23,7 +23,7 @@ Hyper = dict[str, jax.Array]
 
 
 class Experiment(Protocol):
-    """What the loop trains: it knows nothing else of it."""
+    """What the loop trains, and all that the loop knows of an experiment."""
 
     @property
     def batch(self) -> int:
@@ -33,15 +33,15 @@ class Experiment(Protocol):
         """Fresh parameters of one member; they are trained in float32."""
 
     def data(self) -> Any:
-        """Arrays that stay on the device (an empty tree where batches are sampled)."""
+        """Arrays that stay on the device; an empty tree if batches are sampled."""
 
     def loss(
         self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The scalar loss of one member, and what to log of it."""
+        """The scalar loss of one member, and the metrics to log."""
 
     def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
-        """What to log of one member now and then; arrays become lists."""
+        """The metrics of one member at an evaluation; arrays become lists in the log."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,12 @@ class OptimizerConfig:
 
 @struct.dataclass
 class Best:
-    """Each member's parameters of its best evaluation so far, ``score [M]`` (higher is better) and at which step."""
+    """The best evaluation of each member so far.
+
+    params: the parameters at that evaluation.
+    score: ``[M]``, higher is better.
+    step: ``[M]``, the step of that evaluation.
+    """
 
     params: Any
     score: jax.Array
@@ -69,7 +74,11 @@ class Best:
 
 @struct.dataclass
 class TrainState:
-    """A population between two steps; `step` counts the steps taken. best: None unless it is asked for."""
+    """A population between two steps.
+
+    step: the number of steps taken.
+    best: the best evaluations; None unless they are kept.
+    """
 
     step: jax.Array
     params: Any
@@ -78,7 +87,7 @@ class TrainState:
 
     @property
     def chosen(self) -> Any:
-        """The parameters to use: the best, where they are kept and a member has been evaluated, or else the last."""
+        """The parameters to use: a member's best if they are kept and the member was evaluated, or else its last."""
         if self.best is None:
             return self.params
         known_M = self.best.score > -jnp.inf
@@ -90,7 +99,7 @@ class TrainState:
 
 
 def keep_best(state: TrainState, score_M: jax.Array) -> TrainState:
-    """`state` with the parameters of each member kept whose score is higher than that of those that were kept."""
+    """`state`, with the best of each member replaced if its score is higher."""
     best = state.best
     assert best is not None
     better_M = score_M > best.score
@@ -114,7 +123,7 @@ def schedule(c: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def optimizer(c: OptimizerConfig) -> optax.GradientTransformation:
-    """AdamW's direction for a learning rate of one, gradients clipped to a global norm of `clip_norm` (0: never)."""
+    """AdamW's direction at a learning rate of 1, with gradients clipped to a global norm of `clip_norm` (0: never)."""
     gradient = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
     if c.l2:
         gradient = optax.chain(gradient, optax.add_decayed_weights(c.l2))
@@ -131,7 +140,7 @@ def _matrices(params: Any) -> Any:
 
 
 def member_key(hyper: Hyper, stream: int) -> jax.Array:
-    """A member's own randomness: a function of its seed alone, so members of one seed see the same data."""
+    """A member's own key, a function of its seed alone: members of one seed see the same data."""
     return jax.random.fold_in(jax.random.key(hyper["seed"]), stream)
 
 
@@ -148,7 +157,10 @@ def in_float32(tree: Any) -> Any:
 def init_state(
     experiment: Experiment, tx: optax.GradientTransformation, hyper: Hyper, data: Any, *, best: bool = False
 ) -> TrainState:
-    """The population before its first step, in float32; best: with room for the best parameters."""
+    """The population before its first step, in float32.
+
+    best: whether there is room for the best parameters.
+    """
 
     def one(hyper: Hyper) -> tuple[Any, Any]:
         params = in_float32(experiment.init(member_key(hyper, INIT), data))

@@ -1,7 +1,7 @@
 """SIGTERM ends a run at the next safe point, with a checkpoint saved and exit code 143.
 
-Of several processes it is enough that one is asked: jax's preemption service, which listens for SIGTERM from the moment
-that a job is joined, finds a boundary that none of them has passed, and all stop there.
+If one of several processes gets SIGTERM, all stop. jax's preemption service listens for SIGTERM from the moment that a
+job is joined, picks a boundary that no process has passed, and all processes stop there.
 """
 
 import itertools
@@ -18,7 +18,7 @@ _boundaries = itertools.count(1)
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop and everything that it needs to go on is saved."""
+    """The run was stopped by SIGTERM, and everything that it needs to go on is saved."""
 
     def __init__(self) -> None:
         super().__init__(EXIT_CODE)
@@ -34,7 +34,10 @@ class Stop:
         self._requested = False
 
     def requested(self) -> bool:
-        """Whether to stop at this boundary: the same answer in all processes, each of which must ask at each."""
+        """Whether to stop at this boundary: the same answer in all processes.
+
+        Every process must call it at every boundary.
+        """
         if processes.count() == 1:
             return self._requested
         return bool(multihost_utils.reached_preemption_sync_point(next(_boundaries)))
