@@ -1,4 +1,4 @@
-"""The door of the command line: flags are read here, and every way to end has its exit code and one line."""
+"""The command line: flags are read here, and every way to end has an exit code and one line."""
 
 import ast
 import dataclasses
@@ -25,14 +25,14 @@ from tvjax.parallel import processes
 MODES = ("train", "eval", "report", "plan")
 MODE = ("mode", "train")
 READING = ("eval", "report")
-"""Modes that need a run that is there."""
+"""Modes that need an existing run."""
 NAMES = {
     "config": "a config file, e.g. --config=configs/tvp_synthetic.py",
     "workdir": "a folder, of a run or for one",
     "plugins": "modules with commas between, e.g. my_method,my_package.my_task",
     "mode": ", ".join(MODES),
 }
-"""The flags beside those of fields, and what each takes."""
+"""The flags other than fields, and what each takes."""
 FLAGS = (
     "flags only: --config=FILE[:ARG], --config.FIELD=VALUE, --workdir=DIR, --plugins=MODULES, --profile=FIRST:LAST,"
     + " --mode="
@@ -41,16 +41,16 @@ FLAGS = (
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WRONG_KIND = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, *WRONG_KIND)
-"""A place that a user named, or that lies in one, is not what it should be."""
+"""A path that a user named, or a path inside it, is not what it should be."""
 
 
 def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
-    """The config as plain values, its name, the workdir ("" where none is given) and the mode.
+    """The config as plain values, its name, the workdir ("" if none is given) and the mode.
 
-    To plan, it has a group `plan` more, which is no part of a run.
+    For a plan the config has one group more, `plan`, which is no part of a run.
 
-    Raises `UserError` for a flag, a config file, an argument of it or a field that is wrong, where there is no run to
-    measure or to report, and where a report is asked to differ from its run.
+    Raises `UserError` for a wrong flag, config file, argument of a config file or field. Raises it also if there is no
+    run to measure or to report, and if the config of a report differs from that of its run.
     """
     from ml_collections import ConfigDict
 
@@ -98,9 +98,9 @@ def read_profile(argv: list[str]) -> tuple[list[str], tuple[int, int] | None]:
 
 
 def _split(words: list[str]) -> dict[str, str | bool]:
-    """The flags as ``{name: value}``; of a field without a value True, of ``--noconfig.FIELD`` False.
+    """The flags as ``{name: value}``. A field without a value is True, ``--noconfig.FIELD`` is False.
 
-    Raises `UserError` for a word that is no flag of `FLAGS`, for one that is there twice, and for one without a value.
+    Raises `UserError` for a word that is no flag of `FLAGS`, a flag that is there twice, and a flag without a value.
     """
     flags: dict[str, str | bool] = {}
     rest = list(words)
@@ -129,7 +129,7 @@ def _split(words: list[str]) -> dict[str, str | bool]:
 
 
 def _config_of_run(workdir: str, mode: str) -> dict[str, Any]:
-    """The config of the run in `workdir`: it need not be named again. Raises `UserError` where there is none."""
+    """The config of the run in `workdir`. Raises `UserError` if there is no run."""
     from etils import epath
 
     path = epath.Path(remote.path_of(workdir)) / "config.json" if workdir else None
@@ -152,7 +152,7 @@ def _config_of_run(workdir: str, mode: str) -> dict[str, Any]:
 
 
 def _unlocked(values: dict[str, Any], workdir: str) -> Any:
-    """The values of a run's config.json as a config file would make them, its lists as tuples."""
+    """The values of a run's config.json as from a config file, with tuples for lists."""
     from ml_collections import ConfigDict
 
     def with_tuples(value: Any) -> Any:
@@ -167,7 +167,7 @@ def _unlocked(values: dict[str, Any], workdir: str) -> Any:
 
 
 def _load(source: str, *argument: str) -> Any:
-    """What the file's `get_config` makes. Raises `UserError` where it is missing, fails or makes another thing."""
+    """The config of the file's `get_config`. Raises `UserError` if it is missing, fails or makes no config."""
     from ml_collections import ConfigDict
 
     file = user_path(source, "--config")
@@ -201,9 +201,9 @@ def _load(source: str, *argument: str) -> Any:
 
 
 def _override(config: Any, fields: Mapping[str, str | bool]) -> dict[str, Any]:
-    """The values of `config` with those of `fields`.
+    """The values of `config`, with the values of `fields` set.
 
-    Raises `UserError` for a field or a value that it does not take, and for one that it needs and that is not given.
+    Raises `UserError` for a field or a value that `config` does not take, and for a missing field that it needs.
     """
     from absl import flags
     from ml_collections import config_flags
@@ -229,7 +229,10 @@ def _override(config: Any, fields: Mapping[str, str | bool]) -> dict[str, Any]:
 
 
 def _kind(path: str, value: object, config: Any) -> type:
-    """The type of the field at `path`. Raises `UserError`, with the fields that are there, where none is."""
+    """The type of the field at `path`.
+
+    Raises `UserError`, with the fields that there are, if there is no such field.
+    """
     group, parent, kind = config, "config", type(config)
     for name in path.split(".")[1:]:
         if not hasattr(group, "keys") or name not in group:
@@ -256,12 +259,12 @@ def _set(config: Any, path: str, value: str) -> None:
 
 
 def _taken(kind: type) -> str:
-    """What a field of a config takes."""
+    """The values that a field of this type takes, in words."""
     return "no value: it is a group of fields" if hasattr(kind, "keys") else f"a value of type {kind.__name__}"
 
 
 def _misfit(error: Exception, config: Any) -> UserError:
-    """The line for a value that the flag parser refused, or that the config cannot tell."""
+    """The error for a value that the flag parser or the config refused."""
     text = " ".join(str(error).split()) or type(error).__name__
     refused = re.match(r"flag --(config\.[\w.]+)=(.*?): ", text)
     if refused is None:
@@ -271,7 +274,7 @@ def _misfit(error: Exception, config: Any) -> UserError:
 
 
 def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
-    """Run `main` and turn the ways it may end into an exit code, with one line on stderr where something is wrong."""
+    """Run `main` and turn the ways to end into an exit code, with one line on stderr if something is wrong."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.unraisablehook = lambda echo: None if _is_echo(echo) else sys.__unraisablehook__(echo)
     threading.excepthook = lambda echo: None if _is_echo(echo) else threading.__excepthook__(echo)
@@ -311,7 +314,7 @@ def exit_cleanly(main: Callable[[list[str]], None], argv: list[str]) -> int:
 
 
 def _is_echo(report: Any) -> bool:
-    """Whether what nobody could catch comes of a failed save or restore, or of a full disk: one line says that already.
+    """Whether an uncaught error comes of a failed save or restore, or of a full disk, which one line already reports.
 
     orbax leaves coroutines and threads of a closed event loop behind, tensorboardX a thread and an exit handler.
     """

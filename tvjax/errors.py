@@ -1,4 +1,4 @@
-"""The two ways a run ends badly, each with its exit code and one line that a user can act on; and warnings."""
+"""The two ways a run ends badly, each with an exit code and one line that a user can act on; and warnings."""
 
 import difflib
 import os
@@ -8,12 +8,15 @@ import warnings
 from collections.abc import Iterable
 
 LONGEST = 400
-"""Characters of what was given that a line repeats."""
+"""Characters of a given value that an error repeats."""
 PACKAGE = os.path.dirname(__file__) + os.sep
 
 
 class UserError(Exception):
-    """The user's input is wrong (exit code 2). The message names the field or file, what was given and is accepted."""
+    """The user's input is wrong (exit code 2).
+
+    The message names field or file, the given value and what is accepted.
+    """
 
     exit_code = 2
 
@@ -25,10 +28,10 @@ class RunError(Exception):
 
 
 def reject(field: str, value: object, accepted: str) -> UserError:
-    """What to raise for a bad value of `field`, in one line: what was given, and what is accepted.
+    """The error for a bad value of `field`, in one line with the value and what is accepted.
 
-    Where `accepted` lists names, the one nearest to what was given is named too; where it says that there is "no such
-    field", the one nearest to the last part of `field`.
+    If `accepted` lists names, the error also names the one nearest to `value`. If `accepted` begins with "no such
+    field", the error names the one nearest to the last part of `field`.
     """
     word = re.split(r"[. ]", field)[-1] if accepted.startswith("no such field") else value
     text = " ".join(repr(value).split()) if "\n" in repr(value) else repr(value)
@@ -37,7 +40,7 @@ def reject(field: str, value: object, accepted: str) -> UserError:
 
 
 def warn(line: str) -> None:
-    """Warn of `line`, as of the line outside of this package that called into it."""
+    """Warn of `line`, at the line of code outside of this package that called into the package."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
         frame, level = frame.f_back, level + 1
@@ -45,9 +48,9 @@ def warn(line: str) -> None:
 
 
 def near(word: object, names: Iterable[str], before: str = "") -> str:
-    """``; did you mean 'NAME'?`` for the one of `names` that is most like `word`, or "" where none is.
+    """``; did you mean 'NAME'?`` for the one of `names` that is most like `word`, or "" if none is like it.
 
-    before: what stands before each name where it is used, as the folder of a file.
+    before: text in front of the name, such as the folder of a file.
     """
     lower = {name.lower(): name for name in names}
     if not isinstance(word, str) or word in lower.values():

@@ -1,4 +1,4 @@
-"""Files are whole or absent: written beside their place, then moved into it; and one way to read a path and JSON.
+"""Files are whole or absent: written under a temporary name, then renamed. Also one way to read a path and JSON.
 
 Of several processes the first alone writes.
 """
@@ -14,9 +14,9 @@ from tvjax.parallel import processes
 
 
 def user_path(path: str | os.PathLike[str], field: str = "path") -> Path:
-    """The place that a user names: ``~`` is the home folder, ``~NAME`` that of a user of this machine.
+    """The path that a user names: ``~`` is the home folder, ``~NAME`` the home folder of another user.
 
-    Raises `UserError`, which names `field`, for a home that is not there and for what no path can be.
+    Raises `UserError`, which names `field`, for a home that is not there and for an impossible path.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str) or not text or "\0" in text:
@@ -28,12 +28,12 @@ def user_path(path: str | os.PathLike[str], field: str = "path") -> Path:
 
 
 def user_cache() -> Path:
-    """What is kept for the user between processes: ``tvjax`` in the cache folder (``XDG_CACHE_HOME``, or ~/.cache)."""
+    """The folder of files kept between processes: ``tvjax`` in the cache folder (``XDG_CACHE_HOME``, or ~/.cache)."""
     return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "tvjax"
 
 
 def nearest_beside(path: Path) -> str:
-    """``; did you mean 'PATH'?`` where the folder of `path` has something of a like name; "" elsewhere."""
+    """``; did you mean 'PATH'?`` if the folder of `path` has something of a like name; else ""."""
     try:
         names = [name for name in os.listdir(path.parent) if not name.startswith(".")]
     except (OSError, ValueError):
@@ -42,7 +42,7 @@ def nearest_beside(path: Path) -> str:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one, never a part."""
+    """Write `content` to `path`: a reader, or a crash, sees the old file or the new one, never a part."""
     if not processes.first():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 def read_text(path: Path, advice: str) -> str:
-    """The text of a file. Raises `UserError`, with `advice` behind it, where there is none."""
+    """The text of a file. Raises `UserError`, with `advice` behind it, if there is no text to read."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -70,7 +70,7 @@ def read_text(path: Path, advice: str) -> str:
 
 
 def read_json(path: Path, advice: str) -> dict[str, Any]:
-    """The object in a JSON file. Raises `UserError`, with `advice` behind it, where there is none."""
+    """The object in a JSON file. Raises `UserError`, with `advice` behind it, if there is no whole object."""
     text = read_text(path, advice)
     try:
         value = json.loads(text)
@@ -84,5 +84,5 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all. Raises ValueError for a number that JSON cannot say."""
+    """Write `value` as indented JSON, whole or not at all. Raises ValueError for a number that JSON does not have."""
     write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -27,7 +27,7 @@ from tvjax.parallel import processes
 
 
 def main(argv: list[str]) -> None:
-    """Do what the command line asks for. Raises `UserError`, `RunError`, or SystemExit with the exit code."""
+    """Run the command line. Raises `UserError`, `RunError`, or SystemExit with the exit code."""
     if any(re.fullmatch("-h|--?help(=.*)?", word) for word in argv[1:]):
         print(__doc__.strip())
         return
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
 
 
 def _join(mode: str, workdir: str) -> None:
-    """Start jax, if it is needed, and the processes that share the work. Raises `UserError` where they cannot."""
+    """Start jax if it is needed, and join the job of several processes. Raises `UserError` if that fails."""
     if mode != "report":
         processes.start()
     processes.join()
@@ -62,7 +62,10 @@ def _join(mode: str, workdir: str) -> None:
 
 
 def _run(config: dict[str, Any], folder: Path, mode: str, steps: tuple[int, int] | None) -> None:
-    """Train or evaluate; steps: the first and the last that are traced."""
+    """Train or evaluate.
+
+    steps: the first and the last step that are traced.
+    """
     from tvjax.experiments import experiment_of
     from tvjax.train.profile import Trace, tracing
 

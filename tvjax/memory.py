@@ -5,9 +5,9 @@ import gc
 
 
 def give_back(*, cycles: bool = False) -> None:
-    """Have the C library (glibc; elsewhere nothing happens) return what was freed, of which it keeps gigabytes. [ours]
+    """Have the C library return freed memory. glibc keeps gigabytes of it; elsewhere nothing happens. [ours]
 
-    cycles: first free what is held by references in a circle alone.
+    cycles: whether to free reference cycles first.
     """
     if cycles:
         gc.collect()

@@ -1,7 +1,7 @@
 """Methods, task families and experiments that live outside of the package: modules that register them.
 
 A module is named by ``--plugins=my.module,other``, or by an installed package as an entry point of the group
-``tvjax.plugins``. It is imported before the config is read, and calls `tvjax.methods.register`,
+``tvjax.plugins``. The module is imported before the config is read. It calls `tvjax.methods.register`,
 `tvjax.tasks.register` or `tvjax.experiments.register`.
 """
 
@@ -14,7 +14,7 @@ GROUP = "tvjax.plugins"
 
 
 def load(names: str = "") -> None:
-    """Import the modules that `names` lists, with commas between, and those of entry points.
+    """Import the modules that `names` lists, with commas between, and the modules of entry points.
 
     Raises `UserError` for a module that is not there or that fails.
     """

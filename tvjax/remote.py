@@ -1,8 +1,8 @@
 """A run directory on object storage, as gs://BUCKET/RUN: a folder here stands for it.
 
-A store of objects has no file to append to. So everything but the checkpoints, all of it small, lies in a folder of
-this machine, which is filled from the store when a run starts, and copied there with every checkpoint and at the end.
-The checkpoints go to the store itself, from every process.
+A store of objects has no file to append to. So everything except the checkpoints, all of it small, lies in a folder of
+this machine. The folder is filled from the store when a run starts, and copied to the store with every checkpoint and
+at the end. The checkpoints go to the store itself, from every process.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ CHECKPOINTS = "checkpoints"
 
 
 def here(workdir: str) -> Path:
-    """The folder in which a run works: `workdir` itself, or the one that stands for it, filled with what is there."""
+    """The folder in which a run works: `workdir` itself, or a folder here that stands for it, filled from the store."""
     if "://" not in workdir:
         return user_path(workdir, "--workdir")
     path_of(workdir)
@@ -31,7 +31,7 @@ def here(workdir: str) -> Path:
 
 
 def path_of(workdir: str) -> Any:
-    """Where `workdir` is, here or in a store, as a path. Raises `UserError` for a store that nothing here reads."""
+    """The path of `workdir`, here or in a store. Raises `UserError` for a store that nothing here reads."""
     if "://" not in workdir:
         return user_path(workdir, "--workdir")
     try:
@@ -43,14 +43,17 @@ def path_of(workdir: str) -> Any:
 
 
 def there(folder: Path) -> Any:
-    """Where the checkpoints of a run in `folder` are, as an `epath.Path`: beside it, or at the same place remotely."""
+    """The `epath.Path` that holds the checkpoints of the run in `folder`.
+
+    The folder, or the same folder in the store.
+    """
     folder = folder.absolute()
     root = _root(folder)
     return _at(_address(root).read_text()) / folder.relative_to(root).as_posix() if root else _at(str(folder))
 
 
 def _root(folder: Path) -> Path | None:
-    """The folder that stands for a remote one: `folder` or one that it is in; None where there is none."""
+    """The folder that stands for a remote one: `folder` or a parent; None: there is none."""
     folder = folder.absolute()
     return next((parent for parent in (folder, *folder.parents[:-1]) if _address(parent).is_file()), None)
 
@@ -60,9 +63,9 @@ def _at(address: str) -> Any:
 
 
 def push(folder: Path) -> None:
-    """Copy what the first process wrote to where it is to stay; nothing where it is there already.
+    """Copy the files of the first process to the store. Does nothing without a store.
 
-    All of the run that `folder` is in, since what trains in a folder inside of it needs what lies above to go on.
+    All of the run around `folder` is copied, since training in an inner folder needs the outer files to go on.
     """
     root = _root(folder)
     if root is not None and processes.first():
@@ -70,12 +73,12 @@ def push(folder: Path) -> None:
 
 
 def _address(folder: Path) -> Path:
-    """The file beside a folder that says what it stands for."""
+    """The file beside a folder with the remote address that the folder stands for."""
     return folder.with_name(f"{folder.name}.remote")
 
 
 def _copy(source: Any, target: Any) -> None:
-    """Copy the files under `source` that `target` has not, or has otherwise; the checkpoints are where they are."""
+    """Copy the files under `source` that `target` lacks or has with other contents, except the checkpoints."""
     if not source.exists():
         return
     for path in source.iterdir():

@@ -1,7 +1,7 @@
-"""From a config to frozen dataclasses: a user's values are read here, and checked there and then.
+"""From a config to frozen dataclasses: a user's values are read and checked here.
 
 A dataclass describes its own fields (`setting`): what each is, and which values it takes. The values of a config file,
-the checks and the one-line errors come from that one description.
+the checks and the one-line errors come from that description.
 """
 
 import dataclasses
@@ -18,12 +18,20 @@ INT, FLOAT = 2**31 - 1, 3.4e38
 LEAST = 1.2e-38
 """The smallest number above 0 of float32 that is not rounded to it."""
 SEED = {"least": 0, "most": INT}
-"""The bounds of what a random key is made of."""
+"""The bounds of a seed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Which values a field takes; of a tuple, which each of its entries takes, and how many there are at least."""
+    """Which values a field takes, or each entry of a tuple.
+
+    least: the least value.
+    above: a bound below all values.
+    below: a bound above all values.
+    most: the greatest value.
+    entries: the least number of entries of a tuple.
+    distinct: whether the entries of a tuple must differ.
+    """
 
     least: float | None = None
     above: float | None = None
@@ -72,11 +80,14 @@ class Checked:
     """A dataclass of settings with rules beyond the bounds of each field."""
 
     def check(self, path: str) -> None:
-        """Raise `UserError` for values that do not fit each other; path: of the group, as config.train."""
+        """Raise `UserError` for values that do not fit each other.
+
+        path: the path of the group, such as config.train.
+        """
 
 
 class Settings(Checked):
-    """All settings of an experiment, a field a group of its config; with the rules of several groups in `check`."""
+    """All settings of an experiment, one field a group of its config. `check` has the rules of several groups."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -87,7 +98,10 @@ class Settings(Checked):
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of the fields: the groups of their names. A subclass adds what is read in another way."""
+        """The values of the fields: the groups of the same names.
+
+        A subclass adds fields that are read in another way.
+        """
         return parts(cls, config)
 
 
@@ -97,7 +111,7 @@ def setting(default: Any = dataclasses.MISSING, about: str = "", **bounds: Any) 
 
 
 def defaults(kind: Any, **values: Any) -> dict[str, Any]:
-    """The fields of a dataclass of settings as a config has them: with `values`, or else what they are by themselves.
+    """The fields of a dataclass of settings as a config has them: from `values`, or else the defaults.
 
     Raises TypeError for a value of a field that is not there.
     """
@@ -113,7 +127,7 @@ def defaults(kind: Any, **values: Any) -> dict[str, Any]:
 
 
 def described(kind: Any) -> list[tuple[str, Any, str]]:
-    """The name, the default and the meaning of each field of a dataclass of settings, those of groups in it too."""
+    """The name, the default and the meaning of each field of a dataclass of settings, with fields of inner groups."""
     rows: list[tuple[str, Any, str]] = []
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
@@ -125,14 +139,14 @@ def described(kind: Any) -> list[tuple[str, Any, str]]:
 
 
 def group(values: Any, path: str) -> Mapping[str, Any]:
-    """`values`, which must be a group of fields. Raises `UserError` where it is not."""
+    """`values`, checked to be a group of fields. Raises `UserError` if it is not."""
     if not isinstance(values, Mapping):
         raise reject(path, values, "a group of fields")
     return values
 
 
 def groups(config: Mapping[str, Any], names: Collection[str], also: Collection[str] = ()) -> None:
-    """Check that `config` has the groups `names` and no field beside them, `experiment` and those in `also`."""
+    """Check that `config` has the groups `names`, and otherwise only `experiment` and the fields `also`."""
     for name in config:
         if name not in ("experiment", *names, *also):
             raise reject(
@@ -151,9 +165,11 @@ def parts(
 ) -> dict[str, Any]:
     """The fields of `kind` that are dataclasses, each built from the group of its name in `config`.
 
-    also: groups and fields that `config` may have beside them. apart: fields of `kind` that are built elsewhere.
-    settled: by group, fields that are not the user's to set. Raises `UserError` for a group or a field that is not
-    there, and what `build` does.
+    also: further groups and fields that `config` may have.
+    apart: fields of `kind` that are built elsewhere.
+    settled: by group, fields that the user does not set.
+
+    Raises `UserError` for a group or a field that is not there, and as `build` does.
     """
     hints = typing.get_type_hints(kind)
     left = {*also, *apart}
@@ -163,9 +179,12 @@ def parts(
 
 
 def build(kind: type[T], values: Any, path: str, **settled: Any) -> T:
-    """An instance of dataclass `kind` from `values`; `settled` fields are not the user's to set.
+    """An instance of dataclass `kind` from `values`.
 
-    Raises `UserError` for an unknown field, a missing one or a wrong type, named by its whole `path`.
+    path: the path of the group, for errors.
+    settled: fields that the user does not set.
+
+    Raises `UserError` for an unknown field, a missing field or a wrong type, named by its whole path.
     """
     values = group(values, path)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init and f.name not in settled}  # type: ignore[arg-type]
@@ -187,7 +206,10 @@ def build(kind: type[T], values: Any, path: str, **settled: Any) -> T:
 
 
 def coerce(value: Any, hint: Any, path: str) -> Any:
-    """`value` as type `hint`: ints pass as floats, lists as tuples, groups as dataclasses; no more is converted."""
+    """`value` as type `hint`.
+
+    Ints pass as floats, lists as tuples, groups as dataclasses; nothing else is converted.
+    """
     if dataclasses.is_dataclass(hint):
         return build(hint, value, path)  # type: ignore[arg-type]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -225,7 +247,10 @@ def at_least(low: float, path: str, **values: float) -> None:
 
 
 def check_mesh(mesh: Any, *shared: tuple[str, int, str]) -> None:
-    """Raise `UserError` for an axis of `mesh` that does not divide what it shares: rows of (axis, size, what)."""
+    """Raise `UserError` for an axis of `mesh` that does not divide what it shares.
+
+    shared: rows of (axis, size, what it shares).
+    """
     for axis, size, what in shared:
         share = getattr(mesh, axis)
         if share < 1 or size % share:

@@ -1,4 +1,4 @@
-"""The parts that every page is made of. A page needs nothing but the figures beside it: no script, no network."""
+"""The parts of every page. A page needs only the figures beside it: no script, no network."""
 
 import io
 import json
@@ -18,7 +18,14 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One figure of the page. `stem` names its file; `draw` makes it."""
+    """One figure of the page.
+
+    stem: the name of its file, without the ending.
+    heading: above the figure.
+    alt: the alternative text.
+    caption: below the figure.
+    draw: makes the figure.
+    """
 
     stem: str
     heading: str
@@ -39,7 +46,7 @@ def document(title: str, parts: Sequence[str]) -> str:
 
 
 def box(sentences: Sequence[str]) -> str:
-    """What a page says before any number; nothing where there is nothing to say."""
+    """The sentences that a page shows before any number; "" if there are none."""
     paragraphs = "".join(f"<p>{escape(text)}</p>" for text in sentences)
     return f'<div class="headline">{paragraphs}</div>' if paragraphs else ""
 
@@ -55,7 +62,7 @@ def write_figure(exhibit: Exhibit, folder: Path) -> Size:
 
 
 def figure(exhibit: Exhibit, size: Size) -> str:
-    """The figure under its heading, with what to look for in it."""
+    """The figure under its heading, with its caption."""
     return (
         f'<h3>{escape(exhibit.heading)}</h3>\n<figure><img src="{exhibit.stem}.png" width="{size[0]}"'
         f' height="{size[1]}" alt="{escape(exhibit.alt)}"><figcaption>{escape(exhibit.caption)}</figcaption></figure>'

@@ -1,4 +1,4 @@
-"""A page and a terminal's table, whatever the experiment: what they are made of, and how they are written."""
+"""The page and the terminal's table of any experiment: their parts, and how they are written."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tvjax.report.tables import Table
 
 @dataclass(frozen=True)
 class Contents:
-    """What is on the page of a run: its heading, HTML above and below the figures, and the figures."""
+    """The contents of the page of a run: its heading, HTML above and below the figures, and the figures."""
 
     heading: str
     above: Sequence[str]
@@ -27,7 +27,8 @@ class Contents:
 class Page:
     """How runs of an experiment are shown.
 
-    lines: of a summary, the lines and tables for the terminal. contents: of a run, what is on its page.
+    lines: from a summary to the lines and tables for the terminal.
+    contents: from a run to the contents of its page.
     """
 
     lines: Callable[[Mapping[str, Any]], Sequence[str | Table]]

@@ -1,4 +1,4 @@
-"""The two main directions of vectors, and the colours of what they should encode."""
+"""The two main directions of vectors, and colours by the parameters that the vectors should encode."""
 
 import numpy as np
 from matplotlib import colormaps
@@ -7,13 +7,13 @@ from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
 from tvjax.report.reader import Vectors
 
 MOST_PANELS = 3
-"""Panels of one set of vectors, one a parameter."""
+"""The most panels of one set of vectors, one a parameter."""
 
 
 def principal(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates [P, 2] of `theta` [P, D] along its first two principal directions, and their share of the variance.
 
-    Signs are fixed (the largest loading is positive), so that the same vectors always give the same picture.
+    Signs are fixed (the largest loading is positive), so the same vectors always give the same picture.
     """
     centred = theta - theta.mean(0)
     left, singular, right = np.linalg.svd(centred, full_matrices=False)
@@ -25,7 +25,10 @@ def principal(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def coordinates(vectors: Vectors) -> dict[str, np.ndarray]:
-    """What colours the panels: scalar parameters, the first two coordinates of vectors; nothing that is constant."""
+    """The values that colour the panels.
+
+    Scalar parameters and the first two coordinates of vectors, unless constant.
+    """
     colours: dict[str, np.ndarray] = {}
     for name, value in sorted(vectors.parameters.items()):
         flat = value.reshape(len(value), -1)

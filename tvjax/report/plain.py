@@ -1,4 +1,4 @@
-"""The report of an experiment that has no page of its own: the numbers of its summary, as they stand there."""
+"""The report of an experiment without a page of its own: the numbers of its summary."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,11 +9,11 @@ from tvjax.report.tables import Cell, Row, Table
 from tvjax.report.words import number
 
 MOST = 400
-"""Numbers that are listed; the summary has all."""
+"""The most numbers that are listed; the summary has all."""
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """All that stands in a summary, each under its path."""
+    """All values of a summary, each with its path."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _numbers(inner, f"{name}.{key}" if name else str(key))

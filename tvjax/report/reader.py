@@ -15,17 +15,20 @@ from tvjax.train.log import mean_name
 OLD_NAMES = {
     f"{kind}_{score}": mean_name(kind, score) for kind in ("icl", "tvp", "query") for score in ("risk", "accuracy")
 }
-"""What means over a prompt were called in logs of before they had names of their own."""
+"""Names of means over a prompt in old logs, and their names now."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What one member logged. Each series is (steps, values): values [S], or [S, ...] for evaluations by layer."""
+    """The log of one member.
+
+    series: by name (steps, values); values are one a step, or a row a step for evaluations by layer.
+    """
 
     series: dict[str, tuple[np.ndarray, np.ndarray]]
 
     def get(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values of `name`; both empty where it was never logged."""
+        """Steps and values of `name`; both are empty if it was never logged."""
         return self.series.get(name, (np.zeros(0), np.zeros(0)))
 
 
@@ -39,7 +42,7 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory: its folder, and what stands in its files."""
+    """A run directory: its folder, and the contents of its files."""
 
     path: Path
     config: dict[str, Any]
@@ -48,14 +51,16 @@ class Run:
 
     @property
     def experiment(self) -> str:
-        """Which one wrote it: "tvp" unless the summary says otherwise."""
+        """The experiment that wrote the run: "tvp" unless the summary says otherwise."""
         return str(self.summary.get("experiment", "tvp"))
 
     def metrics(self, names: Sequence[str], part: str = "") -> tuple[Metrics, ...]:
-        """What the members `names` logged; part: the folder in the run's in which they were trained.
+        """The logs of the members `names`.
 
-        Of two lines for one step (a run that was resumed) the later counts; a line cut short at the very end, by a
-        kill, is left out. Raises `UserError` for a log that is missing or broken, and for a member without a line.
+        part: the folder, inside the run's, in which the members were trained.
+
+        If two lines have one step (a resumed run), the later line counts. A last line that a kill cut short is left
+        out. Raises `UserError` for a log that is missing or broken, and for a member without a line.
         """
         return _metrics(self.path / part, names)
 

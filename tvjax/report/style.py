@@ -1,6 +1,6 @@
 """One look for all figures: colours that colour-blind readers can tell apart, a heading, a legend, quiet axes.
 
-Figures are made without pyplot: nothing global is touched, so reports can be made in threads and beside notebooks.
+Figures are made without pyplot and touch nothing global, so reports can be made in threads and beside notebooks.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 
 
 def open_figure(width: float, height: float, title: str, subtitle: str) -> Figure:
-    """An empty figure of `width` x `height` inches below a heading; the axes added to it keep clear of the heading."""
+    """An empty figure of `width` x `height` inches below a heading. Axes keep clear of the heading."""
     lines = subtitle.count("\n") + 1
     heading = 0.42 + 0.17 * lines
     total = height + heading
@@ -39,7 +39,7 @@ def open_figure(width: float, height: float, title: str, subtitle: str) -> Figur
 
 
 def quiet(ax: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
-    """Label `ax` and take away what does not carry data."""
+    """Label `ax` and remove lines that carry no data."""
     ax.set_xlabel(xlabel, fontsize=9, color=INK)
     ax.set_ylabel(ylabel, fontsize=9, color=INK)
     if title:
@@ -54,7 +54,7 @@ def quiet(ax: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
 def log_axis(ax: Axes, which: str, low: float, high: float) -> None:
     """Make an axis ('x' or 'y') logarithmic from `low` to `high`, its ticks plain numbers (1, 2 and 5 if few decades).
 
-    Zeros are clipped: they are drawn at the end of the axis.
+    Zeros are drawn at the end of the axis.
     """
     (ax.set_yscale if which == "y" else ax.set_xscale)("log", nonpositive="clip")
     (ax.set_ylim if which == "y" else ax.set_xlim)(low, high)

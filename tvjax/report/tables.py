@@ -10,9 +10,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a cell. interval: behind it, in small; more: parts below it, each of its own.
+    """A cell of a table.
 
-    good: whether it is emphasized. wrap: whether long text is broken into lines.
+    text: its text.
+    interval: text behind it, in small letters.
+    more: cells below it in the same cell.
+    good: whether it is emphasized.
+    wrap: whether long text is broken into lines.
     """
 
     text: str
@@ -22,7 +26,7 @@ class Cell:
     wrap: bool = False
 
     def plain(self) -> str:
-        """As text; of several parts only the last one has its interval."""
+        """As text; only the last of several parts has its interval."""
         parts = [self, *self.more]
         texts = [part.text for part in parts[:-1]] + [f"{parts[-1].text} {parts[-1].interval}"]
         return " ".join(text.strip() for text in texts if text.strip())
@@ -38,7 +42,10 @@ class Cell:
 
 
 def estimate(value: float, interval: Sequence[float], form: str | Callable[[float], str] = ".2f") -> Cell:
-    """A number with the interval behind it: ``0.16 [0.15, 0.17]``; form: a format, or what writes a number."""
+    """A number with the interval behind it: ``0.16 [0.15, 0.17]``.
+
+    form: a format, or a function from a number to text.
+    """
     write = form if callable(form) else lambda one: f"{one:{form}}"
     low, high = interval
     return Cell(write(value), f"[{write(low)}, {write(high)}]")
@@ -57,7 +64,10 @@ def both(entry: Any, name: str, form: str = ".2f") -> Cell:
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a column; short: in the terminal, "" for the same."""
+    """The head of a column.
+
+    short: its text in the terminal; "": the same.
+    """
 
     text: str
     short: str = ""
@@ -65,7 +75,11 @@ class Head:
 
 @dataclass(frozen=True)
 class Row:
-    """Cells, the first `names` of which say what the row is of. reference: whether it is there to be compared with."""
+    """A row of a table.
+
+    names: how many of the first cells name the row.
+    reference: whether the other rows are compared with this row.
+    """
 
     cells: tuple[Cell | str, ...]
     names: int = 1
@@ -74,9 +88,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Heads, rows, and a caption, which says what each number is.
+    """A table.
 
-    groups: what stands above the heads of some columns, and above how many.
+    caption: says what each number is.
+    groups: heads above the heads: a text, and how many columns it spans.
     """
 
     caption: str
@@ -88,7 +103,7 @@ class Table:
         return [head if isinstance(head, Head) else Head(head) for head in self.heads]
 
     def text(self) -> str:
-        """Columns as wide as what is in them, without the caption."""
+        """Aligned columns, without the caption."""
         heads = self._heads()
         lines = [[head.short or head.text for head in heads]]
         lines += [[_cell(cell).plain() for cell in row.cells] for row in self.rows]

@@ -1,4 +1,4 @@
-"""How numbers are written, the same in figures, page and terminal."""
+"""How numbers are written, in figures, page and terminal alike."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ SINK = (
     "Queries are in their prompts' first tokens, which are attention sinks: little can be read of them there, so that"
     " no vector can answer. config.template.start puts a token before them."
 )
-"""What a page says first where the template puts no token before the first query."""
+"""The first sentence of a page if the template puts no token before the first query."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class Estimate:
         return Estimate(self.value[index], self.low[index], self.high[index])
 
     def over(self, unit: float) -> "Estimate":
-        """The same in another unit: all divided by `unit` (for example the prior's risk)."""
+        """The estimate in another unit: all divided by `unit` (for example the prior's risk)."""
         return Estimate(self.value / unit, self.low / unit, self.high / unit)
 
     def rounded(self, least: float) -> "Estimate":
-        """The same with 0 for values below `least`, and for the ends of their intervals there."""
+        """The estimate with 0 for values, and ends of intervals, below `least`."""
         return Estimate(*(np.where(np.abs(part) < least, 0.0, part) for part in (self.value, self.low, self.high)))
 
 
 def number(value: float | np.ndarray) -> str:
-    """Three significant digits (two where written with a power): 0.0160, 1.08, 12.3, 1.6e-5, n/a."""
+    """Three significant digits (two if written with a power): 0.0160, 1.08, 12.3, 1.6e-5, n/a."""
     value = float(value)
     if math.isnan(value):
         return "n/a"
