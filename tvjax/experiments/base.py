@@ -1,4 +1,4 @@
-"""What an experiment is: one record, with what the command line, a plan and the tests need to know of it."""
+"""What an experiment is: one record, for the command line, plans and tests."""
 
 import dataclasses
 import importlib
@@ -30,19 +30,20 @@ class PlanConfig:
 
 
 def one_step(config: Config) -> Config:
-    """A config of which a dispatch is a single step."""
+    """`config` with a single step in a dispatch."""
     return {**config, "train": {**config["train"], "log_every": 1}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What can be run.
+    """An experiment.
 
-    name: in config.experiment. run: ``run(config, folder, mode)`` writes eval/summary.json, and returns it; mode is
-    "train" or "eval". settings: checks a config, and raises `UserError` for the first thing that is wrong. trainer:
-    the programs of one training step on a mesh, for a plan, from shapes alone; None: nothing can be planned. load:
-    ``load(folder, config, member)``, a member of a run as a model; None: its runs are no models. page: how its runs
-    are shown, if it is none of this package; None: by the numbers of their summaries.
+    name: in config.experiment.
+    run: ``run(config, folder, mode)`` writes eval/summary.json, and returns it; mode is "train" or "eval".
+    settings: checks a config, and raises `UserError` for the first thing that is wrong.
+    trainer: the programs of one training step on a mesh, for a plan, from shapes alone; None: nothing can be planned.
+    load: ``load(folder, config, member)`` gives a member of a run as a model; None: its runs are no models.
+    page: how its runs are shown, for an experiment outside this package; None: by the numbers of their summaries.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Experiment:
 
 
 BUILT_IN = ("tvp", "text_model", "task_vectors", "formats", "atv", "atv_tvp", "emergence", "tvp_language")
-"""Experiments of this package, each a package of its name here: `run`, imported if it is asked for, and `report`."""
+"""Experiments of this package, each a package of its name here: `run`, imported on use, and `report`."""
 _REGISTERED: dict[str, Experiment] = {}
 
 
@@ -64,7 +65,10 @@ def names() -> list[str]:
 
 
 def register(*experiments: Experiment) -> None:
-    """Make experiments known; a later one of the same name takes its place. Raises `UserError` for a built-in name."""
+    """Make experiments known; a later experiment replaces one of the same name.
+
+    Raises `UserError` for a built-in name.
+    """
     for one in experiments:
         if one.name in BUILT_IN:
             raise UserError(f"experiment {one.name}: given a name of this package; accepted: another one")
@@ -72,12 +76,12 @@ def register(*experiments: Experiment) -> None:
 
 
 def registered(name: str) -> Experiment | None:
-    """The experiment of this name that is none of this package, if there is one."""
+    """The registered experiment of this name, from outside this package; None: there is none."""
     return _REGISTERED.get(name)
 
 
 def named(name: str) -> Experiment:
-    """The experiment of this name, which is there."""
+    """The experiment of this name, which must exist."""
     if name in _REGISTERED:
         return _REGISTERED[name]
     experiment: Experiment = importlib.import_module(f"{__package__}.{name}.run").EXPERIMENT
@@ -85,7 +89,7 @@ def named(name: str) -> Experiment:
 
 
 def experiment_of(config: Config) -> Experiment:
-    """The experiment that `config` asks for. Raises `UserError` for one that is not there."""
+    """The experiment that `config` names. Raises `UserError` for an unknown name."""
     name = config.get("experiment")
     if not isinstance(name, str) or name not in names():
         raise reject("config.experiment", name, ", ".join(names()))

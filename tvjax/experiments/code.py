@@ -1,4 +1,4 @@
-"""Which code a run is made with: the commit that it lies on and, where it differs from that, the difference."""
+"""The code of a run: its commit and, if the code differs from the commit, the difference."""
 
 import difflib
 import functools
@@ -15,11 +15,11 @@ UNKNOWN = "unknown"
 
 @functools.cache
 def state(package: Path = PACKAGE) -> tuple[str, str]:
-    """The commit of `package`, with ``-dirty`` where the code is no longer that, and what then differs from it.
+    """The commit of `package`, with ``-dirty`` if the code differs from it, and the difference.
 
-    The code is what git tracks in the folder that `package` lies in, and each file NAME.py of the package that git does
-    not know yet. Of a binary file only its name is told. It is looked at once in a process, which has imported it by
-    then. ("unknown", "") where no repository tracks the package: it was installed, or there is no git.
+    The code is what git tracks in the folder of `package`, and each file NAME.py of the package that git does not know
+    yet. A binary file is in the difference by its name alone. The code is read once in a process, which has imported it
+    by then. ("unknown", "") if no repository tracks the package: it was installed, or there is no git.
     """
     try:
         if not _git(package, "ls-files", "--error-unmatch", "__init__.py"):
@@ -35,12 +35,12 @@ def state(package: Path = PACKAGE) -> tuple[str, str]:
 
 
 def name_of(difference: str) -> str:
-    """The file in a run directory that keeps a difference: another one for another difference."""
+    """The name of the file in a run directory that keeps a difference; each difference has its own."""
     return f"code-{hashlib.sha256(difference.encode()).hexdigest()[:12]}.diff"
 
 
 def _git(folder: Path, *words: str) -> str:
-    """What git says of the repository around `folder`, whatever the environment names and whoever owns it."""
+    """The output of git in the repository around `folder`, whatever the environment names and whoever owns it."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "-c", "safe.directory=*", "-c", "core.quotepath=off", *words]
     done = subprocess.run(
@@ -50,7 +50,7 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def _new(package: Path, name: str) -> str:
-    """A file that git does not know, as a difference from none; of a link, or what is no text, the name alone."""
+    """A file that git does not know, as a difference from no file; a link, or a file that is no text, by name alone."""
     path, target = package / name, f"b/{package.name}/{name}"
     if path.resolve() != package.resolve() / name:
         return f"{target}: new, a link\n"

@@ -18,11 +18,11 @@ What each field of a config is, and what it is where a config file says nothing.
 """
 NEEDED = "**needed**"
 NAMES = {"decoder": "model"}
-"""Groups of a config by the name of the field that is made of them, where that is another."""
+"""Fields of settings whose group in the config has another name, with that name."""
 
 
 class Page:
-    """The page as it is written; a group that was there before is not written again."""
+    """The page while it is written. A repeated group is not written again."""
 
     def __init__(self) -> None:
         self.parts, self.seen = [HEAD], dict[Any, str]()
@@ -32,7 +32,7 @@ class Page:
         self.parts.append(f"## {title}\n")
 
     def table(self, where: str, name: str, kind: Any) -> None:
-        """The fields of one group, those that are said what they are."""
+        """The fields of one group that have a description."""
         if kind in self.seen:
             self.parts.append(f"### {name}: as {self.seen[kind]}\n")
             return
@@ -43,7 +43,7 @@ class Page:
         self.parts.append("\n".join([*lines, *rows, ""]))
 
     def family(self, name: str, kind: Any) -> None:
-        """The defaults of a family of tasks, and what its docstring says of them."""
+        """The docstring and the defaults of a task family."""
         values = ", ".join(f"`{field}` {_shown(value)}" for field, value, _ in described(kind))
         self.parts.append(f"### {name}\n\n{inspect.getdoc(kind)}\n\n{values}\n")
 

@@ -56,12 +56,17 @@ class TextSettings(Settings):
 
 
 def check_small(training: Any, path: str) -> Any:
-    """The settings of the small model. Raises `UserError` where `training`, which stands at `path`, has none."""
+    """The settings of the small model.
+
+    path: the path of `training` in the config.
+
+    Raises `UserError` if `training` has no such settings.
+    """
     return named(SMALL).settings(group(training, path))
 
 
 def open_model(m: ModelConfig, training: Any, say: Callable[[str], None]) -> Model:
-    """The model that `m`, config.model, names; if it names none, that of config.training, trained first, once."""
+    """The model that config.model names, or else the small model of config.training, trained first, once."""
     how: dict[str, Any] = {"dtype": m.dtype or None, "matmul_precision": m.matmul_precision}
     if m.path:
         return load_model(find(m.path, "config.model.path"), unroll=1, **how)  # as `small_model`
@@ -72,16 +77,17 @@ def open_model(m: ModelConfig, training: Any, say: Callable[[str], None]) -> Mod
 def small_model(
     training: Mapping[str, Any], folder: Path, say: Callable[[str], None], *, place: str, names: str, **how: Any
 ) -> Model:
-    """The model of the run in `folder`, loaded with `how`; it is trained first, once, where there is none.
+    """The model of the run in `folder`; if there is no run, it is trained first, once.
 
     place, names: as in `rundir.run_once`.
+    how: arguments of `load_model`.
     """
     rundir.run_once(named(SMALL).run, training, folder, say, what="a small language model", place=place, names=names)
-    return load_model(folder / FOLDER, unroll=1, **how)  # asked by many programs: what counts is compiling
+    return load_model(folder / FOLDER, unroll=1, **how)  # many programs use it: compiling is what counts
 
 
 def shape_named(path: str, field: str, dtype: str, training: Any, unroll: int) -> DecoderConfig:
-    """The decoder that a path names or, if that is empty, the small one that would be trained. Raises `UserError`."""
+    """The decoder that `path` names or, if `path` is empty, that of the small model. Raises `UserError`."""
     if path:
         dtype = dtype or "bfloat16"
         return shape_of(path, field, dtype=dtype, param_dtype=dtype, unroll=unroll)
@@ -91,9 +97,9 @@ def shape_named(path: str, field: str, dtype: str, training: Any, unroll: int) -
 
 
 def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
-    """What a plan compiles of experiments that train the small model alone, if there is no other.
+    """The programs that a plan compiles for experiments that train the small model alone.
 
-    Raises `UserError` for a model that is there.
+    Raises `UserError` if the config names another model: then nothing is trained.
     """
     if config["model"]["path"]:
         raise reject("config.model.path", config["model"]["path"], "'': nothing is trained of a model that is there")

@@ -1,6 +1,6 @@
-"""What a config would train, from shapes alone: no weights, no data and no accelerator are needed to plan it.
+"""Plans: the training of a config from shapes alone, without weights, data or accelerator.
 
-A plan compiles one training step and one evaluation during training. Text is planned by the lengths in `PlanConfig`.
+A plan compiles one training step and one evaluation during training. The lengths of text are those of `PlanConfig`.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from tvjax.train.plan import Plan, as_text, make_plan
 
 
 def plan(config: Config, folder: Path, say: Callable[[str], None] = print) -> Plan:
-    """Plan what `config` trains, by its group `plan`; write plan.json in `folder` and say it.
+    """Plan the training of `config`, by its group `plan`; write plan.json in `folder` and print it.
 
-    Raises `UserError` for unknown hardware, a mesh of another number of devices, and what the config's experiment does.
+    Raises `UserError` for unknown hardware, a mesh of another number of devices, and as the config's experiment does.
     """
     c = build(PlanConfig, config.get("plan", {}), "config.plan")
     config = {name: value for name, value in config.items() if name != "plan"}
@@ -41,7 +41,7 @@ def plan(config: Config, folder: Path, say: Callable[[str], None] = print) -> Pl
 
 
 def mesh_sizes(mesh: MeshConfig, devices: int) -> dict[str, int]:
-    """The mesh to plan for. One of a single device is one that was not chosen: `fsdp` then takes all devices."""
+    """The mesh to plan for. A mesh of one device counts as not chosen: `fsdp` then takes all devices."""
     sizes = dataclasses.asdict(mesh)
     count = math.prod(sizes.values())
     if devices and count == 1:
@@ -52,7 +52,7 @@ def mesh_sizes(mesh: MeshConfig, devices: int) -> dict[str, int]:
 
 
 def notes(config: Config, sizes: Mapping[str, int]) -> list[str]:
-    """What is allowed and hardly meant: devices that do the same work."""
+    """Notes on what is allowed but hardly meant: devices that do the same work."""
     train, share = config.get("train", {}), sizes["data"] * sizes["fsdp"]
     rows = train.get("batch", share) // train.get("micro_batches", 1)
     if rows % share == 0:
@@ -61,7 +61,7 @@ def notes(config: Config, sizes: Mapping[str, int]) -> list[str]:
 
 
 def trainer_of(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
-    """The programs of one training step of what `config` trains, on `mesh`. Raises `UserError` as the run would."""
+    """The programs of one training step of `config`, on `mesh`. Raises `UserError` as the run would."""
     experiment = experiment_of(config)
     if experiment.trainer is None:
         raise reject("config.experiment", experiment.name, "an experiment that says what it trains")

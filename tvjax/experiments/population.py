@@ -1,4 +1,4 @@
-"""The members of a population that is trained with the TVP-loss, and which of them fit a model and a mesh."""
+"""The members of a population that trains with the TVP-loss, and checks of them against a model and a mesh."""
 
 import dataclasses
 import re
@@ -65,7 +65,7 @@ def check_members(population: PopulationConfig, num_layers: int) -> None:
 
 
 def _check_weights(population: PopulationConfig) -> None:
-    """Refuse one tvp_weight for all where a member's name says another: `icl` is the ICL loss alone, `tvp` is not."""
+    """Refuse one tvp_weight for all if a member's name contradicts it: `icl` is the ICL loss alone, `tvp` is not."""
     names, weights = population.name, population.tvp_weight
     if len(weights) == 1 < len(names):
         for name in names:
@@ -78,7 +78,7 @@ def _check_weights(population: PopulationConfig) -> None:
 
 
 def _check_different(population: PopulationConfig) -> None:
-    """Refuse two members of which every number is the same: they would be one model, trained and shown twice."""
+    """Refuse two members with the same numbers: they would be one model, trained and shown twice."""
     spread = population.spread()
     fields = [name for name in spread if name != "name"]
     seen: dict[tuple[Any, ...], str] = {}

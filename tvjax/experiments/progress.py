@@ -1,4 +1,4 @@
-"""What a run says while it works: how much is done and how long the rest will take, at least every few seconds."""
+"""The progress of a run on the terminal: the share that is done and the time left, at least every few seconds."""
 
 import functools
 import threading
@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 
 aloud = functools.partial(print, flush=True)
-"""What says a line at once, into a file or a pipe too."""
+"""Prints a line at once, also into a file or a pipe."""
 EVERY = 12.0
-"""Seconds without a line after which one is said."""
+"""Seconds without a line after which a line is printed."""
 
 
 class Progress:
-    """Says lines, and says by itself how far the work is wherever nothing was said for `EVERY` seconds.
+    """Prints lines, and by itself the progress after `EVERY` seconds without a line.
 
-    Used as ``with Progress(say) as progress``; then `plan` says what there is to do, and `tick` what has been done.
+    Use it as ``with Progress(say) as progress``. Then `plan` sets the work, and `tick` counts finished work.
     """
 
     def __init__(self, say: Callable[[str], None], every: float = EVERY) -> None:
@@ -37,22 +37,26 @@ class Progress:
         self._thread.join()
 
     def say(self, line: str) -> None:
-        """Say a line of the run's own."""
+        """Print a line of the run."""
         with self._lock:
             self._spoke = time.monotonic()
             self._say(line)
 
     def plan(self, counts: Mapping[str, int], costs: Mapping[str, float]) -> None:
-        """What there is to do from now on: how often each kind of work, and what it costs, in any unit."""
+        """Set the work from now on.
+
+        counts: how often each kind of work is done.
+        costs: what each kind costs, in any unit.
+        """
         self._costs, self._began, self._done = costs, time.monotonic(), 0.0
         self._total = sum(count * costs[kind] for kind, count in counts.items())
 
     def tick(self, kind: str) -> None:
-        """One piece of work of this kind is done."""
+        """Count one finished piece of work of this kind."""
         self._done += self._costs.get(kind, 0.0)
 
     def line(self) -> str:
-        """How far the work is."""
+        """The progress in words."""
         seconds, share = time.monotonic() - self._began, self._done / self._total if self._total else 0.0
         if share <= 0:
             return f"at work for {_spelled(seconds)}"
@@ -65,5 +69,5 @@ class Progress:
 
 
 def _spelled(seconds: float) -> str:
-    """A time as a reader takes it in."""
+    """A time in words, in seconds or minutes."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

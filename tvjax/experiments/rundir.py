@@ -1,4 +1,4 @@
-"""The run directory: which config it belongs to, what it was made with, and how its training is begun or found."""
+"""The run directory: its config, its environment, and how its training begins or goes on."""
 
 import dataclasses
 import hashlib
@@ -22,12 +22,12 @@ from tvjax.train.state import TrainState
 Run = Callable[..., Any]
 A_RUN = "accepted: the workdir of a run"
 PLAN = "plan.json"
-"""What `--mode=plan` leaves in a folder that no run is in yet."""
+"""The file that `--mode=plan` writes, also into a folder without a run."""
 FREE = ("mesh",)
-"""Groups of the config that may change when a run goes on: they do not change what is computed."""
+"""Groups of the config that may change when a run goes on, since they do not change the results."""
 
 LATER = {"matmul_precision": "highest", "start": "", "l2": 0.0, "keep_best": ""}
-"""Fields that a run of before does not have in its config.json, and what it means that they are not there."""
+"""Fields that the config.json of an older run lacks, and the values that such a run had."""
 
 
 def flatten(config: Mapping[str, Any], path: str = "config") -> dict[str, Any]:
@@ -49,7 +49,9 @@ def _lists(value: Any) -> Any:
 def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:
     """Make `folder` the run directory of `config`, or check that it is.
 
-    Raises `UserError` where it cannot be written, belongs to another config, or (unless `new`) holds no run.
+    new: whether `folder` may be without a run.
+
+    Raises `UserError` if the folder cannot be written, belongs to another config, or (unless `new`) holds no run.
     """
     processes.on_first(lambda: _prepare(folder, config, new))
 
@@ -71,7 +73,7 @@ def _prepare(folder: Path, config: Mapping[str, Any], new: bool) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of a run, unless it is there. Raises `UserError` where it cannot be made or written."""
+    """Make the folder of a run, unless it exists. Raises `UserError` if it cannot be made or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -81,9 +83,9 @@ def make_folder(folder: Path) -> None:
 
 
 def _keep_environment(path: Path) -> None:
-    """Write in what this process runs; where a process before it ran in something else, that stays, as `earlier`.
+    """Write the environment of this process. Other environments of earlier processes stay, as `earlier`.
 
-    What the code differs by from its commit is a file beside it, one for each difference.
+    The difference of the code from its commit is a file beside it, one for each difference.
     """
     accepted = "accepted: none, or one that a run wrote"
     now, before = environment(), read_json(path, accepted) if path.exists() else {}
@@ -108,9 +110,10 @@ def check_same(
     names: str = "--workdir",
     free: Collection[str] = FREE,
 ) -> None:
-    """Raise `UserError` where the run in `folder` has another config than `config`, but for the groups `free`.
+    """Raise `UserError` if the run in `folder` has another config than `config`, except in the groups `free`.
 
-    place: where that stands in what the user gave; names: what names the folder there.
+    place: the path of `config` in the user's config, for the error.
+    names: the flag or field with which the user names the folder, for the error.
     """
     there, here = flatten(read_json(folder / "config.json", A_RUN)), flatten(config)
     for name in sorted(there.keys() | here.keys()):
@@ -125,9 +128,12 @@ def check_same(
 def run_once(
     run: Run, config: Mapping[str, Any], folder: Path, say: Callable[[str], None], *, what: str, place: str, names: str
 ) -> None:
-    """Train `what` another run needs in `folder`, unless it is there. place, names: those of `check_same`.
+    """Train in `folder` what another run needs, unless it is trained already.
 
-    Raises `UserError` where the run there has another config.
+    what: its name, for the terminal.
+    place, names: as in `check_same`.
+
+    Raises `UserError` if the run in `folder` has another config.
     """
     if (folder / "eval" / "summary.json").is_file():
         check_same(folder, config, place, names)
@@ -137,9 +143,9 @@ def run_once(
 
 
 def trained_state(trainer: Trainer, folder: Path, mode: str, say: Callable[[str], None]) -> TrainState:
-    """The state at the end of training, or with mode "eval" the newest that is kept. Raises `UserError` for none.
+    """The state at the end of training, or with mode "eval" the newest kept state. Raises `UserError` if there is none.
 
-    Of several processes each gets all parameters, on its host: what is done with them is done by each alone.
+    Each of several processes gets all parameters on its host, and evaluates them alone.
     """
     run = run_of(folder)
     state = trainer.run(folder, say, run) if mode == "train" else trainer.restore(folder, say, run)[1]
@@ -151,13 +157,13 @@ def trained_state(trainer: Trainer, folder: Path, mode: str, say: Callable[[str]
 
 
 def say_twins(groups: Sequence[Sequence[str]], say: Callable[[str], None]) -> None:
-    """Warn of members that ended as the same model: what is measured of them is not a comparison."""
+    """Warn of members that ended as the same model: their measurements are no comparison."""
     for names in groups:
         say(f"warning: members {', '.join(names)} are one model: their parameters are the same, bit for bit")
 
 
 def run_of(folder: Path) -> str:
-    """Which run the checkpoints in `folder` are of: a hash of the nearest config.json, without what may change."""
+    """The run of the checkpoints in `folder`: a hash of the nearest config.json, without fields that may change."""
     path = next(
         (parent / "config.json" for parent in (folder, *folder.parents) if (parent / "config.json").is_file()), None
     )
@@ -172,7 +178,7 @@ def run_of(folder: Path) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and the code (`code.state`), so that a number can be traced to what made it."""
+    """Versions, devices and the code (`code.state`), so that numbers can be traced."""
     packages = ("tvjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     versions = {}
     for package in packages:

@@ -1,4 +1,4 @@
-"""The report of an ATV run: every method in one table, and figures of what the vectors are and what they depend on."""
+"""The report of an ATV run: every method in one table, and figures of the vectors and of what they depend on."""
 
 from collections.abc import Mapping
 from html import escape
@@ -54,9 +54,9 @@ def groups_of(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def reference(summary: Mapping[str, Any], group: str) -> float:
-    """The accuracy that a method must beat to have done anything: zero-shot's, or on ambiguous tasks that of guessing.
+    """The accuracy that a method must beat: that of zero-shot, or on ambiguous tasks that of guessing.
 
-    0 where neither is known.
+    It is 0 if neither is known.
     """
     bare = [m[f"{group}_mean"] for m in summary["methods"] if m["name"] == "zero_shot"]
     guessed = [float(np.mean(list(summary["chance"].values())))] if group == "ambiguous" and summary["chance"] else []
@@ -64,13 +64,13 @@ def reference(summary: Mapping[str, Any], group: str) -> float:
 
 
 def works(summary: Mapping[str, Any], name: str, group: str) -> bool:
-    """Whether a method is clearly above `reference` on a group of tasks; what is compared with it is taken to be."""
+    """Whether a method is clearly above `reference` on a group of tasks."""
     method = next(m for m in summary["methods"] if m["name"] == name)
     return above(method[f"{group}_mean_ci"], reference(summary, group))
 
 
 def cautions(summary: Mapping[str, Any]) -> list[str]:
-    """What comes before any number: on which tasks nothing works, and on which ATV does not. [ours]"""
+    """The sentences before any number: tasks on which no method works, and tasks on which ATV does not. [ours]"""
     sentences, names = [], names_of(summary)
     if summary["query_first"]:
         sentences.append(

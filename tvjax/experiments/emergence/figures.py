@@ -17,7 +17,7 @@ ARMS = {"icl": "ICL loss alone", "tvp": "ICL + TVP-loss", "control": "ICL + the 
 OVER_SEEDS = "small marks: seeds; large marks and lines: geometric mean and 90% t interval over seeds"
 THRESHOLD: dict[str, Any] = {"color": "#9a9a9a", "linestyle": ":", "linewidth": 1.2}
 LIMITS = (USABLE / 10, USABLE * 10)
-"""Ends of the colour scale of TVP risk over the prior's: what is usable is blue, what is not is red."""
+"""Ends of the colour scale of TVP risk over the prior's: usable vectors are blue, others red."""
 FACTORS = {
     "layout": "layout {}",
     "positions": "positions: {}",
@@ -28,12 +28,12 @@ FACTORS = {
 
 
 def label(differs_in: Tree) -> str:
-    """A condition, said by what is not as in the base."""
+    """A condition, named by its differences from the base."""
     return ", ".join(FACTORS[name].format(value) for name, value in differs_in.items()) or "base"
 
 
 def second_loss(row: Tree) -> str:
-    """An arm with a second loss, said by its weight and layer."""
+    """An arm with a second loss, named by its weight and layer."""
     weight = "" if row["tvp_weight"] == 1 else f"{row['tvp_weight']:g} \N{MULTIPLICATION SIGN} "
     what = f"{weight}TVP-loss at layer {row['prescribed_layer']}" if row["arm"] == "tvp" else f"{weight}control"
     return f"{what} ({label(row['differs_in'])})" if row["differs_in"] else what
@@ -197,7 +197,7 @@ def training(summary: Tree) -> Figure:
 
 
 def _followed(member: Tree) -> np.ndarray:
-    """TVP risk at each evaluation: at the prescribed layer where TVP-loss trains it, else at the best one."""
+    """TVP risk at each evaluation: at the prescribed layer if TVP-loss trains it, else at the best layer."""
     risks = np.array(member["history"]["tvp_risk_by_layer"], float)
     return risks[:, member["prescribed_layer"]] if member["arm"] == "tvp" else risks[:, 1:-1].min(1)
 
@@ -241,7 +241,10 @@ def prescribed(summary: Tree) -> Figure:
 
 
 def shifts(summary: Tree) -> Figure:
-    """A row a shift, a column a second loss: ICL risk over that of the ICL loss alone; a star where it is sure."""
+    """A row a shift, a column a second loss.
+
+    ICL risk over that of the ICL loss alone; a star if the difference is sure.
+    """
     rows = [row for row in summary["answers"]["trained"] if not row["differs_in"] and row["shifts_over_plain"]]
     entries = [{**row["shifts_over_plain"], "mean of all": row["all_shifts_over_plain"]} for row in rows]
     names = list(entries[0])

@@ -47,13 +47,13 @@ PROVENANCE = (
 
 
 def with_ci(entry: Tree) -> str:
-    """``0.038 [0.030, 0.047]``, or without an interval where there is one seed."""
+    """``0.038 [0.030, 0.047]``, or without an interval if there is one seed."""
     low_high = f" [{', '.join(map(number, entry['ci']))}]" if entry["ci"] else ""
     return number(entry["mean"]) + low_high
 
 
 def claims(answers: Tree) -> list[tuple[str, str, str]]:
-    """Each claim, its `verdict`, and the numbers that decide or why there are none: one row a claim."""
+    """A row for each claim: the claim, its `verdict`, and the numbers that decide or why there are none."""
     return [(claim, verdict(result), result["why"] or numbers) for claim, result, numbers in _claims(answers)]
 
 
@@ -164,7 +164,7 @@ def _conditions(answers: Tree) -> list[tuple[str, ...]]:
 
 
 def _usable_layers(row: Tree) -> str:
-    """The best layers of the seeds in which a vector is usable there: a best layer is named where something works."""
+    """The best layers of the seeds, named only for seeds in which a vector is usable there."""
     seeds = zip(row["best_layers"], row["tvp_best"]["values"], strict=True)
     return ", ".join(map(str, sorted({layer for layer, value in seeds if value <= USABLE})))
 
@@ -175,7 +175,7 @@ def _learned(row: Tree) -> int:
 
 
 def _usable(row: Tree) -> str:
-    """In how many seeds a vector is usable; where there is none, whether there could have been one."""
+    """In how many seeds a vector is usable; if in none, whether it could have been."""
     count = f"{row['usable']} of {len(row['best_layers'])}"
     if row["query_replaced"]:
         return f"{count}, by construction"
@@ -185,7 +185,7 @@ def _usable(row: Tree) -> str:
 
 
 def headline(answers: Tree) -> list[str]:
-    """What failed, first: where ICL was not learned, what no model was run for, and members that are one model."""
+    """The failures, which come first: conditions without ICL, claims without a model, members that are one model."""
     rows = answers["emergence"]
     failed = [row for row in rows if _learned(row) < len(row["icl"]["values"])]
     sentences = []
@@ -267,7 +267,7 @@ def _cost(answers: Tree) -> list[tuple[str, ...]]:
 
 
 def _table(caption: str, heads: Sequence[Head | str], rows: Sequence[Sequence[str]]) -> Table:
-    """Texts, which are broken into lines where they are long."""
+    """Texts as cells, broken into lines if they are long."""
     return Table(caption, tuple(heads), tuple(Row((row[0], *(Cell(t, wrap=True) for t in row[1:]))) for row in rows))
 
 

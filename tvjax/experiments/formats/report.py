@@ -48,7 +48,7 @@ def _templates(summary: Tree) -> list[str]:
 
 
 def cautions(summary: Tree) -> list[str]:
-    """What comes before any comparison: what was not learned, what does not work, what is not what it seems. [ours]"""
+    """The sentences before any comparison: formats without learning, vectors that do not work, long starts. [ours]"""
     k, at, sentences = summary["num_demonstrations"], _at(summary), []
     unlearned = [_name(c) for c in summary["cells"] if not above(c["few_shot_first_ci"], c["zero_shot_first"])]
     if unlearned:
@@ -108,7 +108,7 @@ def lines(summary: Tree) -> list[str | Table]:
 
 
 def _paired(summary: Tree, cell: Tree) -> Tree | None:
-    """The comparison of a cell with the first start in its template; None for that one itself."""
+    """The comparison of a cell with the first start in its template; None for the first start itself."""
     key = cell["template"], cell["start"]
     return next((row for row in summary["compared"]["starts"] if (row["template"], row["start"]) == key), None)
 

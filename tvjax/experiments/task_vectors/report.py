@@ -40,7 +40,7 @@ def lines(summary: Mapping[str, Any]) -> list[str | Table]:
 
 
 def cautions(summary: Mapping[str, Any]) -> list[str]:
-    """What comes before any number: which tasks demonstrations do not help with, so that no vector can carry them."""
+    """The sentences before any number: tasks in which demonstrations do not help, so that no vector can carry them."""
     k = summary["num_demonstrations"]
     sentences = []
     if summary["query_first"]:
@@ -57,7 +57,7 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _at(entry: Mapping[str, Any], vector: str) -> str:
-    """The layer of a vector, and its scale where that is not 1, where it has one and works there."""
+    """The layer of a vector if it has one and works there, and its scale unless that is 1."""
     if f"{vector}_layer" not in entry:
         return ""
     if not entry[f"{vector}_works"]:
@@ -211,7 +211,10 @@ def _heads(summary: dict[str, Any]) -> Exhibit:
 
 
 def _tasks(summary: Mapping[str, Any], *, plain: bool = False) -> Table:
-    """A row a task, a column a way to ask. plain: without intervals and what only a page has room for."""
+    """A row a task, a column a way to ask.
+
+    plain: whether it is for the terminal, without intervals and the details of the page.
+    """
     names = _names(summary)
     short = {"few_shot": f"{summary['num_demonstrations']}-shot", "shuffled_shot": "shuffled"}
     short["shuffled_vector"] = "state, shuffled"

@@ -22,7 +22,7 @@ from tvjax.report.words import SINK
 EVIDENCE = "90% bootstrap interval over questions"
 OVER_SEEDS = "90% interval over {n} seeds (Student's t)"
 MOST = 8
-"""Arms in one figure, in their order; the table has all."""
+"""The most arms in one figure, in their order; the table has all."""
 GROUPS = {"train": "train tasks", "heldout": "held-out tasks"}
 KINDS = {
     "zero_shot": "zero-shot",
@@ -39,7 +39,7 @@ SHIFTS = {
     "joined_shot": "two inputs in one",
 }
 MARGIN = 0.05
-"""What in-context accuracy may lose and count as kept, and what a gain must reach to count as one. [ours]"""
+"""The loss of in-context accuracy that counts as kept, and the gain of accuracy that counts as a gain. [ours]"""
 QUESTIONS = {
     "vector": "a vector that is not there without the loss?",
     "half": "does the vector of one prompt reach half of {k}-shot?",
@@ -106,14 +106,14 @@ def _kinds(summary: Mapping[str, Any]) -> dict[str, str]:
 def works(summary: Mapping[str, Any], member: Mapping[str, Any], group: str, kind: str) -> bool:
     """Whether a member's vector or k-shot accuracy is clearly above its own zero-shot accuracy.
 
-    A zero-shot answer has learned something where it is clearly above that of the model before fine-tuning.
+    Zero-shot accuracy works if it is clearly above that of the model before fine-tuning.
     """
     bare = arms_of(summary)[0] if kind == "zero_shot" else member
     return above(member["means"][group][f"{kind}_ci"], bare["means"][group]["zero_shot"])
 
 
 def cautions(summary: Mapping[str, Any]) -> list[str]:
-    """What comes before any comparison: members that are one model, and those that do not learn in context. [ours]"""
+    """The sentences before any comparison: members that are one model, or that do not learn in context. [ours]"""
     sentences = [f"{' and '.join(n)} ended as one model, bit for bit: do not compare them." for n in _twins(summary)]
     if summary.get("query_first"):
         sentences.append(SINK)
@@ -135,9 +135,9 @@ def _twins(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def headline(summary: Mapping[str, Any]) -> list[str]:
-    """What the TVP-loss did, in sentences made from the paired differences, whichever way they point; failures first.
+    """What the TVP-loss did, in sentences made from the paired differences, in either direction; failures first.
 
-    Two that do not work are not compared.
+    Two members that do not work are not compared.
     """
     named = {arm["name"]: arm for arm in arms_of(summary)}
     against = [d for d in summary["differences"] if named[d["minus"]]["tvp_weight"] is not None]
@@ -261,7 +261,7 @@ def contents(run: Run) -> Contents:
 
 
 def _metrics(run: Run, name: str) -> Metrics:
-    """The log of a member, which trained beside all others, or some, or alone."""
+    """The log of a member, which trained beside all others, beside some, or alone."""
     folder = run.path / "parts"
     parts = sorted(f"parts/{path.name}" for path in folder.iterdir()) if folder.is_dir() else [""]
     for part in parts[:-1]:
@@ -281,7 +281,7 @@ def _means_table(summary: Mapping[str, Any]) -> str:
 
 
 def _shifts_table(summary: Mapping[str, Any]) -> str:
-    """In-context learning where prompts differ from those that were trained on."""
+    """In-context learning on prompts unlike the training prompts."""
     kinds = {kind: label.format(k=summary["num_demonstrations"]) for kind, label in SHIFTS.items()}
     if any(kind not in arms_of(summary)[0]["means"]["train"] for kind in kinds):
         return ""

@@ -80,7 +80,7 @@ def tvp_figure(summary: Summary) -> Figure:
 
 
 def _panels(summary: Summary, title: str, subtitle: str) -> tuple[Figure, list[tuple[Axes, str, Measure]]]:
-    """A figure with one panel for the risk or, for token tasks, one for the accuracy and one for the risk."""
+    """A figure with a panel for the risk and, for token tasks, a panel for the accuracy."""
     base = summary.base
     measures = [("accuracy", base.accuracy)] if base.accuracy else []
     measures.append(("risk", base.risk))
@@ -114,7 +114,7 @@ def _scale(
     baselines: Iterable[Estimate] = (),
     oracle: Estimate | None = None,
 ) -> None:
-    """Accuracies run from 0 to 1; risks on a log axis over what members, prior and baselines span.
+    """Accuracies run from 0 to 1; risks on a log axis over the span of members, prior and baselines.
 
     An oracle that is anywhere under a third of all these leaves it, and so do baselines that are not within
     `BASELINE_SPAN` times the prior.
@@ -131,7 +131,7 @@ def _scale(
 
 
 def _oracle(ax: Axes, counts: np.ndarray, oracle: Estimate) -> Line2D:
-    """Draw the oracle; where it is below the axis its line leaves it, and the legend entry returned says from where."""
+    """Draw the oracle and return its legend entry, which says from where on the line is below the axis, if it is."""
     bottom = ax.get_ylim()[0]
     ax.fill_between(counts, oracle.low, oracle.high, color=INK, alpha=0.12, linewidth=0)
     if ax.get_yscale() == "log":

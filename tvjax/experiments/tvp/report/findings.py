@@ -56,7 +56,7 @@ def headline(summary: Summary) -> list[str]:
 
 
 def cautions(summary: Summary) -> list[str]:
-    """What comes before any number: members that are one model, tasks that were not learned, what cannot work."""
+    """The sentences before any number: members that are one model, tasks that were not learned, what cannot work."""
     sentences = [
         f"{' and '.join(names)} ended as one model, bit for bit: do not compare them." for names in summary.identical
     ]
@@ -72,7 +72,7 @@ def cautions(summary: Summary) -> list[str]:
 
 
 def _unlearned(summary: Summary, name: str, indices: Sequence[int]) -> str:
-    """That a setting has learned nothing of the task, or little, or not in every seed; "" where it has."""
+    """That a setting has learned nothing of the task, or little, or not in every seed; "" if it has."""
     shares = [summary.icl_share(index) for index in indices]
     stands = [standing(float(share.high)) for share in shares]
     if set(stands) == {"good"}:
@@ -89,13 +89,16 @@ def _unlearned(summary: Summary, name: str, indices: Sequence[int]) -> str:
 
 
 def _readable(summary: Summary, index: int) -> bool:
-    """Whether a member has learned the task, or holds a vector that works: otherwise nothing is to be said of it."""
+    """Whether a member has learned the task, or holds a vector that works: otherwise the report says nothing of it."""
     member = summary.members[index]
     return summary.learned(index) or any(summary.works(index, n) for n in (member.best_layer, member.prescribed_layer))
 
 
 def by_setting(summary: Summary, values: Sequence[float | np.ndarray]) -> str:
-    """One value a member, said by setting: ``ICL loss only: 0.016 to 0.024; ...`` (from the least seed to the most)."""
+    """One value a member, grouped by setting.
+
+    ``ICL loss only: 0.016 to 0.024; ...`` (from the least seed to the most).
+    """
     parts = []
     for name, indices in arms(summary.members).items():
         learned = sum(map(summary.learned, indices))
@@ -183,7 +186,7 @@ def _tvp(summary: Summary, index: int, layer: int) -> str:
 
 
 def _cost(summary: Summary, plain: Sequence[int], indices: Sequence[int]) -> str:
-    """ICL risk at K with TVP-loss against without it. Clear only where intervals (several seeds: ranges) part."""
+    """ICL risk at K with TVP-loss against without it. Clear only if intervals (several seeds: ranges) part."""
     learned = [sum(map(summary.learned, arm)) for arm in (indices, plain)]
     if any({summary.members[index].name for index in (*plain, *indices)} <= {*names} for names in summary.identical):
         return "They are one model, and so there is no cost to tell."
@@ -225,6 +228,6 @@ def _median_ratio(summary: Summary, indices: Sequence[int]) -> float:
 
 
 def _range(values: Sequence[float]) -> str:
-    """``3``, or ``2 to 4`` where they differ."""
+    """``3``, or ``2 to 4`` if they differ."""
     low, high = (str(value) if isinstance(value, int) else number(value) for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"

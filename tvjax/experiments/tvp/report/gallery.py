@@ -55,7 +55,7 @@ def _icl(run: TVPRun) -> Exhibit:
 
 
 def _beside(run: TVPRun) -> dict[str, str]:
-    """What stands beside the members' curves, and what each is there for."""
+    """The curves beside the members', and the purpose of each."""
     meanings = {}
     if run.summary.base.risk.oracle:
         meanings["the oracle"] = (

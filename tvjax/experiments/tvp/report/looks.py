@@ -68,7 +68,10 @@ def member_lines(styles: Sequence[Look], markers: bool = False) -> list[Line2D]:
 
 
 def rings(ax: Axes, summary: Summary, rows: Sequence[Estimate]) -> None:
-    """Around the value at the prescribed layer of each member that has one; rows: a member each, by layer."""
+    """Draw a ring around the value at the prescribed layer of each member that has one.
+
+    rows: one a member, by layer.
+    """
     for member, look, row in zip(summary.members, looks(summary), rows, strict=True):
         if member.prescribes:
             layer = member.prescribed_layer
@@ -76,14 +79,14 @@ def rings(ax: Axes, summary: Summary, rows: Sequence[Estimate]) -> None:
 
 
 def ring_key(summary: Summary) -> list[Line2D]:
-    """What the legend says of `rings`; nothing where there are none."""
+    """The legend of `rings`; empty if there are none."""
     if not any(member.prescribes for member in summary.members):
         return []
     return [Line2D([], [], markeredgecolor=QUIET, label="ring: the layer TVP-loss prescribes", **RING)]
 
 
 def baseline_looks(summary: Summary) -> dict[str, dict[str, Any]]:
-    """How the line of each baseline is drawn, with its label: thin, and none of the members' colours."""
+    """How the line of each baseline is drawn, with its label: thin, and in no colour of the members."""
     return {
         name: {
             "label": baseline_label(summary, name),

@@ -16,7 +16,7 @@ def setting(member: Member) -> str:
 
 
 def labels(members: Sequence[Member]) -> list[str]:
-    """The full meaning of each member; with its seed, or else its name, where the setting alone is not unique."""
+    """The full meaning of each member; with its seed, or else its name, if the setting alone is not unique."""
     settings = [setting(member) for member in members]
     seeded = [
         text if settings.count(text) == 1 else f"{text}, seed {member.seed}"
@@ -29,7 +29,7 @@ def labels(members: Sequence[Member]) -> list[str]:
 
 
 def titles(summary: Summary) -> list[str]:
-    """The full meaning of each member, with a word of those that have not learned the task."""
+    """The full meaning of each member, with a note if the member has not learned the task."""
     return [
         text if summary.learned(index) else f"{text} ({UNLEARNED})"
         for index, text in enumerate(labels(summary.members))
@@ -46,7 +46,7 @@ BASELINES = {
 
 
 def baseline_label(summary: Summary, name: str) -> str:
-    """``3 nearest neighbours``; ``lasso, penalty 0.1 (n = 128)`` of one that was not tried on all prompts."""
+    """``3 nearest neighbours``; ``lasso, penalty 0.1 (n = 128)`` for a baseline that was not tried on all prompts."""
     label = BASELINES.get(name, name.replace("_", " "))
     if name.startswith("lasso_"):
         label = f"lasso, penalty {name.removeprefix('lasso_')}"

@@ -1,4 +1,4 @@
-"""The figures of the probes, and what their numbers say in sentences that turn with them."""
+"""The figures of the probes, and sentences made from their numbers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,16 +17,16 @@ from tvjax.report.words import UNLEARNED, Estimate, number
 
 STYLES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)))
 NO_EDIT = -1
-"""Where a prompt without an edit stands on an axis of layers."""
+"""The position of a prompt without an edit on an axis of layers."""
 
 
 def probes_of(summary: Summary) -> list[Probes]:
-    """Those of the members, which have them all or not at all."""
+    """The probes of the members; all members have probes, or none."""
     return [member.probes for member in summary.members if member.probes]
 
 
 def probes_figure(summary: Summary) -> Figure:
-    """A panel a probe: decodability, entanglement, averaging and, where the family has them, swap and superposition."""
+    """A panel a probe: decodability, entanglement, averaging and, if the family has them, swap and superposition."""
     probes = probes_of(summary)
     word, measure = _measure(summary)
     panels: list[Callable[[Axes, Summary, str, Measure], None]] = [_read, _entanglement, _averaging]
@@ -234,7 +234,7 @@ def probes_text(summary: Summary) -> str:
 
 
 def swapped_to(probes: Probes, layer: int, word: str) -> str:
-    """Whose answer a swap gives: the ``vector``'s task, the ``prompt``'s, or ``neither`` where intervals overlap."""
+    """Whose answer a swap gives: the ``vector``'s task, the ``prompt``'s, or ``neither`` if intervals overlap."""
     vector, prompt = (probes.swap[f"{kind}_{word}"][layer] for kind in ("vector", "prompt"))
     if word == "accuracy":
         vector, prompt = prompt, vector  # of accuracies the greater is the better

@@ -1,4 +1,4 @@
-"""The figures over training: risks against the step, and at which layer a vector forms, when."""
+"""The figures over training: risks against the step, and when and at which layer a vector forms."""
 
 import numpy as np
 from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""A TVP run, whole and checked, so that nothing after it need doubt a file."""
+"""A TVP run, whole and checked: the code after it need not doubt a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,9 @@ from tvjax.report.reader import Metrics, Run, Vectors
 
 @dataclass(frozen=True)
 class TVPRun:
-    """A TVP run in memory. `metrics` and `vectors` are in the order of `summary.members`.
+    """A TVP run in memory, with `metrics` and `vectors` in the order of `summary.members`.
 
-    vectors: of each member those of its prescribed layer.
+    vectors: of each member, at its prescribed layer.
     """
 
     summary: Summary

@@ -1,4 +1,4 @@
-"""The figure of robustness: ICL and TVP risk under each shift, relative to what the prior risks there."""
+"""The figure of robustness: ICL and TVP risk under each shift, relative to the prior's risk under the shift."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,12 +22,12 @@ def icl_ratio(condition: Condition, index: int) -> Estimate:
 
 
 def tvp_ratio(condition: Condition, index: int, member: Member) -> Estimate:
-    """Its TVP risk at the prescribed layer, relative to the prior's risk under this condition."""
+    """Member `index`'s TVP risk at the prescribed layer, relative to the prior's risk under this condition."""
     return condition.risk.scores[index].tvp[member.prescribed_layer].over(float(condition.risk.prior.value))
 
 
 def oracle_ratio(condition: Condition) -> Estimate | None:
-    """The oracle's risk at all demonstrations relative to the prior's; None where the task has no oracle."""
+    """The oracle's risk at all demonstrations relative to the prior's; None: the task has no oracle."""
     if condition.risk.oracle is None:
         return None
     return condition.risk.oracle[condition.num_demonstrations].over(float(condition.risk.prior.value))

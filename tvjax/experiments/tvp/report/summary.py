@@ -1,7 +1,7 @@
-"""What `eval/summary.json` of a TVP run says, as checked values.
+"""The contents of `eval/summary.json` of a TVP run, as checked values.
 
-Every number of an evaluation is an `Estimate`: the value and its 90% bootstrap interval over prompts. They are grouped
-by *condition* (the prompts of training, or one shift) and by *measure* (risk; for token tasks accuracy too).
+Every number of an evaluation is an `Estimate`: the value and its 90% bootstrap interval over prompts. Numbers are
+grouped by *condition* (the prompts of training, or one shift) and by *measure* (risk; for token tasks accuracy too).
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,11 @@ from tvjax.report.words import Estimate
 
 @dataclass(frozen=True)
 class Scores:
-    """One member under one condition: ICL by number of demonstrations [K+1], TVP by layer [L+1], zero-shot."""
+    """One member under one condition.
+
+    icl: by number of demonstrations, [K+1].
+    tvp: by layer, [L+1].
+    """
 
     icl: Estimate
     tvp: Estimate
@@ -26,9 +30,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Baseline:
-    """An estimator that sees the demonstrations alone: by their number [K+1], not-a-number where one was not tried.
+    """An estimator that sees the demonstrations alone.
 
-    num_prompts: how many prompts it was tried on, the first of those of the evaluation.
+    icl: by number of demonstrations, [K+1]; not-a-number for a number that was not tried.
+    num_prompts: how many prompts it was tried on, the first prompts of the evaluation.
     """
 
     icl: Estimate
@@ -37,9 +42,11 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Measure:
-    """Risk, or accuracy, under one condition: of the prior, the oracle [K+1] (None: the task has none), each member.
+    """Risk, or accuracy, under one condition.
 
-    baselines: by name; only the prompts of training have them.
+    oracle: by number of demonstrations, [K+1]; None: the task has no oracle.
+    scores: one a member.
+    baselines: by name; only the condition of training has baselines.
     """
 
     prior: Estimate
@@ -50,7 +57,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Condition:
-    """The prompts that an evaluation drew: those of training, or one shift away from them."""
+    """The prompts of an evaluation: as in training, or under one shift."""
 
     name: str
     summary: str
@@ -64,12 +71,16 @@ Estimates = Mapping[str, Estimate]
 
 @dataclass(frozen=True)
 class Probes:
-    """What the probes say of one member's task vectors; * is risk, or accuracy. What a family is not asked is empty.
+    """The probes of one member's task vectors. * is risk or accuracy; a probe that a family does not have is empty.
 
-    read: by reader (linear, neighbours) the task's variance that it reads, [L+1], of all parameters together.
-    entanglement [L+1]. averaging: *, [A, L+1], by `counts` of dummy queries. swap: vector_* and prompt_* [L+1] and
-    unedited_*; superposition: first_*, second_*, mixture_risk, each by `shares`. rank: by layer (prescribed, best)
-    captured [R], participation, true_participation and power.
+    read: by reader (linear, neighbours), the share of the variance of all task parameters that it reads, [L+1].
+    entanglement: variance over dummy queries over variance over tasks, [L+1].
+    counts: numbers of dummy queries.
+    averaging: *, [counts, L+1].
+    swap: vector_* and prompt_*, [L+1], and unedited_*.
+    shares: shares of the first vector in a mix.
+    superposition: first_*, second_*, mixture_risk, each by `shares`.
+    rank: by layer (prescribed, best): captured [R], participation, true_participation and power.
     """
 
     num_prompts: int
@@ -87,7 +98,8 @@ class Probes:
 class Member:
     """One of the models trained side by side. Layers: 0 is the embedding, l the residual stream after block l.
 
-    control: its extra queries were answered from demonstrations, not from a vector. probes: None where none were made.
+    control: whether its extra queries were answered from demonstrations, not from a vector.
+    probes: None: there are none.
     """
 
     name: str
@@ -108,7 +120,8 @@ class Member:
 class Summary:
     """The whole evaluation. `base` is the condition of training; `base` and `shifts` list members in one order.
 
-    edit: how a vector is written, "replace" or "add". identical: names of members that are one model.
+    edit: how a vector is written, "replace" or "add".
+    identical: names of members that are one model.
     """
 
     task: str
@@ -128,11 +141,11 @@ class Summary:
         return self.base.risk.scores[index].icl[self.base.num_demonstrations].over(float(self.base.risk.prior.value))
 
     def tvp_share(self, index: int, layer: int) -> Estimate:
-        """Its TVP risk at `layer` over the prior's."""
+        """Member `index`'s TVP risk at `layer` over the prior's."""
         return self.base.risk.scores[index].tvp[layer].over(float(self.base.risk.prior.value))
 
     def learned(self, index: int) -> bool:
-        """Whether it has learned the task at all: its ICL risk is clearly below the prior's (`evals.learned`)."""
+        """Whether member `index` has learned the task at all: ICL risk clearly below the prior's (`evals.learned`)."""
         return standing(float(self.icl_share(index).high)) != "nothing"
 
     def works(self, index: int, layer: int) -> bool:
@@ -204,7 +217,7 @@ def _member(tree: Mapping[str, Any], layers: int) -> Member:
 
 
 def _probes(member: Mapping[str, Any], layers: int) -> Probes | None:
-    """Those of a member; runs of before there were any, and such as were not asked for them, have none."""
+    """The probes of a member; None: an old run, or a run without probes."""
     if member.get("probes") is None:
         return None
     try:
@@ -231,7 +244,7 @@ def _probes(member: Mapping[str, Any], layers: int) -> Probes | None:
 
 
 def _whole(parts: Any) -> Mapping[str, Any]:
-    """What is read of all parameters together, or of the only one."""
+    """The share that is read of all parameters together, or of the only one."""
     if not isinstance(parts, Mapping) or not parts:
         raise _Broken("decodability: not by parameter")
     return _get({"all": next(iter(parts.values()))} | dict(parts), "all", dict)
@@ -297,7 +310,7 @@ def _measure(
 
 
 def _baselines(tree: Mapping[str, Any], word: str, demonstrations: int) -> dict[str, Baseline]:
-    """Those of the condition; runs of before they were measured, and shifts, have none."""
+    """The baselines of a condition; shifts and old runs have none."""
     baselines = {}
     for name, entry in _get({"baselines": {}} | dict(tree), "baselines", dict).items():
         try:

@@ -15,7 +15,7 @@ WIDTH, NAME, SHIFT, GROUP = 80, 11, 20, 3
 
 
 def lines(summary: Mapping[str, Any]) -> list[str]:
-    """The tables of ``eval/summary.json``, given as the parsed JSON. Raises `UserError` if it is not such a summary."""
+    """The tables of `summary`, the parsed ``eval/summary.json``. Raises `UserError` if it is no such summary."""
     parsed = parse_summary(summary)
     base = parsed.base
     parts = [

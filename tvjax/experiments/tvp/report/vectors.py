@@ -1,4 +1,4 @@
-"""The figure of the vectors themselves: their two main directions, coloured by what they should encode."""
+"""The figure of the vectors: their two main directions, coloured by the parameters that they should encode."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def _member(figure: Figure, axes: np.ndarray, vectors: Vectors, title: str) -> N
 
 
 def _finite_principal(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`principal` of the rows that are finite; the others get no place."""
+    """`principal` of the finite rows; the other rows are NaN."""
     finite = np.isfinite(theta).all(1)
     points = np.full((len(theta), 2), np.nan)
     if finite.sum() < 2:
