@@ -1,10 +1,10 @@
 """Adaptive task vectors in the published setting (Kang et al. 2025): GPT-2 writes for Llama-3-8B.
 
-The argument chooses where the two sources differ: released_code (default; vectors at every position) or paper (at the
-last token). Neither weights nor data come with tvjax: --config.target.path=LLAMA --config.generator.path=GPT2
---config.data.path=TASKS, a folder with a NAME.json list of {"input", "output"} for each name in config.tasks.
-Ours are the wording of the templates, one answer prefix in place of three, the best checkpoint by the dev split, and
-the mean over tasks (theirs is over five categories).
+The two sources differ, and the argument chooses one: released_code (default; vectors at every position) or paper
+(vectors at the last token). Neither weights nor data come with tvjax: --config.target.path=LLAMA
+--config.generator.path=GPT2 --config.data.path=TASKS, a folder with a NAME.json list of {"input", "output"} for each
+name in config.tasks. Ours are the wording of the templates, one answer prefix in place of three, the best checkpoint by
+the dev split, and the mean over tasks (theirs is over five categories).
 """
 
 import atv_text

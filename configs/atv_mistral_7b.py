@@ -1,6 +1,6 @@
 """Adaptive task vectors in the published setting (Kang et al. 2025): GPT-2 writes for Mistral-7B.
 
-As configs/atv_llama3_8b.py, arguments included, but for the target.
+As configs/atv_llama3_8b.py, arguments included, except for the target.
 """
 
 import atv_llama3_8b

@@ -1,6 +1,6 @@
 """Where and when do task vectors form? A grid of conditions around a base run, each over several seeds.
 
-Every population is a TVP run in populations/ of the workdir: its fields are those of configs/tvp_synthetic.py. The
+Every population is a TVP run in populations/ of the workdir, with the fields of configs/tvp_synthetic.py. The
 argument chooses the study: token_offset (default, for two CPU cores and half an hour), linear (linear regression, a few
 hours there), or full, combinations at a larger size with TVP-loss under each, for accelerators. All of it is ours.
 """

@@ -1,7 +1,7 @@
 """A small language model of the built-in text tasks, trained here: for task vectors with no download.
 
-Here and in all files beside it: a group has the fields of its dataclass, of which docs/fields.md says what each is, and
-what it is where nothing is said.
+Here and in all files beside this file, a group has the fields of its dataclass. docs/fields.md has their meanings and
+defaults.
 """
 
 from ml_collections import ConfigDict

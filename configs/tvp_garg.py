@@ -1,12 +1,12 @@
 """The tasks of Garg et al. 2022 ("What Can Transformers Learn In-Context?") at their size, for accelerators.
 
-The argument chooses one: linear (default), quadratic, relu_network, decision_tree, linear_classification. Only what
+The argument chooses a task: linear (default), quadratic, relu_network, decision_tree, linear_classification. Only what
 differs from configs/tvp_synthetic.py stands here. "Garg": read in their paper or in their released configuration;
-"ours": our choice. What runs through it all and is ours:
-- the layout x, z, y with a placeholder z where answers are read; Garg alternate x and y and read at x;
+"ours": our choice. Ours throughout:
+- the layout x, z, y with a placeholder z, at which answers are read; Garg alternate x and y and read at x;
 - x and y each have channels of their own in the front end; Garg's y takes the first of x's, through the same map;
 - an answer has unit variance, by w ~ N(0, I_d) / sqrt(d) and its like, and a risk of 1 is chance; Garg do not divide,
-  and their squared errors are d times ours (but for decision trees and classification);
+  and their squared errors are d times ours (except for decision trees and classification);
 - two members, with and without the TVP-loss; Garg train one model on the ICL loss alone.
 """
 

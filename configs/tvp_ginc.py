@@ -2,7 +2,7 @@
 
 Only what differs from configs/tvp_synthetic.py stands here. The argument chooses the size: small (default) is for two
 CPU cores and a few minutes; published is the model and the vocabulary of the paper, for accelerators. "GINC": from the
-paper; "ours": our choice. What runs through it all and is ours:
+paper; "ours": our choice. Ours throughout:
 - the paper trains on documents and asks in prompts; here training prompts are of the form of those asked;
 - each string begins with the delimiter, and z stands before its last token, which is the answer;
 - the strings of a prompt begin in the same slot, uniform over all but the delimiter's.

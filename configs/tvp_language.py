@@ -1,7 +1,7 @@
-"""The TVP-loss as a fine-tuning objective of a language model, on text tasks of which some are held out. [ours]
+"""The TVP-loss as a fine-tuning objective of a language model, on text tasks, some of them held out. [ours]
 
-Of SmolLM2-135M, which is fetched once; with :small of a small model that is trained here first; with :study of SmolLM2
-at several layers and weights of the loss, over three seeds, one member after another.
+The model is SmolLM2-135M, which is fetched once; with :small a small model that is trained here first. With :study
+SmolLM2 is tuned at several layers and weights of the loss, over three seeds, one member after another.
 """
 
 import text_model

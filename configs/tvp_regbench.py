@@ -2,7 +2,7 @@
 
 Only what differs from configs/tvp_synthetic.py stands here. The argument chooses the size: small (default) is for two
 CPU cores and a few minutes; published has the automata and words of the paper, for accelerators. "RegBench": from the
-paper; "ours": our choice. What runs through it all and is ours:
+paper; "ours": our choice. Ours throughout:
 - z stands before the last symbol of each word, which is the answer; the paper asks for every symbol;
 - words are padded on the left to one length by a blank, and each begins with the bar that the paper puts between them.
 """
@@ -35,7 +35,7 @@ def _published(config: ConfigDict) -> None:
     config.task.automata = 5000  # RegBench
     config.task.held_out_automata = 500  # RegBench
     config.task.word = 49  # RegBench: 1..49 symbols
-    config.prompt.demonstrations = 18  # RegBench: 10..19 words; here always 19, of which the last is asked
+    config.prompt.demonstrations = 18  # RegBench: 10..19 words; here always 19, and the last is the query
     config.model.num_layers = 12  # ours
     config.model.width = 512  # ours
     config.model.num_heads = 8  # ours

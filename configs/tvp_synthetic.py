@@ -49,7 +49,7 @@ def _sinusoid(config: ConfigDict) -> None:
     config.task.held_out_phase = (0.0, 6.283185307179586)
     config.task.noise = 0.0  # standard deviation of the label noise
     config.task.grid = (12, 32, 48)  # points of the oracle's grid over a, b, c
-    config.task.grid_width = 0.08  # standard deviation of the oracle's likelihood where labels have no noise
+    config.task.grid_width = 0.08  # standard deviation of the oracle's likelihood if labels have no noise
     config.train.steps = 2500
     config.evaluation.prompts = 512
 
