@@ -1,7 +1,7 @@
 """Train, evaluate and report an experiment: python -m tvjax.main --config=configs/NAME.py[:ARG] [options]
 
   --config=FILE[:ARG]      what to run, e.g. configs/tvp_synthetic.py or configs/tvp_synthetic.py:sinusoid
-                           (may be left out where --workdir holds a run: it is that of the run)
+                           (may be left out if --workdir holds a run: it is that of the run)
   --config.FIELD=VALUE     change one field, e.g. --config.train.steps=200 or --config.population.seed="(0,1)"
   --workdir=DIR            the run directory; what it holds is gone on with (default: a new one, runs/NAME-DATE);
                            gs://BUCKET/RUN is one too, and ~/DIR one in the home folder

@@ -29,7 +29,7 @@ class DecisionTree(GaussianTask):
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """Those of Garg et al. but for boosted trees; that a greedy tree may also be given the signs alone is ours."""
+        """Those of Garg et al. except boosted trees; a greedy tree of the signs alone is [ours]."""
         return ("least_squares", "nearest_neighbours", "averaging", "greedy_tree", "greedy_tree_of_signs")
 
     def parameters(self, key: jax.Array, batch: int, *, held_out: bool = False) -> Parameters:

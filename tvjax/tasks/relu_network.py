@@ -27,7 +27,7 @@ class ReLUNetwork(GaussianTask):
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """Those of Garg et al. but for a network of the same shape, trained on the demonstrations."""
+        """Those of Garg et al. except a network of the same shape, trained on the demonstrations."""
         return ("least_squares", "nearest_neighbours", "averaging")
 
     def parameters(self, key: jax.Array, batch: int, *, held_out: bool = False) -> Parameters:

@@ -93,9 +93,10 @@ class Sinusoid(RealTask):
     ) -> jax.Array:
         """Posterior mean ``[B, N, 1]`` over a grid of the split's (a, b, c), with a Gaussian likelihood.
 
-        Its standard deviation is that of all label noise together with `grid_width`, so without noise the risk does not
-        fall to 0 but to what the grid resolves: with the defaults, about 2e-3 of the prior risk after 8 demonstrations
-        and 1e-3 after 16. Raises UserError for input_width > 1, where a grid over directions is out of reach.
+        The standard deviation of the likelihood is that of all label noise together with `grid_width`. So without noise
+        the risk falls to the resolution of the grid, not to 0: with the defaults, about 2e-3 of the prior risk after 8
+        demonstrations and 1e-3 after 16. Raises `UserError` for input_width > 1: a grid over directions is out of
+        reach.
         """
         if not self.has_oracle:
             raise reject("config.task.input_width", self.input_width, "1, where the oracle of sinusoid is wanted")

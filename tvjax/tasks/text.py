@@ -77,8 +77,8 @@ def some(pairs: Sequence[Pair], most: int) -> tuple[Pair, ...]:
 class Template:
     """How a prompt shows pairs: `start`, then ``before + input + between + answer + after``, one after another.
 
-    The query ends with `between`, its last token is where a vector is read and written. An answer begins with a
-    space, so that a tokenizer cuts it off from what stands before it.
+    The query ends with `between`; a vector is read and written at its last token. An answer begins with a space, so a
+    tokenizer cuts the answer off from the text before it.
     """
 
     before: str = setting("Q: ", "in front of an input")

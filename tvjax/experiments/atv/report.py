@@ -133,7 +133,10 @@ def contents(run: Run) -> Contents:
 
 
 def _methods_table(summary: Mapping[str, Any], caption: str = "", times: Mapping[str, Any] | None = None) -> Table:
-    """A row a method; times: with how long a question takes, and a trained example."""
+    """A row a method.
+
+    times: by method, the milliseconds of a question and of a trained example, as further columns.
+    """
     names, groups, rows = names_of(summary), groups_of(summary), []
     for m in summary["methods"]:
         trained, read = m["trainable_parameters"], m["generator_tokens_per_query"]

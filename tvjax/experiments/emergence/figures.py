@@ -74,9 +74,9 @@ def conditions(summary: Tree) -> Figure:
     )
     ax = figure.subplots()
     log_axis(ax, "x", *_limits([row[name] for row in rows for name in ("icl", "tvp_best")], 1.0))
-    for place, row in enumerate(rows):
-        _mark(ax, place - 0.13, row["icl"], HUES[0], "o", upright=False)
-        _mark(ax, place + 0.13, row["tvp_best"], HUES[1], "s", upright=False)
+    for index, row in enumerate(rows):
+        _mark(ax, index - 0.13, row["icl"], HUES[0], "o", upright=False)
+        _mark(ax, index + 0.13, row["tvp_best"], HUES[1], "s", upright=False)
     ax.axvline(1, **PRIOR)
     ax.axvline(USABLE, **THRESHOLD)
     quiet(ax, "risk / prior's risk", "")
@@ -151,8 +151,8 @@ def _heat(
             ax.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
     bar = figure.colorbar(image, ax=ax, pad=0.02, aspect=22)
     bar.set_label(unit, fontsize=8.5, color=INK)
-    bar.ax.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
-    bar.ax.yaxis.set_minor_formatter(lambda value, place: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    bar.ax.yaxis.set_major_formatter(lambda value, index: f"{value:g}")
+    bar.ax.yaxis.set_minor_formatter(lambda value, index: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     bar.ax.tick_params(which="both", labelsize=8, colors=QUIET)
     ax.tick_params(labelsize=8.5, colors=INK, length=0)
 
@@ -173,8 +173,8 @@ def training(summary: Tree) -> Figure:
             known = {**population, **member}
             groups.setdefault(ARMS["icl"] if known["arm"] == "icl" else second_loss(known), []).append(known)
     drawn, handles = [], []
-    for place, (name, members) in enumerate(groups.items()):
-        color = HUES[place % len(HUES)]
+    for index, (name, members) in enumerate(groups.items()):
+        color = HUES[index % len(HUES)]
         steps = members[0]["history"]["step"]
         curves = (
             [np.array(m["history"]["icl_risk"], float) / m["prior_risk"] for m in members],
@@ -215,14 +215,14 @@ def prescribed(summary: Tree) -> Figure:
     log_axis(left, "y", *_limits([row["tvp"] for row in trained], 1.0, USABLE))
     log_axis(right, "y", *_limits([row["icl_over_plain"] for row in rows], 1.0))
     for row in trained:
-        place = weights.index(row["tvp_weight"])
-        x = row["prescribed_layer"] + 0.12 * (place - (len(weights) - 1) / 2)
-        look = (HUES[place % len(HUES)], MARKERS[place % len(MARKERS)])
+        index = weights.index(row["tvp_weight"])
+        x = row["prescribed_layer"] + 0.12 * (index - (len(weights) - 1) / 2)
+        look = (HUES[index % len(HUES)], MARKERS[index % len(MARKERS)])
         _mark(left, x, row["tvp"], *look, upright=True)
         _mark(right, x, row["icl_over_plain"], *look, upright=True)
     beside = max(row["prescribed_layer"] for row in trained) + 1
-    for place, row in enumerate(control):
-        _mark(right, beside + 0.12 * place, row["icl_over_plain"], QUIET, "D", upright=True)
+    for index, row in enumerate(control):
+        _mark(right, beside + 0.12 * index, row["icl_over_plain"], QUIET, "D", upright=True)
     left.axhline(USABLE, **THRESHOLD)
     for ax in (left, right):
         ax.axhline(1, **PRIOR)

@@ -358,12 +358,12 @@ def _usable_sentence(rows: Sequence[Tree]) -> str:
 
 
 def _layers_sentence(rows: Sequence[Tree]) -> str:
-    found = [row for row in rows if row["usable"]]
-    if not any(map(_learned, rows)) and not found:
+    usable = [row for row in rows if row["usable"]]
+    if not any(map(_learned, rows)) and not usable:
         return "ICL was learned under no condition: there was no vector to be found."
-    if not found:
+    if not usable:
         return "With the ICL loss alone no layer held a usable vector in any seed."
-    parts = [f"{figures.label(row['differs_in'])}: {_usable_layers(row)}" for row in found]
+    parts = [f"{figures.label(row['differs_in'])}: {_usable_layers(row)}" for row in usable]
     return f"Best layers where one emerged with the ICL loss alone: {'; '.join(parts)}."
 
 

@@ -268,7 +268,10 @@ def _by_task(summary: Tree) -> Exhibit:
 
 
 def _lines(summary: Tree, title: str, evidence: str, unit: str, values: Callable[[Tree], Sequence[float]]) -> Figure:
-    """A panel a template, a line a start (the first eight), against layers; values: of a cell, up to layer L."""
+    """A panel a template, a line a start (the first eight), against layers.
+
+    values: from a cell to its values by layer, the last at layer L.
+    """
     templates, starts = _templates(summary), _starts(summary)[: len(HUES)]
     columns = min(2, len(templates))
     rows = -(-len(templates) // columns)
@@ -340,10 +343,10 @@ def _scatter(summary: Tree) -> Exhibit:
         starts, templates = _starts(summary)[: len(HUES)], _templates(summary)[: len(MARKERS)]
         for cell in summary["cells"]:
             if cell["start"] in starts and cell["template"] in templates:
-                found, color = cell["positions"][at], HUES[starts.index(cell["start"])]
+                entry, color = cell["positions"][at], HUES[starts.index(cell["start"])]
                 x, marker = cell["positions"][read]["cosine"][layer], MARKERS[templates.index(cell["template"])]
-                ax.vlines(x, *found["vector_first_ci"], color=color, linewidth=0.8, alpha=0.6)
-                ax.plot(x, found["vector_first"], color=color, marker=marker, markersize=6, linestyle="none")
+                ax.vlines(x, *entry["vector_first_ci"], color=color, linewidth=0.8, alpha=0.6)
+                ax.plot(x, entry["vector_first"], color=color, marker=marker, markersize=6, linestyle="none")
         quiet(ax, "mean cosine between the states of different queries", "accuracy with the state vector")
         ax.set_ylim(-0.03, 1.03)
         handles = [Line2D([], [], color=HUES[i], linewidth=3, label=name) for i, name in enumerate(starts)]

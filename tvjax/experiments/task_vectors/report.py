@@ -40,7 +40,7 @@ def lines(summary: Mapping[str, Any]) -> list[str | Table]:
 
 
 def cautions(summary: Mapping[str, Any]) -> list[str]:
-    """The sentences before any number: tasks in which demonstrations do not help, so that no vector can carry them."""
+    """The sentences before any number: tasks in which demonstrations do not help, so no vector can carry them."""
     k = summary["num_demonstrations"]
     sentences = []
     if summary["query_first"]:
