@@ -7,7 +7,7 @@ from pathlib import Path
 import tvjax
 
 ROOT = Path(__file__).resolve().parents[1]
-SUFFIX = re.compile(r"[a-z0-9]_([A-Z][A-Z0-9]*)$")
+SUFFIX = re.compile(r"_*[a-z]\w*_([A-Z][A-Z0-9]*)")
 
 
 def key():
@@ -23,7 +23,7 @@ def suffixes():
         for node in ast.walk(ast.parse(path.read_text())):
             for field in ("id", "arg", "attr", "name", "asname"):
                 name = getattr(node, field, None)
-                match = SUFFIX.search(name) if isinstance(name, str) else None
+                match = SUFFIX.fullmatch(name) if isinstance(name, str) else None
                 if match:
                     yield f"{path.relative_to(ROOT)}: {name}", match[1]
 
