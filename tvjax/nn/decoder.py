@@ -20,7 +20,7 @@ from flax import struct
 
 from tvjax.nn.attention import attention
 from tvjax.nn.rotary import Scaling, frequencies, rotate
-from tvjax.nn.taps import ASKS, KEPT, READS, WRITES, tap
+from tvjax.nn.taps import CAPTURED, CAPTURES, READS, WRITES, tap
 from tvjax.settings import setting
 
 PADDING = 2**30
@@ -347,8 +347,8 @@ class Decoder(nn.Module):
             length=c.num_layers,
             unroll=c.unroll or c.num_layers,
             in_axes=(0, 0, nn.broadcast),
-            variable_axes={"params": 0, READS: 0, WRITES: 0, ASKS: 0},
-            variable_carry=KEPT,
+            variable_axes={"params": 0, READS: 0, WRITES: 0, CAPTURES: 0},
+            variable_carry=CAPTURED,
             split_rngs={"params": True},
         )
         h_BTD, _ = blocks(c, name="blocks")(h_BTD, windows, layers, sight)
@@ -374,30 +374,30 @@ class Decoder(nn.Module):
         past: tuple[Stacked, Stacked] | None,
         sight: _Sight,
     ) -> jax.Array:
-        """The blocks with parameters that are `apart`: read and written as ever."""
+        """The blocks with parameters that are `apart`: read, captured and written as ever."""
         edits: Any = self.get_variable(WRITES, "blocks")
-        asks: Any = self.get_variable(ASKS, "blocks")
-        kept: Any = self.get_variable(KEPT, "blocks")
-        mutable = [name for name in (READS, KEPT) if self.is_mutable_collection(name)]
+        captures: Any = self.get_variable(CAPTURES, "blocks")
+        captured: Any = self.get_variable(CAPTURED, "blocks")
+        mutable = [name for name in (READS, CAPTURED) if self.is_mutable_collection(name)]
         seen = []
         for i, params in enumerate(layers):
             given = {"params": params} | {
                 name: jax.tree.map(lambda a, i=i: a[i], tree)
-                for name, tree in ((WRITES, edits), (ASKS, asks))
+                for name, tree in ((WRITES, edits), (CAPTURES, captures))
                 if tree is not None
             }
-            given |= {} if kept is None else {KEPT: kept}
+            given |= {} if captured is None else {CAPTURED: captured}
             window = None if windows is None else windows[i]
             before = None if past is None else (past[0][i], past[1][i])
             (h_BTD, _), found = Block(self.config, parent=None).apply(
                 given, h_BTD, window, before, sight, mutable=mutable
             )
-            kept = found.get(KEPT, kept)
+            captured = found.get(CAPTURED, captured)
             seen += [found[READS]] if READS in found else []
         if seen:
             self.put_variable(READS, "blocks", jax.tree.map(lambda *a: jnp.stack(a), *seen))
-        if kept is not None:
-            self.put_variable(KEPT, "blocks", kept)
+        if captured is not None:
+            self.put_variable(CAPTURED, "blocks", captured)
         return h_BTD
 
 

@@ -12,7 +12,7 @@ from flax import struct
 
 from tvjax.nn import selection
 from tvjax.nn.decoder import Decoder, DecoderConfig, Past, apart
-from tvjax.nn.taps import ASKS, KEPT, READS, WRITES, Ask
+from tvjax.nn.taps import CAPTURED, CAPTURES, READS, WRITES, Capture
 
 ADDRESSES = (
     "embed",
@@ -137,11 +137,11 @@ def _forward(
         return jnp.asarray(decoder.apply(variables, inputs, **options)), {}
     collection = READS
     if layers is not None or read_BN is not None:
-        collection = KEPT
-        variables |= _asks(decoder.config, addresses, layers, read_BN, *inputs.shape[:2])
+        collection = CAPTURED
+        variables |= _captures(decoder.config, addresses, layers, read_BN, *inputs.shape[:2])
     out, state = decoder.apply(variables, inputs, mutable=[collection], **options)
     found = {address: _at(state[collection], address) for address in addresses}
-    if collection == KEPT and "embed" in found:
+    if collection == CAPTURED and "embed" in found:
         found["embed"] = found["embed"][0]
     if layers is not None and len(set(layers)) < len(layers):
         slots = jnp.array([_distinct(layers).index(layer) for layer in layers])
@@ -159,7 +159,7 @@ def _at(tree: Any, address: str) -> Any:
     return tree
 
 
-def _asks(
+def _captures(
     c: DecoderConfig,
     addresses: tuple[str, ...],
     layers: tuple[int, ...] | None,
@@ -167,22 +167,25 @@ def _asks(
     batch: int,
     length: int,
 ) -> dict[str, Any]:
-    """The collections that make taps keep `layers` and positions `read_BN` of `addresses`, and nothing else."""
+    """The collections that make taps keep `layers` and positions `read_BN` of `addresses`, and nothing else.
+
+    layers: 1..L, all where None. read_BN: indices in T, ``[B, N]`` or one row ``[1, N]`` for all; all where None.
+    """
     layers = tuple(range(1, c.num_layers + 1)) if layers is None else _distinct(layers)
     read_BN = jnp.arange(length)[None] if read_BN is None else read_BN
     read_BN = jnp.broadcast_to(read_BN, (batch, read_BN.shape[1]))
     blocks = jnp.array(layers, jnp.int32) - 1
     slots_L = jnp.full(c.num_layers, len(layers)).at[blocks].set(jnp.arange(len(layers)))
     heads = {"blocks/heads": c.num_heads, "blocks/keys": c.kv_heads, "blocks/values": c.kv_heads}
-    asks: dict[str, Any] = {}
-    kept: dict[str, Any] = {}
+    captures: dict[str, Any] = {}
+    buffers: dict[str, Any] = {}
     for address in addresses:
         shape = (*read_BN.shape, heads[address], c.channels) if address in heads else (*read_BN.shape, c.width)
         group, _, name = address.rpartition("/")
         if group:
-            ask = Ask(slots_L, jnp.broadcast_to(read_BN, (c.num_layers, *read_BN.shape)))
-            asks.setdefault(group, {})[name] = ask
-            kept.setdefault(group, {})[name] = jnp.zeros((len(layers), *shape), c.dtype)
+            capture = Capture(slots_L, jnp.broadcast_to(read_BN, (c.num_layers, *read_BN.shape)))
+            captures.setdefault(group, {})[name] = capture
+            buffers.setdefault(group, {})[name] = jnp.zeros((len(layers), *shape), c.dtype)
         else:
-            asks[name], kept[name] = Ask(jnp.asarray(0), read_BN), jnp.zeros((1, *shape), c.dtype)
-    return {ASKS: asks, KEPT: kept}
+            captures[name], buffers[name] = Capture(jnp.asarray(0), read_BN), jnp.zeros((1, *shape), c.dtype)
+    return {CAPTURES: captures, CAPTURED: buffers}

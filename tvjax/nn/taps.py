@@ -1,8 +1,8 @@
 """The one idea: an activation has an address; you can read it and you can write it.
 
 A module calls `tap` where the outside may look in and reach in. Reading is Flax's `intermediates` collection, writing
-is an `edits` collection with an `Edit` at the same address. To keep chosen layers and positions only, `asks` holds an
-`Ask` at the address and `kept` the array that fills. Edits are data: no hook, no global state, and no
+is an `edits` collection with an `Edit` at the same address. To read chosen layers and positions only, `captures` holds
+a `Capture` at the address and `captured` the buffer that it fills. Edits are data: no hook, no global state, and no
 recompilation when the layer, the position, the scale or the vector changes. `vmap` over edits is a sweep, `grad`
 through them trains whatever made them.
 """
@@ -18,8 +18,8 @@ from tvjax.parallel.mesh import shard_activation
 
 READS = "intermediates"
 WRITES = "edits"
-ASKS = "asks"
-KEPT = "kept"
+CAPTURES = "captures"
+CAPTURED = "captured"
 
 
 @struct.dataclass
@@ -40,15 +40,19 @@ class Edit:
 
 
 @struct.dataclass
-class Ask:
-    """What to keep of an activation ``[B, T, ...]``: positions ``[B, N]``, in entry `slot` (out of range: nothing)."""
+class Capture:
+    """Which layers and positions of an activation ``[B, T, ...]`` are kept.
+
+    slot: the entry of the buffer ``[layers, B, N, ...]`` that this layer fills; one out of range: it fills none.
+    positions_BN: the indices in T that are kept. For an address inside `blocks` both carry a leading axis of L.
+    """
 
     slot: jax.Array
     positions_BN: jax.Array
 
-    def __call__(self, kept: jax.Array, x: jax.Array) -> jax.Array:
+    def __call__(self, buffer: jax.Array, x: jax.Array) -> jax.Array:
         index = self.positions_BN.reshape(*self.positions_BN.shape, *[1] * (x.ndim - 2))
-        return kept.at[self.slot].set(jnp.take_along_axis(x, index, axis=1), mode="drop")
+        return buffer.at[self.slot].set(jnp.take_along_axis(x, index, axis=1), mode="drop")
 
 
 def tap(module: nn.Module, name: str, x: Any) -> Any:
@@ -59,7 +63,8 @@ def tap(module: nn.Module, name: str, x: Any) -> Any:
     x = shard_activation(name, x)
     if module.has_variable(WRITES, name):
         x = module.get_variable(WRITES, name)(x)
-    if module.has_variable(ASKS, name):
-        module.put_variable(KEPT, name, module.get_variable(ASKS, name)(module.get_variable(KEPT, name), x))
+    if module.has_variable(CAPTURES, name):
+        capture, buffer = module.get_variable(CAPTURES, name), module.get_variable(CAPTURED, name)
+        module.put_variable(CAPTURED, name, capture(buffer, x))
     module.sow(READS, name, x, reduce_fn=lambda _, new: new, init_fn=lambda: None)
     return x
