@@ -10,8 +10,8 @@ from tvjax.methods.base import RunContext
 from tvjax.methods.trained import FastSettings, Trained
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import DecoderConfig
-from tvjax.nn.taps import Edit
 from tvjax.vectors.adapters import Adapter, Change, Given, Queries, of_task
+from tvjax.vectors.edits import edit_at, merge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +40,11 @@ class I2CL(Adapter):
         return made
 
     def change(self, params: Any, given: Given, made: Any, q: Questions) -> Change:
-        tree = {
-            name: Edit(keep_BL.T[:, :, None, None], added_BLD.swapaxes(0, 1)[:, :, None])
+        written = (
+            edit_at(f"blocks/{name}", added_BLD.swapaxes(0, 1)[:, :, None], keep=keep_BL.T[:, :, None, None])
             for name, (keep_BL, added_BLD) in made.items()
-        }
-        return Change(given["target"], {"blocks": tree})
+        )
+        return Change(given["target"], merge(*written))
 
 
 def _summaries(context: RunContext, own: FastSettings) -> Given:

@@ -64,7 +64,7 @@ def tap(module: nn.Module, name: str, x: Any) -> Any:
     if module.has_variable(WRITES, name):
         x = module.get_variable(WRITES, name)(x)
     if module.has_variable(CAPTURES, name):
-        capture, buffer = module.get_variable(CAPTURES, name), module.get_variable(CAPTURED, name)
-        module.put_variable(CAPTURED, name, capture(buffer, x))
+        capture: Capture = module.get_variable(CAPTURES, name)
+        module.put_variable(CAPTURED, name, capture(module.get_variable(CAPTURED, name), x))
     module.sow(READS, name, x, reduce_fn=lambda _, new: new, init_fn=lambda: None)
     return x

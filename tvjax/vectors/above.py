@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from tvjax.nn.answers import Questions, from_last
 from tvjax.nn.decoder import Decoder, Past
 from tvjax.nn.model import forward
-from tvjax.nn.taps import Edit
+from tvjax.vectors.edits import HEADS, edit_at
 from tvjax.vectors.from_prompts import at_last
 from tvjax.vectors.tvp import STREAM, stream_at
 
@@ -39,7 +39,7 @@ def _block(
     cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=index, slice_size=1)
     params = {**params, "blocks": jax.tree.map(cut, params["blocks"])}
     past = Past(cut(past.keys), cut(past.values), past.positions_BS)
-    tree = {"embed": Edit(jnp.zeros((1, 1, 1), h_BAD.dtype), h_BAD)} | tree
+    tree = edit_at("embed", h_BAD) | tree
     positions_BT = q.tokens.positions_BT
     address = "blocks/resid"
     out, found = forward(
@@ -58,8 +58,8 @@ def read_out(decoder: Decoder, params: Any, past: Past, q: Questions, h_BAD: jax
 
     h_BAD = jax.lax.fori_loop(layer, top, body, h_BAD)
     last = layer > top  # nothing is left to run: the state is that which is read out
-    written = Edit(jnp.zeros((1, 1, 1, 1), h_BAD.dtype), h_BAD[None], jnp.asarray(last).reshape(1, 1, 1, 1))
-    return _block(decoder, params, past, q, top, h_BAD, {"blocks": {"resid": written}})[0]
+    written = edit_at("blocks/resid", h_BAD[None], here=jnp.asarray(last).reshape(1, 1, 1, 1))
+    return _block(decoder, params, past, q, top, h_BAD, written)[0]
 
 
 def said(
@@ -118,10 +118,10 @@ def head_effects(decoder: Decoder, params: Any, mean_LHC: jax.Array, q: Question
             here = (jnp.arange(heads) == head)[None, None, None, :, None]
             if whole:
                 here = here & (jnp.arange(layers) == index)[:, None, None, None, None]
-                tree = {"blocks": {"heads": _put(mean_LHC[:, None, None], here)}}
+                tree = edit_at(HEADS, mean_LHC[:, None, None], here=here)
                 ids_BT, positions_BT = q.tokens.ids_BT, q.tokens.positions_BT
                 return chance(forward(decoder, params, ids_BT, edits=tree, positions_BT=positions_BT, past=past)[0])
-            tree = {"blocks": {"heads": _put(mean_LHC[index][None, None, None], here)}}
+            tree = edit_at(HEADS, mean_LHC[index][None, None, None], here=here)
             _, h_BAD = _block(decoder, params, past, q, index, h_LBAD[index], tree)
             return chance(read_out(decoder, params, past, q, h_BAD, index + 1))
 
@@ -129,7 +129,3 @@ def head_effects(decoder: Decoder, params: Any, mean_LHC: jax.Array, q: Question
 
     chance_LHB = jax.lax.map(in_block, jnp.arange(layers))
     return (chance_LHB - chance(out)[None, None]).transpose(2, 0, 1)
-
-
-def _put(value: jax.Array, here: jax.Array) -> Edit:
-    return Edit(jnp.zeros_like(here, value.dtype), value, here)

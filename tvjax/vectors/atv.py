@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import Decoder, DecoderConfig, Norm
 from tvjax.nn.model import forward
-from tvjax.nn.taps import Edit
+from tvjax.vectors.edits import Tree, edit_at, merge
 
 Positions = Literal["last", "all"]
 
@@ -73,24 +73,24 @@ def read_query(
     return jnp.asarray(Norm(decoder.config).apply({"params": params["norm"]}, found["blocks/resid"][0, :, 0]))
 
 
-def dropped(key: jax.Array, c: DecoderConfig, rate: float, batch: int, length: int) -> Any:
+def dropped(key: jax.Array, c: DecoderConfig, rate: float, batch: int, length: int) -> Tree:
     """Dropout as an edits tree: of the embedding and of what attention and the MLPs add, as GPT-2 is trained.
 
     A state is kept, and scaled by 1 / (1 - rate), or put to zero. That of the attention's weights has no address.
     """
     embed, attn, mlp = jax.random.split(key, 3)
 
-    def mask(key: jax.Array, *lead: int) -> Edit:
+    def mask(address: str, key: jax.Array, *lead: int) -> Tree:
         keep = jax.random.bernoulli(key, 1 - rate, (*lead, batch, length, c.width)) / (1 - rate)
-        return Edit(keep, jnp.zeros((*lead, 1, 1, 1)))
+        return edit_at(address, jnp.zeros((*lead, 1, 1, 1)), keep=keep)
 
-    blocks = {"attn_out": mask(attn, c.num_layers), "mlp_out": mask(mlp, c.num_layers)}
-    return {"embed": mask(embed), "blocks": blocks}
+    blocks = mask("blocks/attn_out", attn, c.num_layers), mask("blocks/mlp_out", mlp, c.num_layers)
+    return merge(mask("embed", embed), *blocks)
 
 
 def inject(
     vectors_BND: jax.Array, layers: tuple[int, ...], positions: Positions, c: DecoderConfig, q: Questions
-) -> Any:
+) -> Tree:
     """The edits tree that adds a vector (``lambda^l v^l``) to h^l, for `layers`, in prompts with answers behind them.
 
     positions: "last", the prompt's last token, whose state the answer's first token is read from; or "all" tokens,
@@ -102,4 +102,4 @@ def inject(
     if positions == "last":
         here_BT = jnp.arange(length)[None] == q.last_B[:, None]
         here = jnp.broadcast_to(here_BT[None, :, :, None], (count, batch, length, 1))
-    return {"blocks": {"resid": Edit(jnp.ones((count, 1, 1, 1)), added_LBD[:, :, None], here)}}
+    return edit_at("blocks/resid", added_LBD[:, :, None], keep=1.0, here=here)

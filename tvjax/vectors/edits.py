@@ -119,6 +119,22 @@ def add(vectors: Any, *, layers: Any, positions: Any = "last", scale: Any = 1.0,
     return mix(vectors, layers=layers, positions=positions, keep=1.0, scale=scale, **where)
 
 
+def edit_at(address: str, add: jax.Array, *, keep: Any = 0.0, here: jax.Array | None = None) -> Tree:
+    """The edits tree of one write, ``a <- keep * a + add`` where `here` is true: all other trees are made of this.
+
+    address: what is written, which has the axes ``[B, T, D]``, or ``[B, T, H, C]`` at "blocks/heads".
+    add: of those axes, each as long as theirs or 1, and for an address in `blocks` a leading axis of L.
+    keep: a number, or an array of the same axes as `add`.
+    here: a mask of the same axes, which may be traced; None: everywhere.
+    """
+    group, _, name = address.rpartition("/")
+    layers = (len(add),) if group else ()
+    keep = jnp.asarray(keep, add.dtype)
+    keep = keep if keep.ndim else jnp.broadcast_to(keep, (*layers, *[1] * (add.ndim - len(layers))))
+    edit = Edit(keep, add, here)
+    return {group: {name: edit}} if group else {name: edit}
+
+
 def affine(
     vectors: jax.Array, *, keep: Any = 0.0, scale: Any = 1.0, at_layer: jax.Array, at_position: jax.Array
 ) -> Tree:
@@ -136,7 +152,8 @@ def _stream(keep: jax.Array, added: jax.Array, here: jax.Array) -> Tree:
     layers = here.shape[0]
     keep = jnp.broadcast_to(jnp.asarray(keep, added.dtype), (layers, *keep.shape[1:]))
     added = jnp.broadcast_to(added, (layers, *added.shape[1:]))
-    return {"embed": Edit(keep[0], added[0], here[0]), "blocks": {"resid": Edit(keep[1:], added[1:], here[1:])}}
+    embed = edit_at("embed", added[0], keep=keep[0], here=here[0])
+    return embed | edit_at("blocks/resid", added[1:], keep=keep[1:], here=here[1:])
 
 
 def at_layer(layer: Any, num_layers: int) -> jax.Array:
@@ -144,8 +161,12 @@ def at_layer(layer: Any, num_layers: int) -> jax.Array:
     return jnp.arange(num_layers + 1) == layer
 
 
-def merge(first: Tree, second: Tree) -> Tree:
-    """The tree that applies `first`, then `second`: affine maps compose."""
+def merge(*trees: Tree) -> Tree:
+    """The tree that applies `trees` in their order: affine maps compose."""
+    return functools.reduce(_merge, trees)
+
+
+def _merge(first: Tree, second: Tree) -> Tree:
     merged = dict(first)
     for name, node in second.items():
         if name not in first:
@@ -153,16 +174,16 @@ def merge(first: Tree, second: Tree) -> Tree:
         elif isinstance(node, Edit):
             merged[name] = _compose(first[name], node)
         else:
-            merged[name] = merge(first[name], node)
+            merged[name] = _merge(first[name], node)
     return merged
 
 
 def _compose(a: Edit, b: Edit) -> Edit:
     keep_a, add_a = (a.keep, a.add) if a.here is None else (jnp.where(a.here, a.keep, 1), jnp.where(a.here, a.add, 0))
     keep, added = b.keep * keep_a, b.keep * add_a + b.add
-    if b.here is None:
-        return Edit(keep, added)
-    return Edit(jnp.where(b.here, keep, keep_a), jnp.where(b.here, added, add_a))
+    if b.here is not None:
+        keep, added = jnp.where(b.here, keep, keep_a), jnp.where(b.here, added, add_a)
+    return Edit(keep, added)
 
 
 def place(writes: Write | Sequence[Write], config: DecoderConfig, positions_BT: Any, batch: int = 0) -> Tree:
@@ -229,8 +250,7 @@ def _check_edit(address: str, edit: Edit, layers: tuple[int, ...], shape: tuple[
 
 
 def _joined(writes: Write | Sequence[Write], config: DecoderConfig, where: Any, batch: int) -> Tree:
-    trees = [_one(write, config, jnp.asarray(where(write)), batch) for write in listed(writes)]
-    return functools.reduce(merge, trees)
+    return merge(*(_one(write, config, jnp.asarray(where(write)), batch) for write in listed(writes)))
 
 
 def _one(write: Write, c: DecoderConfig, at_position: jax.Array, batch: int) -> Tree:

@@ -10,9 +10,8 @@ import optax
 from tvjax.nn.answers import Questions, from_last, risk
 from tvjax.nn.decoder import Decoder, Past, rows_of
 from tvjax.nn.model import cut
-from tvjax.nn.taps import Edit
 from tvjax.vectors.above import states
-from tvjax.vectors.edits import merge
+from tvjax.vectors.edits import edit_at, merge
 from tvjax.vectors.from_prompts import at_last
 
 CUTS = 5
@@ -55,8 +54,7 @@ def learn(
     optimizer = optax.adam(rate)
 
     def loss(vector_D: jax.Array, layer: jax.Array, drawn: Questions, seen: Past, h_BAD: jax.Array) -> jax.Array:
-        below = {"embed": Edit(jnp.zeros((1, 1, 1), h_BAD.dtype), h_BAD)}
-        tree = merge(below, at_last(top, vector_D, layer - start, drawn.last_B, length, keep=1.0))
+        tree = merge(edit_at("embed", h_BAD), at_last(top, vector_D, layer - start, drawn.last_B, length, keep=1.0))
         return risk(top, above, drawn, tree, seen).mean()
 
     def step(state: tuple[jax.Array, Any], row_B: jax.Array) -> tuple[tuple[jax.Array, Any], None]:

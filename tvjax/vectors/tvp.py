@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from tvjax.nn.decoder import Decoder
 from tvjax.nn.model import cut, forward
-from tvjax.nn.taps import Edit
 from tvjax.settings import setting
 from tvjax.tasks.base import Task
 from tvjax.tasks.prompt import Layout, Prompt
@@ -72,7 +71,7 @@ def prompt_with(
         below, (decoder, params) = cut(decoder, params, lowest)
         _, found = forward(*below, inputs[:, : layout.offset], addresses=("blocks/resid",))
         h_BTD = jnp.concatenate([found["blocks/resid"][-1], theta_BD[:, None].astype(found["blocks/resid"].dtype)], 1)
-        layer, more = layer - lowest, {"embed": Edit(jnp.zeros((1, 1, 1)), h_BTD)}
+        layer, more = layer - lowest, edits.edit_at("embed", h_BTD)
     return answer_with(decoder, params, inputs, theta_BD, layer, edit, more)
 
 
