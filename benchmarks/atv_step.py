@@ -190,8 +190,7 @@ def inject_side(folder: Path, o: argparse.Namespace) -> None:
     import jax
 
     from tvjax.nn.answers import Questions
-    from tvjax.nn.decoder import Decoder
-    from tvjax.nn.model import forward
+    from tvjax.nn.model import Model, forward
     from tvjax.nn.pretrained import load_model
     from tvjax.nn.tokens import pad
     from tvjax.vectors.atv import inject
@@ -206,7 +205,7 @@ def inject_side(folder: Path, o: argparse.Namespace) -> None:
     def ask(positions: Any, params: Any, q: Questions, v_BND: jax.Array) -> jax.Array:
         edits = inject(v_BND, layers, positions, config, q) if positions else None
         where = {"at": q.last_B[:, None], "positions_BT": q.tokens.positions_BT}
-        return forward(Decoder(config), params, q.tokens.ids_BT, edits=edits, **where)[0]
+        return forward(Model(params, config), q.tokens.ids_BT, edits=edits, **where)[0]
 
     def seconds(positions: Any) -> float:
         begun = time.perf_counter()

@@ -150,10 +150,10 @@ def tvjax_side(folder: str, work: str) -> Callable[[], np.ndarray]:
     q = Questions(pad(ids.tolist(), side="right"), jnp.full(batch, length - 1), none, one)
     mean_LHC = jnp.asarray(vectors[:-1, 0].reshape(c.num_layers, c.num_heads, c.channels))
     batches = Batches(1.0, 64)  # as configs/task_vectors_hf.py has it
-    effects = jax.jit(head_effects, static_argnums=0)
+    effects = jax.jit(head_effects)
 
     def heads() -> np.ndarray:
-        effects_LH = np.asarray(batches(effects, (model.decoder,), (model.params, mean_LHC), q)).mean(0)
+        effects_LH = np.asarray(batches(effects, (), (model.bare, mean_LHC), q)).mean(0)
         return np.stack([effects_LH[i, i % c.num_heads] for i in range(TIMED_PASSES - 1)])
 
     return heads

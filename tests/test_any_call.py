@@ -64,19 +64,19 @@ def model():
 
 @pytest.fixture
 def few_programs(model, monkeypatch):
-    def dense_forward(decoder, params, inputs, **options):
+    def dense_forward(model, inputs, **options):
         edits = options.pop("edits")
         if isinstance(edits, dict) or edits is None:
             concrete = not isinstance(inputs, jax.core.Tracer)
             edits = dense(model, edits, *inputs.shape[:2]) if concrete else edits
-        return forward(decoder, params, inputs, edits=edits, **options)
+        return forward(model, inputs, edits=edits, **options)
 
     whole = decoding.generate
 
-    def dense_generate(decoder, params, tokens, count, *, prompt_edits, step_edits, **options):
+    def dense_generate(model, tokens, count, *, prompt_edits, step_edits, **options):
         prompt_edits = dense(model, prompt_edits, *tokens.ids_BT.shape)
         step_edits = dense(model, step_edits, len(tokens.ids_BT), 1)
-        return whole(decoder, params, tokens, count, prompt_edits=prompt_edits, step_edits=step_edits, **options)
+        return whole(model, tokens, count, prompt_edits=prompt_edits, step_edits=step_edits, **options)
 
     monkeypatch.setattr(library, "forward", dense_forward)
     monkeypatch.setattr(decoding, "generate", dense_generate)
@@ -107,7 +107,7 @@ class Reference:
         leaf = lambda name: Edit(*(jnp.asarray(a, jnp.float32) for a in (keep[name], add[name])), here(keep[name]))
         tree = {"embed": leaf("embed"), "blocks": {a.split("/")[1]: leaf(a) for a in WRITABLE}}
         row = jnp.asarray([ids + [0] * (LONGEST - len(ids))])
-        out, states = forward(self.model.decoder, self.model.params, row, edits=tree, addresses=ADDRESSES)
+        out, states = forward(self.model, row, edits=tree, addresses=ADDRESSES)
         states = {a: np.asarray(s)[:, 0] if a.startswith("blocks/") else np.asarray(s)[0] for a, s in states.items()}
         return np.asarray(out[0]), states
 

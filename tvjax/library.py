@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from tvjax.errors import UserError, reject
 from tvjax.files import nearest_beside, read_json, user_path
 from tvjax.nn import decoding
-from tvjax.nn.decoder import PADDING, PRECISIONS, Decoder, Precision
+from tvjax.nn.decoder import PADDING, PRECISIONS, Precision
 from tvjax.nn.inputs import Inputs, Prompts, check_length, inputs_of, texts_of
 from tvjax.nn.model import ADDRESSES, Model, forward
 from tvjax.nn.selection import addresses as addresses_of
@@ -181,8 +181,7 @@ def capture(
     named, mask = positions_of(positions)
     read_BN = None if named == "all" else inputs.own().index(named, mask)
     return forward(
-        model.decoder,
-        model.params_for(math.prod(inputs.values.shape[:2])),
+        model.for_tokens(math.prod(inputs.values.shape[:2])),
         inputs.values,
         edits=_tree(model, edits, inputs),
         addresses=addresses,
@@ -203,8 +202,7 @@ def run(model: Model, prompts: Prompts, *, edits: Edits = None, last: bool = Fal
     where: dict[str, Any] = {"edits": _tree(model, edits, inputs), "positions_BT": inputs.positions_BT}
     if flag("last", last):
         where["at"] = jnp.broadcast_to(inputs.own().index("last"), (inputs.batch, 1))
-    params = model.params_for(math.prod(inputs.values.shape[:2]))
-    return forward(model.decoder, params, inputs.values, **where)[0]
+    return forward(model.for_tokens(math.prod(inputs.values.shape[:2])), inputs.values, **where)[0]
 
 
 def generate(
@@ -245,11 +243,9 @@ def generate(
     origin.check(model, later)  # those of the prompt are checked where they are placed
     valid_BT = jnp.broadcast_to(inputs.places_BT, inputs.values.shape) != PADDING
     made = decoding.generate(
-        model.decoder,
-        model.params,
+        model,
         Tokens(inputs.values, valid_BT),
         max_new_tokens,
-        step_params=model.parted,
         prompt_edits=_tree(model, in_prompt, inputs),
         step_edits=editing.place_step(later, model.config, inputs.batch) if later else None,
         addresses=addresses,
@@ -317,7 +313,7 @@ def sweep(
         raise reject("edit", edit, "'replace' or 'add'")
     index_B = _one_place(inputs, position)
     places_BT = jnp.broadcast_to(inputs.places_BT, inputs.values.shape[:2])
-    return _sweep(model.decoder, edit, model.params, inputs.values, places_BT, index_B, jnp.asarray(vectors))
+    return _sweep(edit, model.bare, inputs.values, places_BT, index_B, jnp.asarray(vectors))
 
 
 def _one_place(inputs: Inputs, position: Any) -> jax.Array:
@@ -333,25 +329,24 @@ def _one_place(inputs: Inputs, position: Any) -> jax.Array:
     return jnp.broadcast_to(index_BN[:, 0], inputs.batch)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _sweep(
-    decoder: Decoder,
     edit: str,
-    params: Any,
+    model: Model,
     inputs: jax.Array,
     positions_BT: jax.Array,
     index_B: jax.Array,
     vectors: jax.Array,
 ) -> jax.Array:
-    past, token, here_B1 = decoding.before(decoder, params, inputs, positions_BT, index_B)
+    past, token, here_B1 = decoding.before(model, inputs, positions_BT, index_B)
 
     def one(vectors_BD: jax.Array, layer: jax.Array) -> jax.Array:
         tree = editing.affine(
             vectors_BD[None, :, None],
             keep=float(edit == "add"),
-            at_layer=editing.at_layer(layer, decoder.config.num_layers),
+            at_layer=editing.at_layer(layer, model.config.num_layers),
             at_position=jnp.ones((1, 1), bool),
         )
-        return forward(decoder, params, token, edits=tree, positions_BT=here_B1, past=past)[0][:, 0]
+        return forward(model, token, edits=tree, positions_BT=here_B1, past=past)[0][:, 0]
 
-    return jax.vmap(one)(vectors, jnp.arange(decoder.config.num_layers + 1))
+    return jax.vmap(one)(vectors, jnp.arange(model.config.num_layers + 1))

@@ -18,7 +18,7 @@ from tvjax.experiments.atv_tvp.writer import Target, WriterExperiment
 from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.tvp import run as tvp
 from tvjax.experiments.tvp.training import TVPExperiment
-from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import Model
 from tvjax.tasks import NO_SHIFT, draw
 from tvjax.vectors.adapters import Queries
 from tvjax.vectors.origin import fingerprint
@@ -115,7 +115,7 @@ class TestSummary:
         risk = {}
         for name, theta in said.items():
             out = prompt_with(
-                Decoder(target.decoder), t.params, target.task, target.layout, jnp.asarray(theta), 1, drawn.fresh_x
+                Model(t.params, target.decoder), target.task, target.layout, jnp.asarray(theta), 1, drawn.fresh_x
             )
             risk[name] = float(jnp.square(out - drawn.fresh_answers).mean())
         entry = ran[1]["members"][1]
@@ -196,9 +196,7 @@ class TestWriter:
         x, y = s.task.draw_pairs(query_key, prompt.parameters, K)
         risks = [
             jnp.square(
-                prompt_with(
-                    Decoder(s.decoder), experiment.target.params, s.task, s.layout, written[:, k + 1], 1, x[:, k]
-                )
+                prompt_with(Model(experiment.target.params, s.decoder), s.task, s.layout, written[:, k + 1], 1, x[:, k])
                 - y[:, k]
             ).mean()
             for k in range(K)

@@ -62,7 +62,7 @@ def tokenizer(tmp_path_factory):
 def bench(tokenizer):
     config = types.SimpleNamespace(num_layers=2, num_heads=2, width=4, positions="rotary", max_positions=0)
     source = types.SimpleNamespace(tokenizer=tokenizer)
-    model = types.SimpleNamespace(config=config, source=source, decoder=None, params=None)
+    model = types.SimpleNamespace(config=config, source=source, bare=None)
     settings = VectorConfig(demonstrations=3, prompts=4, questions=6)
     known = {x: answers[-1] for x, answers in TASKS["up"].answers.items()}
     return Bench(model, settings, TEMPLATE, TASKS, batches=Says(tokenizer, known))

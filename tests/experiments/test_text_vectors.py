@@ -157,7 +157,7 @@ class TestAnswers:
         q = questions(model.source.tokenizer, prompts, answers)
         made = tvjax.generate(model, prompts, max_new_tokens=q.answers_BA.shape[1])
         expected = [text.startswith(answer) for text, answer in zip(made, answers, strict=True)]
-        np.testing.assert_array_equal(correct(model.decoder, model.params, q), expected)
+        np.testing.assert_array_equal(correct(model, q), expected)
 
     def test_every_token_of_an_answer_counts(self, model):
         """Two tokens, of which greedy decoding gives the first alone."""
@@ -165,7 +165,7 @@ class TestAnswers:
         first = tvjax.generate(model, [prompt], max_new_tokens=1)[0]
         for answer, expected in ((first, True), (first + " zq", False)):
             q = questions(model.source.tokenizer, [prompt], [answer], width=6)
-            assert bool(correct(model.decoder, model.params, q)[0]) is expected
+            assert bool(correct(model, q)[0]) is expected
 
     def test_a_token_across_the_border_is_refused(self, model):
         with pytest.raises(UserError, match="a token that joins"):
@@ -177,7 +177,7 @@ class TestVectors:
     def test_states_are_those_of_each_prompts_last_token(self, model):
         prompts = ["a -> b\nc ->", "d ->"]
         ids = model.source.tokenizer.encode(prompts)
-        states = last_states(model.decoder, model.params, pad(ids, side="right"))
+        states = last_states(model, pad(ids, side="right"))
         for row, alone in zip(states, ids, strict=True):
             found = tvjax.capture(model, jnp.array([alone]), ["embed", "blocks/resid"])
             expected = jnp.concatenate([found["embed"][None], found["blocks/resid"]])[:, 0, -1]
@@ -186,11 +186,10 @@ class TestVectors:
     def test_written_at_the_last_token_and_nowhere_else(self, model):
         tokens = pad(model.source.tokenizer.encode(["a -> b\nc ->", "d ->"]), side="right")
         vector = jax.random.normal(jax.random.key(0), (model.config.width,))
-        tree = at_last(model.decoder, vector, 2, tokens.last_B, tokens.ids_BT.shape[1])
+        tree = at_last(model.config, vector, 2, tokens.last_B, tokens.ids_BT.shape[1])
         positions_BT = tokens.positions_BT
         run = lambda edits: forward(
-            model.decoder,
-            model.params,
+            model,
             tokens.ids_BT,
             addresses=("blocks/resid",),
             edits=edits,
@@ -205,7 +204,7 @@ class TestVectors:
     def test_words_of_a_last_state_are_the_models_own_answer(self, model):
         prompt = "a -> b\nc ->"
         found = tvjax.capture(model, [prompt], ["blocks/resid"], positions="last")
-        logits = vocabulary(model.decoder, model.params, found["blocks/resid"][-1, :, 0])
+        logits = vocabulary(model, found["blocks/resid"][-1, :, 0])
         np.testing.assert_allclose(logits, tvjax.run(model, [prompt], last=True)[:, 0], atol=1e-4)
 
     def test_the_summary_is_what_its_words_say(self, trained, measured, model):

@@ -10,6 +10,7 @@ from tvjax.evals.measure import Measure
 from tvjax.experiments.tvp.settings import TVPSettings
 from tvjax.experiments.tvp.training import make_trainer
 from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import Model
 from tvjax.tasks import NO_SHIFT
 from tvjax.vectors import tvp
 
@@ -66,12 +67,12 @@ def test_the_ends_of_the_stream_are_no_better_than_the_prior(entry):
 def test_swapped_vectors_answer_for_the_task_they_were_made_from(trained):
     """Theta of task A asked with x' gives A's answer, not that of the task B in whose prompt x' came."""
     s, params = trained
-    member = jax.tree.map(lambda p: p[0], params)
+    member = Model(jax.tree.map(lambda p: p[0], params), s.decoder)
     made = s.task.sample(jax.random.key(1), 256, s.prompt.demonstrations, s.layout)
     from_b = s.task.sample(jax.random.key(2), 256, s.prompt.demonstrations, s.layout)
     x = from_b.x[:, -1]
-    _, theta = tvp.run_prompt(Decoder(s.decoder), member, made)
-    out = tvp.prompt_with(Decoder(s.decoder), member, s.task, s.layout, theta[PRESCRIBED, :, -1], PRESCRIBED, x)
+    _, theta = tvp.run_prompt(member, made)
+    out = tvp.prompt_with(member, s.task, s.layout, theta[PRESCRIBED, :, -1], PRESCRIBED, x)
     answers_a = s.task.answers(jax.random.key(3), made.parameters, x[:, None])[:, 0]
     answers_b = s.task.answers(jax.random.key(3), from_b.parameters, x[:, None])[:, 0]
     shown = s.task.shown()[np.asarray(made.parameters["c"]), np.asarray(x)]

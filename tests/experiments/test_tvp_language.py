@@ -204,7 +204,7 @@ class TestLoss:
         data, (prompt_key, pair_key) = experiment.data(), jax.random.split(jax.random.key(2))
         task_B, prompts = experiment.draw(data, prompt_key, 4)
         asked = ask(prompts, experiment.arrays)
-        _, theta = answer_scores(experiment.decoder, model.params, asked, layers=(1, 2))
+        _, theta = answer_scores(model.replace(config=experiment.config), asked, layers=(1, 2))
 
         def loss(theta):
             return experiment.tvp_scores(model.params, data, pair_key, task_B, theta, jnp.array(2))["risk"].mean()

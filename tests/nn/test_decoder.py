@@ -11,7 +11,7 @@ import pytest
 from tvjax.errors import UserError
 from tvjax.nn.attention import attention
 from tvjax.nn.decoder import Decoder, DecoderConfig
-from tvjax.nn.model import ADDRESSES, forward
+from tvjax.nn.model import ADDRESSES, Model, forward
 from tvjax.nn.rotary import frequencies, rotate
 
 # Layers rolled up, which compiles in a third of the time.
@@ -30,8 +30,8 @@ VARIANTS = {
 }
 
 
-def readout(decoder, params, inputs, **options):
-    return forward(decoder, params, inputs, **options)[0]
+def readout(model, inputs, **options):
+    return forward(model, inputs, **options)[0]
 
 
 @functools.cache
@@ -46,18 +46,17 @@ def make(**changes):
         inputs = jax.random.randint(key, (3, 9), 0, config.vocab_size)
     else:
         inputs = jax.random.normal(key, (3, 9, 5))
-    decoder = Decoder(config)
-    params = jax.jit(decoder.init)(jax.random.key(1), inputs)["params"]
+    params = jax.jit(Decoder(config).init)(jax.random.key(1), inputs)["params"]
     noise = lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape)
-    return decoder, jax.tree.map(noise, params), inputs
+    return Model(jax.tree.map(noise, params), config), inputs
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 class TestEveryVariant:
     def test_every_address_has_its_shape(self, changes):
-        decoder, params, inputs = made(tuple(changes.items()))
-        c = decoder.config
-        out, found = forward(decoder, params, inputs, addresses=ADDRESSES)
+        model, inputs = made(tuple(changes.items()))
+        c = model.config
+        out, found = forward(model, inputs, addresses=ADDRESSES)
         assert out.shape == (3, 9, c.vocab_size if c.tied_readout else 2)
         assert {name: a.shape for name, a in found.items()} == {
             "embed": (3, 9, 16),
@@ -70,40 +69,40 @@ class TestEveryVariant:
         }
 
     def test_the_stream_is_the_sum_of_what_is_written_to_it(self, changes):
-        decoder, params, inputs = made(tuple(changes.items()))
-        _, found = forward(decoder, params, inputs, addresses=ADDRESSES)
+        model, inputs = made(tuple(changes.items()))
+        _, found = forward(model, inputs, addresses=ADDRESSES)
         written = found["blocks/attn_out"] + found["blocks/mlp_out"]
         stream = found["embed"][None] + jnp.cumsum(written, axis=0)
         np.testing.assert_allclose(found["blocks/resid"], stream, atol=1e-5)
 
     def test_nothing_sees_the_future(self, changes):
-        decoder, params, inputs = made(tuple(changes.items()))
+        model, inputs = made(tuple(changes.items()))
         cut = 4
-        if decoder.config.inputs == "tokens":
+        if model.config.inputs == "tokens":
             other = inputs.at[:, cut + 1 :].set((inputs[:, cut + 1 :] + 1) % 7)
-            first, second = (readout(decoder, params, i) for i in (inputs, other))
+            first, second = (readout(model, i) for i in (inputs, other))
             np.testing.assert_array_equal(first[:, : cut + 1], second[:, : cut + 1])
             assert np.abs(first[:, cut + 1 :] - second[:, cut + 1 :]).max() > 1e-4
             return
-        grad = jax.jit(jax.grad(lambda i: readout(decoder, params, i)[:, cut].sum()))(inputs)
+        grad = jax.jit(jax.grad(lambda i: readout(model, i)[:, cut].sum()))(inputs)
         assert np.all(grad[:, cut + 1 :] == 0)
         assert np.abs(grad[:, : cut + 1]).max(axis=(0, 2)).min() > 0
 
     def test_unrolled_is_the_same_function(self, changes):
-        decoder, params, inputs = made(tuple(changes.items()))
-        unrolled = Decoder(dataclasses.replace(decoder.config, unroll=0))
-        expected = readout(decoder, params, inputs)
-        np.testing.assert_allclose(readout(unrolled, params, inputs), expected, rtol=1e-4, atol=1e-5)
+        model, inputs = made(tuple(changes.items()))
+        unrolled = model.replace(config=dataclasses.replace(model.config, unroll=0))
+        expected = readout(model, inputs)
+        np.testing.assert_allclose(readout(unrolled, inputs), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["base", "everything else", "tied"])
 def test_rolled_and_rematerialized_have_the_same_gradients(name):
     both = {"positions": "rotary", "norm": "rmsnorm", "mlp": "gated_silu", "num_kv_heads": 2, "bias": False}
-    decoder, params, inputs = made(tuple((VARIANTS | {"everything else": both})[name].items()))
+    model, inputs = made(tuple((VARIANTS | {"everything else": both})[name].items()))
 
     def value_and_grad(**how):
-        d = Decoder(dataclasses.replace(decoder.config, **how))
-        return jax.jit(jax.value_and_grad(lambda p: jnp.square(readout(d, p, inputs)).mean()))(params)
+        c = dataclasses.replace(model.config, **how)
+        return jax.jit(jax.value_and_grad(lambda p: jnp.square(readout(Model(p, c), inputs)).mean()))(model.params)
 
     expected = value_and_grad()
     for how in ({"unroll": 2}, {"remat": "full"}, {"remat": "dots"}):
@@ -113,9 +112,9 @@ def test_rolled_and_rematerialized_have_the_same_gradients(name):
 
 
 def test_position_slice_reads_the_same_numbers():
-    decoder, params, inputs = make()
-    whole = readout(decoder, params, inputs)
-    np.testing.assert_allclose(readout(decoder, params, inputs, at=slice(1, None, 3)), whole[:, 1::3], rtol=1e-6)
+    model, inputs = make()
+    whole = readout(model, inputs)
+    np.testing.assert_allclose(readout(model, inputs, at=slice(1, None, 3)), whole[:, 1::3], rtol=1e-6)
 
 
 def test_rotary_scores_depend_on_distance_alone():
@@ -128,9 +127,9 @@ def test_rotary_scores_depend_on_distance_alone():
 
 
 def test_unknown_address_is_refused_by_name():
-    decoder, params, inputs = make()
+    model, inputs = make()
     with pytest.raises(UserError, match="blocks/residual"):
-        forward(decoder, params, inputs, addresses=["blocks/residual"])
+        forward(model, inputs, addresses=["blocks/residual"])
 
 
 @pytest.mark.parametrize("unroll", [0, 1])
@@ -140,7 +139,8 @@ def test_what_is_not_asked_for_is_not_stored(unroll):
     params = jax.eval_shape(lambda: decoder.init(jax.random.key(0), inputs))["params"]
 
     def bytes_of(addresses):
-        program = jax.jit(lambda p, i: forward(decoder, p, i, addresses=addresses)).lower(params, inputs).compile()
+        run = jax.jit(lambda p, i: forward(Model(p, config), i, addresses=addresses))
+        program = run.lower(params, inputs).compile()
         memory = program.memory_analysis()
         return memory.output_size_in_bytes + memory.temp_size_in_bytes
 

@@ -54,7 +54,7 @@ def recompute(model, tokens, count, prompt_writes=(), step_writes=()):
             step = edits.place(write.replace(positions="mask", mask=new_BT), model.config, positions_BT)
             tree = step if tree is None else edits.merge(tree, step)
         where = {"at": now.last_B[:, None], "positions_BT": positions_BT}
-        out, _ = forward(model.decoder, model.params, now.ids_BT, edits=tree, **where)
+        out, _ = forward(model, now.ids_BT, edits=tree, **where)
         ids[:, place], valid[:, place] = out[:, 0].argmax(-1), True
     return ids[:, length:]
 
@@ -111,7 +111,8 @@ def test_short_prompts_read_layers_apart_and_long_ones_do_not(chosen, monkeypatc
         monkeypatch.setattr(decoder, "WORTH_PARTING", worth)
         monkeypatch.setattr(nn_model, "FEW", few)
         model = dataclasses.replace(model)
-        assert isinstance(model.params_for(TOKENS["left"].ids_BT.size)["blocks"], tuple) == (worth == 0 and few > 3)
+        blocks = model.for_tokens(TOKENS["left"].ids_BT.size).params["blocks"]
+        assert isinstance(blocks, tuple) == (worth == 0 and few > 3)
         seen = tvjax.capture(model, TOKENS["left"], ["embed", "blocks/resid", "blocks/keys"], edits=write, **chosen)
         said.append(seen | {"logits": tvjax.run(model, TOKENS["left"], edits=write)})
     for other in said[1:]:
@@ -398,9 +399,9 @@ def test_new_tokens_stand_behind_prompts_that_start_later():
     """Learned positions tell: a prompt at 3.. goes on where it ends, with the cache as without it."""
     model, prompt = golden("gpt2"), make.PROMPTS[0]
     tokens = Tokens(jnp.array([prompt]), jnp.ones((1, len(prompt)), bool), jnp.array([3]))
-    made_N = decoding.generate(model.decoder, model.params, tokens, STEPS).ids_BN[0]
+    made_N = decoding.generate(model, tokens, STEPS).ids_BN[0]
     ids = jnp.concatenate([jnp.array(prompt), made_N[:-1]])[None]
-    out = forward(model.decoder, model.params, ids, positions_BT=3 + jnp.arange(ids.shape[1])[None])[0]
+    out = forward(model, ids, positions_BT=3 + jnp.arange(ids.shape[1])[None])[0]
     np.testing.assert_array_equal(out[0, len(prompt) - 1 :].argmax(-1), made_N)
 
 

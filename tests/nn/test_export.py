@@ -154,11 +154,11 @@ class TestConfig:
     @pytest.mark.parametrize("name", ["llama3", "gpt2", "qwen2_windows", "gemma2"])
     def test_a_model_that_was_cut_is_written_with_its_depth(self, name, tmp_path):
         model = tvjax.load(GOLDEN / name)
-        decoder, params = cut(model.decoder, model.params, 2)[0]
-        tvjax.export(model.replace(config=decoder.config, params=params), tmp_path)
+        lower = cut(model, 2)[0]
+        tvjax.export(model.replace(config=lower.config, params=lower.params), tmp_path)
         again = tvjax.load(tmp_path)
-        assert again.config.num_layers == 2 and again.config.windows == decoder.config.windows
-        jax.tree.map(np.testing.assert_array_equal, again.params, params)
+        assert again.config.num_layers == 2 and again.config.windows == lower.config.windows
+        jax.tree.map(np.testing.assert_array_equal, again.params, lower.params)
 
     @pytest.mark.parametrize(
         ("change", "says"),

@@ -26,7 +26,7 @@ from tvjax.files import write_json
 from tvjax.methods.lora import LoRA
 from tvjax.nn.decoder import PRECISIONS, Decoder, DecoderConfig
 from tvjax.nn.decoding import generate
-from tvjax.nn.model import forward
+from tvjax.nn.model import Model, forward
 from tvjax.nn.pretrained.families import read_config
 from tvjax.nn.pretrained.weights import abstract_params
 from tvjax.nn.tokens import pad
@@ -58,7 +58,7 @@ def precisions(function, *arguments, platform="cpu"):
 
 
 def loss(config, params, inputs):
-    return forward(Decoder(config), params, inputs)[0].sum()
+    return forward(Model(params, config), inputs)[0].sum()
 
 
 def both_passes(precision, **changes):
@@ -93,7 +93,7 @@ def test_a_folder_of_every_family_is_read_and_asked_at_full_precision(name):
 def test_decoding_with_a_cache_has_it(unroll):
     config = dataclasses.replace(BASE, unroll=unroll, matmul_precision="high")
     params = abstract_params(config)
-    assert precisions(lambda p: generate(Decoder(config), p, pad([[1, 2], [3]]), 3), params) == {"HIGH"}
+    assert precisions(lambda p: generate(Model(p, config), pad([[1, 2], [3]]), 3), params) == {"HIGH"}
 
 
 def test_training_with_the_tvp_loss_has_it_too(precision="high"):

@@ -20,9 +20,7 @@ def check(folder, atol=1e-4):
     model, said = load_model(folder, unroll=1), safetensors.numpy.load_file(folder / "said.safetensors")
     for side in ("left", "right"):
         tokens = pad(make.PROMPTS, side=side)
-        out, found = forward(
-            model.decoder, model.params, tokens.ids_BT, addresses=STREAM, positions_BT=tokens.positions_BT
-        )
+        out, found = forward(model, tokens.ids_BT, addresses=STREAM, positions_BT=tokens.positions_BT)
         states = stream_at(found, slice(None))
         made = tvjax.generate(model, tokens, max_new_tokens=make.NEW_TOKENS)
         for number in range(len(make.PROMPTS)):

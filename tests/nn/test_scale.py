@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tvjax.nn.decoder import Decoder, DecoderConfig
-from tvjax.nn.model import forward
+from tvjax.nn.model import Model, forward
 from tvjax.nn.pretrained.families import read_config
 from tvjax.nn.pretrained.shapes import shape_of
 from tvjax.nn.pretrained.weights import abstract_params, save_folder
@@ -48,7 +48,7 @@ class TestScale:
         params = jax.eval_shape(lambda: decoder.init(jax.random.key(0), inputs))["params"]
 
         def bytes_of(**options):
-            run = lambda p, i: forward(decoder, p, i, at=slice(0, 1), **options)
+            run = lambda p, i: forward(Model(p, config), i, at=slice(0, 1), **options)
             memory = jax.jit(run).lower(params, inputs).compile().memory_analysis()
             return memory.output_size_in_bytes + memory.temp_size_in_bytes
 

@@ -16,7 +16,7 @@ from tvjax.experiments.tvp.training import make_trainer
 from tvjax.methods.atv import ATV
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import Decoder, DecoderConfig
-from tvjax.nn.model import forward
+from tvjax.nn.model import Model, forward
 from tvjax.nn.tokens import Tokens
 from tvjax.parallel.mesh import RULES, make_mesh, path_of
 from tvjax.parallel.mesh import place as place_on
@@ -275,7 +275,7 @@ def test_what_is_captured_lies_with_its_batch():
     params = decoder.init(jax.random.key(0), inputs)["params"]
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     with jax.set_mesh(mesh):
-        _, found = forward(decoder, place_on(mesh, params), inputs, addresses=("blocks/resid", "blocks/heads"))
+        _, found = forward(Model(place_on(mesh, params), config), inputs, addresses=("blocks/resid", "blocks/heads"))
     held = {name: value.sharding.shard_shape(value.shape) for name, value in found.items()}
     assert held == {"blocks/resid": (2, 8 // 4, 5, 16), "blocks/heads": (2, 8 // 4, 5, 2 // 2, 8)}
 

@@ -1,7 +1,6 @@
 """What is computed in may be bfloat16 or float16: what is trained, and Adam's moments, are float32 always."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +27,7 @@ from tvjax.methods.lora import LoRA
 from tvjax.methods.prefix import Prefix
 from tvjax.methods.static import StaticVectors
 from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import Model
 from tvjax.settings import build
 from tvjax.train.checkpoint import Checkpoints
 from tvjax.train.state import OptimizerConfig, TrainState, init_state, make_step, optimizer, schedule
@@ -139,9 +139,9 @@ def test_the_target_stays_as_it_is_and_all_norms_of_the_generator_move():
 def test_a_vector_that_is_learned_is_float32(dtype):
     experiment = adapter_experiment("static", dtype)
     q = jax.tree.map(lambda a: a[:, 0], experiment.train.prompts)
-    params, rows = experiment.given["target"], jnp.arange(8)[None].repeat(10, 0)
-    arguments = (params, params, q, rows, jnp.asarray(1e-3), jnp.arange(3))
-    assert jax.eval_shape(functools.partial(learn, experiment.decoder, 0), *arguments).dtype == jnp.float32
+    model, rows = Model(experiment.given["target"], experiment.decoder.config), jnp.arange(8)[None].repeat(10, 0)
+    arguments = (model, model, q, rows, jnp.asarray(1e-3), jnp.arange(3))
+    assert jax.eval_shape(learn, *arguments).dtype == jnp.float32
 
 
 def pairs_of(vocabulary):

@@ -15,7 +15,7 @@ from tvjax.methods.static import StaticVectors
 from tvjax.nn.answers import Questions, correct, risk
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.lora import apply_lora, per_rank, sites
-from tvjax.nn.model import forward
+from tvjax.nn.model import Model, forward
 from tvjax.nn.prefix import past_of_prefix, per_token, start_prefix
 from tvjax.nn.tokens import pad
 from tvjax.vectors.adapters import Queries
@@ -83,8 +83,7 @@ def logits(adapter, params, given, queries, q, key=None):
     made = adapter.read(params, given, queries, SCALE, key)
     change = adapter.change(params, given, made, q)
     return forward(
-        Decoder(CONFIG),
-        change.params,
+        Model(change.params, CONFIG),
         q.tokens.ids_BT,
         edits=change.edits,
         past=change.past,
@@ -93,7 +92,7 @@ def logits(adapter, params, given, queries, q, key=None):
 
 
 def bare(given, q):
-    return forward(Decoder(CONFIG), given["target"], q.tokens.ids_BT, positions_BT=q.tokens.positions_BT)[0]
+    return forward(Model(given["target"], CONFIG), q.tokens.ids_BT, positions_BT=q.tokens.positions_BT)[0]
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -113,7 +112,7 @@ def test_every_trained_number_has_a_gradient(name, given, queries, q):
     def loss(params):
         made = adapter.read(params, given, queries, SCALE, None)
         change = adapter.change(params, given, made, q)
-        return risk(Decoder(CONFIG), change.params, q, change.edits, change.past).mean()
+        return risk(Model(change.params, CONFIG), q, change.edits, change.past).mean()
 
     for keys, gradient in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(params)):
         assert float(jnp.abs(gradient).max()) > 0, jax.tree_util.keystr(keys)
@@ -124,9 +123,9 @@ class TestATV:
         """Against each query alone, without padding; the norm by its formula."""
         rows = [[1, 2, 3], [5, 6, 7, 8], [4]]
         tokens = pad(rows, side="right")
-        u_BS = read_query(Decoder(SMALL), given["generator"], tokens.ids_BT, tokens.positions_BT, tokens.last_B)
+        u_BS = read_query(Model(given["generator"], SMALL), tokens.ids_BT, tokens.positions_BT, tokens.last_B)
         for u_S, row in zip(u_BS, rows, strict=True):
-            found = forward(Decoder(SMALL), given["generator"], jnp.array([row]), addresses=["blocks/resid"])[1]
+            found = forward(Model(given["generator"], SMALL), jnp.array([row]), addresses=["blocks/resid"])[1]
             h_S = found["blocks/resid"][-1, 0, -1]
             expected = h_S / jnp.sqrt((h_S**2).mean() + SMALL.norm_epsilon) * given["generator"]["norm"]["scale"]
             np.testing.assert_allclose(u_S, expected, rtol=1e-5, atol=1e-6)
@@ -143,7 +142,6 @@ class TestATV:
     def test_it_adds_lambda_v_at_its_layers_and_positions(self, positions, given, queries, q):
         """Against a loop over prompts, each alone, written with the notebook's own builders."""
         import tvjax
-        from tvjax.nn.model import Model
 
         adapter = ATV(CONFIG, SMALL, (1, 3), positions=positions)
         params = adapter.init(jax.random.key(5), given)
@@ -151,9 +149,9 @@ class TestATV:
         made = adapter.read(params, given, queries, scale, None)
         change = adapter.change(params, given, made, q)
         ours = forward(
-            Decoder(CONFIG), given["target"], q.tokens.ids_BT, edits=change.edits, positions_BT=q.tokens.positions_BT
+            Model(given["target"], CONFIG), q.tokens.ids_BT, edits=change.edits, positions_BT=q.tokens.positions_BT
         )[0]
-        u_BS = read_query(Decoder(SMALL), params["generator"], queries.inputs, queries.positions_BT, queries.last_B)
+        u_BS = read_query(Model(params["generator"], SMALL), queries.inputs, queries.positions_BT, queries.last_B)
         up = params["expansion"]["up"]
         for b in range(3):
             v_ND = (u_BS[b] @ up["kernel"] + up["bias"]).reshape(2, 16) * scale[:, None]
@@ -214,10 +212,10 @@ class TestPrefix:
         config = dataclasses.replace(CONFIG, positions="none")
         params = Decoder(config).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
         words = jnp.array([1, 5, 2, 7])
-        prefix = start_prefix(Decoder(config), params, words)
+        prefix = start_prefix(Model(params, config), words)
         assert sum(leaf.size for leaf in jax.tree.leaves(prefix)) == 4 * per_token(config)
         past = past_of_prefix(prefix, config, 3)
-        ours = forward(Decoder(config), params, q.tokens.ids_BT, positions_BT=q.tokens.positions_BT, past=past)[0]
+        ours = forward(Model(params, config), q.tokens.ids_BT, positions_BT=q.tokens.positions_BT, past=past)[0]
         for b in range(3):
             count = int(q.tokens.count_B[b])
             whole = jnp.concatenate([words, q.tokens.ids_BT[b, :count]])[None]
@@ -226,10 +224,10 @@ class TestPrefix:
             )
 
     def test_questions_are_asked_behind_it(self, given, q):
-        past = past_of_prefix(start_prefix(Decoder(CONFIG), given["target"], given["words"]), CONFIG, 3)
-        with_, without = (risk(Decoder(CONFIG), given["target"], q, past=p) for p in (past, None))
+        past = past_of_prefix(start_prefix(Model(given["target"], CONFIG), given["words"]), CONFIG, 3)
+        with_, without = (risk(Model(given["target"], CONFIG), q, past=p) for p in (past, None))
         assert (with_ != without).all()
-        assert correct(Decoder(CONFIG), given["target"], q, past=past).shape == (3,)
+        assert correct(Model(given["target"], CONFIG), q, past=past).shape == (3,)
 
 
 class TestI2CL:
@@ -244,8 +242,8 @@ class TestI2CL:
         change = adapter.change(params, given, adapter.read(params, given, queries, SCALE, None), q)
         names = ["blocks/attn_out", "blocks/mlp_out"]
         kwargs = {"positions_BT": q.tokens.positions_BT, "addresses": names}
-        found = forward(Decoder(CONFIG), given["target"], q.tokens.ids_BT, **kwargs)[1]
-        edited = forward(Decoder(CONFIG), given["target"], q.tokens.ids_BT, edits=change.edits, **kwargs)[1]
+        found = forward(Model(given["target"], CONFIG), q.tokens.ids_BT, **kwargs)[1]
+        edited = forward(Model(given["target"], CONFIG), q.tokens.ids_BT, edits=change.edits, **kwargs)[1]
         weights = params["attn_out"]
         rows = jnp.stack([weights[0], weights[2], weights.mean(0)])  # the last task is beyond those that are trained
         summary = given["summaries"]["attn_out"][jnp.array([0, 2, TASKS])]

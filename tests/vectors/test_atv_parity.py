@@ -90,7 +90,7 @@ def start(target, positions):
     return {"generator": golden(make.GENERATOR).params, "expansion": expansion}, {"target": golden(target).params}
 
 
-compiled_risk = jax.jit(risk, static_argnums=0)
+compiled_risk = jax.jit(risk)
 
 
 def loss(params, adapter, decoder, given, queries, q_PB, scale_N):
@@ -100,12 +100,12 @@ def loss(params, adapter, decoder, given, queries, q_PB, scale_N):
 loss_and_gradient = jax.value_and_grad(loss)  # without jit around it all, cases share what is compiled
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def answer_logits(decoder, params, q, edits=None, past=None):
+@jax.jit
+def answer_logits(model, q, edits=None, past=None):
     """A score for `over_prompts`: the logits that the answers' tokens are read from, ``[B, A, V]``."""
     ids_BT, positions_BT = q.tokens.ids_BT, q.tokens.positions_BT
     at_BA = q.last_B[:, None] + jnp.arange(q.answers_BA.shape[1])[None]
-    logits_BTV, _ = forward(decoder, params, ids_BT, edits=edits, positions_BT=positions_BT, past=past)
+    logits_BTV, _ = forward(model, ids_BT, edits=edits, positions_BT=positions_BT, past=past)
     return jnp.take_along_axis(logits_BTV, at_BA[..., None], axis=1, mode="clip")
 
 
@@ -309,7 +309,7 @@ class TestDropout:
         model, count = golden(make.GENERATOR), 4000
         ids_BT = batch()[0].inputs
         noise = lambda key: {"embed": dropped(key, model.config, self.RATE, *ids_BT.shape)["embed"]}
-        embed = lambda tree: forward(model.decoder, model.params, ids_BT, edits=tree, addresses=("embed",))[1]["embed"]
+        embed = lambda tree: forward(model, ids_BT, edits=tree, addresses=("embed",))[1]["embed"]
         plain, keys = np.asarray(embed(None)), jax.random.split(jax.random.key(0), count)
         masked = np.asarray(jax.jit(jax.vmap(lambda key: noise(key)["embed"](jnp.asarray(plain))))(keys))
         np.testing.assert_array_equal(embed(noise(keys[0])), masked[0])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tvjax.nn.decoder import Decoder, DecoderConfig, Past
-from tvjax.nn.model import forward
+from tvjax.nn.model import Model, forward
 from tvjax.nn.taps import Edit
 from tvjax.vectors import edits
 
@@ -638,7 +638,8 @@ class TestTheRealDecoder:
 
         def states(params, vectors, past=None):
             tree = self.place(decoder, vectors, scale)
-            out, found = forward(decoder, params, tokens, edits=tree, addresses=("blocks/resid",), past=past)
+            model = Model(params, decoder.config)
+            out, found = forward(model, tokens, edits=tree, addresses=("blocks/resid",), past=past)
             return np.asarray(out), np.asarray(found["blocks/resid"])
 
         rng, vectors = np.random.default_rng(10), np.zeros(shape, np.float32)
@@ -667,7 +668,7 @@ class TestTheRealDecoder:
 
         def answers(params, vectors):
             tree = self.place(decoder, vectors, scale, "blocks/attn_out")
-            out, found = forward(decoder, params, tokens, edits=tree, addresses=("blocks/heads",))
+            out, found = forward(Model(params, decoder.config), tokens, edits=tree, addresses=("blocks/heads",))
             return np.asarray(out[:, -1]), found["blocks/heads"][-1, :, -1].reshape(FEW, D)
 
         vectors = np.zeros((L, FEW, D), np.float32)

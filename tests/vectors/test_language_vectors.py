@@ -44,7 +44,7 @@ def chances(model, ids, edits=None):
 class TestAnswers:
     def test_the_risk_is_that_of_each_token_with_those_before_it(self, name):
         model = golden(name)
-        found = risk(model.decoder, model.params, asked())
+        found = risk(model, asked())
         for prompt, answer, value in zip(make.PROMPTS, ANSWERS, found, strict=True):
             tokens = [-np.log(chances(model, prompt + answer[:n])[token]) for n, token in enumerate(answer)]
             np.testing.assert_allclose(value, np.mean(tokens), rtol=1e-4)
@@ -55,15 +55,15 @@ class TestAnswers:
         said = [int(chances(model, prompt).argmax()) for prompt in make.PROMPTS]
         one = q.asked_BA.at[:, 1:].set(False)
         right = q.replace(answers_BA=q.answers_BA.at[:, 0].set(jnp.array(said)), asked_BA=one)
-        assert correct(model.decoder, model.params, right).all()
-        assert not correct(model.decoder, model.params, right.replace(answers_BA=right.answers_BA + 1)).any()
+        assert correct(model, right).all()
+        assert not correct(model, right.replace(answers_BA=right.answers_BA + 1)).any()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama3", "gemma2"])  # of gemma2, blocks of two kinds
 class TestFunctionVectors:
     def test_heads_are_read_at_the_last_token_of_each_prompt(self, name):
         model = golden(name)
-        found = last_states_and_heads(model.decoder, model.params, pad(make.PROMPTS, side="right"))["heads"]
+        found = last_states_and_heads(model, pad(make.PROMPTS, side="right"))["heads"]
         for number, prompt in enumerate(make.PROMPTS):
             alone = tvjax.capture(model, jnp.array([prompt]), ["blocks/heads"])["blocks/heads"][:, 0, -1]
             np.testing.assert_allclose(found[number], alone, atol=1e-5)
@@ -73,7 +73,7 @@ class TestFunctionVectors:
         layers, heads = model.config.num_layers, model.config.num_heads
         mean_LHC = jax.random.normal(jax.random.key(0), (layers, heads, model.config.channels))
         few = Batches(4.0, most=2)
-        effects = few(jax.jit(head_effects, static_argnums=0), (model.decoder,), (model.params, mean_LHC), asked())
+        effects = few(jax.jit(head_effects), (), (model.bare, mean_LHC), asked())
         effects = np.asarray(effects).mean(0)
         for layer, head in [(0, 0), (1, 3), (layers - 1, 1)]:
             vectors = jnp.zeros((heads, model.config.channels)).at[head].set(mean_LHC[layer, head])
@@ -106,7 +106,7 @@ class TestAbove:
         layers = range(model.config.num_layers + 1)
         vectors = 3 * jax.random.normal(jax.random.key(0), (len(layers), 2, model.config.width))
         keep = jnp.array([[0.0, 1.0]] * len(layers))
-        found = np.asarray(said(model.decoder, model.params, vectors, jnp.array(layers), keep, q))
+        found = np.asarray(said(model, vectors, jnp.array(layers), keep, q))
         assert found.shape == (3, len(layers), 2, 2)
         for number, (prompt, answer) in enumerate(zip(make.PROMPTS, ANSWERS, strict=True)):
             for layer in layers:
@@ -121,15 +121,15 @@ class TestAbove:
         model = load_model(GOLDEN / name, unroll=1, dtype="bfloat16")
         c, q = model.config, asked()
         vectors, keep = jnp.zeros((2, 1, c.width)), jnp.ones((2, 1))
-        found = jax.eval_shape(lambda *a: said(model.decoder, *a), model.params, vectors, jnp.array([0, 1]), keep, q)
+        found = jax.eval_shape(said, model.bare, vectors, jnp.array([0, 1]), keep, q)
         assert found.shape == (3, 2, 1, 2)
         means = jnp.zeros((c.num_layers, c.num_heads, c.channels))
-        found = jax.eval_shape(lambda *a: head_effects(model.decoder, *a), model.params, means, q)
+        found = jax.eval_shape(head_effects, model.bare, means, q)
         assert found.shape == (3, c.num_layers, c.num_heads)
 
     def test_blocks_of_two_kinds_are_known(self, name):
-        decoder = golden(name).decoder
-        assert alike(decoder, 100) is (name != "gemma2") and alike(decoder, 1)
+        c = golden(name).config
+        assert alike(c, 100) is (name != "gemma2") and alike(c, 1)
 
 
 def test_the_strongest_heads_are_those_of_the_greatest_effect():
@@ -145,14 +145,14 @@ class TestLearned:
         model = golden("llama3")
         rows = jnp.asarray(np.random.default_rng(0).integers(0, 3, (40, 3)))
         start = lowest(min(layers), model.config.num_layers) if cut else 0
-        fixed = (model.params, upper(model.decoder, model.params, start), asked(), rows, jnp.asarray(rate))
-        return np.asarray(batches(learn, (model.decoder, start), fixed, jnp.array(layers)))
+        fixed = (model.bare, upper(model, start), asked(), rows, jnp.asarray(rate))
+        return np.asarray(batches(learn, (), fixed, jnp.array(layers)))
 
     def with_vector(self, vector, layer):
         model, q = golden("llama3"), asked()
         write = tvjax.add(jnp.asarray(vector), layers=int(layer), positions=np.asarray(self.places(q)))
         tree = tvjax.vectors.edits.place(write, model.config, q.tokens.positions_BT)
-        return float(risk(model.decoder, model.params, q, tree).mean())
+        return float(risk(model, q, tree).mean())
 
     def places(self, q):
         return jnp.arange(q.tokens.ids_BT.shape[1])[None] == q.last_B[:, None]
@@ -160,7 +160,7 @@ class TestLearned:
     def test_it_answers_better_than_no_vector_at_every_layer(self):
         model = golden("llama3")
         layers = range(model.config.num_layers + 1)
-        before = float(risk(model.decoder, model.params, asked()).mean())
+        before = float(risk(model, asked()).mean())
         for layer, vector in zip(layers, self.learned(layers), strict=True):
             np.testing.assert_allclose(self.with_vector(0 * vector, layer), before, rtol=1e-5)
             assert self.with_vector(vector, layer) < 0.8 * before
@@ -178,14 +178,14 @@ class TestLearned:
         """Adam's first step is the rate against the gradient's sign, here taken through the public way to write."""
         model, q = golden("llama3"), asked()
         rows = jnp.arange(3)[None]
-        fixed = (model.params, model.params, q, rows, jnp.asarray(0.01))
-        step = PLENTY(learn, (model.decoder, 0), fixed, jnp.array([2]))[0]
+        fixed = (model.bare, model.bare, q, rows, jnp.asarray(0.01))
+        step = PLENTY(learn, (), fixed, jnp.array([2]))[0]
         where = self.places(q)
 
         def loss(vector):
             write = tvjax.add(vector, layers=2, positions=np.asarray(where))
             tree = tvjax.vectors.edits.place(write, model.config, q.tokens.positions_BT)
-            return risk(model.decoder, model.params, q, tree).mean()
+            return risk(model, q, tree).mean()
 
         gradient = jax.grad(loss)(jnp.zeros(model.config.width))
         np.testing.assert_allclose(step, -0.01 * np.sign(gradient), rtol=1e-3)

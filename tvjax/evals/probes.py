@@ -15,7 +15,7 @@ import numpy as np
 from tvjax.evals import geometry, prompting
 from tvjax.evals.statistics import with_interval
 from tvjax.nn.decoder import Decoder
-from tvjax.nn.model import forward
+from tvjax.nn.model import Model, forward
 from tvjax.parallel.mesh import compiler_options
 from tvjax.tasks import NO_SHIFT, Layout, Prompt, RealTask, ShiftedPrompts, StringTask, Task, draw
 from tvjax.vectors import tvp
@@ -46,7 +46,7 @@ def after_dummies(
     demonstrations = prompt.x.shape[1] - 1
     shown = prompt.inputs[:, : len(prompt.layout.parts) * demonstrations]
     counts = (demonstrations,) * queries.shape[1]
-    out, states = run_packed(decoder, params, task, prompt.layout, shown, queries, counts, tvp.STREAM)
+    out, states = run_packed(Model(params, decoder.config), task, prompt.layout, shown, queries, counts, tvp.STREAM)
     reads = answers_at(prompt.layout, shown.shape[1])
     return out[:, reads], tvp.stream_at(states, reads)
 
@@ -62,9 +62,9 @@ def averaged(
 def swapped(decoder: Decoder, params: Any, inputs: jax.Array, theta_LBD: jax.Array, edit: str) -> jax.Array:
     """Answers ``[L+1, B, O]`` at the end of whole prompts, `inputs`, with another's theta^l there at layer l."""
     layers = jnp.arange(decoder.config.num_layers + 1)
-    return jax.vmap(lambda theta_BD, layer: tvp.answer_with(decoder, params, inputs, theta_BD, layer, edit))(
-        theta_LBD, layers
-    )
+    return jax.vmap(
+        lambda theta_BD, layer: tvp.answer_with(Model(params, decoder.config), inputs, theta_BD, layer, edit)
+    )(theta_LBD, layers)
 
 
 def superposed(
@@ -82,7 +82,7 @@ def superposed(
 
     def one(share: jax.Array) -> jax.Array:
         theta_BD = share * first_BD + (1 - share) * second_BD
-        return tvp.prompt_with(decoder, params, task, layout, theta_BD, layer, x, edit)
+        return tvp.prompt_with(Model(params, decoder.config), task, layout, theta_BD, layer, x, edit)
 
     return jax.vmap(one)(jnp.array(SHARES))
 
@@ -100,7 +100,7 @@ def answered(
     """TVP's answers ``[B, N, O]`` to N queries of each prompt with its theta at `layer`."""
     count = x_BNX.shape[1]
     flat = (jnp.repeat(theta_BD, count, axis=0), x_BNX.reshape(-1, x_BNX.shape[-1]))
-    out = tvp.prompt_with(decoder, params, task, layout, flat[0], layer, flat[1], edit)
+    out = tvp.prompt_with(Model(params, decoder.config), task, layout, flat[0], layer, flat[1], edit)
     return out.reshape(*x_BNX.shape[:2], -1)
 
 
@@ -173,7 +173,7 @@ def run(
     other, theta_LBD = asks["other"], theta_LBMD[:, :, 0]
     inputs = asks["swap_inputs"]
     crossed = swapped(decoder, params, inputs, theta_LBD, edit)
-    uncrossed, _ = forward(decoder, params, inputs, at=slice(inputs.shape[1] - 1, inputs.shape[1]))
+    uncrossed, _ = forward(Model(params, decoder.config), inputs, at=slice(inputs.shape[1] - 1, inputs.shape[1]))
     found["swap"] = {}
     for kind, answers in asks["swap"].items():
         found["swap"] |= {f"{kind}_{name}": value for name, value in _scored(task, crossed, answers).items()}

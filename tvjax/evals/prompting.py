@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import Model
 from tvjax.tasks import ShiftedPrompts, Task
 from tvjax.vectors import tvp
 from tvjax.vectors.packed import answers_at, run_packed
@@ -19,7 +20,9 @@ def layer_sweep(
     """Scores ``{'risk': [L+1, B], ...}`` of TVP(theta^l, l, x') for l = 0..L: one `vmap` over the edited layer."""
 
     def one(theta_BD: jax.Array, layer: jax.Array) -> Scores:
-        out = tvp.prompt_with(decoder, params, task, drawn.prompt.layout, theta_BD, layer, drawn.fresh_x, edit)
+        out = tvp.prompt_with(
+            Model(params, decoder.config), task, drawn.prompt.layout, theta_BD, layer, drawn.fresh_x, edit
+        )
         return task.scores(out[:, None], drawn.fresh_answers[:, None])
 
     sweep = jax.vmap(one)(theta_LBD, jnp.arange(decoder.config.num_layers + 1))
@@ -30,12 +33,12 @@ def predict(decoder: Decoder, params: Any, task: Task, drawn: ShiftedPrompts) ->
     """Predictions ``[B, N, O]`` for query i after i demonstrations, and theta ``[L+1, B, D]`` at the last query."""
     prompt, layout = drawn.prompt, drawn.prompt.layout
     if not drawn.separate:
-        out, theta_LBND = tvp.run_prompt(decoder, params, prompt)
+        out, theta_LBND = tvp.run_prompt(Model(params, decoder.config), prompt)
         return out, theta_LBND[:, :, -1]
     pairs = prompt.x.shape[1]
     shown = task.encode(layout, prompt.x, drawn.shown)[:, : len(layout.parts) * (pairs - 1)]
     out, activations = run_packed(
-        decoder, params, task, layout, shown, drawn.queries, range(pairs), addresses=tvp.STREAM
+        Model(params, decoder.config), task, layout, shown, drawn.queries, range(pairs), addresses=tvp.STREAM
     )
     reads = answers_at(layout, shown.shape[1])
     return out[:, reads], tvp.stream_at(activations, reads)[:, :, -1]
@@ -51,7 +54,7 @@ def score(decoder: Decoder, params: Any, task: Task, drawn: ShiftedPrompts, edit
     found = {f"icl_{name}": value for name, value in task.scores(out, drawn.answers).items()}
     sweep = layer_sweep(decoder, params, task, theta_LBD, drawn, edit)
     found |= {f"tvp_{name}_by_layer": value for name, value in sweep.items()}
-    bare = tvp.zero_shot(decoder, params, task, drawn.prompt.layout, drawn.fresh_x)
+    bare = tvp.zero_shot(Model(params, decoder.config), task, drawn.prompt.layout, drawn.fresh_x)
     blind = task.scores(bare[:, None], drawn.fresh_answers[:, None])
     return found | {f"zero_shot_{name}": value[:, 0] for name, value in blind.items()}, theta_LBD
 

@@ -13,7 +13,7 @@ from tvjax.methods.base import Kind, MethodResult, RunContext, Written
 from tvjax.methods.trained import Trained, TrainedSettings
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import Decoder, DecoderConfig
-from tvjax.nn.model import cut, forward
+from tvjax.nn.model import Model, cut, forward
 from tvjax.settings import setting
 from tvjax.text.adapting import AdapterExperiment
 from tvjax.text.examples import Examples
@@ -77,9 +77,9 @@ class ATV(Adapter):
         """u: the generator's state at each query's last token, ``[B, S]``."""
         inputs, positions_BT, last_B = queries.inputs, queries.positions_BT, queries.last_B
         if self.generator is None:
-            first, _ = cut(Decoder(self.target), given["target"], self.below)
+            first, _ = cut(Model(given["target"], self.target), self.below)
             found = forward(
-                *first,
+                first,
                 inputs,
                 addresses=("blocks/resid",),
                 layers=(self.below,),
@@ -91,7 +91,7 @@ class ATV(Adapter):
         noise = None
         if self.dropout and key is not None:
             noise = dropped(key, self.generator, self.dropout, *inputs.shape[:2])
-        return read_query(Decoder(self.generator), params["generator"], inputs, positions_BT, last_B, noise)
+        return read_query(Model(params["generator"], self.generator), inputs, positions_BT, last_B, noise)
 
     def change(self, params: Any, given: Given, made: jax.Array, q: Questions) -> Change:
         return Change(given["target"], inject(made, self.layers, self.positions, self.target, q))

@@ -15,7 +15,7 @@ from tvjax.text.bench import Bench, room
 from tvjax.vectors.above import head_effects
 from tvjax.vectors.function_vectors import function_vector, strongest
 
-_effects = jax.jit(head_effects, static_argnums=0)
+_effects = jax.jit(head_effects)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,8 @@ def make(bench: Bench, own: FunctionVectorSettings) -> Made:
     for name in bench.seen:
         asked = bench.queries(name, own.shuffled_prompts)
         q = bench.ask(bench.few_shot(name, asked, shuffled=True), [y for _, y in asked])
-        fixed = (bench.model.params, jnp.asarray(means[name]))
-        effects.append(np.asarray(bench.batches(_effects, (bench.model.decoder,), fixed, q), np.float32).mean(0))
+        fixed = (bench.model.bare, jnp.asarray(means[name]))
+        effects.append(np.asarray(bench.batches(_effects, (), fixed, q), np.float32).mean(0))
         bench.tick("function_vector")
     effect_LH = np.mean(effects, 0)
     chosen = strongest(effect_LH, own.heads)

@@ -53,10 +53,10 @@ def preferred(bench: Bench, name: str) -> list[int]:
 
 def learn(bench: Bench, q: Questions, rows_SB: jax.Array, layer: int, rate: float) -> np.ndarray:
     """The vector ``[D]`` that is learned at a layer: `learned.learn`."""
-    decoder, params = bench.model.decoder, bench.model.params
-    start = learned.lowest(layer, bench.model.config.num_layers)
-    fixed = (params, learned.upper(decoder, params, start), q, rows_SB, jnp.asarray(rate))
-    return np.asarray(bench.batches(learned.learn, (decoder, start), fixed, jnp.array([layer])))[0]
+    model = bench.model.bare
+    above = learned.upper(model, learned.lowest(layer, model.config.num_layers))
+    fixed = (model, above, q, rows_SB, jnp.asarray(rate))
+    return np.asarray(bench.batches(learned.learn, (), fixed, jnp.array([layer])))[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 from tvjax.errors import UserError
 from tvjax.methods.base import Kind, Knows, Method, MethodResult, RunContext, side_by_side
 from tvjax.nn.answers import Questions, said
-from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import Model
 from tvjax.text.bench import Bench, Right, best_place, graded
 from tvjax.vectors.atv import Positions, inject
 
@@ -139,21 +139,21 @@ def added_everywhere(
     """Whether each question is answered right with a vector added at each of the layers 1..L: ``[n, 1, scales]``."""
     asked = bench.sample(name, split)
     q, back_B, begin = bench.ask_all(bench.zero_shot(asked), bench.accepted(name, asked))
-    fixed = (bench.model.params, jnp.asarray(vectors_LD, jnp.float32), jnp.asarray(scales, jnp.float32))
-    found_BSA = np.asarray(bench.batches(_everywhere, (bench.model.decoder, positions), fixed, q))
+    fixed = (bench.model.bare, jnp.asarray(vectors_LD, jnp.float32), jnp.asarray(scales, jnp.float32))
+    found_BSA = np.asarray(bench.batches(_everywhere, (positions,), fixed, q))
     return graded(q, found_BSA[:, None], back_B, begin)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _everywhere(
-    decoder: Decoder, positions: Positions, params: Any, vectors_LD: jax.Array, scale_S: jax.Array, q: Questions
+    positions: Positions, model: Model, vectors_LD: jax.Array, scale_S: jax.Array, q: Questions
 ) -> jax.Array:
     """The likeliest token at each place of the answers, with the vectors times each scale: ``[B, S, A]``."""
-    layers, batch = tuple(range(1, decoder.config.num_layers + 1)), q.last_B.shape[0]
+    layers, batch = tuple(range(1, model.config.num_layers + 1)), q.last_B.shape[0]
 
     def one(scale: jax.Array) -> jax.Array:
         """Of one scale, ``[B, A]``."""
         vectors_BLD = jnp.broadcast_to(scale * vectors_LD[None], (batch, *vectors_LD.shape))
-        return said(decoder, params, q, inject(vectors_BLD, layers, positions, decoder.config, q))
+        return said(model, q, inject(vectors_BLD, layers, positions, model.config, q))
 
     return jax.lax.map(one, scale_S).swapaxes(0, 1)

@@ -10,9 +10,9 @@ import optax
 from flax import struct
 
 from tvjax.errors import UserError
-from tvjax.nn.decoder import Decoder, Past
+from tvjax.nn.decoder import Past
 from tvjax.nn.decoding import before
-from tvjax.nn.model import forward
+from tvjax.nn.model import Model, forward
 from tvjax.nn.pretrained import Tokenizer
 from tvjax.nn.tokens import Tokens, pad
 
@@ -55,13 +55,13 @@ def questions(
     return Questions(pad(whole, side="right", length=length), last_B, answered.ids_BT, answered.valid_BT)
 
 
-def from_last(decoder: Decoder, params: Any, q: Questions) -> tuple[Past, Questions]:
+def from_last(model: Model, q: Questions) -> tuple[Past, Questions]:
     """What stands before each prompt's last token, read once, and the questions from that token on.
 
     It does not depend on what is written at that token or later: many such edits cost as many tokens as the answers
     have, and no gradient of one goes through what stands before.
     """
-    past, last_B1, start_B1 = before(decoder, params, q.tokens.ids_BT, q.tokens.positions_BT, q.last_B)
+    past, last_B1, start_B1 = before(model.bare, q.tokens.ids_BT, q.tokens.positions_BT, q.last_B)
     ids_BA = jnp.concatenate([last_B1, q.answers_BA[:, :-1]], axis=1)
     valid_BA = jnp.concatenate([jnp.ones_like(last_B1, bool), q.asked_BA[:, :-1]], axis=1)
     tokens = Tokens(ids_BA, valid_BA, start_B1[:, 0])
@@ -82,37 +82,35 @@ def earlier(q: Questions, back_B: np.ndarray) -> Questions:
     return Questions(q.tokens, jnp.asarray(last_B), jnp.asarray(answers_BA), jnp.asarray(asked_BA))
 
 
-def _logits(decoder: Decoder, params: Any, q: Questions, edits: Any, past: Past | None) -> jax.Array:
+def _logits(model: Model, q: Questions, edits: Any, past: Past | None) -> jax.Array:
     """What is said of each token of the answers, with those before it in place: ``[B, A, V]``."""
     length = q.tokens.ids_BT.shape[1]
     at_BA = jnp.minimum(q.last_B[:, None] + jnp.arange(q.answers_BA.shape[1])[None], length - 1)
     positions_BT = q.tokens.positions_BT
-    return forward(decoder, params, q.tokens.ids_BT, edits=edits, at=at_BA, positions_BT=positions_BT, past=past)[0]
+    return forward(model, q.tokens.ids_BT, edits=edits, at=at_BA, positions_BT=positions_BT, past=past)[0]
 
 
-def said(decoder: Decoder, params: Any, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:
+def said(model: Model, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:
     """The likeliest token at each place of the answers, with those before it in place: ``[B, A]``."""
-    return _logits(decoder, params, q, edits, past).argmax(-1)
+    return _logits(model, q, edits, past).argmax(-1)
 
 
-def judged(
-    decoder: Decoder, params: Any, q: Questions, edits: Any = None, past: Past | None = None
-) -> tuple[jax.Array, jax.Array]:
+def judged(model: Model, q: Questions, edits: Any = None, past: Past | None = None) -> tuple[jax.Array, jax.Array]:
     """Whether each answer's first token, and whether all of it, is right, ``[B, 2]``; and its `risk`, ``[B]``."""
-    logits = _logits(decoder, params, q, edits, past)
+    logits = _logits(model, q, edits, past)
     right_BA = (logits.argmax(-1) == q.answers_BA) | ~q.asked_BA
     risk_BA = optax.softmax_cross_entropy_with_integer_labels(logits, q.answers_BA) * q.asked_BA
     return jnp.stack([right_BA[:, 0], right_BA.all(1)], axis=1), risk_BA.sum(1) / q.asked_BA.sum(1)
 
 
-def correct(decoder: Decoder, params: Any, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:
+def correct(model: Model, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:
     """Whether each answer is, token for token, the likeliest continuation of its prompt: ``[B]`` of bool.
 
     Each token of an answer is read with those before it in place, so this is what greedy decoding would say.
     """
-    return judged(decoder, params, q, edits, past)[0][:, 1]
+    return judged(model, q, edits, past)[0][:, 1]
 
 
-def risk(decoder: Decoder, params: Any, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:
+def risk(model: Model, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:
     """The cross-entropy of each answer, nats a token: ``[B]``."""
-    return judged(decoder, params, q, edits, past)[1]
+    return judged(model, q, edits, past)[1]

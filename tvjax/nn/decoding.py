@@ -13,8 +13,8 @@ from flax import struct
 
 from tvjax.errors import reject
 from tvjax.nn import selection
-from tvjax.nn.decoder import PADDING, Decoder, Past, Stacked, apart
-from tvjax.nn.model import ADDRESSES, forward
+from tvjax.nn.decoder import PADDING, Past, Stacked
+from tvjax.nn.model import ADDRESSES, Model, forward
 from tvjax.nn.show import brief
 from tvjax.nn.tokens import Tokens
 
@@ -59,18 +59,18 @@ def _extended(past: Past, found: Mapping[str, jax.Array], slot: jax.Array, posit
     return Past(keys, values, past.positions_BS.at[:, slot].set(position_B))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jax.jit
 def before(
-    decoder: Decoder, params: Any, inputs: jax.Array, positions_BT: jax.Array, index_B: jax.Array
+    model: Model, inputs: jax.Array, positions_BT: jax.Array, index_B: jax.Array
 ) -> tuple[Past, jax.Array, jax.Array]:
     """What the tokens before the one at `index_B` of each prompt leave; that token and its position, ``[B, 1, ...]``.
 
-    It does not depend on what is written into that token: many edits of it cost one token each.
+    It does not depend on what is written into that token: many edits of it cost one token each. model: a bare one.
     """
     rows = jnp.arange(inputs.shape[0])
     here_B1 = positions_BT[rows, index_B][:, None]
     before_BT = jnp.where(positions_BT < here_B1, positions_BT, PADDING)
-    _, found = forward(decoder, params, inputs, addresses=CACHE, at=slice(0, 1), positions_BT=before_BT)
+    _, found = forward(model, inputs, addresses=CACHE, at=slice(0, 1), positions_BT=before_BT)
     return past_of(found, before_BT), inputs[rows, index_B][:, None], here_B1
 
 
@@ -169,12 +169,10 @@ def _last_of(address: str, states: jax.Array, last_B1: jax.Array, room: int) -> 
 
 
 def generate(
-    decoder: Decoder,
-    params: Any,
+    model: Model,
     tokens: Tokens,
     max_new_tokens: int,
     *,
-    step_params: Any = None,
     prompt_edits: Any = None,
     step_edits: Any = None,
     addresses: Sequence[str] = (),
@@ -188,23 +186,22 @@ def generate(
     prompt_edits: a tree for the whole prompts ``[B, T]``; step_edits: one for a single new token ``[B, 1]``. A token is
     read from the state before it, so an edit of the prompt's last position acts on the first new token. One program
     for each shape; it ends when every prompt has come to a stop token. What is sampled for a prompt depends on its own
-    tokens and the key (`prompt_keys`). step_params: `params` as new tokens read them, by default `apart`.
+    tokens and the key (`prompt_keys`). New tokens are read with the layers `apart`, where they can be.
     """
-    static = (decoder, max_new_tokens, selection.addresses(addresses, ADDRESSES), tuple(stop), top_k)
-    step_params = apart(params) if step_params is None else step_params
+    static = (max_new_tokens, selection.addresses(addresses, ADDRESSES), tuple(stop), top_k)
+    models = (model.bare, Model(model.parted, model.config))
     heat = jnp.asarray(temperature, jnp.float32)
-    return _generate(*static, params, step_params, tokens, prompt_edits, step_edits, key, heat)
+    return _generate(*static, *models, tokens, prompt_edits, step_edits, key, heat)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _generate(
-    decoder: Decoder,
     count: int,
     addresses: tuple[str, ...],
     stop: tuple[int, ...],
     top_k: int,
-    params: Any,
-    step_params: Any,
+    model: Model,
+    step_model: Model,
     tokens: Tokens,
     prompt_edits: Any,
     step_edits: Any,
@@ -216,8 +213,7 @@ def _generate(
     key_B = None if key is None else prompt_keys(key, tokens)
     next_B = tokens.count_B if tokens.start_B is None else tokens.start_B + tokens.count_B
     out, found = forward(
-        decoder,
-        params,
+        model,
         tokens.ids_BT,
         edits=prompt_edits,
         addresses=tuple(dict.fromkeys(addresses + CACHE)),
@@ -234,7 +230,7 @@ def _generate(
     ended = jnp.isin(first_B, jnp.array(stop)) if stop else jnp.zeros(batch, bool)
     ids_BN = jnp.zeros((batch, count), jnp.int32).at[:, 0].set(first_B)
     past = past_of(found, tokens.positions_BT, count - 1)
-    if isinstance(step_params["blocks"], tuple):
+    if isinstance(step_model.params["blocks"], tuple):
         past = Past(tuple(past.keys), tuple(past.values), past.positions_BS)
     start = (
         jnp.asarray(1),
@@ -255,8 +251,7 @@ def _generate(
         n, token_B, ended, used_B, ids_BN, past, seen = state
         position_B = next_B + n - 1
         out, found = forward(
-            decoder,
-            step_params,
+            step_model,
             token_B[:, None],
             edits=step_edits,
             addresses=tuple(dict.fromkeys(addresses + CACHE)),

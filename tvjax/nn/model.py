@@ -31,7 +31,13 @@ which compiles longer."""
 
 @struct.dataclass
 class Model:
-    """A decoder with its parameters, and what is known of where they come from."""
+    """A decoder with its parameters, and what is known of where they come from.
+
+    params: the decoder's tree; it alone is data, so that `vmap` over a model is over the members of a population whose
+    parameters lead with an axis of them, ``[M, ...]``.
+    config: what the decoder is made of.
+    source: the folder, file or run that it is of.
+    """
 
     params: Any
     config: DecoderConfig = struct.field(pytree_node=False)
@@ -42,6 +48,11 @@ class Model:
         return Decoder(self.config)
 
     @property
+    def bare(self) -> "Model":
+        """The model without its source, for `jax.jit`: whatever the source is, one config is one program."""
+        return Model(self.params, self.config)
+
+    @property
     def parted(self) -> Any:
         """`params` with the layers `apart`, where they can be: made once, for as long as the parameters are these."""
         leaves, held = jax.tree.leaves(self.params), self.__dict__.get("_parted")
@@ -49,9 +60,9 @@ class Model:
             held = self.__dict__["_parted"] = (leaves, apart(self.params))
         return held[1]
 
-    def params_for(self, tokens: int) -> Any:
-        """The parameters as a pass over so many tokens reads them fastest."""
-        return self.parted if tokens <= FEW else self.params
+    def for_tokens(self, tokens: int) -> "Model":
+        """The model, bare, with its parameters as a pass over so many tokens reads them fastest."""
+        return Model(self.parted if tokens <= FEW else self.params, self.config)
 
     def __repr__(self) -> str:
         c, source = self.config, self.source
@@ -70,25 +81,24 @@ class Model:
         return "\n  ".join(lines)
 
 
-def cut(decoder: Decoder, params: Any, layer: int) -> tuple[tuple[Decoder, Any], tuple[Decoder, Any]]:
-    """The blocks up to `layer` and those above it, ``1 <= layer < L``, each as a decoder with its parameters.
+def cut(model: Model, layer: int) -> tuple[Model, Model]:
+    """The blocks up to `layer` and those above it, ``1 <= layer < L``, each as a model.
 
     h^layer is the last `blocks/resid` of the first and the `embed` of the second, where it is to be written.
     """
-    whole = decoder.config
+    whole = model.config
 
-    def part(start: int, stop: int) -> tuple[Decoder, Any]:
-        blocks = jax.tree.map(lambda p: p[start:stop], params["blocks"])
+    def part(start: int, stop: int) -> Model:
+        blocks = jax.tree.map(lambda p: p[start:stop], model.params["blocks"])
         unroll, windows = min(whole.unroll, stop - start), whole.windows[start:stop]
         config = dataclasses.replace(whole, num_layers=stop - start, unroll=unroll, windows=windows)
-        return Decoder(config), {**params, "blocks": blocks}
+        return Model({**model.params, "blocks": blocks}, config)
 
     return part(0, layer), part(layer, whole.num_layers)
 
 
 def forward(
-    decoder: Decoder,
-    params: Any,
+    model: Model,
     inputs: jax.Array,
     *,
     edits: Mapping[str, Any] | None = None,
@@ -109,10 +119,10 @@ def forward(
     wanted, chosen = selection.addresses(addresses, ADDRESSES), None
     if layers is not None:
         where = " (layer 0 is the address 'embed')"
-        chosen = selection.layers_of(selection.choice("layers", layers), 1, decoder.config.num_layers, where)
+        chosen = selection.layers_of(selection.choice("layers", layers), 1, model.config.num_layers, where)
     places = (at.start, at.stop, at.step) if isinstance(at, slice) else None
     arrays = (edits, read_BN, None if places else at, positions_BT, mask_BTT, past)
-    return _forward(decoder, wanted, chosen, places, params, inputs, *arrays)
+    return _forward(model.decoder, wanted, chosen, places, model.params, inputs, *arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tvjax.nn.decoder import Decoder, DecoderConfig, Past
+from tvjax.nn.decoder import DecoderConfig, Past
 from tvjax.nn.decoding import CACHE, past_of
-from tvjax.nn.model import forward
+from tvjax.nn.model import Model, forward
 
 
 def per_token(c: DecoderConfig) -> int:
@@ -15,18 +15,18 @@ def per_token(c: DecoderConfig) -> int:
     return 2 * c.num_layers * c.kv_heads * c.channels
 
 
-def start_prefix(decoder: Decoder, params: Any, ids_P: jax.Array) -> Any:
+def start_prefix(model: Model, ids_P: jax.Array) -> Any:
     """A prefix that says what real tokens say, as its authors advise: ``{"keys", "values": [L, G, P, C]}``.
 
     Prefixes that start at random take attention away from the prompt. Rotary keys stand before position 0, where the
     prompt begins, so that distances are those of words before it.
     """
-    c, places = decoder.config, jnp.arange(ids_P.shape[0])[None]
+    c, places = model.config, jnp.arange(ids_P.shape[0])[None]
     if c.positions == "rotary":
         places = places - ids_P.shape[0]
     elif c.positions == "learned":
         places = jnp.minimum(places, c.max_positions - 1)
-    _, found = forward(decoder, params, ids_P[None], addresses=CACHE, at=slice(0, 1), positions_BT=places)
+    _, found = forward(model, ids_P[None], addresses=CACHE, at=slice(0, 1), positions_BT=places)
     past = past_of(found, places)
     return {"keys": past.keys[:, 0].astype(jnp.float32), "values": past.values[:, 0].astype(jnp.float32)}
 

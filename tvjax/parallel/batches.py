@@ -36,9 +36,8 @@ class Batches:
         Raises `UserError` if not even one entry fits.
         """
         count = jax.tree.leaves(arrays)[0].shape[0]
-        fixed_shapes, shapes = jax.tree.map(jnp.shape, fixed), jax.tree.map(lambda a: a.shape[1:], arrays)
         most = min(self.most, 1 << (count - 1).bit_length())
-        key = (program, static, str(fixed_shapes), str(shapes), most)
+        key = (program, static, _form(fixed), _form(arrays, 1), most)
         if key not in self._programs:
             self._programs[key] = self._fit(program, static, fixed, arrays, most)
         size, run = self._programs[key]
@@ -65,3 +64,9 @@ class Batches:
             if size == 1:
                 raise reject("memory", self.memory, f"{used:.3g} or more: GiB that one entry takes")
             size = max(1, min(size - 1, int(size * self.memory / used)))
+
+
+def _form(tree: Any, begin: int = 0) -> tuple[Any, ...]:
+    """What a program is made for: the structure of its arguments, and their shapes from axis `begin` on."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, *(jnp.shape(leaf)[begin:] for leaf in leaves)

@@ -11,6 +11,7 @@ import numpy as np
 
 from tvjax.nn.answers import Questions, from_last, judged, risk
 from tvjax.nn.decoder import PADDING, Decoder, Past
+from tvjax.nn.model import Model
 from tvjax.parallel.batches import GIB, Batches
 from tvjax.parallel.mesh import shard_batch
 from tvjax.settings import setting
@@ -51,9 +52,9 @@ def over_prompts(
     def one(q: Questions, past: Past | None) -> Any:
         """The scores of the prompts of one template."""
         if adapter.from_last and past is None:
-            past, q = from_last(decoder, given["target"], q)
+            past, q = from_last(Model(given["target"], decoder.config), q)
         change = adapter.change(params, given, made, q)
-        return score(decoder, change.params, q, change.edits, past or change.past)
+        return score(Model(change.params, decoder.config), q, change.edits, past or change.past)
 
     return jax.vmap(one)(q_PB, past_P)
 
@@ -68,7 +69,7 @@ def read_once(adapter: Adapter, decoder: Decoder, given: Given, asked: Examples)
         states = [adapter.state(None, given, asked.rows(rows, draw)[0], None) for draw in draws]
         asked = dataclasses.replace(asked, state_IRS=jnp.stack(states, axis=1))
     if adapter.from_last:
-        read = jax.vmap(lambda q: from_last(decoder, given["target"], q), in_axes=1, out_axes=1)
+        read = jax.vmap(lambda q: from_last(Model(given["target"], decoder.config), q), in_axes=1, out_axes=1)
         past, prompts = read(asked.prompts)  # keys and values [L, P, I, G, S, C]
         keys, values = (a.transpose(2, 1, 0, 3, 4, 5) for a in (past.keys, past.values))
         asked = dataclasses.replace(asked, prompts=prompts, past=Past(keys, values, past.positions_BS))

@@ -38,10 +38,10 @@ class VectorConfig:
     questions: int = setting(100, "most inputs of a split that are asked", least=1)
 
 
-_shown = jax.jit(last_states_and_heads, static_argnums=0)
-_states = jax.jit(last_states, static_argnums=0)
-_outputs = jax.jit(last_outputs, static_argnums=0)
-_said = jax.jit(said, static_argnums=0)
+_shown = jax.jit(last_states_and_heads)
+_states = jax.jit(last_states)
+_outputs = jax.jit(last_outputs)
+_said = jax.jit(said)
 
 
 def room(longest: int) -> int:
@@ -245,7 +245,7 @@ class Bench:
     def said(self, q: Questions, vectors_SND: np.ndarray, layers: Sequence[int], keep_SN: np.ndarray) -> np.ndarray:
         """The likeliest token at each place of the answers with each vector written: `above.said`, ``[B, S, N, A]``."""
         arrays = (jnp.asarray(vectors_SND, jnp.float32), jnp.asarray(list(layers)), jnp.asarray(keep_SN, jnp.float32))
-        return np.asarray(self.batches(_said, (self.model.decoder,), (self.model.params, *arrays), q))
+        return np.asarray(self.batches(_said, (), (self.model.bare, *arrays), q))
 
     def begun(self, x: str, answers: Mapping[str, Answers]) -> set[int]:
         """The tokens that the right answers of an input begin with, in `answers`."""
@@ -331,7 +331,7 @@ class Bench:
     def _read(self, program: Any, prompts: Sequence[str]) -> Any:
         ids = self.tokenizer.encode(prompts)
         tokens = pad(ids, side="right", length=room(max(map(len, ids))))
-        found = self.batches(program, (self.model.decoder,), (self.model.params,), tokens)
+        found = self.batches(program, (), (self.model.bare,), tokens)
         return jax.tree.map(lambda a: np.asarray(a, np.float32), found)
 
 

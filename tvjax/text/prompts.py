@@ -10,8 +10,8 @@ import optax
 from flax import struct
 
 from tvjax.errors import reject
-from tvjax.nn.decoder import PADDING, Decoder
-from tvjax.nn.model import forward
+from tvjax.nn.decoder import PADDING
+from tvjax.nn.model import Model, forward
 from tvjax.nn.pretrained import Tokenizer
 from tvjax.tasks.text import Template, TextTask
 from tvjax.text.pieces import Pieces
@@ -192,15 +192,14 @@ def ask_beside(asked: Asked, more: Asked, chosen: Sequence[int]) -> Asked:
 
 
 def answer_scores(
-    decoder: Decoder, params: Any, asked: Asked, *, edits: Any = None, layers: Sequence[int] = ()
+    model: Model, asked: Asked, *, edits: Any = None, layers: Sequence[int] = ()
 ) -> tuple[dict[str, jax.Array], jax.Array | None]:
     """For each answer its risk (nats a token) and whether all of it is right, ``[B, N]``.
 
     And h^l at the last token of each query, of the chosen `layers` (1..L): ``[layers, B, N, D]``, None for no layers.
     """
     out, found = forward(
-        decoder,
-        params,
+        model,
         asked.ids_BT,
         edits=edits,
         addresses=("blocks/resid",) if layers else (),

@@ -12,68 +12,64 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.nn.answers import Questions, from_last
-from tvjax.nn.decoder import Decoder, Past
-from tvjax.nn.model import forward
+from tvjax.nn.decoder import DecoderConfig, Past
+from tvjax.nn.model import Model, forward
 from tvjax.vectors.edits import HEADS, edit_at
 from tvjax.vectors.from_prompts import at_last
 from tvjax.vectors.tvp import STREAM, stream_at
 
 
-def alike(decoder: Decoder, reach: int) -> bool:
+def alike(c: DecoderConfig, reach: int) -> bool:
     """Whether all blocks are one function of their parameters, for positions that look back by less than `reach`."""
-    return len({window if 0 < window < reach else 0 for window in decoder.config.windows}) <= 1
+    return len({window if 0 < window < reach else 0 for window in c.windows}) <= 1
 
 
-def states(decoder: Decoder, params: Any, past: Past, q: Questions) -> tuple[jax.Array, jax.Array]:
+def states(model: Model, past: Past, q: Questions) -> tuple[jax.Array, jax.Array]:
     """h^0..h^L of the tokens of `q` behind `past`, ``[L+1, B, A, D]``, and what is said of them, ``[B, A, V]``."""
     positions_BT = q.tokens.positions_BT
-    out, found = forward(decoder, params, q.tokens.ids_BT, addresses=STREAM, positions_BT=positions_BT, past=past)
+    out, found = forward(model, q.tokens.ids_BT, addresses=STREAM, positions_BT=positions_BT, past=past)
     return stream_at(found, slice(None)), out
 
 
 def _block(
-    decoder: Decoder, params: Any, past: Past, q: Questions, index: Any, h_BAD: jax.Array, tree: Any
+    model: Model, past: Past, q: Questions, index: Any, h_BAD: jax.Array, tree: Any
 ) -> tuple[jax.Array, jax.Array]:
     """The readout and the state after block `index` (from 0) alone, of `h_BAD` before it; tree: edits in it."""
-    one = Decoder(dataclasses.replace(decoder.config, num_layers=1, unroll=1, windows=decoder.config.windows[:1]))
+    config = dataclasses.replace(model.config, num_layers=1, unroll=1, windows=model.config.windows[:1])
     cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=index, slice_size=1)
-    params = {**params, "blocks": jax.tree.map(cut, params["blocks"])}
+    one = Model({**model.params, "blocks": jax.tree.map(cut, model.params["blocks"])}, config)
     past = Past(cut(past.keys), cut(past.values), past.positions_BS)
     tree = edit_at("embed", h_BAD) | tree
     positions_BT = q.tokens.positions_BT
     address = "blocks/resid"
-    out, found = forward(
-        one, params, q.tokens.ids_BT, edits=tree, addresses=(address,), positions_BT=positions_BT, past=past
-    )
+    out, found = forward(one, q.tokens.ids_BT, edits=tree, addresses=(address,), positions_BT=positions_BT, past=past)
     return out, found[address][0]
 
 
-def read_out(decoder: Decoder, params: Any, past: Past, q: Questions, h_BAD: jax.Array, layer: Any) -> jax.Array:
+def read_out(model: Model, past: Past, q: Questions, h_BAD: jax.Array, layer: Any) -> jax.Array:
     """What is said where h^`layer` (0..L, may be traced) is `h_BAD`: ``[B, A, V]``. For blocks that are `alike`."""
-    top = decoder.config.num_layers - 1
+    top = model.config.num_layers - 1
 
     def body(index: jax.Array, h_BAD: jax.Array) -> jax.Array:
         """One block more."""
-        return _block(decoder, params, past, q, index, h_BAD, {})[1]
+        return _block(model, past, q, index, h_BAD, {})[1]
 
     h_BAD = jax.lax.fori_loop(layer, top, body, h_BAD)
     last = layer > top  # nothing is left to run: the state is that which is read out
     written = edit_at("blocks/resid", h_BAD[None], here=jnp.asarray(last).reshape(1, 1, 1, 1))
-    return _block(decoder, params, past, q, top, h_BAD, written)[0]
+    return _block(model, past, q, top, h_BAD, written)[0]
 
 
-def said(
-    decoder: Decoder, params: Any, vectors_SND: jax.Array, layers_S: jax.Array, keep_SN: jax.Array, q: Questions
-) -> jax.Array:
+def said(model: Model, vectors_SND: jax.Array, layers_S: jax.Array, keep_SN: jax.Array, q: Questions) -> jax.Array:
     """The likeliest token at each place of the answers with each vector in place, ``[B, S, N, A]``.
 
     The state h at the last token, at layer ``layers_S[s]`` (0..L), becomes ``keep_SN[s, n] h + vectors_SND[s, n]``. An
     answer is read with its own tokens before each place, so that its first place is what the vector alone brings.
     """
-    past, q = from_last(decoder, params, q)
-    h_LBAD, _ = states(decoder, params, past, q)
+    past, q = from_last(model, q)
+    h_LBAD, _ = states(model, past, q)
     length = q.tokens.ids_BT.shape[1]
-    whole = not alike(decoder, past.positions_BS.shape[1] + length)
+    whole = not alike(model.config, past.positions_BS.shape[1] + length)
 
     def at_layer(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         """All vectors of one layer."""
@@ -83,12 +79,12 @@ def said(
         def one(vector_D: jax.Array, keep: jax.Array) -> jax.Array:
             """One of them."""
             if whole:
-                tree = at_last(decoder, vector_D, layer, q.last_B, length, keep)
+                tree = at_last(model.config, vector_D, layer, q.last_B, length, keep)
                 ids_BT, positions_BT = q.tokens.ids_BT, q.tokens.positions_BT
-                out = forward(decoder, params, ids_BT, edits=tree, positions_BT=positions_BT, past=past)[0]
+                out = forward(model, ids_BT, edits=tree, positions_BT=positions_BT, past=past)[0]
             else:
                 new_BD = keep.astype(h_BAD.dtype) * h_BAD[:, 0] + vector_D.astype(h_BAD.dtype)[None]
-                out = read_out(decoder, params, past, q, h_BAD.at[:, 0].set(new_BD), layer)
+                out = read_out(model, past, q, h_BAD.at[:, 0].set(new_BD), layer)
             return out.argmax(-1)
 
         return jax.vmap(one)(vectors_ND, keep_N)
@@ -96,15 +92,15 @@ def said(
     return jax.lax.map(at_layer, (vectors_SND, layers_S, keep_SN)).transpose(2, 0, 1, 3)
 
 
-def head_effects(decoder: Decoder, params: Any, mean_LHC: jax.Array, q: Questions) -> jax.Array:
+def head_effects(model: Model, mean_LHC: jax.Array, q: Questions) -> jax.Array:
     """By how much each head's mean, put in its place at the last token, raises the chance of the answer: ``[B, L, H]``.
 
     Of an answer of several tokens the first counts.
     """
     layers, heads, _ = mean_LHC.shape
-    past, q = from_last(decoder, params, Questions(q.tokens, q.last_B, q.answers_BA[:, :1], q.asked_BA[:, :1]))
-    h_LBAD, out = states(decoder, params, past, q)
-    whole = not alike(decoder, past.positions_BS.shape[1] + 1)
+    past, q = from_last(model, Questions(q.tokens, q.last_B, q.answers_BA[:, :1], q.asked_BA[:, :1]))
+    h_LBAD, out = states(model, past, q)
+    whole = not alike(model.config, past.positions_BS.shape[1] + 1)
 
     def chance(out_BAV: jax.Array) -> jax.Array:
         """Of each answer's first token: ``[B]``."""
@@ -120,10 +116,10 @@ def head_effects(decoder: Decoder, params: Any, mean_LHC: jax.Array, q: Question
                 here = here & (jnp.arange(layers) == index)[:, None, None, None, None]
                 tree = edit_at(HEADS, mean_LHC[:, None, None], here=here)
                 ids_BT, positions_BT = q.tokens.ids_BT, q.tokens.positions_BT
-                return chance(forward(decoder, params, ids_BT, edits=tree, positions_BT=positions_BT, past=past)[0])
+                return chance(forward(model, ids_BT, edits=tree, positions_BT=positions_BT, past=past)[0])
             tree = edit_at(HEADS, mean_LHC[index][None, None, None], here=here)
-            _, h_BAD = _block(decoder, params, past, q, index, h_LBAD[index], tree)
-            return chance(read_out(decoder, params, past, q, h_BAD, index + 1))
+            _, h_BAD = _block(model, past, q, index, h_LBAD[index], tree)
+            return chance(read_out(model, past, q, h_BAD, index + 1))
 
         return jax.vmap(one)(jnp.arange(heads))
 

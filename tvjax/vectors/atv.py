@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.nn.answers import Questions
-from tvjax.nn.decoder import Decoder, DecoderConfig, Norm
-from tvjax.nn.model import forward
+from tvjax.nn.decoder import DecoderConfig, Norm
+from tvjax.nn.model import Model, forward
 from tvjax.vectors.edits import Tree, edit_at, merge
 
 Positions = Literal["last", "all"]
@@ -51,8 +51,7 @@ def _uniform(fan_in: int) -> Any:
 
 
 def read_query(
-    decoder: Decoder,
-    params: Any,
+    model: Model,
     inputs: jax.Array,
     positions_BT: jax.Array,
     last_B: jax.Array,
@@ -60,17 +59,16 @@ def read_query(
 ) -> jax.Array:
     """The state ``[B, S]`` of each query's last token after the final norm. dropout: the edits tree of `dropped`."""
     _, found = forward(
-        decoder,
-        params,
+        model,
         inputs,
         edits=dropout,
         addresses=("blocks/resid",),
-        layers=(decoder.config.num_layers,),
+        layers=(model.config.num_layers,),
         read_BN=last_B[:, None],
         at=slice(0, 1),
         positions_BT=positions_BT,
     )
-    return jnp.asarray(Norm(decoder.config).apply({"params": params["norm"]}, found["blocks/resid"][0, :, 0]))
+    return jnp.asarray(Norm(model.config).apply({"params": model.params["norm"]}, found["blocks/resid"][0, :, 0]))
 
 
 def dropped(key: jax.Array, c: DecoderConfig, rate: float, batch: int, length: int) -> Tree:

@@ -6,18 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.nn.answers import Questions
-from tvjax.nn.decoder import Decoder
-from tvjax.nn.model import forward
+from tvjax.nn.decoder import DecoderConfig
+from tvjax.nn.model import Model, forward
 from tvjax.nn.tokens import Tokens
 from tvjax.vectors import edits
 from tvjax.vectors.tvp import STREAM, stream_at
 
 
-def _read(decoder: Decoder, params: Any, tokens: Tokens, addresses: tuple[str, ...]) -> dict[str, jax.Array]:
+def _read(model: Model, tokens: Tokens, addresses: tuple[str, ...]) -> dict[str, jax.Array]:
     """What stands at `addresses` at each prompt's last token, ``[layers, B, 1, ...]``; nothing else is stored."""
     return forward(
-        decoder,
-        params,
+        model,
         tokens.ids_BT,
         addresses=addresses,
         read_BN=tokens.last_B[:, None],
@@ -26,21 +25,19 @@ def _read(decoder: Decoder, params: Any, tokens: Tokens, addresses: tuple[str, .
     )[1]
 
 
-def last_states(decoder: Decoder, params: Any, tokens: Tokens) -> jax.Array:
+def last_states(model: Model, tokens: Tokens) -> jax.Array:
     """h^0..h^L at each prompt's last token, ``[B, L+1, D]``."""
-    return stream_at(_read(decoder, params, tokens, STREAM), slice(None))[:, :, 0].swapaxes(0, 1)
+    return stream_at(_read(model, tokens, STREAM), slice(None))[:, :, 0].swapaxes(0, 1)
 
 
-def last_states_and_heads(decoder: Decoder, params: Any, tokens: Tokens) -> dict[str, jax.Array]:
+def last_states_and_heads(model: Model, tokens: Tokens) -> dict[str, jax.Array]:
     """At each prompt's last token: "states" h^0..h^L ``[B, L+1, D]``, "heads", what each writes ``[B, L, H, C]``."""
-    found = _read(decoder, params, tokens, (*STREAM, edits.HEADS))
+    found = _read(model, tokens, (*STREAM, edits.HEADS))
     read = {"states": stream_at(found, slice(None)), "heads": found[edits.HEADS]}
     return {name: a[:, :, 0].swapaxes(0, 1) for name, a in read.items()}
 
 
-def states_and_answers(
-    decoder: Decoder, params: Any, asked: tuple[Questions, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+def states_and_answers(model: Model, asked: tuple[Questions, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Questions in one pass: h^0..h^L at positions `read_BN`, ``[B, N, L+1, D]``, and what is said, ``[B, A]``.
 
     asked: the questions, with `read_BN`. What is said is the likeliest token at each place of the answers, each read
@@ -49,8 +46,7 @@ def states_and_answers(
     q, read_BN = asked
     at_BA = q.last_B[:, None] + jnp.arange(q.answers_BA.shape[1])[None]
     out, found = forward(
-        decoder,
-        params,
+        model,
         q.tokens.ids_BT,
         addresses=STREAM,
         read_BN=read_BN,
@@ -63,14 +59,14 @@ def states_and_answers(
 ADDED = ("attn_out", "mlp_out")
 
 
-def last_outputs(decoder: Decoder, params: Any, tokens: Tokens) -> jax.Array:
+def last_outputs(model: Model, tokens: Tokens) -> jax.Array:
     """What attention and the MLP of each layer add to the stream at each prompt's last token: ``[B, 2, L, D]``."""
     addresses = tuple(f"blocks/{name}" for name in ADDED)
-    found = _read(decoder, params, tokens, addresses)
+    found = _read(model, tokens, addresses)
     return jnp.stack([found[address][:, :, 0].swapaxes(0, 1) for address in addresses], axis=1)
 
 
-def at_last(decoder: Decoder, vectors: jax.Array, layer: Any, last_B: jax.Array, length: int, keep: Any = 0.0) -> Any:
+def at_last(c: DecoderConfig, vectors: jax.Array, layer: Any, last_B: jax.Array, length: int, keep: Any = 0.0) -> Any:
     """The edits tree that writes vectors at h^`layer` (which may be traced) of the positions `last_B`.
 
     vectors: ``[D]``, one for all prompts, or ``[B, D]``, each prompt's own.
@@ -78,16 +74,16 @@ def at_last(decoder: Decoder, vectors: jax.Array, layer: Any, last_B: jax.Array,
     return edits.affine(
         jnp.atleast_2d(vectors)[None, :, None],
         keep=keep,
-        at_layer=edits.at_layer(layer, decoder.config.num_layers),
+        at_layer=edits.at_layer(layer, c.num_layers),
         at_position=jnp.arange(length)[None] == last_B[:, None],
     )
 
 
-def vocabulary(decoder: Decoder, params: Any, vectors_ND: jax.Array) -> jax.Array:
+def vocabulary(model: Model, vectors_ND: jax.Array) -> jax.Array:
     """Logits ``[N, V]`` of vectors read as if they were the last state: final norm, then readout (the "logit lens")."""
     tree = edits.affine(
         vectors_ND[None, :, None],
-        at_layer=edits.at_layer(decoder.config.num_layers, decoder.config.num_layers),
+        at_layer=edits.at_layer(model.config.num_layers, model.config.num_layers),
         at_position=jnp.ones((1, 1), bool),
     )
-    return forward(decoder, params, jnp.zeros((len(vectors_ND), 1), jnp.int32), edits=tree)[0][:, 0]
+    return forward(model, jnp.zeros((len(vectors_ND), 1), jnp.int32), edits=tree)[0][:, 0]

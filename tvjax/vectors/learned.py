@@ -1,6 +1,5 @@
 """A vector that is learned: gradient descent on the answers of a task's own zero-shot prompts, the model frozen."""
 
-import functools
 from typing import Any
 
 import jax
@@ -8,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from tvjax.nn.answers import Questions, from_last, risk
-from tvjax.nn.decoder import Decoder, Past, rows_of
-from tvjax.nn.model import cut
+from tvjax.nn.decoder import Past, rows_of
+from tvjax.nn.model import Model, cut
 from tvjax.vectors.above import states
 from tvjax.vectors.edits import edit_at, merge
 from tvjax.vectors.from_prompts import at_last
@@ -24,17 +23,15 @@ def lowest(layer: int, num_layers: int) -> int:
     return min(layer, num_layers - 1) // step * step
 
 
-def upper(decoder: Decoder, params: Any, start: int) -> Any:
-    """The parameters of the blocks above layer `start` (0: of all) with those of the readout, for `learn`."""
-    return cut(decoder, params, start)[1][1] if start else params
+def upper(model: Model, start: int) -> Model:
+    """The blocks above layer `start` (0: all) with the readout, bare, for `learn`."""
+    return cut(model, start)[1] if start else model.bare
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jax.jit
 def learn(
-    decoder: Decoder,
-    start: int,
-    params: Any,
-    above: Any,
+    model: Model,
+    above: Model,
     q: Questions,
     rows_SB: jax.Array,
     rate: jax.Array,
@@ -43,19 +40,21 @@ def learn(
     """For each of `layers_N` (`start`..L) the vector, ``[N, D]``, that answers `q` best where added at the last token.
 
     From zero by S steps of Adam at `rate`, each on the mean risk of the prompts in its row of `rows_SB`; the layers
-    side by side, each with a vector of its own. above: the parameters of the blocks above `start`, which alone are run
-    in a step. [ours: what vectors read from states are to be compared with]
+    side by side, each with a vector of its own. model: a bare one. above: its `upper` blocks, those above `start`,
+    which alone are run in a step. [ours: what vectors read from states are to be compared with]
     """
-    past, q = from_last(decoder, params, q)  # what stands before the vector never changes
-    h_BAD = states(decoder, params, past, q)[0][start]
+    start = model.config.num_layers - above.config.num_layers
+    past, q = from_last(model, q)  # what stands before the vector never changes
+    h_BAD = states(model, past, q)[0][start]
     past = Past(past.keys[start:], past.values[start:], past.positions_BS)
-    top = cut(decoder, params, start)[1][0] if start else decoder
     length = q.tokens.ids_BT.shape[1]
     optimizer = optax.adam(rate)
 
     def loss(vector_D: jax.Array, layer: jax.Array, drawn: Questions, seen: Past, h_BAD: jax.Array) -> jax.Array:
-        tree = merge(edit_at("embed", h_BAD), at_last(top, vector_D, layer - start, drawn.last_B, length, keep=1.0))
-        return risk(top, above, drawn, tree, seen).mean()
+        tree = merge(
+            edit_at("embed", h_BAD), at_last(above.config, vector_D, layer - start, drawn.last_B, length, keep=1.0)
+        )
+        return risk(above, drawn, tree, seen).mean()
 
     def step(state: tuple[jax.Array, Any], row_B: jax.Array) -> tuple[tuple[jax.Array, Any], None]:
         vectors_ND, moments = state
@@ -65,6 +64,6 @@ def learn(
         updates, moments = optimizer.update(gradient_ND, moments)
         return (optax.apply_updates(vectors_ND, updates), moments), None
 
-    zero_ND = jnp.zeros((len(layers_N), decoder.config.width))
+    zero_ND = jnp.zeros((len(layers_N), model.config.width))
     (vectors_ND, _), _ = jax.lax.scan(step, (zero_ND, optimizer.init(zero_ND)), rows_SB)
     return vectors_ND

@@ -1,14 +1,12 @@
 """Packed prompts: demonstrations once, then queries side by side, each as if alone at the end of its own prompt."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvjax.nn.decoder import Decoder
-from tvjax.nn.model import forward
+from tvjax.nn.model import Model, forward
 from tvjax.tasks.base import Task
 from tvjax.tasks.prompt import Layout
 
@@ -33,8 +31,7 @@ def packed_mask(layout: Layout, shown: int, counts: Sequence[int]) -> tuple[np.n
 
 
 def run_packed(
-    decoder: Decoder,
-    params: Any,
+    model: Model,
     task: Task,
     layout: Layout,
     shown: jax.Array,
@@ -51,7 +48,7 @@ def run_packed(
     asked = task.zero_shot(layout, queries.reshape(-1, *queries.shape[2:]))
     inputs = jnp.concatenate([shown, asked.reshape(batch, -1, *asked.shape[2:])], axis=1)
     positions_BT, mask_BTT = (jnp.asarray(a) for a in packed_mask(layout, length, counts))
-    return forward(decoder, params, inputs, addresses=addresses, positions_BT=positions_BT, mask_BTT=mask_BTT)
+    return forward(model, inputs, addresses=addresses, positions_BT=positions_BT, mask_BTT=mask_BTT)
 
 
 def answers_at(layout: Layout, shown: int) -> slice:

@@ -11,8 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from tvjax.nn.decoder import Decoder
-from tvjax.nn.model import cut, forward
+from tvjax.nn.model import Model, cut, forward
 from tvjax.settings import setting
 from tvjax.tasks.base import Task
 from tvjax.tasks.prompt import Layout, Prompt
@@ -44,15 +43,14 @@ def stream_at(activations: dict[str, jax.Array], positions: slice) -> jax.Array:
     return jnp.concatenate([embed[None], resid])
 
 
-def run_prompt(decoder: Decoder, params: Any, prompt: Prompt) -> tuple[jax.Array, jax.Array]:
+def run_prompt(model: Model, prompt: Prompt) -> tuple[jax.Array, jax.Array]:
     """Predictions ``[B, N, O]`` at every query and the states theta ``[L+1, B, N, D]`` there."""
-    out, activations = forward(decoder, params, prompt.inputs, addresses=STREAM, at=prompt.queries)
+    out, activations = forward(model, prompt.inputs, addresses=STREAM, at=prompt.queries)
     return out, stream_at(activations, prompt.queries)
 
 
 def prompt_with(
-    decoder: Decoder,
-    params: Any,
+    model: Model,
     task: Task,
     layout: Layout,
     theta_BD: jax.Array,
@@ -68,16 +66,15 @@ def prompt_with(
     """
     inputs, more = task.zero_shot(layout, x_B), {}
     if lowest and edit == "replace" and layout.offset:
-        below, (decoder, params) = cut(decoder, params, lowest)
-        _, found = forward(*below, inputs[:, : layout.offset], addresses=("blocks/resid",))
+        below, model = cut(model, lowest)
+        _, found = forward(below, inputs[:, : layout.offset], addresses=("blocks/resid",))
         h_BTD = jnp.concatenate([found["blocks/resid"][-1], theta_BD[:, None].astype(found["blocks/resid"].dtype)], 1)
         layer, more = layer - lowest, edits.edit_at("embed", h_BTD)
-    return answer_with(decoder, params, inputs, theta_BD, layer, edit, more)
+    return answer_with(model, inputs, theta_BD, layer, edit, more)
 
 
 def answer_with(
-    decoder: Decoder,
-    params: Any,
+    model: Model,
     inputs: jax.Array,
     theta_BD: jax.Array,
     layer: Any,
@@ -92,16 +89,16 @@ def answer_with(
     tree = edits.affine(
         theta_BD[None, :, None],
         keep=float(edit == "add"),
-        at_layer=edits.at_layer(layer, decoder.config.num_layers),
+        at_layer=edits.at_layer(layer, model.config.num_layers),
         at_position=(jnp.arange(last + 1) == last)[None],
     )
-    out, _ = forward(decoder, params, inputs, edits=tree | (more or {}), at=slice(last, last + 1))
+    out, _ = forward(model, inputs, edits=tree | (more or {}), at=slice(last, last + 1))
     return out[:, 0]
 
 
-def zero_shot(decoder: Decoder, params: Any, task: Task, layout: Layout, x_B: jax.Array) -> jax.Array:
+def zero_shot(model: Model, task: Task, layout: Layout, x_B: jax.Array) -> jax.Array:
     """Predictions ``[B, O]`` of the zero-shot prompts of x', unedited."""
-    out, _ = forward(decoder, params, task.zero_shot(layout, x_B), at=slice(layout.offset, layout.length(1)))
+    out, _ = forward(model, task.zero_shot(layout, x_B), at=slice(layout.offset, layout.length(1)))
     return out[:, 0]
 
 
@@ -125,8 +122,7 @@ def theta_of(config: TVPConfig, theta_LBND: jax.Array, layer: Any) -> jax.Array:
 
 
 def tvp_scores(
-    decoder: Decoder,
-    params: Any,
+    model: Model,
     task: Task,
     prompt: Prompt,
     theta_LBND: jax.Array,
@@ -142,13 +138,12 @@ def tvp_scores(
     theta_BSD = theta_of(config, theta_LBND, layer)
     x, y = asked
     flat_theta, flat_x = (a.reshape(-1, *a.shape[2:]) for a in (theta_BSD, x))
-    out = prompt_with(decoder, params, task, prompt.layout, flat_theta, layer, flat_x, config.edit, lowest)
+    out = prompt_with(model, task, prompt.layout, flat_theta, layer, flat_x, config.edit, lowest)
     return task.scores(out.reshape(*x.shape[:2], -1), y)
 
 
 def run_with_queries(
-    decoder: Decoder,
-    params: Any,
+    model: Model,
     task: Task,
     prompt: Prompt,
     asked: tuple[jax.Array, jax.Array],
@@ -161,7 +156,7 @@ def run_with_queries(
     """
     x, y = asked
     chosen = positions(config, prompt.x.shape[1])
-    out, _ = run_packed(decoder, params, task, prompt.layout, prompt.inputs, x, chosen)
+    out, _ = run_packed(model, task, prompt.layout, prompt.inputs, x, chosen)
     return out[:, prompt.queries], task.scores(out[:, answers_at(prompt.layout, prompt.inputs.shape[1])], y)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from tvjax.experiments.atv_tvp.settings import ATVTVPSettings
 from tvjax.methods.atv import ATV
-from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import Model
 from tvjax.parallel.mesh import shard_batch
 from tvjax.tasks import NO_SHIFT, Prompt, ShiftedPrompts, draw
 from tvjax.train.log import mean_name
@@ -38,14 +38,14 @@ class Target:
 
     def theta(self, params: Any, prompt: Prompt) -> jax.Array:
         """Theta at the layer, at every query: ``[B, N, D]``."""
-        return tvp.run_prompt(Decoder(self.settings.decoder), params, prompt)[1][self.layer]
+        return tvp.run_prompt(Model(params, self.settings.decoder), prompt)[1][self.layer]
 
     def ask(self, params: Any, vectors_BND: jax.Array, x: jax.Array, y: jax.Array) -> Scores:
         """Scores ``[B, N]`` of the answers to queries x (``[B, N, X]`` or ``[B, N]``), each with a vector written."""
         s = self.settings
         vectors, queries = (a.reshape(-1, *a.shape[2:]) for a in (vectors_BND, x))
-        decoder, layer = Decoder(s.decoder), self.layer
-        out = tvp.prompt_with(decoder, params, s.task, s.layout, vectors, layer, queries, s.tvp.edit, lowest=layer)
+        model, layer = Model(params, s.decoder), self.layer
+        out = tvp.prompt_with(model, s.task, s.layout, vectors, layer, queries, s.tvp.edit, lowest=layer)
         return s.task.scores(out.reshape(*x.shape[:2], -1), y)
 
     def ask_all(self, params: Any, vectors_BND: jax.Array, drawn: ShiftedPrompts) -> Scores:
@@ -138,7 +138,7 @@ class WriterExperiment:
             }
 
         s = t.settings
-        bare = tvp.zero_shot(Decoder(s.decoder), frozen, s.task, s.layout, drawn.fresh_x)
+        bare = tvp.zero_shot(Model(frozen, s.decoder), s.task, s.layout, drawn.fresh_x)
         return {
             "members": jax.vmap(member)(params_M),
             "theta": t.ask_all(frozen, theta_BND, drawn),

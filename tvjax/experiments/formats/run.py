@@ -38,7 +38,7 @@ from tvjax.vectors.from_prompts import states_and_answers
 
 CELLS = "cells"
 """The folder of a run that holds what has been measured of each cell."""
-_asked = jax.jit(states_and_answers, static_argnums=0)
+_asked = jax.jit(states_and_answers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _answered(
     counts = [len(answers) for answers in accepted]
     back_BN = np.stack([np.repeat(bench.back(prompts, position), counts) for position in positions], 1)
     asked = q, np.asarray(q.last_B)[:, None] - back_BN
-    states, said = bench.batches(_asked, (bench.model.decoder,), (bench.model.params,), asked)
+    states, said = bench.batches(_asked, (), (bench.model.bare,), asked)
     return np.asarray(states, np.float32)[begin], graded(q, np.asarray(said), none_B, begin)
 
 

@@ -95,7 +95,7 @@ def _measure(bench: Bench, name: str, s: TaskVectorSettings, made: Mapping[str, 
     control = made[CONTROL].vectors[name][layer][None, None]
     right = bench.scores(bare, said, control, [layer], np.zeros((1, 1)))
     state_1D = jnp.asarray(made[STATE].vectors[name][[layer]])
-    top = np.asarray(vocabulary(model.decoder, model.params, state_1D))[0]
+    top = np.asarray(vocabulary(model, state_1D))[0]
     words = [bench.tokenizer.decode([i]) for i in np.argsort(-top)[: s.vectors.words]]
     return entry | _both(CONTROL, Right(*(a[:, 0, 0] for a in right))) | {"words": words}
 

@@ -23,6 +23,7 @@ from tvjax.experiments.models import FOLDER
 from tvjax.experiments.text_model.settings import TextModelSettings
 from tvjax.files import write_json, write_whole
 from tvjax.nn.decoder import Decoder, DecoderConfig
+from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer
 from tvjax.nn.pretrained.tokenizer import train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
@@ -70,7 +71,7 @@ class TextModelExperiment:
 
     def scores(self, params: Any, prompts_BNS: jax.Array) -> dict[str, jax.Array]:
         """For each pair of each prompt, its answer's risk (nats a token) and whether all of it is right: ``[B, N]``."""
-        return answer_scores(Decoder(self.config), params, ask(prompts_BNS, self.arrays))[0]
+        return answer_scores(Model(params, self.config), ask(prompts_BNS, self.arrays))[0]
 
     def loss(
         self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from tvjax.evals import prompting
 from tvjax.experiments.tvp.settings import TVPSettings
 from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import Model
 from tvjax.parallel.mesh import make_mesh, shard_batch
 from tvjax.tasks import NO_SHIFT, Prompt, draw
 from tvjax.train.log import mean_name
@@ -80,19 +81,19 @@ class TVPExperiment:
 
     def _scores(self, params: Any, prompt: Prompt, asked: Any, step: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """The metrics of prompts, and of the queries x' that were drawn for their TVP-loss, if it has a weight."""
-        s, decoder = self.settings, self.decoder
+        s, model = self.settings, Model(params, self.settings.decoder)
         weights_N = s.curriculum.pairs.mask(s.prompt.demonstrations + 1, step)
         given = (s.task, prompt)
         if asked and s.tvp.answered_from == "demonstrations":
-            out, more = tvp.run_with_queries(decoder, params, *given, asked, s.tvp)
+            out, more = tvp.run_with_queries(model, *given, asked, s.tvp)
         else:
-            out, theta = tvp.run_prompt(decoder, params, prompt)
+            out, theta = tvp.run_prompt(model, prompt)
         metrics = _weighted("icl", s.task.scores(out, prompt.targets), weights_N)
         if not asked:
             return metrics
         if s.tvp.answered_from == "vector":
             layer, lowest = hyper["prescribed_layer"], min(s.population.prescribed_layer)
-            more = tvp.tvp_scores(decoder, params, *given, theta, layer, asked, s.tvp, lowest=lowest)
+            more = tvp.tvp_scores(model, *given, theta, layer, asked, s.tvp, lowest=lowest)
         chosen = tvp.positions(s.tvp, s.prompt.demonstrations + 1)
         return metrics | _weighted(tvp.EXTRA[s.tvp.answered_from], more, weights_N[jnp.array(chosen)])
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvjax.experiments.tvp_language.settings import TVPLanguageSettings
-from tvjax.nn.decoder import Decoder, DecoderConfig
+from tvjax.nn.decoder import DecoderConfig
+from tvjax.nn.model import Model
 from tvjax.parallel.mesh import shard_batch
 from tvjax.text.prompts import Asked, answer_scores, ask, ask_beside, draw_pairs, draw_prompts
 from tvjax.train.log import mean_name
@@ -40,10 +41,6 @@ class TuningExperiment:
     config: DecoderConfig
     base: Any
     arrays: Mapping[str, np.ndarray]
-
-    @property
-    def decoder(self) -> Decoder:
-        return Decoder(self.config)
 
     @property
     def batch(self) -> int:
@@ -82,8 +79,8 @@ class TuningExperiment:
         batch, count, width = theta_BSD.shape
         asked = self._fresh(data, key, task_B)
         theta, length, keep = theta_BSD.reshape(-1, width), asked.ids_BT.shape[1], float(s.tvp.edit == "add")
-        written = at_last(self.decoder, theta, layer, asked.last_BN[:, 0], length, keep)
-        scores, _ = answer_scores(self.decoder, params, asked, edits=written)
+        written = at_last(self.config, theta, layer, asked.last_BN[:, 0], length, keep)
+        scores, _ = answer_scores(Model(params, self.config), asked, edits=written)
         return {name: value.reshape(batch, count) for name, value in scores.items()}
 
     def scores(
@@ -101,7 +98,7 @@ class TuningExperiment:
         if extra == "demonstrations":
             chosen = tvp.positions(s.tvp, s.train.demonstrations + 1)
             asked = ask_beside(asked, self._fresh(data, pair_key, task_B, behind=True), chosen)
-        found, theta = answer_scores(self.decoder, params, asked, layers=s.layers if extra == "vector" else ())
+        found, theta = answer_scores(Model(params, self.config), asked, layers=s.layers if extra == "vector" else ())
         scores = {f"icl_{name}": value[:, :number] for name, value in found.items()}
         if extra == "demonstrations":
             scores |= {f"query_{name}": value[:, number:] for name, value in found.items()}
