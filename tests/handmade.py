@@ -9,7 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from tvjax.nn.decoder import Decoder, DecoderConfig
+from tvjax.nn.decoder import DecoderConfig
+from tvjax.nn.model import Model
 from tvjax.tasks import Task, TokenOffset
 from tvjax.tasks.prompt import NUM_KINDS, X, Y, Z
 
@@ -74,21 +75,21 @@ class Weights:
         self.up[block - 1, self.at["one"], number] = -threshold / LARGE
         self.down[block - 1, number, writes] = 1.0
 
-    def decoder(self) -> tuple[Decoder, dict[str, Any]]:
-        """The decoder and its parameters."""
+    def model(self) -> Model:
+        """The decoder with its parameters."""
         front = {"embedding" if self.config.inputs == "tokens" else "kernel": self.front}
         kernels = {name: {"kernel": getattr(self, name)} for name in ("query", "key", "value", "out", "up", "down")}
         norms = {name: {"scale": self.scale} for name in ("attn_norm", "mlp_norm")}
         params = {"front": front, "positions": self.positions, "blocks": {**kernels, **norms}}
         params |= {"norm": {"scale": self.last}, "readout": {"kernel": self.readout}}
-        return Decoder(self.config), _float32(params)
+        return Model(_float32(params), self.config)
 
 
 def _float32(tree: Any) -> Any:
     return {k: _float32(v) for k, v in tree.items()} if isinstance(tree, dict) else jnp.asarray(tree, jnp.float32)
 
 
-def token_offset(task: TokenOffset, places: int, *, theta_is_read: bool = True) -> tuple[Decoder, dict[str, Any]]:
+def token_offset(task: TokenOffset, places: int, *, theta_is_read: bool = True) -> Model:
     """Three blocks that solve token offset exactly, in layout xzy.
 
     1: each y copies the x of its pair and writes c = (y - x) mod V. 2: each z copies c from the y before it, evenly.
@@ -131,10 +132,10 @@ def token_offset(task: TokenOffset, places: int, *, theta_is_read: bool = True) 
             w.unit(3, number, both, 1.0, w.at["answer"][(first + second) % size])
             number += 1
     w.readout[w.at["answer"], np.arange(size)] = 30.0
-    return w.decoder()
+    return w.model()
 
 
-def fixed_map(task: Any, matrix_YX: np.ndarray, places: int) -> tuple[Decoder, dict[str, Any]]:
+def fixed_map(task: Any, matrix_YX: np.ndarray, places: int) -> Model:
     """One block that answers ``matrix x`` to the x before each z, whatever the demonstrations; the second does nothing.
 
     theta at layer 0 does not stand in its way: z copies x in block 1. From layer 1 on theta brings its own x along.
@@ -150,4 +151,4 @@ def fixed_map(task: Any, matrix_YX: np.ndarray, places: int) -> tuple[Decoder, d
     w.look(1, 0, {"z": 1}, {"x": FIRM})
     w.copy(1, 0, "input", "seen")
     w.readout[w.at["seen"]] = matrix_YX.T
-    return w.decoder()
+    return w.model()

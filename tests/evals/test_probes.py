@@ -11,7 +11,7 @@ from tvjax.evals.measure import Measure
 from tvjax.evals.recovery import neighbours
 from tvjax.evals.statistics import ratio
 from tvjax.nn.decoder import Decoder, DecoderConfig
-from tvjax.nn.model import forward
+from tvjax.nn.model import Model, forward
 from tvjax.tasks import GINC, LAYOUTS, NO_SHIFT, Linear, Sinusoid, TokenOffset, draw
 from tvjax.vectors import tvp
 
@@ -22,34 +22,32 @@ PLACES = LAYOUT.length(K + 1)
 CHANCE = pytest.approx(1 / V, abs=0.12)
 
 
-def measure(decoder, params, task=TASK, layers=(2,), *, demonstrations=K, prompts=PROMPTS, edit="replace", seed=0):
+def measure(model, task=TASK, layers=(2,), *, demonstrations=K, prompts=PROMPTS, edit="replace", seed=0):
     """The whole path of an experiment: members, their vectors, their probes."""
     layout = LAYOUT.wide(task.x_tokens)
-    measured = Measure(decoder, params, task, layout, demonstrations, edit=edit, prompts=200, seed=seed)
+    measured = Measure(model, task, layout, demonstrations, edit=edit, prompts=200, seed=seed)
     _, seen = measured(NO_SHIFT)
     where = {"prescribed": list(layers), "best": list(layers)}
-    return probes.measure(
-        decoder, params, task, layout, demonstrations, where, seen, edit=edit, prompts=prompts, seed=seed
-    )
+    return probes.measure(model, task, layout, demonstrations, where, seen, edit=edit, prompts=prompts, seed=seed)
 
 
 @pytest.fixture(scope="module")
 def solved():
     """Theta at layer 2 is the task: (the model, its probes)."""
-    decoder, params = handmade.token_offset(TASK, PLACES)
-    return (decoder, params), measure(decoder, jax.tree.map(lambda p: p[None], params))[0]
+    model = handmade.token_offset(TASK, PLACES)
+    return model, measure(jax.tree.map(lambda p: p[None], model))[0]
 
 
 @pytest.fixture(scope="module")
 def idle():
     """The task stands in theta at layer 2, but is read elsewhere."""
-    decoder, params = handmade.token_offset(TASK, PLACES, theta_is_read=False)
-    return (decoder, params), measure(decoder, jax.tree.map(lambda p: p[None], params))[0]
+    model = handmade.token_offset(TASK, PLACES, theta_is_read=False)
+    return model, measure(jax.tree.map(lambda p: p[None], model))[0]
 
 
 def sweep(model):
     drawn = draw(NO_SHIFT, TASK, LAYOUT, jax.random.key(0), 400, K)
-    scores, theta_LBD = prompting.score(*model, TASK, drawn, "replace")
+    scores, theta_LBD = prompting.score(model, TASK, drawn, "replace")
     return {name: np.asarray(value) for name, value in scores.items()}, drawn, np.asarray(theta_LBD)
 
 
@@ -77,15 +75,15 @@ class TestTheHandmadeModel:
         assert scores["tvp_accuracy_by_layer"][3].mean() == CHANCE
 
     def test_packed_dummies_are_prompts_of_their_own(self, solved):
-        (decoder, params), _ = solved
-        _, drawn, theta_LBD = sweep((decoder, params))
+        model, _ = solved
+        _, drawn, theta_LBD = sweep(model)
         queries = jnp.concatenate([drawn.prompt.x[:, -1:], drawn.fresh_x[:, None]], axis=1)
-        out, theta_LBMD = probes.after_dummies(decoder, params, TASK, drawn.prompt, queries)
+        out, theta_LBMD = probes.after_dummies(model, TASK, drawn.prompt, queries)
         np.testing.assert_allclose(theta_LBMD[:, :, 0], theta_LBD, rtol=1e-5, atol=1e-3)
         other = TASK.prompt(
             LAYOUT, drawn.prompt.parameters, drawn.prompt.x.at[:, -1].set(drawn.fresh_x), drawn.prompt.targets
         )
-        again, states = tvp.run_prompt(decoder, params, other)
+        again, states = tvp.run_prompt(model, other)
         np.testing.assert_allclose(theta_LBMD[:, :, 1], states[:, :, -1], rtol=1e-5, atol=1e-3)
         np.testing.assert_allclose(out[:, 1], again[:, -1], rtol=1e-4, atol=1e-3)
 
@@ -183,10 +181,10 @@ class TestEntanglement:
         assert low < (dummy / task) ** 2 < high
 
     def test_the_same_dummy_query_eight_times_is_none(self, solved):
-        (decoder, params), _ = solved
+        model, _ = solved
         drawn = draw(NO_SHIFT, TASK, LAYOUT, jax.random.key(1), 20, K)
         queries = jnp.repeat(drawn.fresh_x[:, None], 8, axis=1)
-        _, theta_LBMD = probes.after_dummies(decoder, params, TASK, drawn.prompt, queries)
+        _, theta_LBMD = probes.after_dummies(model, TASK, drawn.prompt, queries)
         assert geometry.entanglement(np.asarray(theta_LBMD))["ratio"] == [0] * 4
         assert geometry.entanglement(self.draws(0.0, 1.0))["ratio"] == [0]
 
@@ -221,10 +219,10 @@ class TestSwap:
         assert entry["prompt_accuracy"][3] == CHANCE
 
     def test_at_the_last_layer_it_is_the_dummy_query_that_was_answered(self, solved):
-        (decoder, params), _ = solved
-        _, drawn, theta_LBD = sweep((decoder, params))
+        model, _ = solved
+        _, drawn, theta_LBD = sweep(model)
         inputs = jnp.roll(drawn.prompt.inputs, 1, axis=0)
-        out = probes.swapped(decoder, params, inputs, jnp.asarray(theta_LBD), "replace")
+        out = probes.swapped(model, inputs, jnp.asarray(theta_LBD), "replace")
         np.testing.assert_array_equal(out[3].argmax(-1), drawn.prompt.targets[:, -1])
 
     def test_the_other_prompt_is_the_next_of_another_task(self):
@@ -315,11 +313,11 @@ class TestRank:
     def test_a_decoder_whose_map_is_known(self):
         task = Linear(input_width=X, outputs=Y)
         for matrix, participation in ((MAP, (5**0.5 + 3) ** 2 / 14), (MAP * [[1], [0]], 1.0)):
-            decoder, params = handmade.fixed_map(task, matrix, 3 * K + 2)
+            model = handmade.fixed_map(task, matrix, 3 * K + 2)
             x = jax.random.normal(jax.random.key(0), (6, 4 * X, X))
-            theta = jnp.zeros((6, decoder.config.width)).at[:, -1].set(handmade.LARGE)
+            theta = jnp.zeros((6, model.config.width)).at[:, -1].set(handmade.LARGE)
             theta = theta.at[:, X + 1].set(1)  # z's own mark
-            said = probes.answered(decoder, params, task, LAYOUT, theta, 0, x, "replace")
+            said = probes.answered(model, task, LAYOUT, theta, 0, x, "replace")
             found = geometry.linear_map(np.asarray(x), np.asarray(said))
             np.testing.assert_allclose(found, np.broadcast_to(matrix, (6, Y, X)), rtol=1e-3, atol=1e-3)
             assert geometry.rank(found, maps(6)[0])["participation"] == pytest.approx(participation, rel=1e-3)
@@ -327,13 +325,13 @@ class TestRank:
     def test_the_whole_path_finds_it(self):
         """At layer 0 of that decoder theta says nothing: every prompt's map is the same, of known numbers."""
         task = Linear(input_width=X, outputs=Y)
-        decoder, params = handmade.fixed_map(task, MAP, 3 * K + 2)
-        (entry,) = measure(decoder, jax.tree.map(lambda p: p[None], params), task, (0,), prompts=70)
+        model = handmade.fixed_map(task, MAP, 3 * K + 2)
+        (entry,) = measure(jax.tree.map(lambda p: p[None], model), task, (0,), prompts=70)
         for found in entry["rank"].values():
             assert found["participation"] == pytest.approx((5**0.5 + 3) ** 2 / 14, rel=1e-3)
             assert len(found["captured"]) == R and found["captured_ci"][0][0] < 0 < found["captured_ci"][0][1]
         assert "mixture_risk" in entry["superposition"] and "first_accuracy" not in entry["superposition"]
-        (later,) = measure(decoder, jax.tree.map(lambda p: p[None], params), task, (1,), prompts=70)
+        (later,) = measure(jax.tree.map(lambda p: p[None], model), task, (1,), prompts=70)
         assert later["rank"]["best"]["participation"] < 1.7, "from layer 1 on the answer is that to the dummy query"
 
 
@@ -360,14 +358,14 @@ def random_members():
     inputs = task.sample(jax.random.key(0), 1, 3, LAYOUT).inputs
     params = jax.vmap(lambda key: decoder.init(key, inputs)["params"])(jax.random.split(jax.random.key(0)))
     params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
-    return task, decoder, params
+    return task, Model(params, decoder.config)
 
 
 class TestMembers:
     def test_a_member_is_probed_as_if_alone_at_its_own_layer(self, random_members):
-        task, decoder, params = random_members
-        both = measure(decoder, params, task, (1, 2), demonstrations=3, prompts=70)
-        alone = measure(decoder, jax.tree.map(lambda p: p[1:], params), task, (2,), demonstrations=3, prompts=70)
+        task, model = random_members
+        both = measure(model, task, (1, 2), demonstrations=3, prompts=70)
+        alone = measure(jax.tree.map(lambda p: p[1:], model), task, (2,), demonstrations=3, prompts=70)
         flat = lambda tree: jax.tree.leaves(tree, is_leaf=lambda x: x is None)
         for one, other in zip(flat(both[1]), flat(alone[0]), strict=True):
             assert (one is None) == (other is None)
@@ -377,7 +375,7 @@ class TestMembers:
         assert both[0]["num_prompts"] == 70 and both[0]["num_dummies"] == 8
 
     def test_every_number_has_its_interval_around_it(self, random_members):
-        task, decoder, params = random_members
+        task, model = random_members
 
         def check(tree):
             for name, value in tree.items():
@@ -391,17 +389,17 @@ class TestMembers:
                 else:
                     assert name.endswith("_ci") or name in ("num_prompts", "num_dummies", "counts", "shares"), name
 
-        for entry in measure(decoder, params, task, (1, 1), demonstrations=3, prompts=70):
+        for entry in measure(model, task, (1, 1), demonstrations=3, prompts=70):
             check(entry)
 
     def test_swaps_and_mixes_score_what_they_say(self, random_members):
         """One by one, without vmap: the swap in whole prompts, the mix in zero-shot prompts."""
-        task, decoder, params = random_members
-        params = jax.tree.map(lambda p: p[0], params)
+        task, model = random_members
+        model = jax.tree.map(lambda p: p[0], model)
         drawn = draw(NO_SHIFT, task, LAYOUT, jax.random.key(5), 12, 3)
         asks = probes.asked(task, drawn, jax.random.key(6))
-        found = probes.run(decoder, params, task, drawn, asks, {"prescribed": 1, "best": 2}, "replace")
-        _, theta_LBND = tvp.run_prompt(decoder, params, drawn.prompt)
+        found = probes.run(model, task, drawn, asks, {"prescribed": 1, "best": 2}, "replace")
+        _, theta_LBND = tvp.run_prompt(model, drawn.prompt)
         theta, other = theta_LBND[:, :, -1], np.asarray(asks["other"])
         w, x = np.asarray(drawn.prompt.parameters["w"]), np.array(drawn.prompt.x)[other]
         x[1::2, -1] = drawn.fresh_x[1::2]
@@ -409,11 +407,11 @@ class TestMembers:
         x_b = x[:, -1]
         right = {"vector": np.einsum("byx,bx->by", w, x_b), "prompt": np.einsum("byx,bx->by", w[other], x_b)}
         for layer in range(3):
-            out = tvp.answer_with(decoder, params, inputs, theta[layer], layer)
+            out = tvp.answer_with(model, inputs, theta[layer], layer)
             for kind, answer in right.items():
                 expected = np.square(out - answer).mean(-1)
                 np.testing.assert_allclose(found["swap"][f"{kind}_risk"][:, layer], expected, rtol=1e-3, atol=1e-4)
-        plain = forward(decoder, params, inputs)[0][:, -1]
+        plain = forward(model, inputs)[0][:, -1]
         for kind, answer in right.items():
             expected = np.square(plain - answer).mean(-1)
             np.testing.assert_allclose(found["swap"][f"unedited_{kind}_risk"], expected, rtol=1e-3, atol=1e-4)
@@ -421,55 +419,54 @@ class TestMembers:
         first, second = np.einsum("byx,bx->by", w, x), np.einsum("byx,bx->by", w[other], x)
         for place, share in enumerate((0, 0.25, 0.5, 0.75, 1)):
             mixed = share * theta[1] + (1 - share) * theta[1][other]
-            out = tvp.prompt_with(decoder, params, task, LAYOUT, mixed, 1, asks["mix_x"])
+            out = tvp.prompt_with(model, task, LAYOUT, mixed, 1, asks["mix_x"])
             answers = {"first": first, "second": second, "mixture": share * first + (1 - share) * second}
             for kind, answer in answers.items():
                 expected = np.square(out - answer).mean(-1)
                 said = found["superposition"][f"{kind}_risk"][:, place]
                 np.testing.assert_allclose(said, expected, rtol=1e-3, atol=1e-4)
-        said = tvp.prompt_with(decoder, params, task, LAYOUT, theta[2], 2, asks["map_x"][:, 3])
+        said = tvp.prompt_with(model, task, LAYOUT, theta[2], 2, asks["map_x"][:, 3])
         np.testing.assert_allclose(found["map"]["best"][:, 3], said, rtol=1e-3, atol=1e-4)
 
     def test_prompts_in_another_order_have_the_same_probes(self, random_members):
-        task, decoder, params = random_members
-        params = jax.tree.map(lambda p: p[0], params)
+        task, model = random_members
+        model = jax.tree.map(lambda p: p[0], model)
         drawn = draw(NO_SHIFT, task, LAYOUT, jax.random.key(5), 12, 3)
         asks = probes.asked(task, drawn, jax.random.key(6))
         order = np.random.default_rng(0).permutation(12)
         moved = jax.tree.map(lambda a: a[order] if a.shape[:1] == (12,) else a, (drawn, asks))
         moved[1]["other"] = jnp.asarray(np.argsort(order)[np.asarray(asks["other"])[order]])
         layers = {"prescribed": 1, "best": 1}
-        here = probes.run(decoder, params, task, drawn, asks, layers, "replace")
-        there = probes.run(decoder, params, task, *moved, layers, "replace")
+        here = probes.run(model, task, drawn, asks, layers, "replace")
+        there = probes.run(model, task, *moved, layers, "replace")
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a[order], b, rtol=1e-3, atol=1e-4), here, there)
 
 
 def test_every_chunk_of_prompts_is_new_and_no_more_are_kept_than_asked_for(random_members, monkeypatch):
-    task, decoder, params = random_members
+    task, model = random_members
     monkeypatch.setattr(probes, "CHUNK", 4)
     drawn, kept = [], []
     draws, entries = probes.draw, probes.entry
     monkeypatch.setattr(probes, "draw", lambda *a: drawn.append(draws(*a)) or drawn[-1])
     monkeypatch.setattr(probes, "entry", lambda *a: kept.append(a) or entries(*a))
-    measure(decoder, params, task, (1, 2), demonstrations=3, prompts=10)
+    measure(model, task, (1, 2), demonstrations=3, prompts=10)
     w = np.concatenate([d.prompt.parameters["w"] for d in drawn])
     assert [len(d.fresh_x) for d in drawn] == [4] * 3 and len(np.unique(w[:, 0, 0])) == 12
     for arrays, tasks in kept:
         np.testing.assert_array_equal(tasks["w"], w[:10])
         assert {len(leaf) for leaf in jax.tree.leaves(arrays)} == {10}
-    member = jax.tree.map(lambda p: p[1], params)
-    _, theta_LBND = tvp.run_prompt(decoder, member, drawn[2].prompt)
+    member = jax.tree.map(lambda p: p[1], model)
+    _, theta_LBND = tvp.run_prompt(member, drawn[2].prompt)
     theta = np.moveaxis(np.asarray(theta_LBND[:, :2, -1]), 0, 1)
     np.testing.assert_allclose(kept[1][0]["theta"][8:, 0], theta, rtol=1e-3, atol=1e-4)
 
 
 def test_an_added_vector_is_added_in_every_probe():
-    decoder, params = handmade.token_offset(TASK, PLACES)
+    model = handmade.token_offset(TASK, PLACES)
     drawn = draw(NO_SHIFT, TASK, LAYOUT, jax.random.key(5), 12, K)
     asks = probes.asked(TASK, drawn, jax.random.key(6))
     theta = {
-        edit: probes.run(decoder, params, TASK, drawn, asks, {"prescribed": 2, "best": 2}, edit)
-        for edit in ("replace", "add")
+        edit: probes.run(model, TASK, drawn, asks, {"prescribed": 2, "best": 2}, edit) for edit in ("replace", "add")
     }
     assert all(
         theta["replace"][probe][name][..., 2].all()
@@ -488,7 +485,7 @@ def test_other_families(task):
     decoder = Decoder(DecoderConfig(num_layers=2, width=16, num_heads=2, max_positions=32, **task.decoder_inputs()))
     inputs = jax.jit(lambda key: task.sample(key, 1, 3, layout).inputs)(jax.random.key(0))
     params = jax.vmap(lambda key: decoder.init(key, inputs)["params"])(jax.random.split(jax.random.key(0), 1))
-    (entry,) = measure(decoder, params, task, (1,), demonstrations=3, prompts=20)
+    (entry,) = measure(Model(params, decoder.config), task, (1,), demonstrations=3, prompts=20)
     strings = task.x_tokens > 1
     assert ("swap" in entry) == ("superposition" in entry) == (not strings) and "rank" not in entry
     expected = {"concept", "slot", "all"} if strings else {"amplitude", "frequency", "phase", "all"}
@@ -498,11 +495,11 @@ def test_other_families(task):
 
 def test_prompts_are_none_of_those_that_chose_the_best_layer(random_members, monkeypatch):
     """A layer that is best on these prompts by luck would look as good in the probes, were they asked of the same."""
-    task, decoder, params = random_members
+    task, model = random_members
     drawn, draws = [], probes.draw
     monkeypatch.setattr(probes, "draw", lambda *a: drawn.append(draws(*a)) or drawn[-1])
-    measure(decoder, params, task, (1, 2), demonstrations=3, prompts=4 * probes.CHUNK)
+    measure(model, task, (1, 2), demonstrations=3, prompts=4 * probes.CHUNK)
     probed = np.concatenate([d.prompt.parameters["w"] for d in drawn]).reshape(4 * probes.CHUNK, -1)
-    measured = Measure(decoder, params, task, LAYOUT, 3, edit="replace", prompts=200, seed=0)(NO_SHIFT)[1]
+    measured = Measure(model, task, LAYOUT, 3, edit="replace", prompts=200, seed=0)(NO_SHIFT)[1]
     chosen_on = measured["parameters"]["w"].reshape(200, -1)
     assert not (probed[:, None] == chosen_on[None]).all(-1).any()

@@ -9,7 +9,7 @@ from tvjax.evals import prompting
 from tvjax.evals.measure import Measure
 from tvjax.evals.statistics import bootstrap, with_interval
 from tvjax.nn.decoder import Decoder, DecoderConfig
-from tvjax.nn.model import forward
+from tvjax.nn.model import Model, forward
 from tvjax.tasks import LAYOUTS, NO_SHIFT, Linear, draw, oracle_scores, shifts_for
 from tvjax.vectors import tvp
 
@@ -24,7 +24,7 @@ def setting(request):
     inputs = task.sample(jax.random.key(0), 1, K, layout).inputs
     params = jax.jit(decoder.init)(jax.random.key(0), inputs)["params"]
     params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
-    return decoder, params, task, layout
+    return Model(params, decoder.config), task, layout
 
 
 def shift(task, name):
@@ -33,48 +33,48 @@ def shift(task, name):
 
 def test_packed_queries_are_asked_one_by_one(setting):
     """One pass over N queries side by side gives what N prompts give, each of i demonstrations and its query."""
-    decoder, params, task, layout = setting
+    model, task, layout = setting
     drawn = draw(shift(task, "quadrants"), task, layout, jax.random.key(1), B, K)
     assert drawn.separate
-    out, theta_LBD = prompting.predict(decoder, params, task, drawn)
+    out, theta_LBD = prompting.predict(model, task, drawn)
     for i in range(K + 1):
         x = jnp.concatenate([drawn.prompt.x[:, :i], drawn.queries[:, i : i + 1]], axis=1)
         prompt = task.prompt(layout, drawn.prompt.parameters, x, drawn.shown[:, : i + 1])
-        alone, states = tvp.run_prompt(decoder, params, prompt)
+        alone, states = tvp.run_prompt(model, prompt)
         np.testing.assert_allclose(out[:, i], alone[:, i], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(theta_LBD, states[:, :, K], rtol=1e-4, atol=1e-4)
 
 
 def test_a_shift_that_keeps_its_queries_is_one_prompt(setting):
-    decoder, params, task, layout = setting
+    model, task, layout = setting
     drawn = draw(NO_SHIFT, task, layout, jax.random.key(1), B, K)
-    out, theta_LBD = prompting.predict(decoder, params, task, drawn)
-    expected, found = forward(decoder, params, drawn.prompt.inputs, addresses=["blocks/resid"], at=drawn.prompt.queries)
+    out, theta_LBD = prompting.predict(model, task, drawn)
+    expected, found = forward(model, drawn.prompt.inputs, addresses=["blocks/resid"], at=drawn.prompt.queries)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
     last = layout.length(K + 1) - 1
     np.testing.assert_allclose(theta_LBD[1:], found["blocks/resid"][:, :, last], rtol=1e-5, atol=1e-6)
 
 
 def test_the_sweep_is_tvp_at_each_layer(setting):
-    decoder, params, task, layout = setting
+    model, task, layout = setting
     drawn = draw(NO_SHIFT, task, layout, jax.random.key(1), B, K)
-    scores, theta_LBD = prompting.score(decoder, params, task, drawn, "replace")
+    scores, theta_LBD = prompting.score(model, task, drawn, "replace")
     for layer in range(3):
-        out = tvp.prompt_with(decoder, params, task, layout, theta_LBD[layer], layer, drawn.fresh_x)
+        out = tvp.prompt_with(model, task, layout, theta_LBD[layer], layer, drawn.fresh_x)
         expected = jnp.square(out - drawn.fresh_answers).mean(-1)
         np.testing.assert_allclose(scores["tvp_risk_by_layer"][layer], expected, rtol=1e-4, atol=1e-5)
-    bare, _ = forward(decoder, params, task.zero_shot(layout, drawn.fresh_x), at=slice(layout.offset, None))
+    bare, _ = forward(model, task.zero_shot(layout, drawn.fresh_x), at=slice(layout.offset, None))
     expected = jnp.square(bare[:, 0] - drawn.fresh_answers).mean(-1)
     np.testing.assert_allclose(scores["zero_shot_risk"], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_whole_sweep_is_one_compilation(setting):
-    decoder, params, task, layout = setting
+    model, task, layout = setting
     drawn = draw(NO_SHIFT, task, layout, jax.random.key(1), B, K)
     theta = jnp.zeros((3, B, 16))
-    sweep = jax.jit(lambda p, t, d: prompting.layer_sweep(decoder, p, task, t, d, "replace"))
+    sweep = jax.jit(lambda m, t, d: prompting.layer_sweep(m, task, t, d, "replace"))
     for step in range(3):
-        sweep(params, theta + step, drawn)
+        sweep(model, theta + step, drawn)
     assert sweep._cache_size() == 1
 
 
@@ -84,24 +84,24 @@ PROMPTS, SEED = 300, 3
 @pytest.fixture(scope="module")
 def measured(setting):
     """Two members on two chunks of prompts: the measure, and what it found."""
-    decoder, params, task, layout = setting
-    two = jax.tree.map(lambda p: jnp.stack([p, 0.5 * p]), params)
-    measure = Measure(decoder, two, task, layout, K, edit="replace", prompts=PROMPTS, seed=SEED)
+    model, task, layout = setting
+    two = jax.tree.map(lambda p: jnp.stack([p, 0.5 * p]), model)
+    measure = Measure(two, task, layout, K, edit="replace", prompts=PROMPTS, seed=SEED)
     return measure, *measure(NO_SHIFT)
 
 
 def chunks(setting, a_shift):
     """What is to be measured, drawn anew."""
-    _, _, task, layout = setting
+    _, task, layout = setting
     keys = [jax.random.fold_in(jax.random.fold_in(jax.random.key(SEED), 1), chunk) for chunk in range(2)]
     return [draw(a_shift, task, layout, key, PROMPTS // 2, K) for key in keys]
 
 
 def test_measure_does_not_depend_on_the_company_of_a_member(setting, measured):
-    decoder, params, task, layout = setting
-    one = jax.tree.map(lambda p: 0.5 * p[None], params)
+    model, task, layout = setting
+    one = jax.tree.map(lambda p: 0.5 * p[None], model)
     _, both, seen = measured
-    alone, _ = Measure(decoder, one, task, layout, K, edit="replace", prompts=PROMPTS, seed=SEED)(NO_SHIFT)
+    alone, _ = Measure(one, task, layout, K, edit="replace", prompts=PROMPTS, seed=SEED)(NO_SHIFT)
     assert seen["theta"].shape == (2, PROMPTS, 3, 16)
     assert both["prior_risk"] == alone["prior_risk"]
     for name, value in alone["members"][0].items():
@@ -111,17 +111,17 @@ def test_measure_does_not_depend_on_the_company_of_a_member(setting, measured):
 
 
 def test_chunks_are_other_prompts_and_each_vector_keeps_its_task(setting, measured):
-    decoder, params, task, _ = setting
+    model, task, _ = setting
     _, _, seen = measured
     assert len(np.unique(np.asarray(seen["parameters"]["w"]).reshape(PROMPTS, -1), axis=0)) == PROMPTS
     second = chunks(setting, NO_SHIFT)[1]
     np.testing.assert_array_equal(seen["parameters"]["w"][PROMPTS // 2 :], second.prompt.parameters["w"])
-    _, theta_LBD = prompting.predict(decoder, params, task, second)
+    _, theta_LBD = prompting.predict(model, task, second)
     np.testing.assert_allclose(seen["theta"][0, PROMPTS // 2 :], theta_LBD.swapaxes(0, 1), rtol=1e-4, atol=1e-4)
 
 
 def test_the_oracle_is_told_of_the_noise(setting, measured):
-    _, _, task, _ = setting
+    _, task, _ = setting
     noisy = shift(task, "label_noise")
     entry, _ = measured[0](noisy)
     scores = [oracle_scores(noisy, task, drawn)["risk"] for drawn in chunks(setting, noisy)]

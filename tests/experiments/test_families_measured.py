@@ -13,6 +13,7 @@ from tvjax.experiments.tvp import run as tvp
 from tvjax.experiments.tvp.report.summary import parse_summary
 from tvjax.experiments.tvp.settings import TVPSettings
 from tvjax.experiments.tvp.training import TVPExperiment
+from tvjax.nn.model import Model
 from tvjax.tasks import shifts_for
 from tvjax.vectors.store import load_vectors
 
@@ -103,8 +104,8 @@ def test_a_shift_without_an_oracle_has_its_prior():
     settings = TVPSettings.from_config(changed(TINY, task=TREE))
     params = jax.eval_shape(TVPExperiment(settings).init, jax.random.key(0), {})
     params = jax.tree.map(lambda p: jax.numpy.zeros((2, *p.shape), p.dtype), params)
-    decoder = TVPExperiment(settings).decoder
-    measured = Measure(decoder, params, settings.task, settings.layout, 2, edit="replace", prompts=300, seed=0)
+    model = Model(params, settings.decoder)
+    measured = Measure(model, settings.task, settings.layout, 2, edit="replace", prompts=300, seed=0)
     (shift,) = (shift for shift in shifts_for(settings.task, 2) if shift.name == "label_noise")
     entry, seen = measured(shift)
     assert entry["prior_risk"] == pytest.approx(entry["members"][0]["icl_risk"][0]) == pytest.approx(1, abs=0.3)

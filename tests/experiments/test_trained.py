@@ -9,7 +9,6 @@ from tests.conftest import SMALL, changed
 from tvjax.evals.measure import Measure
 from tvjax.experiments.tvp.settings import TVPSettings
 from tvjax.experiments.tvp.training import make_trainer
-from tvjax.nn.decoder import Decoder
 from tvjax.nn.model import Model
 from tvjax.tasks import NO_SHIFT
 from tvjax.vectors import tvp
@@ -45,7 +44,7 @@ def trained():
 def entry(trained):
     s, params = trained
     found, _ = Measure(
-        Decoder(s.decoder), params, s.task, s.layout, s.prompt.demonstrations, edit="replace", prompts=512, seed=7
+        Model(params, s.decoder), s.task, s.layout, s.prompt.demonstrations, edit="replace", prompts=512, seed=7
     )(NO_SHIFT)
     return found | found["members"][0]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from tvjax.evals import prompting
 from tvjax.evals.statistics import with_interval
-from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import Model
 from tvjax.tasks import Layout, Shift, ShiftedPrompts, Task, draw, oracle_knows, reference_scores
 
 CHUNK = 256
@@ -18,14 +18,13 @@ CHUNK = 256
 class Measure:
     """Scores a population on prompts of any shift. Shifts of equal shapes share their compiled programs.
 
-    params: leads with the member axis. prompts: P, how many of each shift. The same `seed` gives every member and
-    every shift the same base draws.
+    model: its parameters lead with the member axis. prompts: P, how many of each shift. The same `seed` gives every
+    member and every shift the same base draws.
     """
 
     def __init__(
         self,
-        decoder: Decoder,
-        params: Any,
+        model: Model,
         task: Task,
         layout: Layout,
         demonstrations: int,
@@ -34,17 +33,17 @@ class Measure:
         prompts: int,
         seed: int,
     ):
-        self._params, self._task, self._layout, self._demonstrations = params, task, layout, demonstrations
+        self._model, self._task, self._layout, self._demonstrations = model.bare, task, layout, demonstrations
         self._prompts, self._chunks = prompts, -(-prompts // CHUNK)
         self._key = jax.random.fold_in(jax.random.key(seed), 1)
         self._oracles: dict[tuple[Any, ...], Any] = {}
 
-        def score(params: Any, drawn: ShiftedPrompts) -> Any:
-            def member(params: Any) -> Any:
-                scores, theta_LBD = prompting.score(decoder, params, task, drawn, edit)
+        def score(model: Model, drawn: ShiftedPrompts) -> Any:
+            def member(model: Model) -> Any:
+                scores, theta_LBD = prompting.score(model, task, drawn, edit)
                 return prompting.prompts_first(scores), theta_LBD.swapaxes(0, 1)
 
-            return jax.vmap(member, spmd_axis_name="member")(params)
+            return jax.vmap(member, spmd_axis_name="member")(model)
 
         self._score = jax.jit(score)
 
@@ -81,7 +80,7 @@ class Measure:
             "shown": drawn.shown,
             "references": self._references(shift, drawn),
         }
-        return jax.device_get((tasks, self._score(self._params, drawn)))
+        return jax.device_get((tasks, self._score(self._model, drawn)))
 
     def _references(self, shift: Shift, drawn: ShiftedPrompts) -> dict[str, jax.Array]:
         """Scores ``[B, N]`` of the oracle, if there is one, and ``[B]`` of the prior."""

@@ -14,7 +14,6 @@ import numpy as np
 
 from tvjax.evals import geometry, prompting
 from tvjax.evals.statistics import with_interval
-from tvjax.nn.decoder import Decoder
 from tvjax.nn.model import Model, forward
 from tvjax.parallel.mesh import compiler_options
 from tvjax.tasks import NO_SHIFT, Layout, Prompt, RealTask, ShiftedPrompts, StringTask, Task, draw
@@ -36,9 +35,7 @@ CHUNK = 64
 Scores = dict[str, jax.Array]
 
 
-def after_dummies(
-    decoder: Decoder, params: Any, task: Task, prompt: Prompt, queries: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def after_dummies(model: Model, task: Task, prompt: Prompt, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Answers ``[B, m, O]`` to m queries, each at the end of the same demonstrations, and theta ``[L+1, B, m, D]``.
 
     queries: ``[B, m, X]`` or ``[B, m]``. The last query of `prompt` itself is not used.
@@ -46,30 +43,25 @@ def after_dummies(
     demonstrations = prompt.x.shape[1] - 1
     shown = prompt.inputs[:, : len(prompt.layout.parts) * demonstrations]
     counts = (demonstrations,) * queries.shape[1]
-    out, states = run_packed(Model(params, decoder.config), task, prompt.layout, shown, queries, counts, tvp.STREAM)
+    out, states = run_packed(model, task, prompt.layout, shown, queries, counts, tvp.STREAM)
     reads = answers_at(prompt.layout, shown.shape[1])
     return out[:, reads], tvp.stream_at(states, reads)
 
 
-def averaged(
-    decoder: Decoder, params: Any, task: Task, theta_LBMD: jax.Array, drawn: ShiftedPrompts, edit: str
-) -> Scores:
+def averaged(model: Model, task: Task, theta_LBMD: jax.Array, drawn: ShiftedPrompts, edit: str) -> Scores:
     """Scores ``{'risk': [A, L+1, B], ...}`` of TVP with the mean of the first n of theta, for the A of `AVERAGES`."""
     means_ALBD = jnp.stack([theta_LBMD[:, :, :count].mean(2) for count in AVERAGES])
-    return jax.vmap(lambda theta_LBD: prompting.layer_sweep(decoder, params, task, theta_LBD, drawn, edit))(means_ALBD)
+    return jax.vmap(lambda theta_LBD: prompting.layer_sweep(model, task, theta_LBD, drawn, edit))(means_ALBD)
 
 
-def swapped(decoder: Decoder, params: Any, inputs: jax.Array, theta_LBD: jax.Array, edit: str) -> jax.Array:
+def swapped(model: Model, inputs: jax.Array, theta_LBD: jax.Array, edit: str) -> jax.Array:
     """Answers ``[L+1, B, O]`` at the end of whole prompts, `inputs`, with another's theta^l there at layer l."""
-    layers = jnp.arange(decoder.config.num_layers + 1)
-    return jax.vmap(
-        lambda theta_BD, layer: tvp.answer_with(Model(params, decoder.config), inputs, theta_BD, layer, edit)
-    )(theta_LBD, layers)
+    layers = jnp.arange(model.config.num_layers + 1)
+    return jax.vmap(lambda theta_BD, layer: tvp.answer_with(model, inputs, theta_BD, layer, edit))(theta_LBD, layers)
 
 
 def superposed(
-    decoder: Decoder,
-    params: Any,
+    model: Model,
     task: Task,
     layout: Layout,
     first_BD: jax.Array,
@@ -82,14 +74,13 @@ def superposed(
 
     def one(share: jax.Array) -> jax.Array:
         theta_BD = share * first_BD + (1 - share) * second_BD
-        return tvp.prompt_with(Model(params, decoder.config), task, layout, theta_BD, layer, x, edit)
+        return tvp.prompt_with(model, task, layout, theta_BD, layer, x, edit)
 
     return jax.vmap(one)(jnp.array(SHARES))
 
 
 def answered(
-    decoder: Decoder,
-    params: Any,
+    model: Model,
     task: Task,
     layout: Layout,
     theta_BD: jax.Array,
@@ -100,7 +91,7 @@ def answered(
     """TVP's answers ``[B, N, O]`` to N queries of each prompt with its theta at `layer`."""
     count = x_BNX.shape[1]
     flat = (jnp.repeat(theta_BD, count, axis=0), x_BNX.reshape(-1, x_BNX.shape[-1]))
-    out = tvp.prompt_with(Model(params, decoder.config), task, layout, flat[0], layer, flat[1], edit)
+    out = tvp.prompt_with(model, task, layout, flat[0], layer, flat[1], edit)
     return out.reshape(*x_BNX.shape[:2], -1)
 
 
@@ -149,8 +140,7 @@ def asked(task: Task, drawn: ShiftedPrompts, key: jax.Array) -> dict[str, Any]:
 
 
 def run(
-    decoder: Decoder,
-    params: Any,
+    model: Model,
     task: Task,
     drawn: ShiftedPrompts,
     asks: dict[str, Any],
@@ -162,8 +152,8 @@ def run(
     layers: ``prescribed`` and ``best``, which may be traced.
     """
     prompt, layout = drawn.prompt, drawn.prompt.layout
-    _, theta_LBMD = after_dummies(decoder, params, task, prompt, asks["dummies"])
-    averages = averaged(decoder, params, task, theta_LBMD, drawn, edit)
+    _, theta_LBMD = after_dummies(model, task, prompt, asks["dummies"])
+    averages = averaged(model, task, theta_LBMD, drawn, edit)
     found: dict[str, Any] = {
         "theta": jnp.moveaxis(theta_LBMD, 0, 2),
         "averaging": {name: jnp.moveaxis(value, 2, 0) for name, value in averages.items()},
@@ -172,8 +162,8 @@ def run(
         return found
     other, theta_LBD = asks["other"], theta_LBMD[:, :, 0]
     inputs = asks["swap_inputs"]
-    crossed = swapped(decoder, params, inputs, theta_LBD, edit)
-    uncrossed, _ = forward(Model(params, decoder.config), inputs, at=slice(inputs.shape[1] - 1, inputs.shape[1]))
+    crossed = swapped(model, inputs, theta_LBD, edit)
+    uncrossed, _ = forward(model, inputs, at=slice(inputs.shape[1] - 1, inputs.shape[1]))
     found["swap"] = {}
     for kind, answers in asks["swap"].items():
         found["swap"] |= {f"{kind}_{name}": value for name, value in _scored(task, crossed, answers).items()}
@@ -181,12 +171,10 @@ def run(
         found["swap"] |= {f"unedited_{kind}_{name}": value[:, 0] for name, value in plain.items()}
     of = {name: jnp.take(theta_LBD, layer, axis=0) for name, layer in layers.items()}
     pair = (of["prescribed"], of["prescribed"][other])
-    mixes = superposed(decoder, params, task, layout, *pair, layers["prescribed"], asks["mix_x"], edit)
+    mixes = superposed(model, task, layout, *pair, layers["prescribed"], asks["mix_x"], edit)
     found["superposition"] = _mixed(task, mixes, asks["mix"])
     if "map_x" in asks:
-        found["map"] = {
-            name: answered(decoder, params, task, layout, of[name], layers[name], asks["map_x"], edit) for name in of
-        }
+        found["map"] = {name: answered(model, task, layout, of[name], layers[name], asks["map_x"], edit) for name in of}
     return found
 
 
@@ -210,8 +198,7 @@ def _mixed(task: Task, out_ABO: jax.Array, answers: Mapping[str, jax.Array]) -> 
 
 
 def measure(
-    decoder: Decoder,
-    params: Any,
+    model: Model,
     task: Task,
     layout: Layout,
     demonstrations: int,
@@ -224,14 +211,14 @@ def measure(
 ) -> list[dict[str, Any]]:
     """The probes of a population, one entry of a summary a member, each number beside its 90% bootstrap interval.
 
-    params leads with the member axis; layers: ``prescribed`` and ``best``, each ``[M]``; seen: theta
+    model: its parameters lead with the member axis; layers: ``prescribed`` and ``best``, each ``[M]``; seen: theta
     ``[M, P, L+1, D]`` and the parameters of its tasks, which `Measure` found on prompts of its own. prompts: how many
     are drawn for the probes that run the model. What each entry holds: `entry`.
     """
 
-    def members(params: Any, layers: Any, drawn: ShiftedPrompts, asks: Any) -> Any:
-        one = lambda params, layers: run(decoder, params, task, drawn, asks, layers, edit)  # noqa: E731
-        return jax.vmap(one, spmd_axis_name="member")(params, layers)
+    def members(model: Model, layers: Any, drawn: ShiftedPrompts, asks: Any) -> Any:
+        one = lambda model, layers: run(model, task, drawn, asks, layers, edit)  # noqa: E731
+        return jax.vmap(one, spmd_axis_name="member")(model, layers)
 
     program = jax.jit(members, compiler_options=compiler_options())
     traced = {name: jnp.asarray(value) for name, value in layers.items()}
@@ -243,7 +230,7 @@ def measure(
         # The last chunk may have a prompt or two too many: the same size for all is one program.
         drawn = draw(NO_SHIFT, task, layout, draw_key, -(-prompts // chunks), demonstrations)
         asks = asked(task, drawn, ask_key)
-        found.append(jax.device_get(program(params, traced, drawn, asks)))
+        found.append(jax.device_get(program(model.bare, traced, drawn, asks)))
         about.append(jax.device_get({"w": drawn.prompt.parameters["w"], "x": asks["map_x"]} if "map_x" in asks else {}))
     arrays = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :prompts], *found)
     tasks = jax.tree.map(lambda *parts: np.concatenate(parts)[:prompts], *about)

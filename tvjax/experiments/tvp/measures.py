@@ -10,7 +10,7 @@ from tvjax.evals import baselines, probes
 from tvjax.evals.measure import Measure
 from tvjax.experiments.tvp.settings import TVPSettings
 from tvjax.files import write_json
-from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import Model
 from tvjax.tasks import NO_SHIFT
 from tvjax.vectors import origin, store
 
@@ -22,8 +22,7 @@ def measure(settings: TVPSettings, params: Any) -> tuple[dict[str, Any], dict[st
     """`eval/summary.json` of trained members, and what was seen in distribution (theta and the tasks behind it)."""
     s = settings
     measured = Measure(
-        Decoder(s.decoder),
-        params,
+        Model(params, s.decoder),
         s.task,
         s.layout,
         s.prompt.demonstrations,
@@ -55,8 +54,7 @@ def _probed(
 ) -> list[dict[str, Any]]:
     """The probes of every member."""
     return probes.measure(
-        Decoder(s.decoder),
-        params,
+        Model(params, s.decoder),
         s.task,
         s.layout,
         s.prompt.demonstrations,

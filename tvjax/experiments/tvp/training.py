@@ -9,7 +9,6 @@ from jax.sharding import Mesh
 
 from tvjax.evals import prompting
 from tvjax.experiments.tvp.settings import TVPSettings
-from tvjax.nn.decoder import Decoder
 from tvjax.nn.model import Model
 from tvjax.parallel.mesh import make_mesh, shard_batch
 from tvjax.tasks import NO_SHIFT, Prompt, draw
@@ -27,10 +26,6 @@ class TVPExperiment:
     """ICL loss + tvp_weight * TVP-loss at the member's prescribed layer, on prompts sampled in the step."""
 
     settings: TVPSettings
-
-    @property
-    def decoder(self) -> Decoder:
-        return Decoder(self.settings.decoder)
 
     @property
     def batch(self) -> int:
@@ -101,7 +96,7 @@ class TVPExperiment:
         """The ICL curve and TVP at every layer on fresh prompts of the training tasks, while training goes on."""
         s = self.settings
         drawn = draw(NO_SHIFT, s.task, s.layout, key, s.evaluation.training_prompts, s.prompt.demonstrations)
-        scores, _ = prompting.score(self.decoder, params, s.task, drawn, s.tvp.edit)
+        scores, _ = prompting.score(Model(params, s.decoder), s.task, drawn, s.tvp.edit)
         return {name: value.mean(0) for name, value in prompting.prompts_first(scores).items()}
 
 
