@@ -152,8 +152,8 @@ def _stream(keep: jax.Array, added: jax.Array, here: jax.Array) -> Tree:
     layers = here.shape[0]
     keep = jnp.broadcast_to(jnp.asarray(keep, added.dtype), (layers, *keep.shape[1:]))
     added = jnp.broadcast_to(added, (layers, *added.shape[1:]))
-    embed = edit_at("embed", added[0], keep=keep[0], here=here[0])
-    return embed | edit_at("blocks/resid", added[1:], keep=keep[1:], here=here[1:])
+    embed = edit_at("embed", keep=keep[0], add=added[0], here=here[0])
+    return embed | edit_at("blocks/resid", keep=keep[1:], add=added[1:], here=here[1:])
 
 
 def at_layer(layer: Any, num_layers: int) -> jax.Array:
