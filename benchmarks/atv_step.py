@@ -125,8 +125,7 @@ def tvjax_experiment(folder: Path, o: argparse.Namespace) -> tuple[Any, dict[str
     experiment = AdapterExperiment(
         ExampleConfig(batch=o.batch, examples=len(data), shuffled=False),
         ATV(target.config, generator.config, layers, positions="all"),
-        target.decoder,
-        {"target": target.params, "generator": generator.params},
+        {"target": target.bare, "generator": generator.params},
         made,
         jax.tree.map(lambda a: a[: o.batch], made),
         fewest=len(data),
@@ -170,8 +169,7 @@ def tvjax_side(folder: Path, o: argparse.Namespace) -> tuple[Callable[[], None],
     def of_first(params: Any) -> jax.Array:
         queries, q = data["train"].rows(jnp.arange(o.batch))
         with jax.default_matmul_precision("highest"):
-            how = (experiment.adapter, experiment.decoder, risk)
-            return over_prompts(*how, params, data["given"], queries, q, hyper["scale"][0]).mean(0)
+            return over_prompts(experiment.adapter, risk, params, data["given"], queries, q, hyper["scale"][0]).mean(0)
 
     return run, lambda: np.asarray(of_first(jax.tree.map(lambda p: p[0], state.params)))
 

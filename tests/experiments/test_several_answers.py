@@ -145,9 +145,9 @@ class TestExamples:
         tables = jnp.asarray(right), jnp.asarray(risk, jnp.float32)
         marked = dev.replace(rank_I=jnp.arange(count), task_I=dev.task_I)
         monkeypatch.setattr(type(marked), "rows", lambda self, index: (None, index))
-        found_of = lambda a, d, s, p, g, queries, index, *more: tuple(table[:, index] for table in tables)
+        found_of = lambda a, s, p, g, queries, index, *more: tuple(table[:, index] for table in tables)
         monkeypatch.setattr(adapting, "over_prompts", found_of)
-        experiment = adapting.AdapterExperiment(None, None, None, None, marked, marked, 1, chunk=4)
+        experiment = adapting.AdapterExperiment(None, None, None, marked, marked, 1, chunk=4)
         found = experiment.evaluate(None, {"dev": marked, "given": None}, None, {"scale": None})
         groups = np.split(np.arange(count), first[1:])
         tasks = np.asarray(dev.task_I)[first]

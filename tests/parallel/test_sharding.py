@@ -220,8 +220,7 @@ def atv_experiment(dtype: str = "float32") -> AdapterExperiment:
     return AdapterExperiment(
         ExampleConfig(batch=8, examples=count),
         ATV(target, generator, (1, 2), positions="all"),
-        Decoder(target),
-        given,
+        given | {"target": Model(given["target"], target)},
         examples,
         examples,
         fewest=count,

@@ -26,8 +26,6 @@ from tvjax.methods.i2cl import I2CL
 from tvjax.methods.lora import LoRA
 from tvjax.methods.prefix import Prefix
 from tvjax.methods.static import StaticVectors
-from tvjax.nn.decoder import Decoder
-from tvjax.nn.model import Model
 from tvjax.settings import build
 from tvjax.train.checkpoint import Checkpoints
 from tvjax.train.state import OptimizerConfig, TrainState, init_state, make_step, optimizer, schedule
@@ -107,12 +105,13 @@ def adapter_experiment(name, dtype):
     if name == "atv_fresh":
         del given["generator"]
     given["words"] = jnp.arange(3)
-    shape = (1, whole.decoder.config.num_layers, whole.decoder.config.width)
+    target = given["target"]
+    shape = (1, target.config.num_layers, target.config.width)
     given["summaries"] = {part: jnp.ones(shape, dtype) for part in ("attn_out", "mlp_out")}
     low = lambda config: dataclasses.replace(config, param_dtype=dtype)
     atv = dataclasses.replace(whole.adapter, target=low(whole.adapter.target), generator=low(whole.adapter.generator))
-    adapter = ADAPTERS[name](atv)
-    return dataclasses.replace(whole, adapter=adapter, decoder=Decoder(low(whole.decoder.config)), given=given)
+    given["target"] = target.replace(config=low(target.config))
+    return dataclasses.replace(whole, adapter=ADAPTERS[name](atv), given=given)
 
 
 MEMBER = {"scale": jnp.ones((1, 2)), "examples": jnp.array([16])}
@@ -128,10 +127,10 @@ def test_what_is_trained_on_a_frozen_target_in_half_precision_is_float32(name, d
 
 def test_the_target_stays_as_it_is_and_all_norms_of_the_generator_move():
     experiment = adapter_experiment("atv", "bfloat16")
-    before = store.fingerprint(experiment.given["target"])
+    before = store.fingerprint(experiment.given["target"].params)
     first, last, losses = train(experiment, 30, **MEMBER)
     check(first, last, losses)
-    assert store.fingerprint(experiment.given["target"]) == before
+    assert store.fingerprint(experiment.given["target"].params) == before
     assert not still(first, last)
 
 
@@ -139,7 +138,7 @@ def test_the_target_stays_as_it_is_and_all_norms_of_the_generator_move():
 def test_a_vector_that_is_learned_is_float32(dtype):
     experiment = adapter_experiment("static", dtype)
     q = jax.tree.map(lambda a: a[:, 0], experiment.train.prompts)
-    model, rows = Model(experiment.given["target"], experiment.decoder.config), jnp.arange(8)[None].repeat(10, 0)
+    model, rows = experiment.given["target"], jnp.arange(8)[None].repeat(10, 0)
     arguments = (model, model, q, rows, jnp.asarray(1e-3), jnp.arange(3))
     assert jax.eval_shape(learn, *arguments).dtype == jnp.float32
 

@@ -52,7 +52,8 @@ def given(params):
     summaries = {
         n: jax.random.normal(jax.random.key(i), (TASKS + 1, 3, 16)) for i, n in enumerate(("attn_out", "mlp_out"))
     }
-    return {"target": params, "generator": small, "summaries": summaries, "words": jnp.array([1, 5, 2, 7])}
+    target, words = Model(params, CONFIG), jnp.array([1, 5, 2, 7])
+    return {"target": target, "generator": small, "summaries": summaries, "words": words}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def logits(adapter, params, given, queries, q, key=None):
     made = adapter.read(params, given, queries, SCALE, key)
     change = adapter.change(params, given, made, q)
     return forward(
-        Model(change.params, CONFIG),
+        change.model,
         q.tokens.ids_BT,
         edits=change.edits,
         past=change.past,
@@ -92,7 +93,7 @@ def logits(adapter, params, given, queries, q, key=None):
 
 
 def bare(given, q):
-    return forward(Model(given["target"], CONFIG), q.tokens.ids_BT, positions_BT=q.tokens.positions_BT)[0]
+    return forward(given["target"], q.tokens.ids_BT, positions_BT=q.tokens.positions_BT)[0]
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -112,10 +113,16 @@ def test_every_trained_number_has_a_gradient(name, given, queries, q):
     def loss(params):
         made = adapter.read(params, given, queries, SCALE, None)
         change = adapter.change(params, given, made, q)
-        return risk(Model(change.params, CONFIG), q, change.edits, change.past).mean()
+        return risk(change.model, q, change.edits, change.past).mean()
 
     for keys, gradient in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(params)):
         assert float(jnp.abs(gradient).max()) > 0, jax.tree_util.keystr(keys)
+
+
+def moved(model, block):
+    """The model with other parameters in one block, from 0."""
+    blocks = jax.tree.map(lambda p: p.at[block].add(1.0), model.params["blocks"])
+    return model.replace(params=model.params | {"blocks": blocks})
 
 
 class TestATV:
@@ -148,9 +155,7 @@ class TestATV:
         scale = jnp.array([0.5, 2.0])
         made = adapter.read(params, given, queries, scale, None)
         change = adapter.change(params, given, made, q)
-        ours = forward(
-            Model(given["target"], CONFIG), q.tokens.ids_BT, edits=change.edits, positions_BT=q.tokens.positions_BT
-        )[0]
+        ours = forward(given["target"], q.tokens.ids_BT, edits=change.edits, positions_BT=q.tokens.positions_BT)[0]
         u_BS = read_query(Model(params["generator"], SMALL), queries.inputs, queries.positions_BT, queries.last_B)
         up = params["expansion"]["up"]
         for b in range(3):
@@ -158,9 +163,7 @@ class TestATV:
             count, last = int(q.tokens.count_B[b]), int(q.last_B[b])
             where = "all" if positions == "all" else [last]
             row = q.tokens.ids_BT[b : b + 1, :count]
-            alone = tvjax.run(
-                Model(given["target"], CONFIG), row, edits=tvjax.add(v_ND[:, None], layers=[1, 3], positions=where)
-            )
+            alone = tvjax.run(given["target"], row, edits=tvjax.add(v_ND[:, None], layers=[1, 3], positions=where))
             np.testing.assert_allclose(ours[b, :count], alone[0], rtol=1e-4, atol=1e-5)
 
     def test_the_targets_own_blocks_stay_as_they_are(self, given, queries):
@@ -168,10 +171,10 @@ class TestATV:
         adapter = ADAPTERS["atv_of_target"]
         params = jax.tree.map(lambda p: p + 0.1, adapter.init(jax.random.key(3), given))
         assert set(params) == {"expansion"}
-        other = dict(given["target"], blocks=jax.tree.map(lambda p: p.at[2].add(1.0), given["target"]["blocks"]))
+        other = moved(given["target"], 2)
         first = adapter.read(params, given, queries, SCALE, None)
         np.testing.assert_array_equal(first, adapter.read(params, {**given, "target": other}, queries, SCALE, None))
-        other = dict(given["target"], blocks=jax.tree.map(lambda p: p.at[1].add(1.0), given["target"]["blocks"]))
+        other = moved(given["target"], 1)
         assert (first != adapter.read(params, {**given, "target": other}, queries, SCALE, None)).any()
 
     def test_dropout_is_on_in_training_alone_and_leaves_the_mean(self, given, queries):
@@ -224,10 +227,10 @@ class TestPrefix:
             )
 
     def test_questions_are_asked_behind_it(self, given, q):
-        past = past_of_prefix(start_prefix(Model(given["target"], CONFIG), given["words"]), CONFIG, 3)
-        with_, without = (risk(Model(given["target"], CONFIG), q, past=p) for p in (past, None))
+        past = past_of_prefix(start_prefix(given["target"], given["words"]), CONFIG, 3)
+        with_, without = (risk(given["target"], q, past=p) for p in (past, None))
         assert (with_ != without).all()
-        assert correct(Model(given["target"], CONFIG), q, past=past).shape == (3,)
+        assert correct(given["target"], q, past=past).shape == (3,)
 
 
 class TestI2CL:
@@ -242,8 +245,8 @@ class TestI2CL:
         change = adapter.change(params, given, adapter.read(params, given, queries, SCALE, None), q)
         names = ["blocks/attn_out", "blocks/mlp_out"]
         kwargs = {"positions_BT": q.tokens.positions_BT, "addresses": names}
-        found = forward(Model(given["target"], CONFIG), q.tokens.ids_BT, **kwargs)[1]
-        edited = forward(Model(given["target"], CONFIG), q.tokens.ids_BT, edits=change.edits, **kwargs)[1]
+        found = forward(given["target"], q.tokens.ids_BT, **kwargs)[1]
+        edited = forward(given["target"], q.tokens.ids_BT, edits=change.edits, **kwargs)[1]
         weights = params["attn_out"]
         rows = jnp.stack([weights[0], weights[2], weights.mean(0)])  # the last task is beyond those that are trained
         summary = given["summaries"]["attn_out"][jnp.array([0, 2, TASKS])]

@@ -14,8 +14,8 @@ from tests.nn.golden import GOLDEN, needs_torch
 from tests.vectors.golden_atv import make
 from tvjax.methods.atv import ATV
 from tvjax.nn.answers import Questions, risk
-from tvjax.nn.decoder import PADDING, Decoder, DecoderConfig
-from tvjax.nn.model import forward
+from tvjax.nn.decoder import PADDING, DecoderConfig
+from tvjax.nn.model import Model, forward
 from tvjax.nn.pretrained import load_model
 from tvjax.nn.pretrained.weights import abstract_params
 from tvjax.nn.tokens import pad
@@ -87,14 +87,14 @@ def start(target, positions):
     """The parameters that PyTorch starts from, and what is given."""
     said = from_file(target, positions)
     expansion = expansion_of(said["start.weight"], said["start.bias"])
-    return {"generator": golden(make.GENERATOR).params, "expansion": expansion}, {"target": golden(target).params}
+    return {"generator": golden(make.GENERATOR).params, "expansion": expansion}, {"target": golden(target).bare}
 
 
 compiled_risk = jax.jit(risk)
 
 
-def loss(params, adapter, decoder, given, queries, q_PB, scale_N):
-    return over_prompts(adapter, decoder, compiled_risk, params, given, queries, q_PB, scale_N).mean()
+def loss(params, adapter, given, queries, q_PB, scale_N):
+    return over_prompts(adapter, compiled_risk, params, given, queries, q_PB, scale_N).mean()
 
 
 loss_and_gradient = jax.value_and_grad(loss)  # without jit around it all, cases share what is compiled
@@ -137,7 +137,7 @@ class Case:
     def __init__(self, target, positions, folder):
         self.said = from_file(target, positions)
         self.gradient, self.change = (tree_of(self.said, kind, folder) for kind in ("gradient", "change"))
-        self.adapter, self.decoder = atv(target, positions), golden(target).decoder
+        self.adapter = atv(target, positions)
         self.params, self.given = start(target, positions)
         self.rest = (self.given, *batch(), jnp.array(make.SCALES))
 
@@ -147,7 +147,7 @@ class Case:
         params, found = self.params, []
         state = optimizer(OPTIMIZER).init(params)
         for _ in range(make.STEPS):
-            value, gradient = loss_and_gradient(params, self.adapter, self.decoder, *self.rest)
+            value, gradient = loss_and_gradient(params, self.adapter, *self.rest)
             params, state = adam(gradient, state, params)
             found.append((value, gradient, params))
         return found
@@ -162,7 +162,7 @@ class TestAgainstPyTorch:
 
     def test_logits_of_the_answers(self, case):
         given, *rest = case.rest
-        logits_PBAV = over_prompts(case.adapter, case.decoder, answer_logits, case.params, given, *rest)
+        logits_PBAV = over_prompts(case.adapter, answer_logits, case.params, given, *rest)
         for i, (_, prompts) in enumerate(make.EXAMPLES):
             for p, (_, answer) in enumerate(prompts):
                 ours, expected = logits_PBAV[p, i, : len(answer)], case.said[f"logits.{i}.{p}"]
@@ -206,7 +206,7 @@ def test_the_step_of_a_run_in_micro_batches(tmp_path):
     """`make_step` and `AdapterExperiment`: loss, gradient (from Adam's first moment) and parameters, in two parts."""
     case = Case("gpt2_untied", "last", tmp_path)
     config, asked = ExampleConfig(batch=COUNT, micro_batches=2, shuffled=False), examples(make.EXAMPLES)
-    run = AdapterExperiment(config, case.adapter, case.decoder, case.given, asked, asked, COUNT)
+    run = AdapterExperiment(config, case.adapter, case.given, asked, asked, COUNT)
     tx = optimizer(OPTIMIZER)
     step = jax.jit(make_step(run, tx, schedule(OPTIMIZER, make.STEPS)))
     params_M = jax.tree.map(lambda p: p[None], case.params)
@@ -233,10 +233,10 @@ def test_a_batch_is_its_examples_one_by_one():
         ([5, 9, 13, 2, 60], (([40, 33, 7, 61, 22, 3], [18, 4]), ([8, 3, 50, 19, 1, 30], [18, 27]))),
         ([31, 30], (([44, 12, 6], [51]), ([63, 44, 9], [51]))),
     )
-    adapter, decoder = atv("gpt2_untied", "last"), golden("gpt2_untied").decoder
+    adapter = atv("gpt2_untied", "last")
     params, given = start("gpt2_untied", "last")
-    compiled = jax.jit(loss_and_gradient, static_argnums=(1, 2))
-    ask = lambda rows: compiled(params, adapter, decoder, given, *batch(rows), jnp.array(make.SCALES))
+    compiled = jax.jit(loss_and_gradient, static_argnums=1)
+    ask = lambda rows: compiled(params, adapter, given, *batch(rows), jnp.array(make.SCALES))
     alone = []
     for row in rows:
         queries, q_PB = batch([row])
@@ -263,12 +263,12 @@ class Frozen:
 
 @pytest.mark.parametrize(("target", "positions"), make.CASES)
 def test_without_lambda_the_target_says_what_it_says_bit_for_bit(target, positions):
-    adapter, decoder = atv(target, positions), golden(target).decoder
+    adapter = atv(target, positions)
     params, given = start(target, positions)
     queries, q_PB = batch()
     real = np.asarray(q_PB.asked_BA)
     ask = lambda adapter, scales: np.asarray(
-        over_prompts(adapter, decoder, answer_logits, params, given, queries, q_PB, jnp.array(scales))
+        over_prompts(adapter, answer_logits, params, given, queries, q_PB, jnp.array(scales))
     )[real]
     none = [0.0] * len(make.SCALES)
     frozen = ask(Frozen(adapter.from_last), none)
@@ -292,7 +292,7 @@ def test_no_memory_is_spent_on_gradients_of_the_target():
     rest = (*batch(make.EXAMPLES[:1]), jnp.ones(large.num_layers))
 
     def memory(by):
-        program = lambda params, target: loss(params, adapter, Decoder(large), {"target": target}, *rest)
+        program = lambda params, target: loss(params, adapter, {"target": Model(target, large)}, *rest)
         found = jax.jit(jax.grad(program, argnums=by)).lower(params, target).compile().memory_analysis()
         return found.temp_size_in_bytes + found.output_size_in_bytes
 

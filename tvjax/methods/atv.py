@@ -77,7 +77,7 @@ class ATV(Adapter):
         """u: the generator's state at each query's last token, ``[B, S]``."""
         inputs, positions_BT, last_B = queries.inputs, queries.positions_BT, queries.last_B
         if self.generator is None:
-            first, _ = cut(Model(given["target"], self.target), self.below)
+            first, _ = cut(given["target"], self.below)
             found = forward(
                 first,
                 inputs,

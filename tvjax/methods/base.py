@@ -91,7 +91,7 @@ class RunContext:
     """What all methods of a run share.
 
     own: the settings of methods, by group. generator: the decoder of what reads queries (None: the first `below` blocks
-    of the target). given: the arrays that nobody trains. trained: the tasks that are trained on, the first of `tasks`.
+    of the target). given: what nobody trains. trained: the tasks that are trained on, the first of `tasks`.
     examples: of "query" and "shown" readings, by split. benches: one a template and seed; templates: how many.
     finish: trains with a trainer in a folder, or reads there what was trained. tick: is told the name of a method of
     which a part is done. made: the vectors of the methods that have run, which others may use (a bench each).

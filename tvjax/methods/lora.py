@@ -13,6 +13,7 @@ from tvjax.methods.trained import Trained, TrainedSettings
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.lora import apply_lora, init_lora, per_rank, sites
+from tvjax.nn.model import Model
 from tvjax.settings import setting
 from tvjax.vectors.adapters import Adapter, Change, Given
 
@@ -29,7 +30,8 @@ class LoRA(Adapter):
         return init_lora(key, self.target, self.sites, self.rank)
 
     def change(self, params: Any, given: Given, made: None, q: Questions) -> Change:
-        return Change(apply_lora(given["target"], params, self.target.matmul_precision))
+        target: Model = given["target"]
+        return Change(Model(apply_lora(target.params, params, target.config.matmul_precision), target.config))
 
 
 @dataclasses.dataclass(frozen=True)

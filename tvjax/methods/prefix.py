@@ -12,7 +12,6 @@ from tvjax.methods.base import RunContext
 from tvjax.methods.trained import FastSettings, Trained
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import DecoderConfig
-from tvjax.nn.model import Model
 from tvjax.nn.prefix import past_of_prefix, per_token, start_prefix
 from tvjax.settings import setting
 from tvjax.vectors.adapters import Adapter, Change, Given
@@ -25,7 +24,7 @@ class Prefix(Adapter):
     target: DecoderConfig
 
     def init(self, key: jax.Array, given: Given) -> Any:
-        return start_prefix(Model(given["target"], self.target), given["words"])
+        return start_prefix(given["target"], given["words"])
 
     def change(self, params: Any, given: Given, made: None, q: Questions) -> Change:
         return Change(given["target"], past=past_of_prefix(params, self.target, q.last_B.shape[0]))

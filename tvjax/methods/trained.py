@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tvjax.methods.base import Answered, Kind, Method, MethodResult, RunContext
-from tvjax.nn.decoder import Decoder
+from tvjax.nn.model import Model
 from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh, place
 from tvjax.settings import setting
@@ -76,7 +76,7 @@ class Trained(Method):
         return self.adapter(context, context.own[self.group])
 
     def given_to(self, context: RunContext) -> Given:
-        """The arrays that the adapter gets."""
+        """What the adapter gets, that nobody trains."""
         return context.given | (self.given(context, context.own[self.group]) if self.given else {})
 
     def scale(self, context: RunContext) -> np.ndarray:
@@ -102,13 +102,13 @@ class Trained(Method):
         names, hyper = members
         examples = context.examples[self.reads]
         ranks = np.asarray(examples["train"].rank_I)
-        decoder = Decoder(dataclasses.replace(context.target.config, remat=how.remat))
+        target = dataclasses.replace(context.target.config, remat=how.remat)
+        given = given | {"target": Model(given["target"].params, target)}
         splits = {split: examples[split] for split in ("train", "dev")}
-        known = held(context.batches, adapter, decoder, given, splits)
+        known = held(context.batches, adapter, given, splits)
         experiment = AdapterExperiment(
             how.examples,
             adapter,
-            decoder,
             place(mesh, given),
             known["train"],
             known["dev"],
@@ -183,8 +183,7 @@ class _Told(Trainer):
 
 def ask(context: RunContext, experiment: AdapterExperiment, params: Any, scale_MN: jax.Array, asked: Examples) -> Right:
     """Whether each member answers each example right: ``[I, M, P]``."""
-    static = (experiment.adapter, Decoder(context.target.config))
-    found = context.batches(answers, static, (params, scale_MN, experiment.given), asked)
+    found = context.batches(answers, (experiment.adapter,), (params, scale_MN, experiment.given), asked)
     return Right(*np.moveaxis(np.asarray(found, float), -1, 0))
 
 

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvjax.nn.answers import Questions, from_last, judged, risk
-from tvjax.nn.decoder import PADDING, Decoder, Past
-from tvjax.nn.model import Model
+from tvjax.nn.decoder import PADDING, Past
 from tvjax.parallel.batches import GIB, Batches
 from tvjax.parallel.mesh import shard_batch
 from tvjax.settings import setting
@@ -32,7 +31,6 @@ class ExampleConfig(BatchConfig):
 
 def over_prompts(
     adapter: Adapter,
-    decoder: Decoder,
     score: Callable[..., Any],
     params: Any,
     given: Given,
@@ -52,15 +50,15 @@ def over_prompts(
     def one(q: Questions, past: Past | None) -> Any:
         """The scores of the prompts of one template."""
         if adapter.from_last and past is None:
-            past, q = from_last(Model(given["target"], decoder.config), q)
+            past, q = from_last(given["target"], q)
         change = adapter.change(params, given, made, q)
-        return score(Model(change.params, decoder.config), q, change.edits, past or change.past)
+        return score(change.model, q, change.edits, past or change.past)
 
     return jax.vmap(one)(q_PB, past_P)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def read_once(adapter: Adapter, decoder: Decoder, given: Given, asked: Examples) -> Examples:
+@functools.partial(jax.jit, static_argnums=0)
+def read_once(adapter: Adapter, given: Given, asked: Examples) -> Examples:
     """`asked` with what no step of training changes: what stands before each prompt's last token, where the adapter
     changes nothing there, and what a generator reads that stays as it is.
     """
@@ -69,22 +67,20 @@ def read_once(adapter: Adapter, decoder: Decoder, given: Given, asked: Examples)
         states = [adapter.state(None, given, asked.rows(rows, draw)[0], None) for draw in draws]
         asked = dataclasses.replace(asked, state_IRS=jnp.stack(states, axis=1))
     if adapter.from_last:
-        read = jax.vmap(lambda q: from_last(Model(given["target"], decoder.config), q), in_axes=1, out_axes=1)
+        read = jax.vmap(lambda q: from_last(given["target"], q), in_axes=1, out_axes=1)
         past, prompts = read(asked.prompts)  # keys and values [L, P, I, G, S, C]
         keys, values = (a.transpose(2, 1, 0, 3, 4, 5) for a in (past.keys, past.values))
         asked = dataclasses.replace(asked, prompts=prompts, past=Past(keys, values, past.positions_BS))
     return asked
 
 
-def held(
-    batches: Batches, adapter: Adapter, decoder: Decoder, given: Given, splits: Mapping[str, Examples]
-) -> Mapping[str, Examples]:
+def held(batches: Batches, adapter: Adapter, given: Given, splits: Mapping[str, Examples]) -> Mapping[str, Examples]:
     """The examples of each split with what `read_once` finds, if all of that takes no more than ``batches.memory``.
 
     Then a step runs the tokens of the answers alone. Of shapes, as a plan has them, the shapes. [ours]
     """
     shapes = {
-        split: jax.eval_shape(lambda given, asked: read_once(adapter, decoder, given, asked), given, asked)
+        split: jax.eval_shape(lambda given, asked: read_once(adapter, given, asked), given, asked)
         for split, asked in splits.items()
     }
     leaves = jax.tree.leaves([(one.past, one.state_IRS) for one in shapes.values()])
@@ -92,7 +88,7 @@ def held(
         return splits
     found = shapes
     if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(given)):
-        run = functools.partial(batches, read_once, (adapter, decoder), (given,))
+        run = functools.partial(batches, read_once, (adapter,), (given,))
         found = {split: _trimmed(run(asked)) for split, asked in splits.items()}
     read = ("prompts", "past", "state_IRS")
     return {
@@ -121,7 +117,6 @@ class AdapterExperiment:
 
     config: ExampleConfig
     adapter: Adapter
-    decoder: Decoder
     given: Given
     train: Examples
     dev: Examples
@@ -159,7 +154,7 @@ class AdapterExperiment:
             queries, q_Pb = train.rows(rows_b, epoch_b % draws)
             queries, q_Pb = shard_batch(queries), jax.vmap(shard_batch)(q_Pb)
             asked = (queries, q_Pb, hyper["scale"], noise_key, train.before(rows_b))
-            return over_prompts(self.adapter, self.decoder, risk, params, data["given"], *asked)
+            return over_prompts(self.adapter, risk, params, data["given"], *asked)
 
         if c.micro_batches == 1:
             loss = part((rows_B, epoch_B, key)).mean()
@@ -187,7 +182,7 @@ class AdapterExperiment:
         def part(rows_b: jax.Array) -> jax.Array:
             """The scores of some examples: means over their prompts, ``[b, 3]``, or of each prompt, ``[b, P, 3]``."""
             args = (params, data["given"], *data["dev"].rows(rows_b), hyper["scale"], None, data["dev"].before(rows_b))
-            right_Pb2, risk_Pb = over_prompts(self.adapter, self.decoder, judged, *args)
+            right_Pb2, risk_Pb = over_prompts(self.adapter, judged, *args)
             scores_Pb3 = jnp.concatenate([right_Pb2.astype(jnp.float32), risk_Pb[..., None]], axis=-1)
             return scores_Pb3.mean(0) if question_I is None else scores_Pb3.swapaxes(0, 1)
 
@@ -201,16 +196,14 @@ class AdapterExperiment:
         return {"accuracy": accuracy, "accuracy_first": accuracy_first, "risk": mean_risk}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def answers(
-    adapter: Adapter, decoder: Decoder, params_M: Any, scale_MN: jax.Array, given: Given, asked: Examples
-) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=0)
+def answers(adapter: Adapter, params_M: Any, scale_MN: jax.Array, given: Given, asked: Examples) -> jax.Array:
     """Whether each example's prompts are answered right by each member, by first token and whole: ``[I, M, P, 2]``."""
     queries, q_PI = asked.rows(jnp.arange(asked.task_I.shape[0]))
 
     def member(params: Any, scale_N: jax.Array) -> jax.Array:
         """One member's answers, ``[I, P, 2]``."""
-        return over_prompts(adapter, decoder, judged, params, given, queries, q_PI, scale_N)[0].swapaxes(0, 1)
+        return over_prompts(adapter, judged, params, given, queries, q_PI, scale_N)[0].swapaxes(0, 1)
 
     return jax.vmap(member, out_axes=1)(params_M, scale_MN)
 

@@ -2,8 +2,8 @@
 
 An adapter is a frozen dataclass of settings with three pure functions: `init` makes its parameters, `read` makes of
 queries what it makes of them once (ATV: their vectors), and `change` says what becomes of the decoder for prompts that
-ask those queries: other parameters, edits, or a past. All get `given`, the arrays that nobody trains: the frozen
-parameters are ``given["target"]``. Each stands in the file of its method, in `tvjax.methods`.
+ask those queries: other parameters, edits, or a past. All get `given`, what nobody trains: the frozen decoder is
+``given["target"]``, a bare `Model`. Each stands in the file of its method, in `tvjax.methods`.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ from flax import struct
 
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import Past
+from tvjax.nn.model import Model
 
 Given = dict[str, Any]
 
@@ -35,9 +36,9 @@ class Queries:
 
 @struct.dataclass
 class Change:
-    """What becomes of a decoder: its parameters, what is written into it, and what stands before its prompts."""
+    """What becomes of a decoder: itself, what is written into it, and what stands before its prompts."""
 
-    params: Any
+    model: Model
     edits: Any = None
     past: Past | None = None
 

@@ -132,7 +132,7 @@ def make_context(
         for seed in s.train.seeds
         for template in s.templates
     ]
-    given = {"target": target.params} | ({} if generator is None else {"generator": generator.params})
+    given = {"target": target.bare} | ({} if generator is None else {"generator": generator.params})
     readers = _readers(s, (generator or target).source.tokenizer)
     examples = _examples(s, tasks, readers, target.source.tokenizer)
     _check_lengths(s, (generator or target).config, examples)
@@ -456,7 +456,7 @@ def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     target = shape_named(t.path, "config.target.path", t.dtype, training.get("target"), 1)
     target = dataclasses.replace(target, matmul_precision=t.matmul_precision)
     check_model(s, target)
-    given: dict[str, Any] = {"target": abstract_params(target)}
+    given: dict[str, Any] = {"target": Model(abstract_params(target), target)}
     generator = None
     if s.generator.kind == "model":
         read = shape_named(s.generator.path, "config.generator.path", "float32", training.get("generator"), 0)
@@ -470,7 +470,7 @@ def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     }
     context = context_of(
         s,
-        Model(given["target"], target),
+        given["target"],
         generator,
         given,
         tasks={},
