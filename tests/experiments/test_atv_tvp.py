@@ -114,9 +114,7 @@ class TestSummary:
         said["shuffled"] = np.roll(said["written"], 1, axis=0)
         risk = {}
         for name, theta in said.items():
-            out = prompt_with(
-                Model(t.params, target.decoder), target.task, target.layout, jnp.asarray(theta), 1, drawn.fresh_x
-            )
+            out = prompt_with(t.model, target.task, target.layout, jnp.asarray(theta), 1, drawn.fresh_x)
             risk[name] = float(jnp.square(out - drawn.fresh_answers).mean())
         entry = ran[1]["members"][1]
         assert entry["written_risk"][-1] == pytest.approx(risk["written"], rel=1e-4)
@@ -182,7 +180,7 @@ class TestWriter:
     def test_the_target_stays_to_the_bit(self, config, experiment, ran):
         folder = Path(config["target"]["trained"])
         params = tvp.load(folder, config["training"], "tvp").params
-        jax.tree.map(np.testing.assert_array_equal, params, experiment.target.params)
+        jax.tree.map(np.testing.assert_array_equal, params, experiment.target.model.params)
         kept = load_vectors(folder / "vectors" / "tvp.safetensors")[1]["model"]
         assert fingerprint(params) == kept == ran[1]["target"]["fingerprint"]
 
@@ -196,8 +194,7 @@ class TestWriter:
         x, y = s.task.draw_pairs(query_key, prompt.parameters, K)
         risks = [
             jnp.square(
-                prompt_with(Model(experiment.target.params, s.decoder), s.task, s.layout, written[:, k + 1], 1, x[:, k])
-                - y[:, k]
+                prompt_with(experiment.target.model, s.task, s.layout, written[:, k + 1], 1, x[:, k]) - y[:, k]
             ).mean()
             for k in range(K)
         ]
@@ -221,8 +218,8 @@ def test_its_programs_trace_for_other_tasks_layouts_and_edits(task, layout, edit
     s = ATVTVPSettings.from_config(config)
     t = s.target_settings(config)
     shapes = jax.eval_shape(lambda key: TVPExperiment(t).init(key, {}), jax.random.key(0))
-    experiment = WriterExperiment(s, Target(t, shapes, "tvp", 1))
-    data, key = {"target": shapes}, jax.random.key(0)
+    experiment = WriterExperiment(s, Target(t, Model(shapes, t.decoder), "tvp", 1))
+    data, key = experiment.data(), jax.random.key(0)
     params = jax.eval_shape(experiment.init, key, data)
     loss, metrics = jax.eval_shape(lambda p, d: experiment.loss(p, d, key, 0, {}), params, data)
     assert loss.shape == () and "written_loss" in metrics
@@ -237,12 +234,12 @@ def test_its_programs_trace_for_other_tasks_layouts_and_edits(task, layout, edit
 class TestTheta:
     def test_vectors_that_are_theta_have_all_of_it(self, experiment, drawn):
         t = experiment.target
-        theta = t.theta(t.params, drawn.prompt)
-        scores = t.ask_all(t.params, theta, drawn)
+        theta = t.theta(t.model, drawn.prompt)
+        scores = t.ask_all(t.model, theta, drawn)
         found = {
             "members": {
                 "written": {"risk": np.stack([scores["risk"]] * 2, 1)},
-                "shuffled": {"risk": np.stack([t.ask_all(t.params, jnp.roll(theta, 1, 0), drawn)["risk"]] * 2, 1)},
+                "shuffled": {"risk": np.stack([t.ask_all(t.model, jnp.roll(theta, 1, 0), drawn)["risk"]] * 2, 1)},
                 "vectors": np.stack([theta[:, -1]] * 2, 1),
             },
             "theta": scores,

@@ -24,6 +24,7 @@ from tvjax.experiments.atv_tvp.settings import ATVTVPSettings
 from tvjax.experiments.atv_tvp.writer import Target, WriterExperiment
 from tvjax.experiments.base import Config, Experiment, PlanConfig, named, one_step
 from tvjax.files import read_json, user_path, write_json
+from tvjax.nn.model import Model
 from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks import NO_SHIFT, draw, reference_scores
@@ -44,13 +45,13 @@ def open_target(s: ATVTVPSettings, say: Callable[[str], None]) -> Target:
     assert load is not None
     model = load(folder, values, name)
     # Off the mesh on which they were restored: they go where the writers are.
-    params = jax.tree.map(jnp.asarray, jax.device_get(model.params))
-    return Target(settings, params, name, settings.population.spread()["prescribed_layer"][place])
+    model = jax.tree.map(jnp.asarray, jax.device_get(model.bare))
+    return Target(settings, model, name, settings.population.spread()["prescribed_layer"][place])
 
 
 def _keep_target(folder: Path, target: Target) -> str:
     """The target's fingerprint, kept in the run. Raises `UserError` where its writers had another target."""
-    path, found = folder / "target.json", origin.fingerprint(target.params)
+    path, found = folder / "target.json", origin.fingerprint(target.model.params)
     if path.is_file():
         before = read_json(path, rundir.A_RUN).get("fingerprint")
         if before != found:
@@ -123,7 +124,7 @@ def summarize(experiment: WriterExperiment, tasks: dict[str, Any], found: dict[s
         "target": {
             "run": s.target.run or s.target.trained,
             "member": target.name,
-            "fingerprint": origin.fingerprint(target.params),
+            "fingerprint": origin.fingerprint(target.model.params),
         },
     }
     for name, value in tasks["references"].items():
@@ -192,9 +193,9 @@ def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     """What a plan compiles."""
     s = ATVTVPSettings.from_config(one_step(config))
     t = s.target_settings()
-    params = jax.eval_shape(t.init, jax.random.key(0))
+    model = Model(jax.eval_shape(t.init, jax.random.key(0)), t.decoder)
     place = s.member(t)
-    target = Target(t, params, t.population.name[place], t.population.spread()["prescribed_layer"][place])
+    target = Target(t, model, t.population.name[place], t.population.spread()["prescribed_layer"][place])
     return make_trainer(WriterExperiment(s, target), mesh)
 
 

@@ -32,27 +32,26 @@ class Target:
     """The frozen member, its settings, and the layer at which its theta stands."""
 
     settings: "TVPSettings"
-    params: Any
+    model: Model
     name: str
     layer: int
 
-    def theta(self, params: Any, prompt: Prompt) -> jax.Array:
+    def theta(self, model: Model, prompt: Prompt) -> jax.Array:
         """Theta at the layer, at every query: ``[B, N, D]``."""
-        return tvp.run_prompt(Model(params, self.settings.decoder), prompt)[1][self.layer]
+        return tvp.run_prompt(model, prompt)[1][self.layer]
 
-    def ask(self, params: Any, vectors_BND: jax.Array, x: jax.Array, y: jax.Array) -> Scores:
+    def ask(self, model: Model, vectors_BND: jax.Array, x: jax.Array, y: jax.Array) -> Scores:
         """Scores ``[B, N]`` of the answers to queries x (``[B, N, X]`` or ``[B, N]``), each with a vector written."""
         s = self.settings
         vectors, queries = (a.reshape(-1, *a.shape[2:]) for a in (vectors_BND, x))
-        model, layer = Model(params, s.decoder), self.layer
-        out = tvp.prompt_with(model, s.task, s.layout, vectors, layer, queries, s.tvp.edit, lowest=layer)
+        out = tvp.prompt_with(model, s.task, s.layout, vectors, self.layer, queries, s.tvp.edit, lowest=self.layer)
         return s.task.scores(out.reshape(*x.shape[:2], -1), y)
 
-    def ask_all(self, params: Any, vectors_BND: jax.Array, drawn: ShiftedPrompts) -> Scores:
+    def ask_all(self, model: Model, vectors_BND: jax.Array, drawn: ShiftedPrompts) -> Scores:
         """`ask` with each prompt's one fresh query, the same for all of its vectors."""
         count = vectors_BND.shape[1]
         x, y = (jnp.repeat(a[:, None], count, axis=1) for a in (drawn.fresh_x, drawn.fresh_answers))
-        return self.ask(params, vectors_BND, x, y)
+        return self.ask(model, vectors_BND, x, y)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,8 +78,8 @@ class WriterExperiment:
         return self.adapter.init(key, {"input_width": shape.shape[-1]})
 
     def data(self) -> dict[str, Any]:
-        """The target's parameters: data, never differentiated."""
-        return {"target": self.target.params}
+        """The target: its parameters are data, never differentiated."""
+        return {"target": self.target.model}
 
     def write(self, params: Any, prompt: Prompt) -> jax.Array:
         """The vectors written at every query of the prompts, ``[B, N, D]``: by causality, after 0..K demonstrations."""
@@ -138,7 +137,7 @@ class WriterExperiment:
             }
 
         s = t.settings
-        bare = tvp.zero_shot(Model(frozen, s.decoder), s.task, s.layout, drawn.fresh_x)
+        bare = tvp.zero_shot(frozen, s.task, s.layout, drawn.fresh_x)
         return {
             "members": jax.vmap(member)(params_M),
             "theta": t.ask_all(frozen, theta_BND, drawn),
