@@ -41,7 +41,7 @@ class I2CL(Adapter):
 
     def change(self, params: Any, given: Given, made: Any, q: Questions) -> Change:
         written = (
-            edit_at(f"blocks/{name}", added_BLD.swapaxes(0, 1)[:, :, None], keep=keep_BL.T[:, :, None, None])
+            edit_at(f"blocks/{name}", keep=keep_BL.T[:, :, None, None], add=added_BLD.swapaxes(0, 1)[:, :, None])
             for name, (keep_BL, added_BLD) in made.items()
         )
         return Change(given["target"], merge(*written))

@@ -129,8 +129,8 @@ def edit_at(address: str, add: jax.Array, *, keep: Any = 0.0, here: jax.Array | 
     """
     group, _, name = address.rpartition("/")
     layers = (len(add),) if group else ()
-    keep = jnp.asarray(keep, add.dtype)
-    keep = keep if keep.ndim else jnp.broadcast_to(keep, (*layers, *[1] * (add.ndim - len(layers))))
+    if not isinstance(keep, jax.Array):
+        keep = jnp.full((*layers, *[1] * (add.ndim - len(layers))), keep, add.dtype)
     edit = Edit(keep, add, here)
     return {group: {name: edit}} if group else {name: edit}
 
