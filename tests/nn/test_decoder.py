@@ -117,6 +117,25 @@ def test_position_slice_reads_the_same_numbers():
     np.testing.assert_allclose(readout(model, inputs, at=slice(1, None, 3)), whole[:, 1::3], rtol=1e-6)
 
 
+def test_models_of_one_config_share_a_program_whatever_their_source():
+    model, inputs = make()
+    run = jax.jit(readout)
+    for source in (None, {"of": []}, object()):  # not all of them can be hashed
+        run(model.replace(source=source).bare, inputs)
+    assert run._cache_size() == 1
+    run(model.replace(config=dataclasses.replace(model.config, norm_epsilon=0.1)).bare, inputs)
+    assert run._cache_size() == 2, "another model of the same shapes"
+
+
+def test_vmap_over_a_model_is_over_its_members():
+    model, inputs = make()
+    members = jax.tree.map(lambda p: jnp.stack([p, 0.5 * p]), model)
+    both = jax.vmap(readout, (0, None))(members, inputs)
+    for m in range(2):
+        alone = readout(jax.tree.map(lambda p, m=m: p[m], members), inputs)
+        np.testing.assert_allclose(both[m], alone, rtol=1e-4, atol=1e-5)
+
+
 def test_rotary_scores_depend_on_distance_alone():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
     score = lambda i, j: jnp.sum(

@@ -1,5 +1,6 @@
 """Micro-batches: the same numbers as all at once, within the memory that the user gives."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from tvjax.errors import UserError
+from tvjax.nn.decoder import Decoder, DecoderConfig
+from tvjax.nn.model import Model, forward
 from tvjax.parallel.batches import GIB, Batches
 
 
@@ -49,6 +52,21 @@ def test_one_program_for_arrays_of_any_length():
         batches(program, (2,), (weights,), rows)
     assert len(batches._programs) == 1
     batches(program, (3,), (weights,), rows)
+    assert len(batches._programs) == 2
+
+
+def test_models_of_the_same_shapes_have_programs_of_their_own():
+    config = DecoderConfig(1, 8, 2, 3, inputs="tokens", vocab_size=3, positions="none")
+    params = Decoder(config).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    readout, ids_BT, batches = (
+        jax.jit(lambda model, ids: forward(model, ids)[0]),
+        jnp.array([[0, 1, 2]]),
+        Batches(1.0, 4),
+    )
+    for epsilon in (1e-5, 0.5):
+        model = Model(params, dataclasses.replace(config, norm_epsilon=epsilon))
+        found = batches(readout, (), (model,), ids_BT)
+        np.testing.assert_allclose(found, forward(model, ids_BT)[0], rtol=1e-5, atol=1e-6)
     assert len(batches._programs) == 2
 
 
