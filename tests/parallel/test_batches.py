@@ -58,11 +58,8 @@ def test_one_program_for_arrays_of_any_length():
 def test_models_of_the_same_shapes_have_programs_of_their_own():
     config = DecoderConfig(1, 8, 2, 3, inputs="tokens", vocab_size=3, positions="none")
     params = Decoder(config).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
-    readout, ids_BT, batches = (
-        jax.jit(lambda model, ids: forward(model, ids)[0]),
-        jnp.array([[0, 1, 2]]),
-        Batches(1.0, 4),
-    )
+    readout = jax.jit(lambda model, ids: forward(model, ids)[0])
+    ids_BT, batches = jnp.array([[0, 1, 2]]), Batches(1.0, 4)
     for epsilon in (1e-5, 0.5):
         model = Model(params, dataclasses.replace(config, norm_epsilon=epsilon))
         found = batches(readout, (), (model,), ids_BT)
