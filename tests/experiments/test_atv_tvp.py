@@ -216,7 +216,7 @@ class TestWriter:
 def test_its_programs_trace_for_other_tasks_layouts_and_edits(task, layout, edit):
     config = changed(CONFIG, training__task=task, training__prompt__layout=layout, training__tvp__edit=edit)
     s = ATVTVPSettings.from_config(config)
-    t = s.target_settings(config)
+    t = s.target_settings()
     shapes = jax.eval_shape(lambda key: TVPExperiment(t).init(key, {}), jax.random.key(0))
     experiment = WriterExperiment(s, Target(t, Model(shapes, t.decoder), "tvp", 1))
     data, key = experiment.data(), jax.random.key(0)

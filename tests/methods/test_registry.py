@@ -19,6 +19,7 @@ from tvjax.experiments import planned
 from tvjax.experiments.atv import run as atv
 from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.task_vectors import run as task_vectors
+from tvjax.experiments.task_vectors import settings
 from tvjax.methods.base import Prompted
 from tvjax.methods.vector import VectorMethod
 from tvjax.tasks.suite import suite
@@ -225,9 +226,9 @@ class TestRegister:
 
 def test_methods_that_make_no_vectors_are_refused_where_vectors_are_measured():
     with pytest.raises(UserError, match=r"config\.methods: given 'lora'; accepted: methods that make vectors: vector"):
-        task_vectors._methods(("vector", "lora"))
+        settings._methods(("vector", "lora"))
     with pytest.raises(UserError, match="'vector' among them"):
-        task_vectors._methods(("function_vector",))
+        settings._methods(("function_vector",))
 
 
 def test_every_method_says_what_its_fields_are():
