@@ -71,7 +71,7 @@ def ran(config, tmp_path_factory):
 def experiment(config, ran):
     """What the run was made of, opened again."""
     s = ATVTVPSettings.from_config(config)
-    return WriterExperiment(s, atv_tvp.open_target(s, config, quiet))
+    return WriterExperiment(s, atv_tvp.open_target(s, quiet))
 
 
 @pytest.fixture(scope="module")

@@ -242,7 +242,7 @@ def test_masters_and_moments_stay_in_float32(make):
 class TestAFolderThatIsTuned:
     def opened(self, path, dtype):
         config = changed(LANGUAGE, model={"path": str(path), "dtype": dtype})
-        return tvp_language._open(config, TVPLanguageSettings.from_config(config), quiet)
+        return tvp_language._open(TVPLanguageSettings.from_config(config), quiet)
 
     @pytest.mark.parametrize(("stored", "dtype"), [("bfloat16", ""), ("float32", "bfloat16"), ("bfloat16", "float32")])
     def test_its_parameters_are_float32_and_not_rounded(self, tmp_path, stored, dtype):
@@ -267,7 +267,7 @@ class TestAFolderThatIsTuned:
         config = changed(LANGUAGE, model={"path": str(tmp_path), "dtype": dtype})
         with pytest.raises(UserError, match=r"config.model.dtype: given .*float16.*float32 or bfloat16"):
             s = TVPLanguageSettings.from_config(config)
-            s.check_model(tvp_language._open(config, s, quiet).config)
+            s.check_model(tvp_language._open(s, quiet).config)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn", "int8"])
