@@ -57,8 +57,8 @@ def main(config: dict[str, Any], folder: Path) -> None:
     rundir.prepare(folder, config, new=True)
     train = dict(config)
     mesh, slow = train.pop("mesh"), train.pop("slow", 0.0)
-    asked = Stop.asked
-    Stop.asked = lambda self: (time.sleep(slow), asked(self))[1]
+    requested = Stop.requested
+    Stop.requested = lambda self: (time.sleep(slow), requested(self))[1]
     state = rundir.trained_state(make_trainer(mesh, **train), folder, "train", print)
     params = jax.tree.map(np.asarray, state.params)
     write_json(folder / "eval" / "summary.json", {"w": params["w"].tolist()})
