@@ -179,14 +179,14 @@ def capture(
     if not addresses_of(addresses, ADDRESSES):
         raise reject("addresses", addresses, f"at least one of {', '.join(ADDRESSES)}")
     named, mask = positions_of(positions)
-    read_BN = None if named == "all" else inputs.own().index(named, mask)
+    read_BS = None if named == "all" else inputs.own().index(named, mask)
     return forward(
         model.for_tokens(math.prod(inputs.values.shape[:2])),
         inputs.values,
         edits=_tree(model, edits, inputs),
         addresses=addresses,
         layers=layers,
-        read_BN=read_BN,
+        read_BS=read_BS,
         at=slice(0, 1),
         positions_BT=inputs.positions_BT,
     )[1]
@@ -323,10 +323,10 @@ def _one_place(inputs: Inputs, position: Any) -> jax.Array:
         named = tuple((number,) for number in named)
     if named == "all":
         raise reject("position", position, "'last', an int, or ints [B]")
-    index_BN = inputs.own("position").index(named, mask)
-    if index_BN.shape[1] != 1:
+    index_BS = inputs.own("position").index(named, mask)
+    if index_BS.shape[1] != 1:
         raise reject("position", position, "one place in each prompt")
-    return jnp.broadcast_to(index_BN[:, 0], inputs.batch)
+    return jnp.broadcast_to(index_BS[:, 0], inputs.batch)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -57,7 +57,7 @@ class TestScale:
         state = 16 * 64 * 64 * 4
         assert one < nothing + 4 * state
         assert bytes_of(addresses=("blocks/resid",)) > nothing + 31 * state
-        last = bytes_of(addresses=("blocks/resid",), read_BN=jnp.full((16, 1), 63))
+        last = bytes_of(addresses=("blocks/resid",), read_BS=jnp.full((16, 1), 63))
         assert last < nothing + 4 * state
 
 

@@ -83,7 +83,7 @@ class ATV(Adapter):
                 inputs,
                 addresses=("blocks/resid",),
                 layers=(self.below,),
-                read_BN=last_B[:, None],
+                read_BS=last_B[:, None],
                 at=slice(0, 1),
                 positions_BT=positions_BT,
             )[1]

@@ -19,7 +19,7 @@ from tvjax.vectors.adapters import Adapter, Change, Given
 
 @dataclasses.dataclass(frozen=True)
 class Prefix(Adapter):
-    """Prefix tuning (Li and Liang 2021): keys and values before every prompt, from those of ``given["words"] [P]``."""
+    """Prefix tuning (Li and Liang 2021): keys and values before every prompt, from those of ``given["words"] [S]``."""
 
     target: DecoderConfig
 

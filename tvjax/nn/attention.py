@@ -45,29 +45,29 @@ def attention(
     repeat = heads // groups
     if length == 1 and mask_BTT is None and past is None:  # one position looks at itself: no logit matters
         return jnp.repeat(v_BTGC, repeat, axis=2)
-    q_BGRTC = (q_BTHC * (scale or channels**-0.5)).reshape(batch, length, groups, repeat, channels)
-    q_BGRTC = q_BGRTC.transpose(0, 2, 3, 1, 4)
+    q_BGHTC = (q_BTHC * (scale or channels**-0.5)).reshape(batch, length, groups, repeat, channels)
+    q_BGHTC = q_BGHTC.transpose(0, 2, 3, 1, 4)
     k_BGTC, v_BGTC = k_BTGC.swapaxes(1, 2), v_BTGC.swapaxes(1, 2)
 
     def block(start: int, stop: int, seen: int, keep_BTS: jax.Array) -> jax.Array:
-        """The queries start..stop on the keys up to `seen`: those that share a key head lie one after another."""
+        """The queries start..stop on the keys up to `seen`; the rows of all heads of a group lie one after another."""
         rows = stop - start
-        q_BGNC = q_BGRTC[:, :, :, start:stop].reshape(batch, groups, repeat * rows, channels)
+        q = q_BGHTC[:, :, :, start:stop].reshape(batch, groups, repeat * rows, channels)
         parts = [(k_BGTC[:, :, :seen], v_BGTC[:, :, :seen], keep_BTS), *([past] if past else [])]
         parts = [(k, v, jnp.tile(keep, (1, repeat, 1))[:, None]) for k, v, keep in parts]
-        out_BGNC = _general(q_BGNC, parts, cap, precision) if cap or past else _core(q_BGNC, *parts[0], precision)
-        return out_BGNC.reshape(batch, groups, repeat, rows, channels)
+        out = _general(q, parts, cap, precision) if cap or past else _core(q, *parts[0], precision)
+        return out.reshape(batch, groups, repeat, rows, channels)
 
     if mask_BTT is not None:
-        out_BGRTC = block(0, length, length, mask_BTT)
+        out_BGHTC = block(0, length, length, mask_BTT)
     else:
         cuts = [0, length // 2, length] if on_cpu() and length >= 2 * SMALLEST_BLOCK else [0, length]
         parts = [
             block(a, b, b, jnp.arange(a, b)[None, :, None] >= jnp.arange(b)[None, None])
             for a, b in itertools.pairwise(cuts)
         ]
-        out_BGRTC = jnp.concatenate(parts, axis=3)
-    return out_BGRTC.transpose(0, 3, 1, 2, 4).reshape(q_BTHC.shape)
+        out_BGHTC = jnp.concatenate(parts, axis=3)
+    return out_BGHTC.transpose(0, 3, 1, 2, 4).reshape(q_BTHC.shape)
 
 
 def _general(
@@ -75,7 +75,7 @@ def _general(
 ) -> jax.Array:
     """`_core` over keys that lie in several arrays, without joining them; derivatives are JAX's own.
 
-    q: ``[B, G, N, C]``, scaled; each part: keys and values ``[B, G, S, C]`` and a mask ``[B or 1, 1, N, S]``.
+    q: ``[B, G, rows, C]``, scaled; each part: keys and values ``[B, G, S, C]`` and a mask ``[B or 1, 1, rows, S]``.
     """
     logits = []
     for k, _, keep in parts:
@@ -97,7 +97,7 @@ def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int, precision: str | 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _core(q: jax.Array, k: jax.Array, v: jax.Array, keep: jax.Array, precision: str | None) -> jax.Array:
-    """q: ``[B, G, N, C]``, scaled; k, v: ``[B, G, S, C]``; keep: ``[B or 1, 1, N, S]``."""
+    """q: ``[B, G, rows, C]``, scaled; k, v: ``[B, G, S, C]``; keep: ``[B or 1, 1, rows, S]``."""
     return _forward(q, k, v, keep, precision)[0]
 
 

@@ -289,8 +289,8 @@ class Decoder(nn.Module):
     """Front end, L blocks, final norm, readout.
 
     `apply({'params': p}, inputs, ...)` takes real vectors ``[B, T, I]`` or token ids ``[B, T]`` and gives the readout
-    ``[B, N, num_outputs]`` in float32 at the positions `at`: a static slice (all of them by default), or indices
-    ``[B, N]`` which may differ between prompts.
+    ``[B, S, num_outputs]`` in float32 at the positions `at`: a static slice (all of them by default), or indices
+    ``[B, S]`` which may differ between prompts.
 
     positions_BT: 0, 1, .. where it is None; `PADDING` marks what is no token. A token sees those of its prompt and of
     `past` whose positions are not later than its own; mask_BTT replaces that rule among the tokens of the prompt.
@@ -313,8 +313,8 @@ class Decoder(nn.Module):
         with jax.default_matmul_precision(self.config.matmul_precision):  # of products here, and of their gradients
             h_BTD = tap(self, "embed", self._embed(front(inputs), None if positions_BT is None else sight.positions_BT))
             h_BTD = self._blocks(h_BTD, past, sight)
-            h_BND = h_BTD[:, at] if isinstance(at, slice) else jnp.take_along_axis(h_BTD, at[..., None], axis=1)
-            return self._read_out(front, h_BND)
+            h_BSD = h_BTD[:, at] if isinstance(at, slice) else jnp.take_along_axis(h_BTD, at[..., None], axis=1)
+            return self._read_out(front, h_BSD)
 
     def _front(self) -> Any:
         c = self.config
@@ -354,15 +354,15 @@ class Decoder(nn.Module):
         h_BTD, _ = blocks(c, name="blocks")(h_BTD, windows, layers, sight)
         return h_BTD
 
-    def _read_out(self, front: Any, h_BND: jax.Array) -> jax.Array:
+    def _read_out(self, front: Any, h_BSD: jax.Array) -> jax.Array:
         c = self.config
-        h_BND = Norm(c, name="norm")(h_BND)
+        h_BSD = Norm(c, name="norm")(h_BSD)
         if c.tied_readout:
-            out = front.attend(h_BND)
+            out = front.attend(h_BSD)
         else:
             bias = c.biased("readout")
             readout = nn.Dense(c.num_outputs, bias, dtype=c.dtype, param_dtype=c.param_dtype, name="readout")
-            out = readout(h_BND)
+            out = readout(h_BSD)
         out = out.astype(jnp.float32)
         return c.readout_cap * jnp.tanh(out / c.readout_cap) if c.readout_cap else out
 

@@ -25,7 +25,7 @@ CACHE = ("blocks/keys", "blocks/values")
 class Generated:
     """ids_BN: the new tokens, 0 after a stop token; count_B: how many there are, a stop token included.
 
-    activations: ``{address: [(L,) B, N, ...]}``, of the state that each new token was read from.
+    activations: ``{address: [(L,) B, T, ...]}``, of the state that each new token was read from.
     """
 
     ids_BN: jax.Array
@@ -228,7 +228,7 @@ def _generate(
 
     first_B = choose(out[:, 0], 0)
     ended = jnp.isin(first_B, jnp.array(stop)) if stop else jnp.zeros(batch, bool)
-    ids_BN = jnp.zeros((batch, count), jnp.int32).at[:, 0].set(first_B)
+    new_BT = jnp.zeros((batch, count), jnp.int32).at[:, 0].set(first_B)
     past = past_of(found, tokens.positions_BT, count - 1)
     if isinstance(step_model.params["blocks"], tuple):
         past = Past(tuple(past.keys), tuple(past.values), past.positions_BS)
@@ -237,7 +237,7 @@ def _generate(
         first_B,
         ended,
         jnp.ones(batch, jnp.int32),
-        ids_BN,
+        new_BT,
         past,
         {name: _last_of(name, found[name], last_B1, count - 1) for name in addresses},
     )
@@ -248,7 +248,7 @@ def _generate(
 
     def step(state: tuple) -> tuple:
         """One token more for every prompt that has not ended."""
-        n, token_B, ended, used_B, ids_BN, past, seen = state
+        n, token_B, ended, used_B, new_BT, past, seen = state
         position_B = next_B + n - 1
         out, found = forward(
             step_model,
@@ -265,7 +265,7 @@ def _generate(
         used_B = used_B + ~ended
         if stop:
             ended = ended | jnp.isin(token_B, jnp.array(stop))
-        return n + 1, token_B, ended, used_B, ids_BN.at[:, n].set(token_B), past, seen
+        return n + 1, token_B, ended, used_B, new_BT.at[:, n].set(token_B), past, seen
 
-    _, _, _, used_B, ids_BN, _, seen = jax.lax.while_loop(going, step, start)
-    return Generated(ids_BN, used_B, seen)
+    _, _, _, used_B, new_BT, _, seen = jax.lax.while_loop(going, step, start)
+    return Generated(new_BT, used_B, seen)

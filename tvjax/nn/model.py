@@ -104,7 +104,7 @@ def forward(
     edits: Mapping[str, Any] | None = None,
     addresses: Sequence[str] | str = (),
     layers: Any = None,
-    read_BN: jax.Array | None = None,
+    read_BS: jax.Array | None = None,
     at: slice | jax.Array = slice(None),
     positions_BT: jax.Array | None = None,
     mask_BTT: jax.Array | None = None,
@@ -113,7 +113,7 @@ def forward(
     """The readout at positions `at` and the activations at `addresses`, ``{address: array}``; nothing else is kept.
 
     Activations inside `blocks` have a leading axis of L, or of the chosen `layers` (numbered 1..L, in their order, each
-    as often as it is named); those of positions `read_BN` alone are kept where it is given. Raises `UserError` for an
+    as often as it is named); those of positions `read_BS` alone are kept where it is given. Raises `UserError` for an
     address or a layer that is not there.
     """
     wanted, chosen = selection.addresses(addresses, ADDRESSES), None
@@ -121,7 +121,7 @@ def forward(
         where = " (layer 0 is the address 'embed')"
         chosen = selection.layers_of(selection.choice("layers", layers), 1, model.config.num_layers, where)
     places = (at.start, at.stop, at.step) if isinstance(at, slice) else None
-    arrays = (edits, read_BN, None if places else at, positions_BT, mask_BTT, past)
+    arrays = (edits, read_BS, None if places else at, positions_BT, mask_BTT, past)
     return _forward(model.decoder, wanted, chosen, places, model.params, inputs, *arrays)
 
 
@@ -134,21 +134,21 @@ def _forward(
     params: Any,
     inputs: jax.Array,
     edits: Mapping[str, Any] | None,
-    read_BN: jax.Array | None,
-    at_BN: jax.Array | None,
+    read_BS: jax.Array | None,
+    at_BS: jax.Array | None,
     positions_BT: jax.Array | None,
     mask_BTT: jax.Array | None,
     past: Past | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     variables = {"params": params, **({WRITES: edits} if edits else {})}
     options: dict[str, Any] = {"positions_BT": positions_BT, "mask_BTT": mask_BTT, "past": past}
-    options["at"] = slice(*places) if places else at_BN
+    options["at"] = slice(*places) if places else at_BS
     if not addresses:
         return jnp.asarray(decoder.apply(variables, inputs, **options)), {}
     collection = READS
-    if layers is not None or read_BN is not None:
+    if layers is not None or read_BS is not None:
         collection = CAPTURED
-        variables |= _captures(decoder.config, addresses, layers, read_BN, *inputs.shape[:2])
+        variables |= _captures(decoder.config, addresses, layers, read_BS, *inputs.shape[:2])
     out, state = decoder.apply(variables, inputs, mutable=[collection], **options)
     found = {address: _at(state[collection], address) for address in addresses}
     if collection == CAPTURED and "embed" in found:
@@ -173,29 +173,29 @@ def _captures(
     c: DecoderConfig,
     addresses: tuple[str, ...],
     layers: tuple[int, ...] | None,
-    read_BN: jax.Array | None,
+    read_BS: jax.Array | None,
     batch: int,
     length: int,
 ) -> dict[str, Any]:
-    """The collections that make taps keep `layers` and positions `read_BN` of `addresses`, and nothing else.
+    """The collections that make taps keep `layers` and positions `read_BS` of `addresses`, and nothing else.
 
-    layers: 1..L, all where None. read_BN: indices in T, ``[B, N]`` or one row ``[1, N]`` for all; all where None.
+    layers: 1..L, all where None. read_BS: indices in T, ``[B, S]`` or one row ``[1, S]`` for all; all where None.
     """
     layers = tuple(range(1, c.num_layers + 1)) if layers is None else _distinct(layers)
-    read_BN = jnp.arange(length)[None] if read_BN is None else read_BN
-    read_BN = jnp.broadcast_to(read_BN, (batch, read_BN.shape[1]))
+    read_BS = jnp.arange(length)[None] if read_BS is None else read_BS
+    read_BS = jnp.broadcast_to(read_BS, (batch, read_BS.shape[1]))
     blocks = jnp.array(layers, jnp.int32) - 1
     slots_L = jnp.full(c.num_layers, len(layers)).at[blocks].set(jnp.arange(len(layers)))
     heads = {"blocks/heads": c.num_heads, "blocks/keys": c.kv_heads, "blocks/values": c.kv_heads}
     captures: dict[str, Any] = {}
     buffers: dict[str, Any] = {}
     for address in addresses:
-        shape = (*read_BN.shape, heads[address], c.channels) if address in heads else (*read_BN.shape, c.width)
+        shape = (*read_BS.shape, heads[address], c.channels) if address in heads else (*read_BS.shape, c.width)
         group, _, name = address.rpartition("/")
         if group:
-            capture = Capture(slots_L, jnp.broadcast_to(read_BN, (c.num_layers, *read_BN.shape)))
+            capture = Capture(slots_L, jnp.broadcast_to(read_BS, (c.num_layers, *read_BS.shape)))
             captures.setdefault(group, {})[name] = capture
             buffers.setdefault(group, {})[name] = jnp.zeros((len(layers), *shape), c.dtype)
         else:
-            captures[name], buffers[name] = Capture(jnp.asarray(0), read_BN), jnp.zeros((1, *shape), c.dtype)
+            captures[name], buffers[name] = Capture(jnp.asarray(0), read_BS), jnp.zeros((1, *shape), c.dtype)
     return {CAPTURES: captures, CAPTURED: buffers}

@@ -15,18 +15,18 @@ def per_token(c: DecoderConfig) -> int:
     return 2 * c.num_layers * c.kv_heads * c.channels
 
 
-def start_prefix(model: Model, ids_P: jax.Array) -> Any:
-    """A prefix that says what real tokens say, as its authors advise: ``{"keys", "values": [L, G, P, C]}``.
+def start_prefix(model: Model, ids_S: jax.Array) -> Any:
+    """A prefix that says what real tokens say, as its authors advise: ``{"keys", "values": [L, G, S, C]}``.
 
     Prefixes that start at random take attention away from the prompt. Rotary keys stand before position 0, where the
     prompt begins, so that distances are those of words before it.
     """
-    c, places = model.config, jnp.arange(ids_P.shape[0])[None]
+    c, places = model.config, jnp.arange(ids_S.shape[0])[None]
     if c.positions == "rotary":
-        places = places - ids_P.shape[0]
+        places = places - ids_S.shape[0]
     elif c.positions == "learned":
         places = jnp.minimum(places, c.max_positions - 1)
-    _, found = forward(model, ids_P[None], addresses=CACHE, at=slice(0, 1), positions_BT=places)
+    _, found = forward(model, ids_S[None], addresses=CACHE, at=slice(0, 1), positions_BT=places)
     past = past_of(found, places)
     return {"keys": past.keys[:, 0].astype(jnp.float32), "values": past.values[:, 0].astype(jnp.float32)}
 
@@ -34,10 +34,10 @@ def start_prefix(model: Model, ids_P: jax.Array) -> Any:
 def past_of_prefix(prefix: Any, c: DecoderConfig, batch: int) -> Past:
     """The `Past` of a batch. The prefix stands at position 0, so all tokens see it and none is moved on."""
 
-    def each(x_LGPC: jax.Array) -> jax.Array:
+    def each(x_LGSC: jax.Array) -> jax.Array:
         """The same entries for every prompt."""
-        layers, *rest = x_LGPC.shape
-        return jnp.broadcast_to(x_LGPC[:, None], (layers, batch, *rest)).astype(c.dtype)
+        layers, *rest = x_LGSC.shape
+        return jnp.broadcast_to(x_LGSC[:, None], (layers, batch, *rest)).astype(c.dtype)
 
     length = prefix["keys"].shape[2]
     return Past(each(prefix["keys"]), each(prefix["values"]), jnp.zeros((batch, length), jnp.int32))

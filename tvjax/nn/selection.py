@@ -254,7 +254,7 @@ class Own:
             raise reject(self.field, f"{what} for {count} prompts", f"for {prompts}, the number of the prompts")
 
     def _wanted(self, chosen: tuple[Any, ...]) -> Any:
-        """Numbers among each prompt's own tokens, from 0, ``[B or 1, N]``. Raises `UserError` for what is not there."""
+        """Numbers among each prompt's own tokens, from 0, ``[B or 1, S]``. Raises `UserError` for what is not there."""
         table = np.array(chosen if isinstance(chosen[0], tuple) else [chosen], np.int64)
         length = self.order_BT.shape[1]
         if isinstance(chosen[0], tuple):
@@ -317,15 +317,15 @@ class Own:
         if isinstance(chosen, Span):
             rows = self._spans(chosen)
             return np.stack([np.isin(order_T, row) for order_T, row in zip(self.order_BT, rows, strict=True)])
-        wanted_BN = self._wanted((-1,) if chosen == "last" else tuple(chosen))
-        if isinstance(wanted_BN, np.ndarray):
-            for prompt, row in enumerate(wanted_BN):
+        wanted_BS = self._wanted((-1,) if chosen == "last" else tuple(chosen))
+        if isinstance(wanted_BS, np.ndarray):
+            for prompt, row in enumerate(wanted_BS):
                 if len(set(row.tolist())) < len(row):
                     raise reject(self.field, list(chosen), f"each position of prompt {prompt} once")
-        return (self.order_BT[:, None, :] == wanted_BN[:, :, None]).any(1)
+        return (self.order_BT[:, None, :] == wanted_BS[:, :, None]).any(1)
 
     def index(self, chosen: Positions, mask: Any = None) -> Any:
-        """The places in T that are named, ``[B or 1, N]``, in their order and as often as they are named.
+        """The places in T that are named, ``[B or 1, S]``, in their order and as often as they are named.
 
         Raises `UserError` as `where` does, and where the prompts have unequal numbers of them.
         """
@@ -343,10 +343,10 @@ class Own:
                 prompt = counts.index(max(counts))
                 accepted = f"as many for every prompt (prompt {prompt} has {max(counts)}, another {min(counts)})"
                 raise reject(self.field, chosen, accepted)
-            wanted_BN = np.array(rows)
+            wanted_BS = np.array(rows)
         else:
-            wanted_BN = self._wanted((-1,) if chosen == "last" else tuple(chosen))
-        return (self.order_BT[:, None, :] == wanted_BN[:, :, None]).argmax(-1).astype(np.int32)
+            wanted_BS = self._wanted((-1,) if chosen == "last" else tuple(chosen))
+        return (self.order_BT[:, None, :] == wanted_BS[:, :, None]).argmax(-1).astype(np.int32)
 
 
 def finite(field: str, value: Any) -> Any:

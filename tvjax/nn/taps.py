@@ -43,15 +43,15 @@ class Edit:
 class Capture:
     """Which layers and positions of an activation ``[B, T, ...]`` are kept.
 
-    slot: the entry of the buffer ``[layers, B, N, ...]`` that this layer fills; one out of range: it fills none.
-    positions_BN: the indices in T that are kept. For an address inside `blocks` both carry a leading axis of L.
+    slot: the entry of the buffer ``[layers, B, S, ...]`` that this layer fills; one out of range: it fills none.
+    positions_BS: the indices in T that are kept. For an address inside `blocks` both carry a leading axis of L.
     """
 
     slot: jax.Array
-    positions_BN: jax.Array
+    positions_BS: jax.Array
 
     def __call__(self, buffer: jax.Array, x: jax.Array) -> jax.Array:
-        index = self.positions_BN.reshape(*self.positions_BN.shape, *[1] * (x.ndim - 2))
+        index = self.positions_BS.reshape(*self.positions_BS.shape, *[1] * (x.ndim - 2))
         return buffer.at[self.slot].set(jnp.take_along_axis(x, index, axis=1), mode="drop")
 
 

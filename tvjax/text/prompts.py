@@ -204,7 +204,7 @@ def answer_scores(
         edits=edits,
         addresses=("blocks/resid",) if layers else (),
         layers=tuple(layers) or None,
-        read_BN=asked.last_BN if layers else None,
+        read_BS=asked.last_BN if layers else None,
         at=asked.from_BNA.reshape(asked.from_BNA.shape[0], -1),
         positions_BT=asked.positions_BT,
         mask_BTT=asked.mask_BTT,

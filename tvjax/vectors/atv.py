@@ -64,7 +64,7 @@ def read_query(
         edits=dropout,
         addresses=("blocks/resid",),
         layers=(model.config.num_layers,),
-        read_BN=last_B[:, None],
+        read_BS=last_B[:, None],
         at=slice(0, 1),
         positions_BT=positions_BT,
     )

@@ -19,7 +19,7 @@ def _read(model: Model, tokens: Tokens, addresses: tuple[str, ...]) -> dict[str,
         model,
         tokens.ids_BT,
         addresses=addresses,
-        read_BN=tokens.last_B[:, None],
+        read_BS=tokens.last_B[:, None],
         at=slice(0, 1),
         positions_BT=tokens.positions_BT,
     )[1]
@@ -38,18 +38,18 @@ def last_states_and_heads(model: Model, tokens: Tokens) -> dict[str, jax.Array]:
 
 
 def states_and_answers(model: Model, asked: tuple[Questions, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Questions in one pass: h^0..h^L at positions `read_BN`, ``[B, N, L+1, D]``, and what is said, ``[B, A]``.
+    """Questions in one pass: h^0..h^L at positions `read_BS`, ``[B, S, L+1, D]``, and what is said, ``[B, A]``.
 
-    asked: the questions, with `read_BN`. What is said is the likeliest token at each place of the answers, each read
+    asked: the questions, with `read_BS`. What is said is the likeliest token at each place of the answers, each read
     with those before it in place.
     """
-    q, read_BN = asked
+    q, read_BS = asked
     at_BA = q.last_B[:, None] + jnp.arange(q.answers_BA.shape[1])[None]
     out, found = forward(
         model,
         q.tokens.ids_BT,
         addresses=STREAM,
-        read_BN=read_BN,
+        read_BS=read_BS,
         at=jnp.minimum(at_BA, q.tokens.ids_BT.shape[1] - 1),
         positions_BT=q.tokens.positions_BT,
     )

@@ -185,7 +185,7 @@ def _bare(bench: Bench, name: str, asked: Sequence[Any]) -> tuple[list[str], lis
 def _shown(
     benches: Sequence[Bench], name: str, c: FormatConfig, *, shuffled: bool
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The k-shot prompts of all seeds, those that `Bench.shown` reads: states ``[B, N, L+1, D]``, and what is right."""
+    """The k-shot prompts of all seeds, those that `Bench.shown` reads: states ``[B, S, L+1, D]``, and what is right."""
     prompts, accepted = [], []
     for bench in benches:
         asked = bench.queries(name, c.prompts)
@@ -198,11 +198,11 @@ def _shown(
 def _answered(
     bench: Bench, prompts: Sequence[str], accepted: Sequence[Answers], positions: Sequence[Position]
 ) -> tuple[np.ndarray, Right]:
-    """Prompts in one pass: their states at `positions` ``[B, N, L+1, D]``, and which are given a right answer."""
+    """Prompts in one pass: their states at `positions` ``[B, S, L+1, D]``, and which are given a right answer."""
     q, none_B, begin = bench.ask_all(prompts, accepted)
     counts = [len(answers) for answers in accepted]
-    back_BN = np.stack([np.repeat(bench.back(prompts, position), counts) for position in positions], 1)
-    asked = q, np.asarray(q.last_B)[:, None] - back_BN
+    back_BS = np.stack([np.repeat(bench.back(prompts, position), counts) for position in positions], 1)
+    asked = q, np.asarray(q.last_B)[:, None] - back_BS
     states, said = bench.batches(_asked, (), (bench.model.bare,), asked)
     return np.asarray(states, np.float32)[begin], graded(q, np.asarray(said), none_B, begin)
 
