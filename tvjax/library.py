@@ -115,7 +115,7 @@ def _dtype(given: Any) -> str | None:
 def atv(
     model: Model, run_dir: str | Path, queries: Sequence[str] | str, *, method: str = "", any_model: bool = False
 ) -> jax.Array:
-    """The vectors that an ATV run writes for queries, ``[N, B, D]``: ``tvjax.add(vectors, layers=...)`` takes them.
+    """The vectors that an ATV run writes for queries, ``[L, B, D]``: ``tvjax.add(vectors, layers=...)`` takes them.
 
     model: the run's target; queries: bare inputs, which the run's template shows to its generator; method: "atv_last"
     or "atv_all" ("" is the first that the run has), to be added at "last" or "all" of the prompt. lambda is multiplied

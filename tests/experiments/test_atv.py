@@ -243,8 +243,8 @@ class TestGeneratorOfTheTarget:
     @pytest.mark.parametrize("name", ["atv_last", "atv_all", "static"])
     def test_what_is_read_once_changes_no_loss_no_gradient_and_no_score(self, name, experiments):
         held, plain, params, hyper = experiments[name]
-        assert (held.train.past is None, held.train.state_IRS is None) == (name == "atv_all", name == "static")
-        assert plain.train.past is plain.train.state_IRS is None
+        assert (held.train.past is None, held.train.states is None) == (name == "atv_all", name == "static")
+        assert plain.train.past is plain.train.states is None
         found = []
         for experiment in (held, plain):
             step = lambda params, e=experiment: e.loss(params, e.data(), jax.random.key(0), jnp.array(1), hyper)[0]

@@ -64,7 +64,7 @@ class Shift(Adapter):
     def init(self, key, given):
         return jnp.full(self.target.width, self.size)
 
-    def read(self, params, given, queries, scale_N, key):
+    def read(self, params, given, queries, scale_L, key):
         return jnp.broadcast_to(params, (queries.task_B.shape[0], 1, self.target.width))
 
     def change(self, params, given, made, q):

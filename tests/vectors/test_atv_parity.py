@@ -93,8 +93,8 @@ def start(target, positions):
 compiled_risk = jax.jit(risk)
 
 
-def loss(params, adapter, given, queries, q_PB, scale_N):
-    return over_prompts(adapter, compiled_risk, params, given, queries, q_PB, scale_N).mean()
+def loss(params, adapter, given, queries, q_PB, scale_L):
+    return over_prompts(adapter, compiled_risk, params, given, queries, q_PB, scale_L).mean()
 
 
 loss_and_gradient = jax.value_and_grad(loss)  # without jit around it all, cases share what is compiled
@@ -254,7 +254,7 @@ class Frozen:
 
     from_last: bool
 
-    def read(self, params, given, queries, scale_N, key):
+    def read(self, params, given, queries, scale_L, key):
         return None
 
     def change(self, params, given, made, q):

@@ -67,14 +67,14 @@ class ATV(Adapter):
             params["scale"] = jnp.ones(len(self.layers))
         return params
 
-    def read(self, params: Any, given: Given, queries: Queries, scale_N: jax.Array, key: jax.Array | None) -> jax.Array:
-        """The vectors, lambda multiplied in: ``[B, N, D]``."""
-        u_BS = self.state(params, given, queries, key) if queries.state_BS is None else queries.state_BS
-        v_BND: Any = self.expansion.apply({"params": params["expansion"]}, u_BS.astype(jnp.float32))
-        return v_BND * (scale_N * params.get("scale", 1.0))[None, :, None]
+    def read(self, params: Any, given: Given, queries: Queries, scale_L: jax.Array, key: jax.Array | None) -> jax.Array:
+        """The vectors, lambda multiplied in: ``[B, L, D]``, for `layers`."""
+        u_BD = self.state(params, given, queries, key) if queries.state_BD is None else queries.state_BD
+        v_BLD: Any = self.expansion.apply({"params": params["expansion"]}, u_BD.astype(jnp.float32))
+        return v_BLD * (scale_L * params.get("scale", 1.0))[None, :, None]
 
     def state(self, params: Any, given: Given, queries: Queries, key: jax.Array | None) -> jax.Array:
-        """u: the generator's state at each query's last token, ``[B, S]``."""
+        """u: the generator's state at each query's last token, ``[B, D]``."""
         inputs, positions_BT, last_B = queries.inputs, queries.positions_BT, queries.last_B
         if self.generator is None:
             first, _ = cut(given["target"], self.below)
@@ -120,7 +120,7 @@ def layers(context: RunContext) -> tuple[int, ...]:
 
 
 def scale(method: Any, context: RunContext) -> np.ndarray:
-    """lambda, for each of them: ``[N]``."""
+    """lambda, for each of `layers`: ``[L]``."""
     return np.broadcast_to(np.array(context.own[GROUP].scale, np.float32), len(layers(context)))
 
 
@@ -146,10 +146,10 @@ def adapter(context: RunContext, own: ATVMethodSettings, positions: Positions = 
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def written(adapter: Adapter, params: Any, scale_N: jax.Array, given: Given, asked: Examples) -> jax.Array:
-    """The vectors that one member of ATV writes for each example, lambda multiplied in: ``[I, N, D]``."""
+def written(adapter: Adapter, params: Any, scale_L: jax.Array, given: Given, asked: Examples) -> jax.Array:
+    """The vectors that one member of ATV writes for each example, lambda multiplied in: ``[I, L, D]``."""
     queries, _ = asked.rows(jnp.arange(asked.task_I.shape[0]))
-    return jnp.asarray(adapter.read(params, given, queries, scale_N, None))
+    return jnp.asarray(adapter.read(params, given, queries, scale_L, None))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,13 +170,13 @@ class ATVMethod(Trained):
             raise reject("config.atv.scale", own.scale, f"one number, or one for each of the {count} layers")
 
     def add(
-        self, context: RunContext, result: MethodResult, experiment: AdapterExperiment, params: Any, scale_MN: jax.Array
+        self, context: RunContext, result: MethodResult, experiment: AdapterExperiment, params: Any, scale_ML: jax.Array
     ) -> None:
         """How many tokens the generator reads, and what the first member writes for the test queries."""
         asked, made = context.examples[self.reads]["test"], experiment.adapter
         assert isinstance(made, ATV)
         result.generator_tokens = float(np.mean(np.asarray(asked.readings.last_B)[asked.first_of_question] + 1))
-        fixed = (jax.tree.map(lambda p: p[0], params), scale_MN[0], experiment.given)
+        fixed = (jax.tree.map(lambda p: p[0], params), scale_ML[0], experiment.given)
         vectors = context.batches(written, (made,), fixed, asked)
         by_task = context.by_task(np.asarray(vectors, np.float32), asked)
         result.written = Written(by_task, made.layers, made.positions)

@@ -58,7 +58,7 @@ class Training:
 
 
 class Written(NamedTuple):
-    """What is added to a frozen model for each query: by task ``[n, N, D]``, for N layers."""
+    """What is added to a frozen model for each query: by task ``[questions, L, D]``, for `layers`."""
 
     vectors: dict[str, np.ndarray]
     layers: tuple[int, ...]
@@ -132,8 +132,8 @@ class RunContext:
         A question counts as right if one of its right answers is given.
         """
         first = asked.first_of_question
-        values, task_n = np.maximum.reduceat(values, first), np.asarray(asked.task_I)[first]
-        return {task: values[task_n == i] for i, task in enumerate(self.tasks)}
+        values, numbers = np.maximum.reduceat(values, first), np.asarray(asked.task_I)[first]
+        return {task: values[numbers == i] for i, task in enumerate(self.tasks)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ class I2CL(Adapter):
         shape = (self.tasks, self.target.num_layers, 2)
         return {name: jnp.broadcast_to(start, shape) for name in ("attn_out", "mlp_out")}
 
-    def read(self, params: Any, given: Given, queries: Queries, scale_N: jax.Array, key: jax.Array | None) -> Any:
+    def read(self, params: Any, given: Given, queries: Queries, scale_L: jax.Array, key: jax.Array | None) -> Any:
         made = {}
         for name, weights in params.items():
             weights_BL2 = of_task(weights, queries.task_B)
@@ -48,7 +48,7 @@ class I2CL(Adapter):
 
 
 def _summaries(context: RunContext, own: FastSettings) -> Given:
-    """What attention and MLPs add at the last token of demonstrations, means over those of each task: ``[T, L, D]``."""
+    """What attention and MLPs add at the last tokens of demonstrations, a mean for each task: ``[tasks, L, D]``."""
     bench, found = context.benches[0], []
     for name in context.tasks:
         shown = bench.paired(name, bench.sample(name, "train"))[: bench.config.demonstrations]

@@ -51,11 +51,11 @@ def preferred(bench: Bench, name: str) -> list[int]:
     return sorted({1 + best_place(dev)[0], (bench.model.config.num_layers + 1) // 2})
 
 
-def learn(bench: Bench, q: Questions, rows_SB: jax.Array, layer: int, rate: float) -> np.ndarray:
-    """The vector ``[D]`` that is learned at a layer: `learned.learn`."""
+def learn(bench: Bench, q: Questions, rows: jax.Array, layer: int, rate: float) -> np.ndarray:
+    """The vector ``[D]`` that is learned at a layer: `learned.learn`. rows: ``[steps, B]``."""
     model = bench.model.bare
     above = learned.upper(model, learned.lowest(layer, model.config.num_layers))
-    fixed = (model, above, q, rows_SB, jnp.asarray(rate))
+    fixed = (model, above, q, rows, jnp.asarray(rate))
     return np.asarray(bench.batches(learned.learn, (), fixed, jnp.array([layer])))[0]
 
 

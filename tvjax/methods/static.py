@@ -34,8 +34,8 @@ class StaticVectors(Adapter):
     def init(self, key: jax.Array, given: Given) -> Any:
         return {"vectors": jnp.zeros((self.tasks, len(self.layers), self.target.width))}
 
-    def read(self, params: Any, given: Given, queries: Queries, scale_N: jax.Array, key: jax.Array | None) -> jax.Array:
-        return of_task(params["vectors"], queries.task_B) * scale_N[None, :, None]
+    def read(self, params: Any, given: Given, queries: Queries, scale_L: jax.Array, key: jax.Array | None) -> jax.Array:
+        return of_task(params["vectors"], queries.task_B) * scale_L[None, :, None]
 
     def change(self, params: Any, given: Given, made: jax.Array, q: Questions) -> Change:
         return Change(given["target"], inject(made, self.layers, self.positions, self.target, q))

@@ -85,12 +85,12 @@ class Trained(Method):
 
     def members(self, context: RunContext) -> Members:
         """A member for each seed."""
-        examples, scale_N = context.training.examples, self.scale(context)
+        examples, scale_L = context.training.examples, self.scale(context)
         count = len(examples.seeds)
         return tuple(f"seed{seed}" for seed in examples.seeds), {
             "seed": jnp.array(examples.seeds),
             "learning_rate": jnp.full(count, context.own[self.group].rate),
-            "scale": jnp.asarray(np.tile(scale_N, (count, 1))),
+            "scale": jnp.asarray(np.tile(scale_L, (count, 1))),
             "examples": jnp.full(count, examples.examples),
         }
 
@@ -132,25 +132,25 @@ class Trained(Method):
         """Train a member a seed and ask them."""
         members = self.members(context)
         experiment, params = self.train(context, folder, members)
-        asked, scale_MN = context.examples[self.reads]["test"], members[1]["scale"]
-        found = ask(context, experiment, params, scale_MN, asked)
+        asked, scale_ML = context.examples[self.reads]["test"], members[1]["scale"]
+        found = ask(context, experiment, params, scale_ML, asked)
         context.tick(self.name)
         some = jax.tree.map(lambda a: a[:: max(1, len(found.first) // context.evaluation.batch)], asked)
         one = jax.tree.map(lambda p: p[:1], params)
         result = MethodResult(
             answered(context, found, asked),
             context.bare_tokens + self.in_front(experiment.given),
-            lambda: ask(context, experiment, one, scale_MN[:1], some),
+            lambda: ask(context, experiment, one, scale_ML[:1], some),
             int(some.task_I.shape[0]),
             trainable=trainable(params),
             about=self.more(experiment.adapter, experiment.given),
             train_ms=_train_ms(folder, context.training.examples.batch * len(members[0])),
         )
-        self.add(context, result, experiment, params, scale_MN)
+        self.add(context, result, experiment, params, scale_ML)
         return result
 
     def add(
-        self, context: RunContext, result: MethodResult, experiment: AdapterExperiment, params: Any, scale_MN: jax.Array
+        self, context: RunContext, result: MethodResult, experiment: AdapterExperiment, params: Any, scale_ML: jax.Array
     ) -> None:
         """Add to the result what else is known of what was trained."""
 
@@ -181,14 +181,14 @@ class _Told(Trainer):
         return [init, told, evaluate]
 
 
-def ask(context: RunContext, experiment: AdapterExperiment, params: Any, scale_MN: jax.Array, asked: Examples) -> Right:
-    """Whether each member answers each example right: ``[I, M, P]``."""
-    found = context.batches(answers, (experiment.adapter,), (params, scale_MN, experiment.given), asked)
+def ask(context: RunContext, experiment: AdapterExperiment, params: Any, scale_ML: jax.Array, asked: Examples) -> Right:
+    """Whether each member answers each example right: ``[I, M, templates]``."""
+    found = context.batches(answers, (experiment.adapter,), (params, scale_ML, experiment.given), asked)
     return Right(*np.moveaxis(np.asarray(found, float), -1, 0))
 
 
 def answered(context: RunContext, found: Right, asked: Examples) -> Answered:
-    """Of each task whether its questions were answered right by what `ask` found: ``[n, M * P]``."""
+    """Of each task whether its questions were answered right by what `ask` found: ``[n, M * templates]``."""
     kinds = [context.by_task(values.reshape(len(values), -1), asked) for values in found]
     return {task: Right(*(kind[task] for kind in kinds)) for task in context.tasks}
 

@@ -35,17 +35,20 @@ def over_prompts(
     params: Any,
     given: Given,
     queries: Queries,
-    q_PB: Questions,
-    scale_N: jax.Array,
+    prompts: Questions,
+    scale_L: jax.Array,
     key: jax.Array | None = None,
-    past_P: Past | None = None,
+    pasts: Past | None = None,
 ) -> Any:
-    """`score` (`risk` or `judged`) of each prompt of each query, ``[P, B]``, with what the adapter makes of them.
+    """`score` (`risk` or `judged`) of each prompt of each query, ``[templates, B]``, with what the adapter makes of it.
 
-    What is read of a query is read once for all of its prompts; with a `key` as in training. past_P: what stands before
-    the prompts, which begin at their last tokens, where that is known (`Examples.before`).
+    What is read of a query is read once for all of its prompts.
+
+    prompts: with leaves ``[templates, B, ...]``.
+    key: if there is one, as in training.
+    pasts: what stands before the prompts, if that is known (`Examples.before`); then they begin at their last tokens.
     """
-    made = adapter.read(params, given, queries, scale_N, key)
+    made = adapter.read(params, given, queries, scale_L, key)
 
     def one(q: Questions, past: Past | None) -> Any:
         """The scores of the prompts of one template."""
@@ -54,7 +57,7 @@ def over_prompts(
         change = adapter.change(params, given, made, q)
         return score(change.model, q, change.edits, past or change.past)
 
-    return jax.vmap(one)(q_PB, past_P)
+    return jax.vmap(one)(prompts, pasts)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -65,10 +68,10 @@ def read_once(adapter: Adapter, given: Given, asked: Examples) -> Examples:
     if adapter.reads_frozen:
         rows, draws = jnp.arange(asked.task_I.shape[0]), range(asked.readings.ids_BT.shape[1])
         states = [adapter.state(None, given, asked.rows(rows, draw)[0], None) for draw in draws]
-        asked = dataclasses.replace(asked, state_IRS=jnp.stack(states, axis=1))
+        asked = dataclasses.replace(asked, states=jnp.stack(states, axis=1))
     if adapter.from_last:
         read = jax.vmap(lambda q: from_last(given["target"], q), in_axes=1, out_axes=1)
-        past, prompts = read(asked.prompts)  # keys and values [L, P, I, G, S, C]
+        past, prompts = read(asked.prompts)  # keys and values [L, templates, I, G, S, C]
         keys, values = (a.transpose(2, 1, 0, 3, 4, 5) for a in (past.keys, past.values))
         asked = dataclasses.replace(asked, prompts=prompts, past=Past(keys, values, past.positions_BS))
     return asked
@@ -83,14 +86,14 @@ def held(batches: Batches, adapter: Adapter, given: Given, splits: Mapping[str, 
         split: jax.eval_shape(lambda given, asked: read_once(adapter, given, asked), given, asked)
         for split, asked in splits.items()
     }
-    leaves = jax.tree.leaves([(one.past, one.state_IRS) for one in shapes.values()])
+    leaves = jax.tree.leaves([(one.past, one.states) for one in shapes.values()])
     if not 0 < sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) <= batches.memory * GIB:
         return splits
     found = shapes
     if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(given)):
         run = functools.partial(batches, read_once, (adapter,), (given,))
         found = {split: _trimmed(run(asked)) for split, asked in splits.items()}
-    read = ("prompts", "past", "state_IRS")
+    read = ("prompts", "past", "states")
     return {
         split: dataclasses.replace(asked, **{field: getattr(found[split], field) for field in read})
         for split, asked in splits.items()
@@ -111,8 +114,9 @@ def _trimmed(asked: Examples) -> Examples:
 class AdapterExperiment:
     """The mean risk of the answers to an example's prompts; the target's parameters are data, never differentiated.
 
-    fewest: how many examples any member is trained on. chunk: dev examples in one pass. hyper: beside seed and
-    learning_rate, `scale` ``[M, N]`` and `examples`, the most of a task, ``[M]``.
+    fewest: how many examples any member is trained on.
+    chunk: dev examples in one pass.
+    hyper: beside seed and learning_rate, `scale` ``[M, L]`` and `examples`, the most of a task, ``[M]``.
     """
 
     config: ExampleConfig
@@ -149,11 +153,11 @@ class AdapterExperiment:
         draws = train.readings.ids_BT.shape[1]
 
         def part(drawn: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-            """The risks of one micro-batch, ``[P, b]``."""
-            rows_b, epoch_b, noise_key = drawn
-            queries, q_Pb = train.rows(rows_b, epoch_b % draws)
-            queries, q_Pb = shard_batch(queries), jax.vmap(shard_batch)(q_Pb)
-            asked = (queries, q_Pb, hyper["scale"], noise_key, train.before(rows_b))
+            """The risks of one micro-batch, ``[templates, B]``."""
+            row_B, row_epoch_B, noise_key = drawn
+            queries, prompts = train.rows(row_B, row_epoch_B % draws)
+            queries, prompts = shard_batch(queries), jax.vmap(shard_batch)(prompts)
+            asked = (queries, prompts, hyper["scale"], noise_key, train.before(row_B))
             return over_prompts(self.adapter, risk, params, data["given"], *asked)
 
         if c.micro_batches == 1:
@@ -171,41 +175,41 @@ class AdapterExperiment:
         risk, and whether any is right. [ours]
         """
         first, count = self.dev.first_of_question, self.dev.task_I.shape[0]
-        task_n = np.asarray(self.dev.task_I)[first]
-        counts = np.bincount(task_n)
-        weight_n = jnp.asarray(1 / (counts[task_n] * (counts > 0).sum()))
+        tasks = np.asarray(self.dev.task_I)[first]
+        counts = np.bincount(tasks)
+        weights = jnp.asarray(1 / (counts[tasks] * (counts > 0).sum()))
         size = min(self.chunk, count)
-        rows_Nb = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
+        parts = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
 
         question_I = self.dev.question_I
 
-        def part(rows_b: jax.Array) -> jax.Array:
-            """The scores of some examples: means over their prompts, ``[b, 3]``, or of each prompt, ``[b, P, 3]``."""
-            args = (params, data["given"], *data["dev"].rows(rows_b), hyper["scale"], None, data["dev"].before(rows_b))
-            right_Pb2, risk_Pb = over_prompts(self.adapter, judged, *args)
-            scores_Pb3 = jnp.concatenate([right_Pb2.astype(jnp.float32), risk_Pb[..., None]], axis=-1)
-            return scores_Pb3.mean(0) if question_I is None else scores_Pb3.swapaxes(0, 1)
+        def part(row_B: jax.Array) -> jax.Array:
+            """The scores of some examples: means over their prompts, ``[B, 3]``, or of each, ``[B, templates, 3]``."""
+            args = (params, data["given"], *data["dev"].rows(row_B), hyper["scale"], None, data["dev"].before(row_B))
+            correct, risks = over_prompts(self.adapter, judged, *args)
+            per_prompt = jnp.concatenate([correct.astype(jnp.float32), risks[..., None]], axis=-1)
+            return per_prompt.mean(0) if question_I is None else per_prompt.swapaxes(0, 1)
 
-        scores_Nb = jax.lax.map(part, jnp.asarray(rows_Nb))
-        scores_n = scores_Nb.reshape(-1, *scores_Nb.shape[2:])[:count]
+        per_part = jax.lax.map(part, jnp.asarray(parts))
+        scores = per_part.reshape(-1, *per_part.shape[2:])[:count]
         if question_I is not None:
-            right_nP2 = jax.ops.segment_max(scores_n[..., :2], question_I, len(first))
-            risk_nP1 = jax.ops.segment_min(scores_n[..., 2:], question_I, len(first))
-            scores_n = jnp.concatenate([right_nP2, risk_nP1], axis=-1).mean(1)
-        accuracy_first, accuracy, mean_risk = (scores_n * weight_n[:, None]).sum(0)
+            best_right = jax.ops.segment_max(scores[..., :2], question_I, len(first))
+            least_risk = jax.ops.segment_min(scores[..., 2:], question_I, len(first))
+            scores = jnp.concatenate([best_right, least_risk], axis=-1).mean(1)
+        accuracy_first, accuracy, mean_risk = (scores * weights[:, None]).sum(0)
         return {"accuracy": accuracy, "accuracy_first": accuracy_first, "risk": mean_risk}
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def answers(adapter: Adapter, params_M: Any, scale_MN: jax.Array, given: Given, asked: Examples) -> jax.Array:
-    """Whether each example's prompts are answered right by each member, by first token and whole: ``[I, M, P, 2]``."""
-    queries, q_PI = asked.rows(jnp.arange(asked.task_I.shape[0]))
+def answers(adapter: Adapter, params_M: Any, scale_ML: jax.Array, given: Given, asked: Examples) -> jax.Array:
+    """Whether each member answers each example's prompts right, by first token and whole: ``[I, M, templates, 2]``."""
+    queries, prompts = asked.rows(jnp.arange(asked.task_I.shape[0]))
 
-    def member(params: Any, scale_N: jax.Array) -> jax.Array:
-        """One member's answers, ``[I, P, 2]``."""
-        return over_prompts(adapter, judged, params, given, queries, q_PI, scale_N)[0].swapaxes(0, 1)
+    def member(params: Any, scale_L: jax.Array) -> jax.Array:
+        """One member's answers, ``[I, templates, 2]``."""
+        return over_prompts(adapter, judged, params, given, queries, prompts, scale_L)[0].swapaxes(0, 1)
 
-    return jax.vmap(member, out_axes=1)(params_M, scale_MN)
+    return jax.vmap(member, out_axes=1)(params_M, scale_ML)
 
 
 def trainable(params: Any) -> int:

@@ -1,8 +1,8 @@
 """The examples of an ATV run as arrays: what the generator reads of each query, and the prompts that ask it.
 
-Everything is cut into tokens once and stays on the device; a batch is a few rows of it. An example has P prompts, one
-for each template, which share what is made of its query, and R readings of it: one, or with demonstrations, several
-choices of them.
+Everything is cut into tokens once and stays on the device; a batch is a few rows of it. An example has a prompt for
+each template, which share what is made of its query, and readings of it: one, or with demonstrations, several choices
+of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,17 @@ from tvjax.vectors.adapters import Queries
 
 @struct.dataclass
 class Examples:
-    """I examples: `readings` of their queries ``[I, R, G]``, `prompts` with the leaves of `Questions` ``[I, P, ...]``.
+    """I examples, and what a frozen model has read of them (`adapting.read_once`).
 
-    task_I: the number of each example's task, rank_I: its place among those of its task. question_I: the number of its
-    question, where some have several right answers, each an example, one behind another; None where all have one.
-
-    What a frozen model has read of them (`adapting.read_once`), or None: past, what stands before `prompts`, which then
-    begin at their last tokens, with keys and values ``[I, P, L, G, S, C]`` and positions ``[I, P, S]``; state_IRS, the
-    generator's of each reading.
+    readings: of their queries, ``[I, readings, T]``.
+    prompts: with the leaves of `Questions`, ``[I, templates, ...]``.
+    task_I: the number of each example's task.
+    rank_I: its place among the examples of its task.
+    question_I: the number of its question, if some have several right answers, each an example, one behind another;
+        None if all have one.
+    past: what stands before `prompts`, which then begin at their last tokens, or None; keys and values
+        ``[I, templates, L, G, S, C]``, positions ``[I, templates, S]``.
+    states: the generator's, of each reading, ``[I, readings, D]``, or None.
     """
 
     readings: Tokens
@@ -39,7 +42,7 @@ class Examples:
     rank_I: jax.Array
     question_I: jax.Array | None = None
     past: Past | None = None
-    state_IRS: jax.Array | None = None
+    states: jax.Array | None = None
 
     @property
     def first_of_question(self) -> np.ndarray:
@@ -49,14 +52,14 @@ class Examples:
         return np.flatnonzero(np.diff(np.asarray(self.question_I), prepend=-1))
 
     def rows(self, index_B: jax.Array, reading: Any = 0) -> tuple[Queries, Questions]:
-        """Some examples with one of their readings: queries, and prompts with the leaves ``[P, B, ...]``."""
+        """Some examples with one of their readings: queries, and prompts with leaves ``[templates, B, ...]``."""
         tokens = jax.tree.map(lambda a: a[index_B, reading], self.readings)
-        state_BS = None if self.state_IRS is None else self.state_IRS[index_B, reading]
-        queries = Queries(tokens.ids_BT, tokens.positions_BT, tokens.last_B, self.task_I[index_B], state_BS)
+        state_BD = None if self.states is None else self.states[index_B, reading]
+        queries = Queries(tokens.ids_BT, tokens.positions_BT, tokens.last_B, self.task_I[index_B], state_BD)
         return queries, jax.tree.map(lambda a: a[index_B].swapaxes(0, 1), self.prompts)
 
     def before(self, index_B: jax.Array) -> Past | None:
-        """What stands before the prompts of some examples, with P in front of the axes of a `Past`."""
+        """What stands before the prompts of some examples, with the templates in front of the axes of a `Past`."""
         if self.past is None:
             return None
         keys, values = (a[index_B].transpose(1, 2, 0, 3, 4, 5) for a in (self.past.keys, self.past.values))
@@ -71,7 +74,7 @@ class Reader:
         self.demonstrations, self.draws = demonstrations, draws if demonstrations else 1
 
     def read(self, task: TextTask, asked: Sequence[Pair], seed: int) -> list[list[list[int]]]:
-        """The token ids of each reading of each query, ``[I][R]``; demonstrations are of the train split."""
+        """The token ids of each reading of each query, by query; demonstrations are of the train split."""
         texts, train = [], task.split("train")
         for x, _ in asked:
             for draw in range(self.draws):

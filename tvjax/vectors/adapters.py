@@ -21,17 +21,20 @@ Given = dict[str, Any]
 
 @struct.dataclass
 class Queries:
-    """What an adapter may read: inputs ``[B, T]`` (or ``[B, T, I]``) at `positions_BT`, the last token at `last_B`.
+    """What an adapter may read: queries.
 
-    task_B: the number of each query's task, those that are trained on first. state_BS: what a model that stays as it is
-    has read of them (`Adapter.state`), where that is known.
+    inputs: ``[B, T]`` (or ``[B, T, X]``).
+    positions_BT: those of the tokens.
+    last_B: the index in T of each query's last token.
+    task_B: the number of each query's task, those that are trained on first.
+    state_BD: what a model that stays as it is has read of the queries (`Adapter.state`), if that is known.
     """
 
     inputs: jax.Array
     positions_BT: jax.Array
     last_B: jax.Array
     task_B: jax.Array
-    state_BS: jax.Array | None = None
+    state_BD: jax.Array | None = None
 
 
 @struct.dataclass
@@ -44,7 +47,7 @@ class Change:
 
 
 class Adapter:
-    """What is trained; the training loop and the evaluation know no more of it. scale_N: ATV's lambda, a layer each."""
+    """What is trained; the training loop and the evaluation know no more of it. scale_L: ATV's lambda, a layer each."""
 
     @property
     def from_last(self) -> bool:
@@ -61,10 +64,10 @@ class Adapter:
         raise NotImplementedError
 
     def state(self, params: Any, given: Given, queries: Queries, key: jax.Array | None) -> jax.Array:
-        """What a model has read of queries, ``[B, S]``; only where one reads them."""
+        """What a model has read of queries, ``[B, D]``; only where one reads them."""
         raise NotImplementedError
 
-    def read(self, params: Any, given: Given, queries: Queries, scale_N: jax.Array, key: jax.Array | None) -> Any:
+    def read(self, params: Any, given: Given, queries: Queries, scale_L: jax.Array, key: jax.Array | None) -> Any:
         """What is made of queries, once for all prompts that ask them; with a `key` as in training (dropout)."""
         return None
 

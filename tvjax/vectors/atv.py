@@ -1,8 +1,8 @@
 """Adaptive task vectors (Kang et al. 2025): what a small model makes of a query becomes a vector for every layer.
 
-    u = the generator's state at the query's last token, after its final norm    [B, S]
-    v = u W + b                                                                  [B, N, D]
-    h^l <- h^l + lambda^l v^l     for the N layers l, at the prompt's last token (paper) or at all (released code)
+    u = the generator's state at the query's last token, after its final norm    [B, D of the generator]
+    v = u W + b                                                                  [B, L, D]
+    h^l <- h^l + lambda^l v^l     for the chosen L layers, at the prompt's last token (paper) or at all (released code)
 
 The frozen model is a function of these writes alone: they are data, and what made them is trained through them.
 """
@@ -23,10 +23,12 @@ Positions = Literal["last", "all"]
 
 
 class Expansion(nn.Module):
-    """``v = u W + b``, ``[B, S] -> [B, N, D]``: one map to the vectors of all N layers together.
+    """``v = u W + b``, ``[B, D of the generator] -> [B, L, D]``: one map to the vectors of all `layers` together.
 
-    rank: of a bottleneck before it (0: none). start: "uniform" in +-1/sqrt(S), kernel and bias, as PyTorch's linear
-    layers begin and so the released code; or "zero", from which nothing is changed at first. precision: of products.
+    rank: of a bottleneck before it (0: none).
+    start: "uniform" in +-1/sqrt(D of the generator), kernel and bias, as PyTorch's linear layers begin and so the
+        released code; or "zero", from which nothing is changed at first.
+    precision: of products.
     """
 
     layers: int
@@ -36,13 +38,13 @@ class Expansion(nn.Module):
     precision: str | None = None
 
     @nn.compact
-    def __call__(self, u_BS: jax.Array) -> jax.Array:
+    def __call__(self, u_BD: jax.Array) -> jax.Array:
         dense = functools.partial(nn.Dense, precision=self.precision)
         if self.rank:
-            u_BS = dense(self.rank, use_bias=False, name="down", kernel_init=_uniform(u_BS.shape[-1]))(u_BS)
-        init = nn.initializers.zeros if self.start == "zero" else _uniform(u_BS.shape[-1])
-        v_BF = dense(self.layers * self.width, name="up", kernel_init=init, bias_init=init)(u_BS)
-        return v_BF.reshape(-1, self.layers, self.width)
+            u_BD = dense(self.rank, use_bias=False, name="down", kernel_init=_uniform(u_BD.shape[-1]))(u_BD)
+        init = nn.initializers.zeros if self.start == "zero" else _uniform(u_BD.shape[-1])
+        v = dense(self.layers * self.width, name="up", kernel_init=init, bias_init=init)(u_BD)
+        return v.reshape(-1, self.layers, self.width)
 
 
 def _uniform(fan_in: int) -> Any:
@@ -57,7 +59,7 @@ def read_query(
     last_B: jax.Array,
     dropout: Any = None,
 ) -> jax.Array:
-    """The state ``[B, S]`` of each query's last token after the final norm. dropout: the edits tree of `dropped`."""
+    """The state ``[B, D]`` of each query's last token after the final norm. dropout: the edits tree of `dropped`."""
     _, found = forward(
         model,
         inputs,
@@ -87,15 +89,16 @@ def dropped(key: jax.Array, c: DecoderConfig, rate: float, batch: int, length: i
 
 
 def inject(
-    vectors_BND: jax.Array, layers: tuple[int, ...], positions: Positions, c: DecoderConfig, q: Questions
+    vectors_BLD: jax.Array, layers: tuple[int, ...], positions: Positions, c: DecoderConfig, q: Questions
 ) -> Tree:
     """The edits tree that adds a vector (``lambda^l v^l``) to h^l, for `layers`, in prompts with answers behind them.
 
+    vectors_BLD: of `layers` alone.
     positions: "last", the prompt's last token, whose state the answer's first token is read from; or "all" tokens,
-    those of the answer too, as when they are generated one by one.
+        those of the answer too, as when they are generated one by one.
     """
     count, batch, length = c.num_layers, *q.tokens.ids_BT.shape
-    added_LBD = jnp.zeros((count, batch, c.width)).at[jnp.array(layers) - 1].set(vectors_BND.swapaxes(0, 1))
+    added_LBD = jnp.zeros((count, batch, c.width)).at[jnp.array(layers) - 1].set(vectors_BLD.swapaxes(0, 1))
     here = None  # padding is seen by nobody: what is added there does not matter
     if positions == "last":
         here_BT = jnp.arange(length)[None] == q.last_B[:, None]

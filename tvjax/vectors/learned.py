@@ -33,15 +33,20 @@ def learn(
     model: Model,
     above: Model,
     q: Questions,
-    rows_SB: jax.Array,
+    rows: jax.Array,
     rate: jax.Array,
-    layers_N: jax.Array,
+    layers_L: jax.Array,
 ) -> jax.Array:
-    """For each of `layers_N` (`start`..L) the vector, ``[N, D]``, that answers `q` best where added at the last token.
+    """For each of `layers_L` (`start`..L) the vector, ``[L, D]``, that answers `q` best, added at the last token.
 
-    From zero by S steps of Adam at `rate`, each on the mean risk of the prompts in its row of `rows_SB`; the layers
-    side by side, each with a vector of its own. model: a bare one. above: its `upper` blocks, those above `start`,
-    which alone are run in a step. [ours: what vectors read from states are to be compared with]
+    From zero by steps of Adam, each on the mean risk of the prompts in its row of `rows`; the layers side by side, each
+    with a vector of its own. [ours: what vectors read from states are to be compared with]
+
+    model: a bare one.
+    above: its `upper` blocks, those above `start`, which alone are run in a step.
+    rows: the prompts of each step, ``[steps, B]``.
+    rate: of Adam.
+    layers_L: the numbers of the layers.
     """
     start = model.config.num_layers - above.config.num_layers
     past, q = from_last(model, q)  # what stands before the vector never changes
@@ -57,13 +62,13 @@ def learn(
         return risk(above, drawn, tree, seen).mean()
 
     def step(state: tuple[jax.Array, Any], row_B: jax.Array) -> tuple[tuple[jax.Array, Any], None]:
-        vectors_ND, moments = state
+        vectors_LD, moments = state
         drawn, seen = jax.tree.map(lambda a: a[row_B], q), rows_of(past, row_B)
         slope = jax.vmap(jax.grad(loss), in_axes=(0, 0, None, None, None))
-        gradient_ND = slope(vectors_ND, layers_N, drawn, seen, h_BAD[row_B])
-        updates, moments = optimizer.update(gradient_ND, moments)
-        return (optax.apply_updates(vectors_ND, updates), moments), None
+        gradient_LD = slope(vectors_LD, layers_L, drawn, seen, h_BAD[row_B])
+        updates, moments = optimizer.update(gradient_LD, moments)
+        return (optax.apply_updates(vectors_LD, updates), moments), None
 
-    zero_ND = jnp.zeros((len(layers_N), model.config.width))
-    (vectors_ND, _), _ = jax.lax.scan(step, (zero_ND, optimizer.init(zero_ND)), rows_SB)
-    return vectors_ND
+    zero_LD = jnp.zeros((len(layers_L), model.config.width))
+    (vectors_LD, _), _ = jax.lax.scan(step, (zero_LD, optimizer.init(zero_LD)), rows)
+    return vectors_LD

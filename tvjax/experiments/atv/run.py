@@ -271,9 +271,9 @@ def _sensitivity(context: RunContext, s: ATVSettings, folder: Path, say: Callabl
         return []
     method = next(method for method in ours(s) if method.name == s.sensitivity.method)
     say(f"training {method.name} again in {len(members)} other settings")
-    every, scale_N = np.array(layers(context)), method.scale(context)
+    every, scale_L = np.array(layers(context)), method.scale(context)
     scales = [
-        np.full(len(every), one["scale"]) if "scale" in one else scale_N * np.isin(every, one.get("layers", every))
+        np.full(len(every), one["scale"]) if "scale" in one else scale_L * np.isin(every, one.get("layers", every))
         for one in members
     ]
     names = tuple(f"{one['kind']}{i}" for i, one in enumerate(members))
@@ -415,10 +415,12 @@ def _chance(context: RunContext, s: ATVSettings) -> dict[str, float]:
 def write_vectors(
     model: Model, folder: Path, config: Mapping[str, Any], queries: list[str], method: str, any_model: bool = False
 ) -> jax.Array:
-    """What the run in `folder` writes for `queries` with its first seed, lambda included: ``[N, B, D]``.
+    """What the run in `folder` writes for `queries` with its first seed, lambda included: ``[L, B, D]``.
 
-    method: "atv_last" or "atv_all"; "" is the first that the run has. Raises `UserError` where it has none, and for a
-    model that its vectors are not of, unless `any_model`.
+    method: "atv_last" or "atv_all"; "" is the first that the run has.
+    any_model: whether the vectors may be of another model.
+
+    Raises `UserError` if the run has no such method, and for a model that its vectors are not of, unless `any_model`.
     """
     s = ATVSettings.from_config(config)
     known = {one.name: one for one in ours(s) if one.reads == "query"}
@@ -439,8 +441,8 @@ def write_vectors(
         raise reject(f"queries[{count_B.argmax()}]", f"{count_B.max()} tokens", accepted)
     read = Queries(tokens.ids_BT, tokens.positions_BT, tokens.last_B, jnp.zeros(len(queries), jnp.int32))
     first = jax.tree.map(lambda p: p[0], params)
-    made_BND = experiment.adapter.read(first, experiment.given, read, members[1]["scale"][0], None)
-    return jnp.asarray(made_BND).swapaxes(0, 1)
+    vectors_BLD = experiment.adapter.read(first, experiment.given, read, members[1]["scale"][0], None)
+    return jnp.asarray(vectors_BLD).swapaxes(0, 1)
 
 
 def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
