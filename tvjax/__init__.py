@@ -13,7 +13,7 @@ Names of arrays end in their axes, `theta_LBD`; a digit is an axis of that size:
     I  examples of text tasks
     J  slots of a hidden Markov model
     K  candidates for a token
-    L  layers
+    L  layers, or chosen ones
     M  members
     N  pairs of a prompt, the last query with them
     O  readout width
@@ -22,6 +22,7 @@ Names of arrays end in their axes, `theta_LBD`; a digit is an axis of that size:
     R  directions of a subspace
     S  source positions, or chosen ones
     T  positions
+    U  vectors side by side
     V  vocabulary, symbols of an automaton
     W  tokens of an x
     X  input width

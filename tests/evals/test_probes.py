@@ -78,13 +78,13 @@ class TestTheHandmadeModel:
         model, _ = solved
         _, drawn, theta_LBD = sweep(model)
         queries = jnp.concatenate([drawn.prompt.x[:, -1:], drawn.fresh_x[:, None]], axis=1)
-        out, theta_LBMD = probes.after_dummies(model, TASK, drawn.prompt, queries)
-        np.testing.assert_allclose(theta_LBMD[:, :, 0], theta_LBD, rtol=1e-5, atol=1e-3)
+        out, theta_LBSD = probes.after_dummies(model, TASK, drawn.prompt, queries)
+        np.testing.assert_allclose(theta_LBSD[:, :, 0], theta_LBD, rtol=1e-5, atol=1e-3)
         other = TASK.prompt(
             LAYOUT, drawn.prompt.parameters, drawn.prompt.x.at[:, -1].set(drawn.fresh_x), drawn.prompt.targets
         )
         again, states = tvp.run_prompt(model, other)
-        np.testing.assert_allclose(theta_LBMD[:, :, 1], states[:, :, -1], rtol=1e-5, atol=1e-3)
+        np.testing.assert_allclose(theta_LBSD[:, :, 1], states[:, :, -1], rtol=1e-5, atol=1e-3)
         np.testing.assert_allclose(out[:, 1], again[:, -1], rtol=1e-4, atol=1e-3)
 
 
@@ -184,8 +184,8 @@ class TestEntanglement:
         model, _ = solved
         drawn = draw(NO_SHIFT, TASK, LAYOUT, jax.random.key(1), 20, K)
         queries = jnp.repeat(drawn.fresh_x[:, None], 8, axis=1)
-        _, theta_LBMD = probes.after_dummies(model, TASK, drawn.prompt, queries)
-        assert geometry.entanglement(np.asarray(theta_LBMD))["ratio"] == [0] * 4
+        _, theta_LBSD = probes.after_dummies(model, TASK, drawn.prompt, queries)
+        assert geometry.entanglement(np.asarray(theta_LBSD))["ratio"] == [0] * 4
         assert geometry.entanglement(self.draws(0.0, 1.0))["ratio"] == [0]
 
     def test_what_varies_with_the_dummy_query_alone_has_no_ratio(self):

@@ -49,7 +49,7 @@ def _read(read: Any, theta_PLD: np.ndarray, wanted_PE: np.ndarray, value: np.nda
     return entry
 
 
-def entanglement(theta_LPMD: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
+def entanglement(theta_LPSD: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
     """How much theta varies with the dummy query, for each unit that it varies with the task: ``{'ratio': [L+1], ..}``.
 
     ``W / (B - W / m)``, each summed over the D channels: W is the variance over a prompt's m dummy queries, in the mean
@@ -57,14 +57,14 @@ def entanglement(theta_LPMD: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
     queries add to B. 0 where theta is the same for all of them; None where it does not vary with the task beyond that.
     The interval is over prompts. [ours]
     """
-    theta = theta_LPMD.astype(np.float64)
+    theta = theta_LPSD.astype(np.float64)
     theta = theta - theta[:, :1, :1]  # so that what never varies has a variance of 0, not one of rounding
     prompts, queries = theta.shape[1:3]
     counts = np.concatenate([np.ones((1, prompts)), draws(np.random.default_rng(seed), prompts)])
     shares = []
-    for theta_PMD in theta:
-        within = counts @ theta_PMD.var(1, ddof=1).sum(-1) / prompts
-        centre_PD = theta_PMD.mean(1)
+    for theta_PSD in theta:
+        within = counts @ theta_PSD.var(1, ddof=1).sum(-1) / prompts
+        centre_PD = theta_PSD.mean(1)
         centre_PD = centre_PD - centre_PD.mean(0, keepdims=True)
         second = counts @ np.square(centre_PD).sum(-1) / prompts
         between = (second - np.square(counts @ centre_PD / prompts).sum(-1)) * prompts / (prompts - 1)

@@ -36,9 +36,9 @@ Scores = dict[str, jax.Array]
 
 
 def after_dummies(model: Model, task: Task, prompt: Prompt, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Answers ``[B, m, O]`` to m queries, each at the end of the same demonstrations, and theta ``[L+1, B, m, D]``.
+    """Answers ``[B, S, O]`` to dummy queries, each at the end of the same demonstrations, and theta ``[L+1, B, S, D]``.
 
-    queries: ``[B, m, X]`` or ``[B, m]``. The last query of `prompt` itself is not used.
+    queries: ``[B, S, X]`` or ``[B, S]``. The last query of `prompt` itself is not used.
     """
     demonstrations = prompt.x.shape[1] - 1
     shown = prompt.inputs[:, : len(prompt.layout.parts) * demonstrations]
@@ -48,10 +48,10 @@ def after_dummies(model: Model, task: Task, prompt: Prompt, queries: jax.Array) 
     return out[:, reads], tvp.stream_at(states, reads)
 
 
-def averaged(model: Model, task: Task, theta_LBMD: jax.Array, drawn: ShiftedPrompts, edit: str) -> Scores:
-    """Scores ``{'risk': [A, L+1, B], ...}`` of TVP with the mean of the first n of theta, for the A of `AVERAGES`."""
-    means_ALBD = jnp.stack([theta_LBMD[:, :, :count].mean(2) for count in AVERAGES])
-    return jax.vmap(lambda theta_LBD: prompting.layer_sweep(model, task, theta_LBD, drawn, edit))(means_ALBD)
+def averaged(model: Model, task: Task, theta_LBSD: jax.Array, drawn: ShiftedPrompts, edit: str) -> Scores:
+    """Scores ``{'risk': [U, L+1, B], ...}`` of TVP with the mean of the first n of theta, for each n of `AVERAGES`."""
+    means_ULBD = jnp.stack([theta_LBSD[:, :, :count].mean(2) for count in AVERAGES])
+    return jax.vmap(lambda theta_LBD: prompting.layer_sweep(model, task, theta_LBD, drawn, edit))(means_ULBD)
 
 
 def swapped(model: Model, inputs: jax.Array, theta_LBD: jax.Array, edit: str) -> jax.Array:
@@ -70,7 +70,7 @@ def superposed(
     x: jax.Array,
     edit: str,
 ) -> jax.Array:
-    """Zero-shot answers ``[A, B, O]`` with ``alpha first + (1 - alpha) second`` at `layer`, for the A of `SHARES`."""
+    """Zero-shot answers ``[U, B, O]`` with ``alpha first + (1 - alpha) second`` at `layer`, for alpha in `SHARES`."""
 
     def one(share: jax.Array) -> jax.Array:
         theta_BD = share * first_BD + (1 - share) * second_BD
@@ -152,15 +152,15 @@ def run(
     layers: ``prescribed`` and ``best``, which may be traced.
     """
     prompt, layout = drawn.prompt, drawn.prompt.layout
-    _, theta_LBMD = after_dummies(model, task, prompt, asks["dummies"])
-    averages = averaged(model, task, theta_LBMD, drawn, edit)
+    _, theta_LBSD = after_dummies(model, task, prompt, asks["dummies"])
+    averages = averaged(model, task, theta_LBSD, drawn, edit)
     found: dict[str, Any] = {
-        "theta": jnp.moveaxis(theta_LBMD, 0, 2),
+        "theta": jnp.moveaxis(theta_LBSD, 0, 2),
         "averaging": {name: jnp.moveaxis(value, 2, 0) for name, value in averages.items()},
     }
     if "other" not in asks:
         return found
-    other, theta_LBD = asks["other"], theta_LBMD[:, :, 0]
+    other, theta_LBD = asks["other"], theta_LBSD[:, :, 0]
     inputs = asks["swap_inputs"]
     crossed = swapped(model, inputs, theta_LBD, edit)
     uncrossed, _ = forward(model, inputs, at=slice(inputs.shape[1] - 1, inputs.shape[1]))
@@ -178,22 +178,25 @@ def run(
     return found
 
 
-def _scored(task: Task, out_ABO: jax.Array, right: jax.Array, *, each: bool = False) -> Scores:
-    """Scores ``{'risk': [B, A], ...}`` of answers in A ways against the same right ones, or each way's own."""
+def _scored(task: Task, out_UBO: jax.Array, right: jax.Array, *, each: bool = False) -> Scores:
+    """Scores ``{'risk': [B, U], ...}`` of the answers with each vector.
+
+    right: the right answers, the same for all vectors ``[B, ...]``, or if `each`, those of each vector ``[U, B, ...]``.
+    """
     one = lambda out_BO, right_B: task.scores(out_BO[:, None], right_B[:, None])  # noqa: E731
-    scores = jax.vmap(one, in_axes=(0, 0 if each else None))(out_ABO, right)
+    scores = jax.vmap(one, in_axes=(0, 0 if each else None))(out_UBO, right)
     return {name: value[:, :, 0].T for name, value in scores.items()}
 
 
-def _mixed(task: Task, out_ABO: jax.Array, answers: Mapping[str, jax.Array]) -> Scores:
+def _mixed(task: Task, out_UBO: jax.Array, answers: Mapping[str, jax.Array]) -> Scores:
     """Scores of superpositions against either task and, of real answers, against the mix of the two."""
     found: Scores = {}
     for kind, right in answers.items():
-        found |= {f"{kind}_{name}": value for name, value in _scored(task, out_ABO, right).items()}
+        found |= {f"{kind}_{name}": value for name, value in _scored(task, out_UBO, right).items()}
     if isinstance(task, RealTask):
-        shares_A11 = jnp.array(SHARES)[:, None, None]
-        mixes_ABO = shares_A11 * answers["first"][None] + (1 - shares_A11) * answers["second"][None]
-        found["mixture_risk"] = _scored(task, out_ABO, mixes_ABO, each=True)["risk"]
+        shares_U11 = jnp.array(SHARES)[:, None, None]
+        mixes_UBO = shares_U11 * answers["first"][None] + (1 - shares_U11) * answers["second"][None]
+        found["mixture_risk"] = _scored(task, out_UBO, mixes_UBO, each=True)["risk"]
     return found
 
 
@@ -244,10 +247,13 @@ def measure(
 def entry(arrays: Mapping[str, Any], tasks: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What a summary says of what `run` found for one member, all prompts together.
 
-    entanglement: `geometry.entanglement`. averaging: TVP ``[A, L+1]`` with the mean of theta over `counts` dummy
-    queries. swap: ``[L+1]`` with theta of A at the end of B's prompt, against A's answer (`vector`) and against B's
-    (`prompt`), and the same `unedited`. superposition: ``[A]`` by `shares`, A's part, against A's answer (`first`), B's
-    (`second`) and, of real answers, their mix. rank: `geometry.rank`, where y has several outputs.
+    entanglement: `geometry.entanglement`.
+    averaging: TVP ``[counts, L+1]`` with the mean of theta over `counts` dummy queries.
+    swap: ``[L+1]`` with theta of A at the end of B's prompt, against A's answer (`vector`) and against B's (`prompt`),
+        and the same `unedited`.
+    superposition: ``[shares]`` by `shares`, A's part, against A's answer (`first`), B's (`second`) and, of real
+        answers, the mix of both.
+    rank: `geometry.rank`, if y has several outputs.
     """
     said: dict[str, Any] = {
         "num_prompts": len(arrays["theta"]),

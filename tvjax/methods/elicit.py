@@ -41,16 +41,16 @@ class Elicit(Method):
         its_own: list[bool] = []
         for bench, (vectors, best, keep) in zip(context.benches, context.made[own.vectors], strict=True):
             known = [bench.states(bench.zero_shot(bench.sample(name, "train")))[:, middle] for name in names]
-            owner_N = np.repeat(np.arange(len(names)), [len(one) for one in known])
+            owner_U = np.repeat(np.arange(len(names)), [len(one) for one in known])
             layers = [best[name].layer for name in names]
-            vectors_N1D = np.stack([best[name].scale * vectors[name][[best[name].layer]] for name in names])
+            vectors_L1D = np.stack([best[name].scale * vectors[name][[best[name].layer]] for name in names])
             for name in context.tasks:
                 asked = bench.sample(name, "test")
                 prompts, outputs = bench.zero_shot(asked), bench.accepted(name, asked)
                 states_BD = bench.states(prompts)[:, middle]
-                which_B, _ = nearest(states_BD, np.concatenate(known), owner_N, own.threshold)
-                found = bench.scores(prompts, outputs, vectors_N1D, layers, np.full((len(names), 1), keep))
-                with_it = [with_BN1[np.arange(len(asked)), which_B, 0] for with_BN1 in found]
+                which_B, _ = nearest(states_BD, np.concatenate(known), owner_U, own.threshold)
+                found = bench.scores(prompts, outputs, vectors_L1D, layers, np.full((len(names), 1), keep))
+                with_it = [with_BL1[np.arange(len(asked)), which_B, 0] for with_BL1 in found]
                 alone = bench.plain(prompts, outputs)
                 right[name].append(Right(*(np.where(which_B < 0, *pair) for pair in zip(alone, with_it, strict=True))))
                 context.tick(self.name)

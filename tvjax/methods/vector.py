@@ -140,15 +140,15 @@ def added_everywhere(
     asked = bench.sample(name, split)
     q, back_B, begin = bench.ask_all(bench.zero_shot(asked), bench.accepted(name, asked))
     fixed = (bench.model.bare, jnp.asarray(vectors_LD, jnp.float32), jnp.asarray(scales, jnp.float32))
-    found_BSA = np.asarray(bench.batches(_everywhere, (positions,), fixed, q))
-    return graded(q, found_BSA[:, None], back_B, begin)
+    tokens_BUA = np.asarray(bench.batches(_everywhere, (positions,), fixed, q))
+    return graded(q, tokens_BUA[:, None], back_B, begin)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _everywhere(
-    positions: Positions, model: Model, vectors_LD: jax.Array, scale_S: jax.Array, q: Questions
+    positions: Positions, model: Model, vectors_LD: jax.Array, scale_U: jax.Array, q: Questions
 ) -> jax.Array:
-    """The likeliest token at each place of the answers, with the vectors times each scale: ``[B, S, A]``."""
+    """The likeliest token at each place of the answers, with the vectors times each scale: ``[B, U, A]``."""
     layers, batch = tuple(range(1, model.config.num_layers + 1)), q.last_B.shape[0]
 
     def one(scale: jax.Array) -> jax.Array:
@@ -156,4 +156,4 @@ def _everywhere(
         vectors_BLD = jnp.broadcast_to(scale * vectors_LD[None], (batch, *vectors_LD.shape))
         return said(model, q, inject(vectors_BLD, layers, positions, model.config, q))
 
-    return jax.lax.map(one, scale_S).swapaxes(0, 1)
+    return jax.lax.map(one, scale_U).swapaxes(0, 1)

@@ -205,17 +205,18 @@ class Bench:
         self,
         prompts: Sequence[str],
         accepted: Sequence[Answers],
-        vectors_SND: np.ndarray,
+        vectors_LUD: np.ndarray,
         layers: Sequence[int],
-        keep_SN: np.ndarray,
+        keep_LU: np.ndarray,
         position: Position = "last",
     ) -> Right:
-        """Whether each prompt is given one of its right answers, with each of some vectors in place: ``[B, S, N]``.
+        """Whether each prompt is given one of its right answers, with each of some vectors in place: ``[B, L, U]``.
 
-        layers: of each S; keep_SN: of the state that a vector is added to, 0 where it is replaced.
+        layers: the number of each layer, which may be named more than once.
+        keep_LU: the factor of the state that a vector is added to, 0 if the vector replaces the state.
         """
         q, back_B, begin = self.ask_all(prompts, accepted, position)
-        return graded(q, self.said(q, vectors_SND, layers, keep_SN), back_B, begin)
+        return graded(q, self.said(q, vectors_LUD, layers, keep_LU), back_B, begin)
 
     def ask_all(
         self, prompts: Sequence[str], accepted: Sequence[Answers], position: Position = "last"
@@ -242,9 +243,9 @@ class Bench:
         spans = [[span for _, span in tokens] for tokens in self.tokenizer.encode_with_spans(prompts)]
         return np.array([sum(begin >= end for begin, _ in row) for row, end in zip(spans, ends, strict=True)])
 
-    def said(self, q: Questions, vectors_SND: np.ndarray, layers: Sequence[int], keep_SN: np.ndarray) -> np.ndarray:
-        """The likeliest token at each place of the answers with each vector written: `above.said`, ``[B, S, N, A]``."""
-        arrays = (jnp.asarray(vectors_SND, jnp.float32), jnp.asarray(list(layers)), jnp.asarray(keep_SN, jnp.float32))
+    def said(self, q: Questions, vectors_LUD: np.ndarray, layers: Sequence[int], keep_LU: np.ndarray) -> np.ndarray:
+        """The likeliest token at each place of the answers with each vector written: `above.said`, ``[B, L, U, A]``."""
+        arrays = (jnp.asarray(vectors_LUD, jnp.float32), jnp.asarray(list(layers)), jnp.asarray(keep_LU, jnp.float32))
         return np.asarray(self.batches(_said, (), (self.model.bare, *arrays), q))
 
     def begun(self, x: str, answers: Mapping[str, Answers]) -> set[int]:
@@ -275,13 +276,16 @@ class Bench:
         self,
         prompts: Sequence[str],
         accepted: Sequence[Answers],
-        vectors_ND: np.ndarray,
+        vectors_LD: np.ndarray,
         layers: Sequence[int],
         keep: float = 0.0,
     ) -> np.ndarray:
-        """The same with each of some vectors at its layer: ``[B, N]``. keep: 0 replaces the state, 1 adds to it."""
-        keep_S1 = np.full((len(layers), 1), keep)
-        return self.scores(prompts, accepted, np.asarray(vectors_ND)[:, None], layers, keep_S1).whole[..., 0]
+        """Whether each prompt is given one of its right answers, whole, with each vector at its layer: ``[B, L]``.
+
+        keep: 0 replaces the state, 1 adds to it.
+        """
+        keep_L1 = np.full((len(layers), 1), keep)
+        return self.scores(prompts, accepted, np.asarray(vectors_LD)[:, None], layers, keep_L1).whole[..., 0]
 
     def shown(self, name: str, *, shuffled: bool = False) -> dict[str, np.ndarray]:
         """The mean of what stands at the last tokens of `prompts` few-shot prompts, read once.
@@ -310,11 +314,11 @@ class Bench:
         return dict(zip(ADDED, self._read(_outputs, texts).mean(0), strict=True))
 
     def asked_with(
-        self, name: str, split: str, vectors_ND: np.ndarray, layers: Sequence[int], keep: float
+        self, name: str, split: str, vectors_LD: np.ndarray, layers: Sequence[int], keep: float
     ) -> np.ndarray:
-        """Whether each question of a split is answered right with each of some vectors at its layer: ``[n, N]``."""
+        """Whether each question of a split is answered right with each of some vectors at its layer: ``[n, L]``."""
         asked = self.sample(name, split)
-        return self.right_with(self.zero_shot(asked), self.accepted(name, asked), vectors_ND, layers, keep)
+        return self.right_with(self.zero_shot(asked), self.accepted(name, asked), vectors_LD, layers, keep)
 
     def swept(
         self, name: str, split: str, vectors_LD: np.ndarray, layers: Sequence[int], keep: float, scales: Sequence[float]
@@ -324,9 +328,9 @@ class Bench:
         ``[n, layers, scales]``.
         """
         asked = self.sample(name, split)
-        vectors_SND = np.asarray(vectors_LD)[:, None] * np.asarray(scales)[None, :, None]
-        keep_SN = np.full(vectors_SND.shape[:2], keep)
-        return self.scores(self.zero_shot(asked), self.accepted(name, asked), vectors_SND, layers, keep_SN)
+        vectors_LUD = np.asarray(vectors_LD)[:, None] * np.asarray(scales)[None, :, None]
+        keep_LU = np.full(vectors_LUD.shape[:2], keep)
+        return self.scores(self.zero_shot(asked), self.accepted(name, asked), vectors_LUD, layers, keep_LU)
 
     def _read(self, program: Any, prompts: Sequence[str]) -> Any:
         ids = self.tokenizer.encode(prompts)
@@ -340,6 +344,6 @@ def best_place(dev: Right) -> tuple[int, int]:
 
     By the first token, which the vector steers; of those that are equal, by the whole answer.
     """
-    mean_SN = dev.first.mean(0) + 1e-3 * dev.whole.mean(0)
-    layer, scale = np.unravel_index(mean_SN.argmax(), mean_SN.shape)
+    mean_LU = dev.first.mean(0) + 1e-3 * dev.whole.mean(0)
+    layer, scale = np.unravel_index(mean_LU.argmax(), mean_LU.shape)
     return int(layer), int(scale)

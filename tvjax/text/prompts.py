@@ -69,13 +69,16 @@ def draw_prompts(
 ) -> tuple[jax.Array, jax.Array]:
     """The task of each prompt, ``[B]``, and prompts ``[B, N, W + A]`` of N = `pairs` pairs of it, no input twice.
 
-    data: `tables`; most: the inputs of its largest task. -1 where there is no token.
+    -1 where there is no token.
+
+    data: `tables`.
+    most: the inputs of its largest task.
     """
     task_key, pair_key = jax.random.split(key)
     task_B = jax.random.randint(task_key, (batch,), 0, data["count"].shape[0])
-    luck_BI = jax.random.uniform(pair_key, (batch, most))
-    luck_BI = jnp.where(jnp.arange(most)[None] < data["count"][task_B][:, None], luck_BI, -1.0)
-    chosen_BN = jax.lax.top_k(luck_BI, pairs)[1] + data["start"][task_B][:, None]
+    priority = jax.random.uniform(pair_key, (batch, most))
+    priority = jnp.where(jnp.arange(most)[None] < data["count"][task_B][:, None], priority, -1.0)
+    chosen_BN = jax.lax.top_k(priority, pairs)[1] + data["start"][task_B][:, None]
     return task_B, _rows(data, chosen_BN, key)
 
 
@@ -135,15 +138,18 @@ class Asked:
         return self.from_BNA[:, :, 0]
 
 
-def ask(prompts_BNS: jax.Array, arrays: Mapping[str, np.ndarray]) -> Asked:
-    """What to run for prompts ``[B, N, W + A]`` of the pairs in `tables`.
+def ask(prompts: jax.Array, arrays: Mapping[str, np.ndarray]) -> Asked:
+    """What to run for prompts of the pairs in `tables`.
 
-    Their tokens stand side by side, and padding behind them: T is that of the longest prompt that there can be, without
-    its last token, of which nothing is read.
+    The tokens of a prompt stand side by side, and padding behind them: T is that of the longest prompt that there can
+    be, without its last token, of which nothing is read.
+
+    prompts: ``[B, N, W + A]``, -1 where there is no token.
+    arrays: `tables`.
     """
-    batch, pairs, slot = prompts_BNS.shape
+    batch, pairs, slot = prompts.shape
     width, most = arrays["query"].shape[1], longest(arrays, pairs) - 1
-    ids_BT = prompts_BNS.reshape(batch, -1)
+    ids_BT = prompts.reshape(batch, -1)
     real_BT = ids_BT >= 0
     place_BT = jnp.cumsum(real_BT, axis=1) - 1  # of a token; where there is none, that of the one before
     to_BT = jnp.where(real_BT, place_BT, most)  # what is written there is dropped
@@ -166,9 +172,9 @@ def ask_beside(asked: Asked, more: Asked, chosen: Sequence[int]) -> Asked:
     batch, shown = asked.ids_BT.shape
     count, size = len(chosen), more.ids_BT.shape[1]
     before_BS = asked.begin_BN[:, np.array(chosen)]
-    own_BSE = more.positions_BT.reshape(batch, count, size)
-    own_BSE = jnp.where(own_BSE == PADDING, PADDING, own_BSE + before_BS[..., None])
-    positions_BT = jnp.concatenate([asked.positions_BT, own_BSE.reshape(batch, -1)], axis=1)
+    own_BST = more.positions_BT.reshape(batch, count, size)
+    own_BST = jnp.where(own_BST == PADDING, PADDING, own_BST + before_BS[..., None])
+    positions_BT = jnp.concatenate([asked.positions_BT, own_BST.reshape(batch, -1)], axis=1)
     limit_BT = jnp.concatenate([jnp.full((batch, shown), PADDING), jnp.repeat(before_BS, size, axis=1)], axis=1)
     owner_T = np.concatenate([np.full(shown, -1), np.repeat(np.arange(count), size)])
     causal_BTT = positions_BT[:, None, :] <= positions_BT[:, :, None]

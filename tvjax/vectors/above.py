@@ -60,10 +60,10 @@ def read_out(model: Model, past: Past, q: Questions, h_BAD: jax.Array, layer: An
     return _block(model, past, q, top, h_BAD, written)[0]
 
 
-def said(model: Model, vectors_SND: jax.Array, layers_S: jax.Array, keep_SN: jax.Array, q: Questions) -> jax.Array:
-    """The likeliest token at each place of the answers with each vector in place, ``[B, S, N, A]``.
+def said(model: Model, vectors_LUD: jax.Array, layers_L: jax.Array, keep_LU: jax.Array, q: Questions) -> jax.Array:
+    """The likeliest token at each place of the answers with each vector in place, ``[B, L, U, A]``.
 
-    The state h at the last token, at layer ``layers_S[s]`` (0..L), becomes ``keep_SN[s, n] h + vectors_SND[s, n]``. An
+    The state h at the last token, at layer ``layers_L[l]`` (0..L), becomes ``keep_LU[l, u] h + vectors_LUD[l, u]``. An
     answer is read with its own tokens before each place, so that its first place is what the vector alone brings.
     """
     past, q = from_last(model, q)
@@ -73,7 +73,7 @@ def said(model: Model, vectors_SND: jax.Array, layers_S: jax.Array, keep_SN: jax
 
     def at_layer(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         """All vectors of one layer."""
-        vectors_ND, layer, keep_N = row
+        vectors_UD, layer, keep_U = row
         h_BAD = h_LBAD[layer]
 
         def one(vector_D: jax.Array, keep: jax.Array) -> jax.Array:
@@ -87,9 +87,9 @@ def said(model: Model, vectors_SND: jax.Array, layers_S: jax.Array, keep_SN: jax
                 out = read_out(model, past, q, h_BAD.at[:, 0].set(new_BD), layer)
             return out.argmax(-1)
 
-        return jax.vmap(one)(vectors_ND, keep_N)
+        return jax.vmap(one)(vectors_UD, keep_U)
 
-    return jax.lax.map(at_layer, (vectors_SND, layers_S, keep_SN)).transpose(2, 0, 1, 3)
+    return jax.lax.map(at_layer, (vectors_LUD, layers_L, keep_LU)).transpose(2, 0, 1, 3)
 
 
 def head_effects(model: Model, mean_LHC: jax.Array, q: Questions) -> jax.Array:

@@ -8,18 +8,23 @@ import numpy as np
 
 
 def nearest(
-    query_BD: np.ndarray, known_ND: np.ndarray, owner_N: np.ndarray, threshold: float
+    query_BD: np.ndarray, known_UD: np.ndarray, owner_U: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each query the owner of its nearest neighbour, -1 where that is not nearer than `threshold`; and how near.
+    """For each query the owner of its nearest neighbour, -1 if no neighbour is nearer than `threshold`; and how near.
 
-    States are taken relative to the mean of `known_ND`, or all would be near each other.
+    States are taken relative to the mean of `known_UD`, or all would be near each other.
+
+    query_BD: the states of the queries.
+    known_UD: the states of the queries that the library was made of.
+    owner_U: the number of the task of each state of the library.
+    threshold: the least cosine.
     """
-    centre = known_ND.mean(0, keepdims=True)
+    centre = known_UD.mean(0, keepdims=True)
     query, known = (
         (a - centre) / np.maximum(np.linalg.norm(a - centre, axis=1, keepdims=True), 1e-12)
-        for a in (query_BD, known_ND)
+        for a in (query_BD, known_UD)
     )
-    likeness_BN = query @ known.T
-    best_B = likeness_BN.argmax(1)
-    near_B = likeness_BN[np.arange(len(query)), best_B]
-    return np.where(near_B > threshold, owner_N[best_B], -1), near_B
+    likeness_BU = query @ known.T
+    best_B = likeness_BU.argmax(1)
+    near_B = likeness_BU[np.arange(len(query)), best_B]
+    return np.where(near_B > threshold, owner_U[best_B], -1), near_B

@@ -79,11 +79,11 @@ def at_last(c: DecoderConfig, vectors: jax.Array, layer: Any, last_B: jax.Array,
     )
 
 
-def vocabulary(model: Model, vectors_ND: jax.Array) -> jax.Array:
-    """Logits ``[N, V]`` of vectors read as if they were the last state: final norm, then readout (the "logit lens")."""
+def vocabulary(model: Model, vectors_UD: jax.Array) -> jax.Array:
+    """Logits ``[U, V]`` of vectors read as if they were the last state: final norm, then readout (the "logit lens")."""
     tree = edits.affine(
-        vectors_ND[None, :, None],
+        vectors_UD[None, :, None],
         at_layer=edits.at_layer(model.config.num_layers, model.config.num_layers),
         at_position=jnp.ones((1, 1), bool),
     )
-    return forward(model, jnp.zeros((len(vectors_ND), 1), jnp.int32), edits=tree)[0][:, 0]
+    return forward(model, jnp.zeros((len(vectors_UD), 1), jnp.int32), edits=tree)[0][:, 0]

@@ -151,16 +151,16 @@ def measure(benches: Sequence[Bench], name: str, c: FormatConfig) -> dict[str, A
     entry: dict[str, Any] = {"zero_shot": _lists(Right(first, whole))}
     shown, entry["few_shot"] = _shown(benches, name, c, shuffled=False)
     _, entry["shuffled_shot"] = _shown(benches, name, c, shuffled=True)
-    vectors_NLSD = shown.reshape(len(benches), c.prompts, *shown.shape[1:]).mean(1).transpose(1, 2, 0, 3)[:, 1:]
-    for position, vectors_LSD, states_BLD in zip(c.positions, vectors_NLSD, states.swapaxes(0, 1), strict=True):
-        keep_LS = np.zeros(vectors_LSD.shape[:2])
+    vectors_SLUD = shown.reshape(len(benches), c.prompts, *shown.shape[1:]).mean(1).transpose(1, 2, 0, 3)[:, 1:]
+    for position, vectors_LUD, states_BLD in zip(c.positions, vectors_SLUD, states.swapaxes(0, 1), strict=True):
+        keep_LU = np.zeros(vectors_LUD.shape[:2])
         # Another question says more of a layer than the same one with another seed's vector, at the same cost.
         bare = _bare(bench, name, asked["dev"])
-        dev = bench.scores(*bare, vectors_LSD[:, :1], layers, keep_LS[:, :1], position)
+        dev = bench.scores(*bare, vectors_LUD[:, :1], layers, keep_LU[:, :1], position)
         place, _ = best_place(dev)
         at = slice(place, place + 1)
         bare = _bare(bench, name, asked["test"])
-        test = bench.scores(*bare, vectors_LSD[at], layers[at], keep_LS[at], position)
+        test = bench.scores(*bare, vectors_LUD[at], layers[at], keep_LU[at], position)
         entry[position] = {
             "cosine": alike(states_BLD).tolist(),
             "dev_first": dev.first.mean((0, 2)).tolist(),

@@ -126,12 +126,12 @@ def _conflicts(
         return []
     asked = bench.sample(shown, "test")
     layers = [entries[moved][f"{STATE}_layer"] for moved in partners]
-    vectors_SD = np.stack([vectors[moved][layer] for moved, layer in zip(partners, layers, strict=True)])
-    # Of each S a vector, and one that changes nothing.
-    vectors_SND = np.stack([vectors_SD, np.zeros_like(vectors_SD)], 1)
-    keep_SN = np.tile(np.array([0.0, 1.0]), (len(layers), 1))
+    vectors_LD = np.stack([vectors[moved][layer] for moved, layer in zip(partners, layers, strict=True)])
+    # At each layer a vector, and one that changes nothing.
+    vectors_LUD = np.stack([vectors_LD, np.zeros_like(vectors_LD)], 1)
+    keep_LU = np.tile(np.array([0.0, 1.0]), (len(layers), 1))
     q = bench.ask(bench.few_shot(shown, asked), [y for _, y in asked])
-    begins_BSN = bench.said(q, vectors_SND, layers, keep_SN)[..., 0]
+    begins_BLU = bench.said(q, vectors_LUD, layers, keep_LU)[..., 0]
     bench.tick("conflicts")
     found = []
     for number, (moved, both) in enumerate(partners.items()):
@@ -139,7 +139,7 @@ def _conflicts(
         for whose, task in (("shown", shown), ("moved", moved)):
             begun = [bench.begun(x, bench.tasks[task].answers) for _, (x, _) in both]
             for suffix, column in (("", 0), ("_without", 1)):
-                said = begins_BSN[[i for i, _ in both], number, column]
+                said = begins_BLU[[i for i, _ in both], number, column]
                 right = np.array([token in known for token, known in zip(said.tolist(), begun, strict=True)], float)
                 entry |= with_interval(f"says_{whose}{suffix}", right)
         found.append(entry)

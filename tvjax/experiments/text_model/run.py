@@ -69,9 +69,12 @@ class TextModelExperiment:
         most = int(self.arrays["count"].max())
         return draw_prompts(data, key, batch, self.settings.train.demonstrations + 1, most)[1]
 
-    def scores(self, params: Any, prompts_BNS: jax.Array) -> dict[str, jax.Array]:
-        """For each pair of each prompt, its answer's risk (nats a token) and whether all of it is right: ``[B, N]``."""
-        return answer_scores(Model(params, self.config), ask(prompts_BNS, self.arrays))[0]
+    def scores(self, params: Any, prompts: jax.Array) -> dict[str, jax.Array]:
+        """For each pair of each prompt, its answer's risk (nats a token) and whether all of it is right: ``[B, N]``.
+
+        prompts: those of `draw`, ``[B, N, W + A]``.
+        """
+        return answer_scores(Model(params, self.config), ask(prompts, self.arrays))[0]
 
     def loss(
         self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper

@@ -60,12 +60,12 @@ class TuningExperiment:
         return draw_prompts(data, key, batch, self.settings.train.demonstrations + 1, int(self.arrays["count"].max()))
 
     def _fresh(self, data: Any, key: jax.Array, task_B: jax.Array, *, behind: bool = False) -> Asked:
-        """A fresh pair of its prompt's task for each query in S: ``[B * |S|]`` prompts of one pair."""
+        """A fresh pair of its prompt's task for each query in S: ``[B * |S|]`` prompts of one pair, ``[1, W + A]``."""
         s = self.settings
         count = len(tvp.positions(s.tvp, s.train.demonstrations + 1))
-        pairs_BSW = draw_pairs(data, key, task_B, count if s.tvp.query == "fresh" else 1, behind=behind)
-        pairs_BSW = jnp.broadcast_to(pairs_BSW, (len(task_B), count, pairs_BSW.shape[-1]))
-        return ask(pairs_BSW.reshape(len(task_B) * count, 1, -1), self.arrays)
+        pairs = draw_pairs(data, key, task_B, count if s.tvp.query == "fresh" else 1, behind=behind)
+        pairs = jnp.broadcast_to(pairs, (len(task_B), count, pairs.shape[-1]))
+        return ask(pairs.reshape(len(task_B) * count, 1, -1), self.arrays)
 
     def tvp_scores(
         self, params: Any, data: Any, key: jax.Array, task_B: jax.Array, theta_LBND: jax.Array, layer: jax.Array
