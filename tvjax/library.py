@@ -81,9 +81,9 @@ def load(
         how = {} if unroll is None else {"unroll": unroll}
         model = load_model(folder, dtype=_dtype(dtype), mesh=mesh, **how)
     else:
-        for name, given in (("dtype", dtype), ("mesh", mesh), ("unroll", unroll)):
-            if given is not None:
-                raise reject(name, given, "None for a run, whose model is as its config says")
+        for name, value in (("dtype", dtype), ("mesh", mesh), ("unroll", unroll)):
+            if value is not None:
+                raise reject(name, value, "None for a run, whose model is as its config says")
         model = _of_run(folder, values, member)
     if precision is None:
         return model
@@ -102,14 +102,14 @@ def _of_run(folder: Path, values: dict[str, Any], member: str | None) -> Model:
     return load(folder, values, member)
 
 
-def _dtype(given: Any) -> str | None:
+def _dtype(dtype: Any) -> str | None:
     """The name of a dtype, which may be given as one of numpy's or jax's."""
-    if given is None or isinstance(given, str):
-        return given
+    if dtype is None or isinstance(dtype, str):
+        return dtype
     try:
-        return np.dtype(given).name
+        return np.dtype(dtype).name
     except TypeError:
-        raise reject("dtype", given, "the name of a dtype, e.g. 'bfloat16', or jnp.bfloat16") from None
+        raise reject("dtype", dtype, "the name of a dtype, e.g. 'bfloat16', or jnp.bfloat16") from None
 
 
 def atv(
@@ -242,7 +242,7 @@ def generate(
     in_prompt, later = _phases(edits, during, max_new_tokens)
     origin.check(model, later)  # those of the prompt are checked where they are placed
     valid_BT = jnp.broadcast_to(inputs.places_BT, inputs.values.shape) != PADDING
-    made = decoding.generate(
+    generated = decoding.generate(
         model,
         Tokens(inputs.values, valid_BT),
         max_new_tokens,
@@ -255,8 +255,8 @@ def generate(
         top_k=top_k,
     )
     if not texts_of(prompts):
-        return made
-    ids, count = np.asarray(made.ids_BN), np.asarray(made.count_B)
+        return generated
+    ids, count = np.asarray(generated.ids_BN), np.asarray(generated.count_B)
     texts = [
         model.source.tokenizer.decode([i for i in row[:n] if i not in stop]) for row, n in zip(ids, count, strict=True)
     ]
@@ -311,12 +311,12 @@ def sweep(
         raise reject("vectors", f"shape {list(vectors.shape)}", accepted)
     if edit not in ("replace", "add"):
         raise reject("edit", edit, "'replace' or 'add'")
-    index_B = _one_place(inputs, position)
-    places_BT = jnp.broadcast_to(inputs.places_BT, inputs.values.shape[:2])
-    return _sweep(edit, model.bare, inputs.values, places_BT, index_B, jnp.asarray(vectors))
+    index_B = _one_position(inputs, position)
+    positions_BT = jnp.broadcast_to(inputs.places_BT, inputs.values.shape[:2])
+    return _sweep(edit, model.bare, inputs.values, positions_BT, index_B, jnp.asarray(vectors))
 
 
-def _one_place(inputs: Inputs, position: Any) -> jax.Array:
+def _one_position(inputs: Inputs, position: Any) -> jax.Array:
     """Where in T the one place stands that `position` names in each prompt, ``[B]``."""
     named, mask = positions_of(position)
     if several(position) and isinstance(named, tuple) and isinstance(named[0], int):

@@ -44,18 +44,18 @@ def predict(names: Iterable[str], x: np.ndarray, y: np.ndarray, tokens: int = 0)
     x, y = (x, y[..., :1]) if tokens else (x.astype(np.float64), y.astype(np.float64))
     prompts, pairs, outputs = y.shape
     chosen = np.unique(np.linspace(0, pairs - 1, min(pairs, MOST_COUNTS)).round().astype(int))
-    found = {}
+    predictions = {}
     for name in names:
         estimate, most = BASELINES[name]
         size = min(prompts, max(1, most // (len(chosen) * outputs)))
-        found[name] = np.full((prompts, pairs, tokens or outputs), np.nan)
+        predictions[name] = np.full((prompts, pairs, tokens or outputs), np.nan)
         for i, output in itertools.product(chosen, range(outputs)):
             shown = (x[:size, :i], y[:size, :i, output], x[:size, i])
             if tokens:
-                found[name][:size, i] = np.log(estimate(*shown, tokens)) if i else 0.0
+                predictions[name][:size, i] = np.log(estimate(*shown, tokens)) if i else 0.0
             else:
-                found[name][:size, i, output] = estimate(*shown) if i else 0.0
-    return found
+                predictions[name][:size, i, output] = estimate(*shown) if i else 0.0
+    return predictions
 
 
 def summary(task: Task, x: np.ndarray, y: np.ndarray) -> dict[str, dict[str, Any]]:
@@ -64,18 +64,18 @@ def summary(task: Task, x: np.ndarray, y: np.ndarray) -> dict[str, dict[str, Any
     ``{name: {'num_prompts': n, 'risk': [N], 'risk_ci': [N, 2], ...}}`` by number of demonstrations; None where that
     number was not tried; ``{}`` for a family that has none.
     """
-    found: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     if not task.baselines:
-        return found
+        return entries
     tokens = task.vocab_size if isinstance(task, TokenTask) else 0
     for name, predictions in predict(task.baselines, x, y, tokens).items():
         tried_P, tried_N = (~np.isnan(predictions[..., 0]).all(axis) for axis in (1, 0))
         scores = task.scores(jnp.asarray(predictions[tried_P][:, tried_N]), jnp.asarray(y[tried_P][:, tried_N]))
-        found[name] = {"num_prompts": int(tried_P.sum())}
+        entries[name] = {"num_prompts": int(tried_P.sum())}
         for word, score in scores.items():
             for key, values in with_interval(word, np.asarray(score)).items():
-                found[name][key] = _spread(list(values), tried_N)  # type: ignore[call-overload]
-    return found
+                entries[name][key] = _spread(list(values), tried_N)  # type: ignore[call-overload]
+    return entries
 
 
 def _spread(values: list[Any], tried_N: np.ndarray) -> list[Any]:
@@ -136,16 +136,16 @@ def trigram(x: np.ndarray, y: np.ndarray, query: np.ndarray, tokens: int) -> np.
     Where these two never stood together it is the last one that counts, and where that never stood, none. The last
     token of the vocabulary is the blank, which stands before a string. [ours]
     """
-    strings, asked = np.concatenate([x, y[..., None]], -1), query
+    strings, context = np.concatenate([x, y[..., None]], -1), query
     blank = lambda a: np.full_like(a[..., :1], tokens - 1)  # noqa: E731
-    strings, asked = (np.concatenate([blank(a), a], -1) for a in (strings, asked))
+    strings, context = (np.concatenate([blank(a), a], -1) for a in (strings, context))
     first, second, third = (strings[..., t : strings.shape[-1] - 2 + t].reshape(len(x), -1) for t in range(3))
     follows = third[..., None] == np.arange(tokens)
-    after_last = second == asked[:, -1:]
+    after_last = second == context[:, -1:]
     counts = np.ones((len(x), tokens))
-    for which in (second < tokens - 1, after_last, after_last & (first == asked[:, -2:-1])):
-        found = (follows & which[..., None]).sum(1)
-        counts = np.where(found.any(1, keepdims=True), found + SMOOTHING, counts)
+    for which in (second < tokens - 1, after_last, after_last & (first == context[:, -2:-1])):
+        seen = (follows & which[..., None]).sum(1)
+        counts = np.where(seen.any(1, keepdims=True), seen + SMOOTHING, counts)
     return counts / counts.sum(1, keepdims=True)
 
 

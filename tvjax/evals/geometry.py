@@ -39,12 +39,12 @@ def decodability(theta_PLD: np.ndarray, parameters: Mapping[str, np.ndarray]) ->
 def _read(read: Any, theta_PLD: np.ndarray, wanted_PE: np.ndarray, value: np.ndarray) -> dict[str, Any]:
     """One parameter at every layer; `wanted` is `value` as `recovery.readable` gives it."""
     layers = [read(theta_PLD[:, layer], wanted_PE) for layer in range(theta_PLD.shape[1])]
-    found = [recovery.explained(*pair) for pair in layers]
-    entry: dict[str, Any] = {"explained": [e[0] for e in found], "explained_ci": [e[1] for e in found]}
+    scores = [recovery.explained(*pair) for pair in layers]
+    entry: dict[str, Any] = {"explained": [e[0] for e in scores], "explained_ci": [e[1] for e in scores]}
     if value.dtype.kind in "iub":
         classes = len(np.unique(value))
         chosen = [[part.reshape(len(part), -1, classes).argmax(-1) for part in pair] for pair in layers]
-        right_PL = np.stack([(true == said).mean(1) for true, said in chosen], axis=1)
+        right_PL = np.stack([(true == guess).mean(1) for true, guess in chosen], axis=1)
         entry |= with_interval("accuracy", right_PL)
     return entry
 

@@ -115,9 +115,9 @@ def asked(task: Task, drawn: ShiftedPrompts, key: jax.Array) -> dict[str, Any]:
     dummy_key, vector_key, prompt_key, first_key, second_key, map_key = jax.random.split(key, 6)
     parameters, x = drawn.prompt.parameters, drawn.prompt.x
     fresh = task.inputs(dummy_key, parameters, DUMMIES - 1)
-    found: dict[str, Any] = {"dummies": jnp.concatenate([x[:, -1:], fresh], axis=1)}
+    questions: dict[str, Any] = {"dummies": jnp.concatenate([x[:, -1:], fresh], axis=1)}
     if isinstance(task, StringTask):
-        return found
+        return questions
     other = others(jax.device_get(parameters))
     theirs = {name: value[other] for name, value in parameters.items()}
 
@@ -127,7 +127,7 @@ def asked(task: Task, drawn: ShiftedPrompts, key: jax.Array) -> dict[str, Any]:
     even = (jnp.arange(len(other)) % 2 == 0).reshape(-1, *[1] * (x.ndim - 2))
     swap_x = jnp.where(even, x[other, -1], drawn.fresh_x)
     mix_x = jnp.where(even, drawn.fresh_x, drawn.fresh_x[other])
-    found |= {
+    questions |= {
         "other": jnp.asarray(other),
         "swap_inputs": task.encode(drawn.prompt.layout, x[other].at[:, -1].set(swap_x), drawn.prompt.targets[other]),
         "swap": {"vector": answer(vector_key, parameters, swap_x), "prompt": answer(prompt_key, theirs, swap_x)},
@@ -135,8 +135,8 @@ def asked(task: Task, drawn: ShiftedPrompts, key: jax.Array) -> dict[str, Any]:
         "mix": {"first": answer(first_key, parameters, mix_x), "second": answer(second_key, theirs, mix_x)},
     }
     if isinstance(task, RealTask) and task.num_outputs > 1:
-        found["map_x"] = task.inputs(map_key, parameters, QUERIES * task.input_width)
-    return found
+        questions["map_x"] = task.inputs(map_key, parameters, QUERIES * task.input_width)
+    return questions
 
 
 def run(
@@ -154,28 +154,30 @@ def run(
     prompt, layout = drawn.prompt, drawn.prompt.layout
     _, theta_LBSD = after_dummies(model, task, prompt, asks["dummies"])
     averages = averaged(model, task, theta_LBSD, drawn, edit)
-    found: dict[str, Any] = {
+    arrays: dict[str, Any] = {
         "theta": jnp.moveaxis(theta_LBSD, 0, 2),
         "averaging": {name: jnp.moveaxis(value, 2, 0) for name, value in averages.items()},
     }
     if "other" not in asks:
-        return found
+        return arrays
     other, theta_LBD = asks["other"], theta_LBSD[:, :, 0]
     inputs = asks["swap_inputs"]
     crossed = swapped(model, inputs, theta_LBD, edit)
     uncrossed, _ = forward(model, inputs, at=slice(inputs.shape[1] - 1, inputs.shape[1]))
-    found["swap"] = {}
+    arrays["swap"] = {}
     for kind, answers in asks["swap"].items():
-        found["swap"] |= {f"{kind}_{name}": value for name, value in _scored(task, crossed, answers).items()}
+        arrays["swap"] |= {f"{kind}_{name}": value for name, value in _scored(task, crossed, answers).items()}
         plain = _scored(task, uncrossed[None, :, 0], answers)
-        found["swap"] |= {f"unedited_{kind}_{name}": value[:, 0] for name, value in plain.items()}
+        arrays["swap"] |= {f"unedited_{kind}_{name}": value[:, 0] for name, value in plain.items()}
     of = {name: jnp.take(theta_LBD, layer, axis=0) for name, layer in layers.items()}
     pair = (of["prescribed"], of["prescribed"][other])
     mixes = superposed(model, task, layout, *pair, layers["prescribed"], asks["mix_x"], edit)
-    found["superposition"] = _mixed(task, mixes, asks["mix"])
+    arrays["superposition"] = _mixed(task, mixes, asks["mix"])
     if "map_x" in asks:
-        found["map"] = {name: answered(model, task, layout, of[name], layers[name], asks["map_x"], edit) for name in of}
-    return found
+        arrays["map"] = {
+            name: answered(model, task, layout, of[name], layers[name], asks["map_x"], edit) for name in of
+        }
+    return arrays
 
 
 def _scored(task: Task, out_UBO: jax.Array, right: jax.Array, *, each: bool = False) -> Scores:
@@ -190,14 +192,14 @@ def _scored(task: Task, out_UBO: jax.Array, right: jax.Array, *, each: bool = Fa
 
 def _mixed(task: Task, out_UBO: jax.Array, answers: Mapping[str, jax.Array]) -> Scores:
     """Scores of superpositions against either task and, of real answers, against the mix of the two."""
-    found: Scores = {}
+    scores: Scores = {}
     for kind, right in answers.items():
-        found |= {f"{kind}_{name}": value for name, value in _scored(task, out_UBO, right).items()}
+        scores |= {f"{kind}_{name}": value for name, value in _scored(task, out_UBO, right).items()}
     if isinstance(task, RealTask):
         shares_U11 = jnp.array(SHARES)[:, None, None]
         mixes_UBO = shares_U11 * answers["first"][None] + (1 - shares_U11) * answers["second"][None]
-        found["mixture_risk"] = _scored(task, out_UBO, mixes_UBO, each=True)["risk"]
-    return found
+        scores["mixture_risk"] = _scored(task, out_UBO, mixes_UBO, each=True)["risk"]
+    return scores
 
 
 def measure(
@@ -226,16 +228,16 @@ def measure(
     program = jax.jit(members, compiler_options=compiler_options())
     traced = {name: jnp.asarray(value) for name, value in layers.items()}
     key, chunks = jax.random.fold_in(jax.random.key(seed), DRAWS), -(-prompts // CHUNK)
-    found: list[Any] = []
+    by_chunk: list[Any] = []
     about: list[Any] = []
     for chunk in range(chunks):
         draw_key, ask_key = jax.random.split(jax.random.fold_in(key, chunk))
         # The last chunk may have a prompt or two too many: the same size for all is one program.
         drawn = draw(NO_SHIFT, task, layout, draw_key, -(-prompts // chunks), demonstrations)
         asks = asked(task, drawn, ask_key)
-        found.append(jax.device_get(program(model.bare, traced, drawn, asks)))
+        by_chunk.append(jax.device_get(program(model.bare, traced, drawn, asks)))
         about.append(jax.device_get({"w": drawn.prompt.parameters["w"], "x": asks["map_x"]} if "map_x" in asks else {}))
-    arrays = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :prompts], *found)
+    arrays = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :prompts], *by_chunk)
     tasks = jax.tree.map(lambda *parts: np.concatenate(parts)[:prompts], *about)
     return [
         entry(jax.tree.map(lambda a, m=m: a[m], arrays), tasks)
@@ -255,20 +257,20 @@ def entry(arrays: Mapping[str, Any], tasks: Mapping[str, np.ndarray]) -> dict[st
         answers, the mix of both.
     rank: `geometry.rank`, if y has several outputs.
     """
-    said: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "num_prompts": len(arrays["theta"]),
         "num_dummies": DUMMIES,
         "entanglement": geometry.entanglement(np.moveaxis(arrays["theta"], 2, 0)),
         "averaging": {"counts": list(AVERAGES)},
     }
     if "superposition" in arrays:
-        said |= {"swap": {}, "superposition": {"shares": list(SHARES)}}
+        summary |= {"swap": {}, "superposition": {"shares": list(SHARES)}}
     for probe in ("averaging", "swap", "superposition"):
         for name, value in arrays.get(probe, {}).items():
-            said[probe] |= with_interval(name, value)
+            summary[probe] |= with_interval(name, value)
     if "map" in arrays:
-        said["rank"] = {
+        summary["rank"] = {
             layer: geometry.rank(geometry.linear_map(tasks["x"], answers), tasks["w"])
             for layer, answers in arrays["map"].items()
         }
-    return said
+    return summary

@@ -42,12 +42,12 @@ def score(model: Model, task: Task, drawn: ShiftedPrompts, edit: str) -> tuple[S
     ``zero_shot_*: [B]``; * is "risk", and "accuracy" for tokens.
     """
     out, theta_LBD = predict(model, task, drawn)
-    found = {f"icl_{name}": value for name, value in task.scores(out, drawn.answers).items()}
+    scores = {f"icl_{name}": value for name, value in task.scores(out, drawn.answers).items()}
     sweep = layer_sweep(model, task, theta_LBD, drawn, edit)
-    found |= {f"tvp_{name}_by_layer": value for name, value in sweep.items()}
+    scores |= {f"tvp_{name}_by_layer": value for name, value in sweep.items()}
     bare = tvp.zero_shot(model, task, drawn.prompt.layout, drawn.fresh_x)
     blind = task.scores(bare[:, None], drawn.fresh_answers[:, None])
-    return found | {f"zero_shot_{name}": value[:, 0] for name, value in blind.items()}, theta_LBD
+    return scores | {f"zero_shot_{name}": value[:, 0] for name, value in blind.items()}, theta_LBD
 
 
 def prompts_first(scores: Scores) -> Scores:

@@ -49,8 +49,8 @@ def ratio(above_P: np.ndarray, below_P: np.ndarray, *, seed: int = 0) -> tuple[n
     above, below = (a.reshape(len(a), -1).astype(np.float64) for a in (above_P, below_P))
     counts = np.concatenate([np.ones((1, len(above))), draws(np.random.default_rng(seed), len(above))])
     under = counts @ below
-    found = np.divide(counts @ above, under, out=np.zeros_like(under), where=under != 0)
-    value, (low, high) = found[0], interval(found[1:])
+    ratios = np.divide(counts @ above, under, out=np.zeros_like(under), where=under != 0)
+    value, (low, high) = ratios[0], interval(ratios[1:])
     shape = above_P.shape[1:]
     return value.reshape(shape), np.stack([low, high], axis=-1).reshape(*shape, 2)
 

@@ -45,7 +45,7 @@ def answers(summary: Mapping[str, Any]) -> Tree:
     """All that the study's page says, from the populations of its summary."""
     arms = _arms(summary)
     plain = {key: members for (key, arm), members in arms.items() if arm == "icl"}
-    found = {
+    results = {
         "emergence": [_emergence(members) for members in plain.values()],
         "trained": [
             _trained(same, plain[key])
@@ -56,7 +56,7 @@ def answers(summary: Mapping[str, Any]) -> Tree:
         "cost": _cost(summary),
         "twins": {p["name"]: p["identical_members"] for p in summary["populations"] if p.get("identical_members")},
     }
-    return {**found, "claims": claims(found)}
+    return {**results, "claims": claims(results)}
 
 
 def _arms(summary: Mapping[str, Any]) -> dict[tuple[str, str], list[Tree]]:
@@ -64,9 +64,9 @@ def _arms(summary: Mapping[str, Any]) -> dict[tuple[str, str], list[Tree]]:
     arms: dict[tuple[str, str], list[Tree]] = {}
     for population in summary["populations"]:
         key = repr(sorted(population["differs_in"].items()))
-        for place, member in enumerate(population["members"]):
+        for number, member in enumerate(population["members"]):
             shifts = {
-                name: {**shift["members"][place], "prior_risk": shift["prior_risk"]}
+                name: {**shift["members"][number], "prior_risk": shift["prior_risk"]}
                 for name, shift in population["shifts"].items()
             }
             known = {name: population[name] for name in ("differs_in", "arm", "prior_risk", "query_replaced")}
@@ -181,23 +181,23 @@ def _cost(summary: Mapping[str, Any]) -> list[Tree]:
     return rows
 
 
-def claims(found: Mapping[str, Any]) -> Tree:
+def claims(results: Mapping[str, Any]) -> Tree:
     """Which claims the numbers support, ``{name: {"supported": bool, "tested": bool, "why": str, ...}}``.
 
     why: the reason for which a claim is not tested; it is followed by what decides the claim.
     """
-    asked = [row for row in found["emergence"] if not row["query_replaced"]]
-    learned = _learned(asked)
-    emerged = _somewhere(asked, surely_below)
+    conditions = [row for row in results["emergence"] if not row["query_replaced"]]
+    learned = _learned(conditions)
+    emerged = _somewhere(conditions, surely_below)
     without = _somewhere(learned, surely_above)
-    base = [row for row in found["trained"] if row["arm"] == "tvp" and not row["differs_in"]]
+    base = [row for row in results["trained"] if row["arm"] == "tvp" and not row["differs_in"]]
     strong = [row for row in base if surely_below(row["tvp"], USABLE)]
     alone = _first(
-        (not asked, "no condition has a place for a vector"),
+        (not conditions, "no condition has a place for a vector"),
         (not learned, "under no condition was ICL learned in every seed"),
-        (_one_seed(asked, "tvp_best"), ONE_SEED),
+        (_one_seed(conditions, "tvp_best"), ONE_SEED),
     )
-    made = _first(
+    reason = _first(
         (not base, "no model was trained with TVP-loss at the base"),
         (all(row["neither_learned"] for row in base), "neither with TVP-loss nor without it was ICL learned"),
         (_one_seed(base, "tvp"), ONE_SEED),
@@ -207,12 +207,12 @@ def claims(found: Mapping[str, Any]) -> Tree:
         "not_everywhere": _claim(bool(without), alone, where=[row["differs_in"] for row in without]),
         "made_where_prescribed": _claim(
             bool(base) and len(strong) == len(base),
-            made,
+            reason,
             layers=sorted({row["prescribed_layer"] for row in strong}),
             of=sorted({row["prescribed_layer"] for row in base}),
         ),
-        "no_search": _no_search(strong, made),
-        **_on_shifts(found, strong, made),
+        "no_search": _no_search(strong, reason),
+        **_on_shifts(results, strong, reason),
     }
 
 
@@ -238,25 +238,25 @@ def _one_seed(rows: Sequence[Tree], name: str) -> bool:
     return all(row[name]["ci"] is None for row in rows)
 
 
-def _no_search(strong: Sequence[Tree], made: str) -> Tree:
+def _no_search(strong: Sequence[Tree], reason: str) -> Tree:
     """Whether the best layer of every member with a usable vector is the prescribed one."""
     members, of = sum(row["at_best_layer"] for row in strong), sum(len(row["tvp"]["values"]) for row in strong)
     one_layer = bool(strong) and strong[0]["num_layers"] <= 2
-    untested = made or _first(
+    untested = reason or _first(
         (not strong, "TVP-loss made no vector that is surely usable"), (one_layer, "there is one inner layer to find")
     )
     return _claim(not untested and members == of, untested, members=members, of=of)
 
 
-def _on_shifts(found: Mapping[str, Any], strong: Sequence[Tree], made: str) -> Tree:
+def _on_shifts(results: Mapping[str, Any], strong: Sequence[Tree], reason: str) -> Tree:
     """Whether the deepest usable vector goes with better ICL on shifted prompts, and better than the control's."""
     deep = [row for row in strong if 2 * row["prescribed_layer"] >= row["num_layers"]]
     deepest = max(deep, key=lambda row: row["prescribed_layer"], default=None)
     shifted = deepest["all_shifts_over_plain"] if deepest and deepest["shifts_over_plain"] else None
     working = deepest["working_shifts_over_plain"] if deepest else None
     each = [e for n, e in deepest["shifts_over_plain"].items() if n not in deepest["failed_shifts"]] if deepest else []
-    beyond = _beyond_control(found, deepest) if deepest and shifted else None
-    untested = made or _first(
+    beyond = _beyond_control(results, deepest) if deepest and shifted else None
+    untested = reason or _first(
         (deepest is None, "TVP-loss made no vector in the deeper half that is surely usable"),
         (shifted is None, "no shifts were measured"),
         (working is None, "under every shift both are no better than the prior"),
@@ -285,9 +285,9 @@ def _somewhere(rows: Sequence[Tree], surely: Callable[[Mapping[str, Any], float]
     return [row for row in rows if surely(ratio(row["tvp_best"]["values"], level=level), USABLE)]
 
 
-def _beyond_control(found: Mapping[str, Any], row: Tree) -> Tree | None:
+def _beyond_control(results: Mapping[str, Any], row: Tree) -> Tree | None:
     """ICL risk under shifts of TVP-loss at the base over that of its control, of the same weight; None without one."""
-    for other in found["trained"]:
+    for other in results["trained"]:
         if other["arm"] == "control" and not other["differs_in"] and other["tvp_weight"] == row["tvp_weight"]:
             values = (entry["all_shifts_over_plain"]["values"] for entry in (row, other))
             return ratio([over(a, b) for a, b in zip(*values, strict=True)])

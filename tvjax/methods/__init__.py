@@ -43,8 +43,8 @@ def register(*methods: Method) -> None:
 def _add(method: Method) -> None:
     for other in METHODS.values():
         if other.group == method.group and other.name != method.name and other.settings != method.settings:
-            given = f"{method.group!r}, in which {other.name} has other fields"
-            raise UserError(f"method {method.name}: group: given {given}; accepted: a group of its own")
+            value = f"{method.group!r}, in which {other.name} has other fields"
+            raise UserError(f"method {method.name}: group: given {value}; accepted: a group of its own")
     METHODS[method.name] = method
 
 
@@ -55,10 +55,10 @@ def groups() -> dict[str, type]:
 
 def fields(*kinds: type) -> dict[str, dict[str, Any]]:
     """The fields of methods with their defaults, by group, for a config file; kinds: of methods (none: of all)."""
-    found = {
+    by_group = {
         method.group: defaults(method.settings) for method in METHODS.values() if isinstance(method, kinds or Method)
     }
-    return {group: values for group, values in found.items() if values}
+    return {group: values for group, values in by_group.items() if values}
 
 
 def own_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,11 +79,11 @@ def chosen(names: Any) -> tuple[Method, ...]:
 
 def check_order(methods: Sequence[Method], own: Mapping[str, Any]) -> None:
     """Raise `UserError` for a method before one that it needs."""
-    for place, method in enumerate(methods):
+    for number, method in enumerate(methods):
         for needed in method.needs(own[method.group]):
-            if needed not in [before.name for before in methods[:place]]:
-                given = tuple(one.name for one in methods)
-                raise reject("config.methods", given, f"{needed} before {method.name}, which is made of it")
+            if needed not in [before.name for before in methods[:number]]:
+                names = tuple(one.name for one in methods)
+                raise reject("config.methods", names, f"{needed} before {method.name}, which is made of it")
 
 
 for _method in (

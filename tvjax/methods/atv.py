@@ -78,7 +78,7 @@ class ATV(Adapter):
         inputs, positions_BT, last_B = queries.inputs, queries.positions_BT, queries.last_B
         if self.generator is None:
             first, _ = cut(given["target"], self.below)
-            found = forward(
+            states = forward(
                 first,
                 inputs,
                 addresses=("blocks/resid",),
@@ -87,14 +87,14 @@ class ATV(Adapter):
                 at=slice(0, 1),
                 positions_BT=positions_BT,
             )[1]
-            return found["blocks/resid"][0, :, 0]
+            return states["blocks/resid"][0, :, 0]
         noise = None
         if self.dropout and key is not None:
             noise = dropped(key, self.generator, self.dropout, *inputs.shape[:2])
         return read_query(Model(params["generator"], self.generator), inputs, positions_BT, last_B, noise)
 
-    def change(self, params: Any, given: Given, made: jax.Array, q: Questions) -> Change:
-        return Change(given["target"], inject(made, self.layers, self.positions, self.target, q))
+    def change(self, params: Any, given: Given, read: jax.Array, q: Questions) -> Change:
+        return Change(given["target"], inject(read, self.layers, self.positions, self.target, q))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,9 +146,9 @@ def adapter(context: RunContext, own: ATVMethodSettings, positions: Positions = 
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def written(adapter: Adapter, params: Any, scale_L: jax.Array, given: Given, asked: Examples) -> jax.Array:
+def written(adapter: Adapter, params: Any, scale_L: jax.Array, given: Given, examples: Examples) -> jax.Array:
     """The vectors that one member of ATV writes for each example, lambda multiplied in: ``[I, L, D]``."""
-    queries, _ = asked.rows(jnp.arange(asked.task_I.shape[0]))
+    queries, _ = examples.rows(jnp.arange(examples.task_I.shape[0]))
     return jnp.asarray(adapter.read(params, given, queries, scale_L, None))
 
 
@@ -173,13 +173,13 @@ class ATVMethod(Trained):
         self, context: RunContext, result: MethodResult, experiment: AdapterExperiment, params: Any, scale_ML: jax.Array
     ) -> None:
         """How many tokens the generator reads, and what the first member writes for the test queries."""
-        asked, made = context.examples[self.reads]["test"], experiment.adapter
-        assert isinstance(made, ATV)
-        result.generator_tokens = float(np.mean(np.asarray(asked.readings.last_B)[asked.first_of_question] + 1))
+        examples, adapter = context.examples[self.reads]["test"], experiment.adapter
+        assert isinstance(adapter, ATV)
+        result.generator_tokens = float(np.mean(np.asarray(examples.readings.last_B)[examples.first_of_question] + 1))
         fixed = (jax.tree.map(lambda p: p[0], params), scale_ML[0], experiment.given)
-        vectors = context.batches(written, (made,), fixed, asked)
-        by_task = context.by_task(np.asarray(vectors, np.float32), asked)
-        result.written = Written(by_task, made.layers, made.positions)
+        vectors = context.batches(written, (adapter,), fixed, examples)
+        by_task = context.by_task(np.asarray(vectors, np.float32), examples)
+        result.written = Written(by_task, adapter.layers, adapter.positions)
 
 
 SOURCE = (

@@ -126,13 +126,13 @@ class RunContext:
         """About how many tokens a few-shot prompt takes, padding counted."""
         return room(int(5.0 * self.benches[0].config.demonstrations + self.bare_tokens))
 
-    def by_task(self, values: np.ndarray, asked: Examples) -> dict[str, np.ndarray]:
-        """Of what was found for the examples `asked`, ``[I, ...]``, the questions of each task ``[n, ...]``.
+    def by_task(self, values: np.ndarray, examples: Examples) -> dict[str, np.ndarray]:
+        """Of the values of `examples`, ``[I, ...]``, those of the questions of each task, ``[n, ...]``.
 
         A question counts as right if one of its right answers is given.
         """
-        first = asked.first_of_question
-        values, numbers = np.maximum.reduceat(values, first), np.asarray(asked.task_I)[first]
+        first = examples.first_of_question
+        values, numbers = np.maximum.reduceat(values, first), np.asarray(examples.task_I)[first]
         return {task: values[numbers == i] for i, task in enumerate(self.tasks)}
 
 
@@ -163,8 +163,8 @@ class Method:
             object.__setattr__(self, "group", self.name)
         for field, values in (("kind", Kind), ("knows", Knows)):
             if getattr(self, field) not in get_args(values):
-                given, accepted = getattr(self, field), ", ".join(get_args(values))
-                raise UserError(f"method {self.name}: {field}: given {given!r}; accepted: {accepted}")
+                value, accepted = getattr(self, field), ", ".join(get_args(values))
+                raise UserError(f"method {self.name}: {field}: given {value!r}; accepted: {accepted}")
 
     def described(self) -> dict[str, Any]:
         """What a table and a page need to know of it."""
@@ -214,12 +214,12 @@ class Prompted(Method):
         first = context.benches[0]
         for bench in self._benches(context):
             for name in context.tasks:
-                asked = bench.sample(name, "test")
+                pairs = bench.sample(name, "test")
                 prompts = self.prompts(bench, name)
-                right[name].append(bench.plain(prompts, bench.accepted(name, asked)))
+                right[name].append(bench.plain(prompts, bench.accepted(name, pairs)))
                 context.tick(self.name)
                 lengths += map(len, bench.tokenizer.encode(prompts))
-                some += [(prompt, y) for prompt, (_, y) in zip(prompts, asked, strict=True)] if bench is first else []
+                some += [(prompt, y) for prompt, (_, y) in zip(prompts, pairs, strict=True)] if bench is first else []
         some = some[:: max(1, len(some) // context.evaluation.batch)]
         q = first.ask([p for p, _ in some], [y for _, y in some])
         return MethodResult(side_by_side(right), float(np.mean(lengths)), lambda: first.answered(q), len(some))

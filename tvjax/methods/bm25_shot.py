@@ -15,10 +15,10 @@ def prompts(bench: Bench, name: str) -> list[str]:
     encode = functools.partial(bench.tokenizer.encode, special=False)
     train = bench.paired(name, bench.tasks[name].questions("train"))
     known = Retriever(train, encode([" " + x for x, _ in train]))
-    asked = bench.sample(name, "test")
-    k, ids = bench.config.demonstrations, encode([" " + x for x, _ in asked])
-    shown = [known.shots(x, one, k) for (x, _), one in zip(asked, ids, strict=True)]
-    return [bench.template.prompt(pairs, x) for pairs, (x, _) in zip(shown, asked, strict=True)]
+    test = bench.sample(name, "test")
+    k, ids = bench.config.demonstrations, encode([" " + x for x, _ in test])
+    shown = [known.shots(x, one, k) for (x, _), one in zip(test, ids, strict=True)]
+    return [bench.template.prompt(pairs, x) for pairs, (x, _) in zip(shown, test, strict=True)]
 
 
 METHOD = Prompted(

@@ -45,12 +45,12 @@ class Elicit(Method):
             layers = [best[name].layer for name in names]
             vectors_L1D = np.stack([best[name].scale * vectors[name][[best[name].layer]] for name in names])
             for name in context.tasks:
-                asked = bench.sample(name, "test")
-                prompts, outputs = bench.zero_shot(asked), bench.accepted(name, asked)
+                pairs = bench.sample(name, "test")
+                prompts, outputs = bench.zero_shot(pairs), bench.accepted(name, pairs)
                 states_BD = bench.states(prompts)[:, middle]
                 which_B, _ = nearest(states_BD, np.concatenate(known), owner_U, own.threshold)
-                found = bench.scores(prompts, outputs, vectors_L1D, layers, np.full((len(names), 1), keep))
-                with_it = [with_BL1[np.arange(len(asked)), which_B, 0] for with_BL1 in found]
+                answered = bench.scores(prompts, outputs, vectors_L1D, layers, np.full((len(names), 1), keep))
+                with_it = [with_BL1[np.arange(len(pairs)), which_B, 0] for with_BL1 in answered]
                 alone = bench.plain(prompts, outputs)
                 right[name].append(Right(*(np.where(which_B < 0, *pair) for pair in zip(alone, with_it, strict=True))))
                 context.tick(self.name)

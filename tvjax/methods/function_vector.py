@@ -37,8 +37,8 @@ def make(bench: Bench, own: FunctionVectorSettings) -> Made:
     means = {name: bench.shown(name)["heads"] for name in bench.tasks}
     effects = []
     for name in bench.seen:
-        asked = bench.queries(name, own.shuffled_prompts)
-        q = bench.ask(bench.few_shot(name, asked, shuffled=True), [y for _, y in asked])
+        pairs = bench.queries(name, own.shuffled_prompts)
+        q = bench.ask(bench.few_shot(name, pairs, shuffled=True), [y for _, y in pairs])
         fixed = (bench.model.bare, jnp.asarray(means[name]))
         effects.append(np.asarray(bench.batches(_effects, (), fixed, q), np.float32).mean(0))
         bench.tick("function_vector")

@@ -32,28 +32,28 @@ class I2CL(Adapter):
         return {name: jnp.broadcast_to(start, shape) for name in ("attn_out", "mlp_out")}
 
     def read(self, params: Any, given: Given, queries: Queries, scale_L: jax.Array, key: jax.Array | None) -> Any:
-        made = {}
+        read = {}
         for name, weights in params.items():
             weights_BL2 = of_task(weights, queries.task_B)
             added_BLD = weights_BL2[:, :, 1:] * given["summaries"][name][queries.task_B]
-            made[name] = (weights_BL2[:, :, 0], added_BLD)
-        return made
+            read[name] = (weights_BL2[:, :, 0], added_BLD)
+        return read
 
-    def change(self, params: Any, given: Given, made: Any, q: Questions) -> Change:
+    def change(self, params: Any, given: Given, read: Any, q: Questions) -> Change:
         written = (
             edit_at(f"blocks/{name}", keep=keep_BL.T[:, :, None, None], add=added_BLD.swapaxes(0, 1)[:, :, None])
-            for name, (keep_BL, added_BLD) in made.items()
+            for name, (keep_BL, added_BLD) in read.items()
         )
         return Change(given["target"], merge(*written))
 
 
 def _summaries(context: RunContext, own: FastSettings) -> Given:
     """What attention and MLPs add at the last tokens of demonstrations, a mean for each task: ``[tasks, L, D]``."""
-    bench, found = context.benches[0], []
+    bench, summaries = context.benches[0], []
     for name in context.tasks:
         shown = bench.paired(name, bench.sample(name, "train"))[: bench.config.demonstrations]
-        found.append(bench.summaries([bench.template.prompt([], x) + bench.template.answer(y) for x, y in shown]))
-    return {"summaries": {name: jnp.stack([one[name] for one in found]) for name in found[0]}}
+        summaries.append(bench.summaries([bench.template.prompt([], x) + bench.template.answer(y) for x, y in shown]))
+    return {"summaries": {name: jnp.stack([one[name] for one in summaries]) for name in summaries[0]}}
 
 
 METHOD = Trained(

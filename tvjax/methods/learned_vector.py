@@ -32,9 +32,9 @@ def make(bench: Bench, own: LearnedVectorSettings) -> Made:
     vectors, used, count = {}, {}, bench.config.questions
     for name in bench.tasks:
         known = bench.paired(name, bench.sample(name, "train"))
-        asked = [known[i % len(known)] for i in range(count)]  # as many for each task: one program for all
+        pairs = [known[i % len(known)] for i in range(count)]  # as many for each task: one program for all
         drawn = bench.random(name, "learned").choice(len(known), own.steps * own.batch)
-        q = bench.ask(bench.zero_shot(asked), [y for _, y in asked])
+        q = bench.ask(bench.zero_shot(pairs), [y for _, y in pairs])
         rows = jnp.asarray(drawn.reshape(own.steps, own.batch))
         used[name] = list(own.layers) or preferred(bench, name)
         vectors[name] = np.zeros((len(bench.layers), bench.model.config.width), np.float32)

@@ -29,7 +29,7 @@ class LoRA(Adapter):
     def init(self, key: jax.Array, given: Given) -> Any:
         return init_lora(key, self.target, self.sites, self.rank)
 
-    def change(self, params: Any, given: Given, made: None, q: Questions) -> Change:
+    def change(self, params: Any, given: Given, read: None, q: Questions) -> Change:
         target: Model = given["target"]
         return Change(Model(apply_lora(target.params, params, target.config.matmul_precision), target.config))
 

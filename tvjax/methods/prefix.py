@@ -26,7 +26,7 @@ class Prefix(Adapter):
     def init(self, key: jax.Array, given: Given) -> Any:
         return start_prefix(given["target"], given["words"])
 
-    def change(self, params: Any, given: Given, made: None, q: Questions) -> Change:
+    def change(self, params: Any, given: Given, read: None, q: Questions) -> Change:
         return Change(given["target"], past=past_of_prefix(params, self.target, q.last_B.shape[0]))
 
 

@@ -37,8 +37,8 @@ class StaticVectors(Adapter):
     def read(self, params: Any, given: Given, queries: Queries, scale_L: jax.Array, key: jax.Array | None) -> jax.Array:
         return of_task(params["vectors"], queries.task_B) * scale_L[None, :, None]
 
-    def change(self, params: Any, given: Given, made: jax.Array, q: Questions) -> Change:
-        return Change(given["target"], inject(made, self.layers, self.positions, self.target, q))
+    def change(self, params: Any, given: Given, read: jax.Array, q: Questions) -> Change:
+        return Change(given["target"], inject(read, self.layers, self.positions, self.target, q))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

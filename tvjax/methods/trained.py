@@ -115,8 +115,8 @@ class Trained(Method):
             fewest=int(min((ranks < most).sum() for most in np.asarray(hyper["examples"]))),
             chunk=context.evaluation.batch,
         )
-        made = how.train, how.optimizer, mesh, names, hyper, jax.random.key(0)
-        return experiment, _Told(lambda: context.tick(self.name), experiment, *made)
+        rest = how.train, how.optimizer, mesh, names, hyper, jax.random.key(0)
+        return experiment, _Ticking(lambda: context.tick(self.name), experiment, *rest)
 
     def train(self, context: RunContext, folder: Path, members: Members) -> tuple[AdapterExperiment, Any]:
         """Train `members` in `folder`, or read there what was trained; the best parameters of each by the dev split."""
@@ -132,13 +132,13 @@ class Trained(Method):
         """Train a member a seed and ask them."""
         members = self.members(context)
         experiment, params = self.train(context, folder, members)
-        asked, scale_ML = context.examples[self.reads]["test"], members[1]["scale"]
-        found = ask(context, experiment, params, scale_ML, asked)
+        examples, scale_ML = context.examples[self.reads]["test"], members[1]["scale"]
+        right = ask(context, experiment, params, scale_ML, examples)
         context.tick(self.name)
-        some = jax.tree.map(lambda a: a[:: max(1, len(found.first) // context.evaluation.batch)], asked)
+        some = jax.tree.map(lambda a: a[:: max(1, len(right.first) // context.evaluation.batch)], examples)
         one = jax.tree.map(lambda p: p[:1], params)
         result = MethodResult(
-            answered(context, found, asked),
+            answered(context, right, examples),
             context.bare_tokens + self.in_front(experiment.given),
             lambda: ask(context, experiment, one, scale_ML[:1], some),
             int(some.task_I.shape[0]),
@@ -163,33 +163,35 @@ class Trained(Method):
         return how.train.steps // how.train.log_every + 1, 3 * rows * tokens
 
 
-class _Told(Trainer):
-    """A trainer that tells of each dispatch, when the one before it is done or nearly so."""
+class _Ticking(Trainer):
+    """A trainer that ticks at each dispatch, when the one before it is done or nearly so."""
 
-    def __init__(self, tick: Callable[[], None], *given: Any) -> None:
-        super().__init__(*given)
+    def __init__(self, tick: Callable[[], None], *args: Any) -> None:
+        super().__init__(*args)
         self._tick = tick
 
     def compile(self) -> list[Callable[..., Any]]:
         init, dispatch, evaluate = super().compile()
 
-        def told(*given: Any) -> Any:
+        def ticking(*args: Any) -> Any:
             """A dispatch."""
             self._tick()
-            return dispatch(*given)
+            return dispatch(*args)
 
-        return [init, told, evaluate]
+        return [init, ticking, evaluate]
 
 
-def ask(context: RunContext, experiment: AdapterExperiment, params: Any, scale_ML: jax.Array, asked: Examples) -> Right:
+def ask(
+    context: RunContext, experiment: AdapterExperiment, params: Any, scale_ML: jax.Array, examples: Examples
+) -> Right:
     """Whether each member answers each example right: ``[I, M, templates]``."""
-    found = context.batches(answers, (experiment.adapter,), (params, scale_ML, experiment.given), asked)
-    return Right(*np.moveaxis(np.asarray(found, float), -1, 0))
+    right = context.batches(answers, (experiment.adapter,), (params, scale_ML, experiment.given), examples)
+    return Right(*np.moveaxis(np.asarray(right, float), -1, 0))
 
 
-def answered(context: RunContext, found: Right, asked: Examples) -> Answered:
-    """Of each task whether its questions were answered right by what `ask` found: ``[n, M * templates]``."""
-    kinds = [context.by_task(values.reshape(len(values), -1), asked) for values in found]
+def answered(context: RunContext, right: Right, examples: Examples) -> Answered:
+    """Of each task whether its questions were answered right: ``[n, M * templates]``. right: what `ask` returns."""
+    kinds = [context.by_task(values.reshape(len(values), -1), examples) for values in right]
     return {task: Right(*(kind[task] for kind in kinds)) for task in context.tasks}
 
 

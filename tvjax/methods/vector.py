@@ -77,9 +77,9 @@ class VectorMethod(Method):
                 f"method {self.name}: positions: given {self.positions!r}; accepted: last, unless everywhere"
             )
 
-    def layers(self, bench: Bench, made: Made, name: str) -> list[Layer]:
+    def layers(self, bench: Bench, result: Made, name: str) -> list[Layer]:
         """The layers of which the dev split chooses one. At 0 the last tokens of all prompts have the same state."""
-        return [ALL] if self.everywhere else [*(made.layers.get(name) or bench.layers[1:])]
+        return [ALL] if self.everywhere else [*(result.layers.get(name) or bench.layers[1:])]
 
     def swept(
         self,
@@ -106,17 +106,17 @@ class VectorMethod(Method):
         scales = self.scales(own)
         context.made[self.name] = []
         for bench in context.benches:
-            made, best = self.make(bench, own), {}
+            result, best = self.make(bench, own), {}
             for name in context.tasks:
-                layers = self.layers(bench, made, name)
-                dev = self.swept(bench, name, "dev", made.vectors[name], layers, scales)
-                place, number = best_place(dev)
-                best[name] = Place(layers[place], scales[number])
+                layers = self.layers(bench, result, name)
+                dev = self.swept(bench, name, "dev", result.vectors[name], layers, scales)
+                row, column = best_place(dev)
+                best[name] = Place(layers[row], scales[column])
                 layer, scale = best[name]
-                test = self.swept(bench, name, "test", made.vectors[name], [layer], [scale])
+                test = self.swept(bench, name, "test", result.vectors[name], [layer], [scale])
                 right[name].append(Right(*(a[:, 0, 0] for a in test)))
                 context.tick(self.name)
-            context.made[self.name].append((made.vectors, best, self.keep))
+            context.made[self.name].append((result.vectors, best, self.keep))
         first: dict[str, Place] = context.made[self.name][0][1]
         about: dict[str, Any] = {"layer": {name: place.layer for name, place in first.items()}}
         if len(scales) > 1:
@@ -128,17 +128,17 @@ class VectorMethod(Method):
         own, bench, tasks = context.own[self.group], context.benches[0], len(context.tasks)
         parts, tokens = self.making(bench, own)
         layers = context.target.config.num_layers
-        asked = len(self.scales(own)) * context.evaluation.dev * (1 if self.everywhere else layers / 2)
-        made = parts * tokens / tasks + bench.config.prompts * context.shown_tokens
-        return len(context.benches) * tasks, made + asked
+        questions = len(self.scales(own)) * context.evaluation.dev * (1 if self.everywhere else layers / 2)
+        cost = parts * tokens / tasks + bench.config.prompts * context.shown_tokens
+        return len(context.benches) * tasks, cost + questions
 
 
 def added_everywhere(
     bench: Bench, name: str, split: str, vectors_LD: np.ndarray, scales: Sequence[float], positions: Positions
 ) -> Right:
     """Whether each question is answered right with a vector added at each of the layers 1..L: ``[n, 1, scales]``."""
-    asked = bench.sample(name, split)
-    q, back_B, begin = bench.ask_all(bench.zero_shot(asked), bench.accepted(name, asked))
+    pairs = bench.sample(name, split)
+    q, back_B, begin = bench.ask_all(bench.zero_shot(pairs), bench.accepted(name, pairs))
     fixed = (bench.model.bare, jnp.asarray(vectors_LD, jnp.float32), jnp.asarray(scales, jnp.float32))
     tokens_BUA = np.asarray(bench.batches(_everywhere, (positions,), fixed, q))
     return graded(q, tokens_BUA[:, None], back_B, begin)

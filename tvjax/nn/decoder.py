@@ -332,8 +332,8 @@ class Decoder(nn.Module):
         if c.positions != "learned":
             return h_BTD
         table = self.param("positions", nn.initializers.normal(0.02), (c.max_positions, c.width), c.param_dtype)
-        places = table[None, : h_BTD.shape[1]] if positions_BT is None else table[positions_BT]
-        return h_BTD + places.astype(c.dtype)
+        rows = table[None, : h_BTD.shape[1]] if positions_BT is None else table[positions_BT]
+        return h_BTD + rows.astype(c.dtype)
 
     def _blocks(self, h_BTD: jax.Array, past: Past | None, sight: _Sight) -> jax.Array:
         c = self.config
@@ -381,19 +381,19 @@ class Decoder(nn.Module):
         mutable = [name for name in (READS, CAPTURED) if self.is_mutable_collection(name)]
         seen = []
         for i, params in enumerate(layers):
-            given = {"params": params} | {
+            variables = {"params": params} | {
                 name: jax.tree.map(lambda a, i=i: a[i], tree)
                 for name, tree in ((WRITES, edits), (CAPTURES, captures))
                 if tree is not None
             }
-            given |= {} if captured is None else {CAPTURED: captured}
+            variables |= {} if captured is None else {CAPTURED: captured}
             window = None if windows is None else windows[i]
             before = None if past is None else (past[0][i], past[1][i])
-            (h_BTD, _), found = Block(self.config, parent=None).apply(
-                given, h_BTD, window, before, sight, mutable=mutable
+            (h_BTD, _), state = Block(self.config, parent=None).apply(
+                variables, h_BTD, window, before, sight, mutable=mutable
             )
-            captured = found.get(CAPTURED, captured)
-            seen += [found[READS]] if READS in found else []
+            captured = state.get(CAPTURED, captured)
+            seen += [state[READS]] if READS in state else []
         if seen:
             self.put_variable(READS, "blocks", jax.tree.map(lambda *a: jnp.stack(a), *seen))
         if captured is not None:
@@ -434,16 +434,16 @@ def _sight(
     past: Past | None,
 ) -> _Sight:
     """Masks where the plain causal one does not do, and distances where some layer has a window that matters."""
-    places_BT = jnp.arange(length)[None] if positions_BT is None else positions_BT
+    order_BT = jnp.arange(length)[None] if positions_BT is None else positions_BT
     reach = length + (0 if past is None else past.positions_BS.shape[1])
     windowed = any(0 < window < reach for window in c.windows)
     if mask_BTT is None and (windowed or positions_BT is not None):
-        mask_BTT = places_BT[:, None, :] <= places_BT[:, :, None]
-    past_mask_BTS = None if past is None else past.positions_BS[:, None, :] <= places_BT[:, :, None]
+        mask_BTT = order_BT[:, None, :] <= order_BT[:, :, None]
+    past_mask_BTS = None if past is None else past.positions_BS[:, None, :] <= order_BT[:, :, None]
     return _Sight(
-        jnp.where(places_BT == PADDING, 0, places_BT),
+        jnp.where(order_BT == PADDING, 0, order_BT),
         mask_BTT,
         past_mask_BTS,
-        places_BT[:, :, None] - places_BT[:, None, :] if windowed else None,
-        places_BT[:, :, None] - past.positions_BS[:, None, :] if windowed and past is not None else None,
+        order_BT[:, :, None] - order_BT[:, None, :] if windowed else None,
+        order_BT[:, :, None] - past.positions_BS[:, None, :] if windowed and past is not None else None,
     )

@@ -35,9 +35,9 @@ class Generated:
     __repr__ = brief
 
 
-def past_of(found: Mapping[str, jax.Array], positions_BT: jax.Array, room: int = 0) -> Past:
+def past_of(cache: Mapping[str, jax.Array], positions_BT: jax.Array, room: int = 0) -> Past:
     """The `Past` that a pass left at `CACHE`, with `room` for as many more tokens."""
-    keys, values = (found[name].swapaxes(2, 3) for name in CACHE)
+    keys, values = (cache[name].swapaxes(2, 3) for name in CACHE)
     wider = [(0, 0), (0, 0), (0, 0), (0, room), (0, 0)]
     positions_BT = jnp.broadcast_to(positions_BT, (keys.shape[1], positions_BT.shape[1]))
     return Past(
@@ -47,7 +47,7 @@ def past_of(found: Mapping[str, jax.Array], positions_BT: jax.Array, room: int =
     )
 
 
-def _extended(past: Past, found: Mapping[str, jax.Array], slot: jax.Array, position_B: jax.Array) -> Past:
+def _extended(past: Past, cache: Mapping[str, jax.Array], slot: jax.Array, position_B: jax.Array) -> Past:
     """`past` with one more token, written at `slot`."""
 
     def longer(old: Stacked, new: jax.Array) -> Stacked:
@@ -55,7 +55,7 @@ def _extended(past: Past, found: Mapping[str, jax.Array], slot: jax.Array, posit
             return tuple(map(longer, old, new))
         return jax.lax.dynamic_update_slice_in_dim(old, new.swapaxes(-3, -2), slot, axis=-2)
 
-    keys, values = (longer(old, found[name]) for old, name in zip((past.keys, past.values), CACHE, strict=True))
+    keys, values = (longer(old, cache[name]) for old, name in zip((past.keys, past.values), CACHE, strict=True))
     return Past(keys, values, past.positions_BS.at[:, slot].set(position_B))
 
 
@@ -70,8 +70,8 @@ def before(
     rows = jnp.arange(inputs.shape[0])
     here_B1 = positions_BT[rows, index_B][:, None]
     before_BT = jnp.where(positions_BT < here_B1, positions_BT, PADDING)
-    _, found = forward(model, inputs, addresses=CACHE, at=slice(0, 1), positions_BT=before_BT)
-    return past_of(found, before_BT), inputs[rows, index_B][:, None], here_B1
+    _, cache = forward(model, inputs, addresses=CACHE, at=slice(0, 1), positions_BT=before_BT)
+    return past_of(cache, before_BT), inputs[rows, index_B][:, None], here_B1
 
 
 def _mixed(x: jax.Array) -> jax.Array:
@@ -212,7 +212,7 @@ def _generate(
     last_B1 = tokens.last_B[:, None]
     key_B = None if key is None else prompt_keys(key, tokens)
     next_B = tokens.count_B if tokens.start_B is None else tokens.start_B + tokens.count_B
-    out, found = forward(
+    out, activations = forward(
         model,
         tokens.ids_BT,
         edits=prompt_edits,
@@ -229,7 +229,7 @@ def _generate(
     first_B = choose(out[:, 0], 0)
     ended = jnp.isin(first_B, jnp.array(stop)) if stop else jnp.zeros(batch, bool)
     new_BT = jnp.zeros((batch, count), jnp.int32).at[:, 0].set(first_B)
-    past = past_of(found, tokens.positions_BT, count - 1)
+    past = past_of(activations, tokens.positions_BT, count - 1)
     if isinstance(step_model.params["blocks"], tuple):
         past = Past(tuple(past.keys), tuple(past.values), past.positions_BS)
     start = (
@@ -239,7 +239,7 @@ def _generate(
         jnp.ones(batch, jnp.int32),
         new_BT,
         past,
-        {name: _last_of(name, found[name], last_B1, count - 1) for name in addresses},
+        {name: _last_of(name, activations[name], last_B1, count - 1) for name in addresses},
     )
 
     def going(state: tuple) -> jax.Array:
@@ -250,7 +250,7 @@ def _generate(
         """One token more for every prompt that has not ended."""
         n, token_B, ended, used_B, new_BT, past, seen = state
         position_B = next_B + n - 1
-        out, found = forward(
+        out, activations = forward(
             step_model,
             token_B[:, None],
             edits=step_edits,
@@ -258,9 +258,9 @@ def _generate(
             positions_BT=position_B[:, None],
             past=past,
         )
-        past = _extended(past, found, length + n - 1, position_B)
+        past = _extended(past, activations, length + n - 1, position_B)
         for name in addresses:
-            seen = seen | {name: jax.lax.dynamic_update_slice_in_dim(seen[name], found[name], n, _axis(name))}
+            seen = seen | {name: jax.lax.dynamic_update_slice_in_dim(seen[name], activations[name], n, _axis(name))}
         token_B = jnp.where(ended, 0, choose(out[:, 0], n))
         used_B = used_B + ~ended
         if stop:

@@ -57,10 +57,10 @@ def inputs_of(model: Model, prompts: Prompts) -> Inputs:
         tokens = tokens_of(_encoded(model, texts) if texts else prompts, model.config.vocab_size)
         valid = host(tokens.valid_BT)
         plain = tokens.start_B is None and valid is not None and bool(valid.all())
-        places_BT: Any = None if plain else tokens.positions_BT
+        positions_BT: Any = None if plain else tokens.positions_BT
         if not plain and valid is not None and tokens.start_B is None:  # of numpy: they can be looked at in jit too
-            places_BT = np.where(valid, np.cumsum(valid, -1) - 1, PADDING).astype(np.int32)
-        inputs = Inputs(tokens.ids_BT, places_BT)
+            positions_BT = np.where(valid, np.cumsum(valid, -1) - 1, PADDING).astype(np.int32)
+        inputs = Inputs(tokens.ids_BT, positions_BT)
     check_length(model, inputs)
     return inputs
 
@@ -81,10 +81,10 @@ def texts_of(prompts: Any, field: str = "prompts") -> list[str]:
 
 def check_length(model: Model, inputs: Inputs, new_tokens: int = 0) -> None:
     """Raise `UserError` for more tokens, `new_tokens` included, than a learned table has positions."""
-    places, limit = host(inputs.places_BT), model.config.max_positions
-    if model.config.positions != "learned" or places is None:
+    positions, limit = host(inputs.places_BT), model.config.max_positions
+    if model.config.positions != "learned" or positions is None:
         return
-    length = int(np.where(places == PADDING, -1, places).max()) + 1
+    length = int(np.where(positions == PADDING, -1, positions).max()) + 1
     if length + max(new_tokens - 1, 0) > limit:
         field, value = ("max_new_tokens", new_tokens) if new_tokens else ("prompts", f"{length} tokens")
         raise reject(field, value, f"prompts and new tokens within the model's {limit} positions")

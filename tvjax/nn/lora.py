@@ -14,7 +14,7 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 def sites(c: DecoderConfig) -> dict[str, Shapes]:
     """The linear maps that can be adapted, by name, with the shapes of what goes in and of what comes out."""
     heads, groups, gate = (c.num_heads, c.channels), (c.kv_heads, c.channels), c.mlp.startswith("gated_")
-    found: dict[str, Shapes] = {
+    shapes: dict[str, Shapes] = {
         "query": ((c.width,), heads),
         "key": ((c.width,), groups),
         "value": ((c.width,), groups),
@@ -22,7 +22,7 @@ def sites(c: DecoderConfig) -> dict[str, Shapes]:
         "up": ((c.width,), (c.hidden,)),
         "down": ((c.hidden,), (c.width,)),
     }
-    return found | ({"gate": ((c.width,), (c.hidden,))} if gate else {})
+    return shapes | ({"gate": ((c.width,), (c.hidden,))} if gate else {})
 
 
 def per_rank(c: DecoderConfig, names: tuple[str, ...]) -> int:
@@ -32,12 +32,12 @@ def per_rank(c: DecoderConfig, names: tuple[str, ...]) -> int:
 
 def init_lora(key: jax.Array, c: DecoderConfig, names: tuple[str, ...], rank: int) -> Any:
     """``{site: {"down": [L, in, r], "up": [L, r, out]}}``: the first random, the second zero: no change."""
-    made = {}
+    lora = {}
     for name, site_key in zip(names, jax.random.split(key, len(names)), strict=True):
         fan_in, fan_out = (math.prod(shape) for shape in sites(c)[name])
         down = jax.random.normal(site_key, (c.num_layers, fan_in, rank)) * fan_in**-0.5
-        made[name] = {"down": down, "up": jnp.zeros((c.num_layers, rank, fan_out))}
-    return made
+        lora[name] = {"down": down, "up": jnp.zeros((c.num_layers, rank, fan_out))}
+    return lora
 
 
 def apply_lora(params: Any, lora: Any, precision: str | None = None) -> Any:

@@ -120,9 +120,9 @@ def forward(
     if layers is not None:
         where = " (layer 0 is the address 'embed')"
         chosen = selection.layers_of(selection.choice("layers", layers), 1, model.config.num_layers, where)
-    places = (at.start, at.stop, at.step) if isinstance(at, slice) else None
-    arrays = (edits, read_BS, None if places else at, positions_BT, mask_BTT, past)
-    return _forward(model.decoder, wanted, chosen, places, model.params, inputs, *arrays)
+    span = (at.start, at.stop, at.step) if isinstance(at, slice) else None
+    arrays = (edits, read_BS, None if span else at, positions_BT, mask_BTT, past)
+    return _forward(model.decoder, wanted, chosen, span, model.params, inputs, *arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -130,7 +130,7 @@ def _forward(
     decoder: Decoder,
     addresses: tuple[str, ...],
     layers: tuple[int, ...] | None,
-    places: tuple[int | None, int | None, int | None] | None,
+    span: tuple[int | None, int | None, int | None] | None,
     params: Any,
     inputs: jax.Array,
     edits: Mapping[str, Any] | None,
@@ -142,7 +142,7 @@ def _forward(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     variables = {"params": params, **({WRITES: edits} if edits else {})}
     options: dict[str, Any] = {"positions_BT": positions_BT, "mask_BTT": mask_BTT, "past": past}
-    options["at"] = slice(*places) if places else at_BS
+    options["at"] = slice(*span) if span else at_BS
     if not addresses:
         return jnp.asarray(decoder.apply(variables, inputs, **options)), {}
     collection = READS
@@ -150,13 +150,13 @@ def _forward(
         collection = CAPTURED
         variables |= _captures(decoder.config, addresses, layers, read_BS, *inputs.shape[:2])
     out, state = decoder.apply(variables, inputs, mutable=[collection], **options)
-    found = {address: _at(state[collection], address) for address in addresses}
-    if collection == CAPTURED and "embed" in found:
-        found["embed"] = found["embed"][0]
+    activations = {address: _at(state[collection], address) for address in addresses}
+    if collection == CAPTURED and "embed" in activations:
+        activations["embed"] = activations["embed"][0]
     if layers is not None and len(set(layers)) < len(layers):
         slots = jnp.array([_distinct(layers).index(layer) for layer in layers])
-        found = {name: a[slots] if name.startswith("blocks/") else a for name, a in found.items()}
-    return jnp.asarray(out), found
+        activations = {name: a[slots] if name.startswith("blocks/") else a for name, a in activations.items()}
+    return jnp.asarray(out), activations
 
 
 def _distinct(layers: Sequence[int]) -> tuple[int, ...]:

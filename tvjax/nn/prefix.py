@@ -21,13 +21,13 @@ def start_prefix(model: Model, ids_S: jax.Array) -> Any:
     Prefixes that start at random take attention away from the prompt. Rotary keys stand before position 0, where the
     prompt begins, so that distances are those of words before it.
     """
-    c, places = model.config, jnp.arange(ids_S.shape[0])[None]
+    c, positions = model.config, jnp.arange(ids_S.shape[0])[None]
     if c.positions == "rotary":
-        places = places - ids_S.shape[0]
+        positions = positions - ids_S.shape[0]
     elif c.positions == "learned":
-        places = jnp.minimum(places, c.max_positions - 1)
-    _, found = forward(model, ids_S[None], addresses=CACHE, at=slice(0, 1), positions_BT=places)
-    past = past_of(found, places)
+        positions = jnp.minimum(positions, c.max_positions - 1)
+    _, cache = forward(model, ids_S[None], addresses=CACHE, at=slice(0, 1), positions_BT=positions)
+    past = past_of(cache, positions)
     return {"keys": past.keys[:, 0].astype(jnp.float32), "values": past.values[:, 0].astype(jnp.float32)}
 
 

@@ -30,10 +30,10 @@ class Tokens:
     @property
     def positions_BT(self) -> jax.Array:
         """0, 1, .. (from its `start_B`) along each prompt's own tokens, `PADDING` elsewhere: padding shifts nothing."""
-        places_BT = jnp.cumsum(self.valid_BT, axis=-1) - 1
+        order_BT = jnp.cumsum(self.valid_BT, axis=-1) - 1
         if self.start_B is not None:
-            places_BT = places_BT + self.start_B[..., None]
-        return jnp.where(self.valid_BT, places_BT, PADDING)
+            order_BT = order_BT + self.start_B[..., None]
+        return jnp.where(self.valid_BT, order_BT, PADDING)
 
     @property
     def last_B(self) -> jax.Array:
@@ -92,9 +92,9 @@ def tokens_of(prompts: Any, size: int) -> Tokens:
         and len({len(p) for p in prompts if isinstance(p, list | tuple) or getattr(p, "ndim", 0) > 0}) > 1
     ):
         prompts = pad(prompts)
-    given = prompts if isinstance(prompts, Tokens) else None
-    ids_BT: Any = _ids(prompts if given is None else given.ids_BT)
-    valid_BT: Any = np.ones(ids_BT.shape, bool) if given is None else given.valid_BT
+    tokens = prompts if isinstance(prompts, Tokens) else None
+    ids_BT: Any = _ids(prompts if tokens is None else tokens.ids_BT)
+    valid_BT: Any = np.ones(ids_BT.shape, bool) if tokens is None else tokens.valid_BT
     valid_BT = valid_BT if isinstance(valid_BT, jax.Array) else np.asarray(valid_BT)
     if valid_BT.shape != ids_BT.shape or valid_BT.dtype != bool:
         shown = f"valid_BT of {valid_BT.dtype}, shape {list(valid_BT.shape)}"
@@ -107,7 +107,7 @@ def tokens_of(prompts: Any, size: int) -> Tokens:
         for prompt, index in np.argwhere(outside & valid)[:1]:
             raise reject(f"prompts[{prompt}][{index}]", int(ids[prompt, index]), f"token ids 0..{size - 1}")
         ids_BT = np.where(valid, ids, 0) if outside.any() else ids_BT
-    return Tokens(jnp.asarray(ids_BT), valid_BT, None if given is None else _start(given.start_B, len(ids_BT)))
+    return Tokens(jnp.asarray(ids_BT), valid_BT, None if tokens is None else _start(tokens.start_B, len(ids_BT)))
 
 
 def _start(start_B: Any, batch: int) -> Any:

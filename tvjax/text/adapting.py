@@ -48,33 +48,33 @@ def over_prompts(
     key: if there is one, as in training.
     pasts: what stands before the prompts, if that is known (`Examples.before`); then they begin at their last tokens.
     """
-    made = adapter.read(params, given, queries, scale_L, key)
+    read = adapter.read(params, given, queries, scale_L, key)
 
     def one(q: Questions, past: Past | None) -> Any:
         """The scores of the prompts of one template."""
         if adapter.from_last and past is None:
             past, q = from_last(given["target"], q)
-        change = adapter.change(params, given, made, q)
+        change = adapter.change(params, given, read, q)
         return score(change.model, q, change.edits, past or change.past)
 
     return jax.vmap(one)(prompts, pasts)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def read_once(adapter: Adapter, given: Given, asked: Examples) -> Examples:
-    """`asked` with what no step of training changes: what stands before each prompt's last token, where the adapter
-    changes nothing there, and what a generator reads that stays as it is.
+def read_once(adapter: Adapter, given: Given, examples: Examples) -> Examples:
+    """`examples` with what no step of training changes: what stands before each prompt's last token, if the adapter
+    changes nothing there, and what a generator reads, if the generator stays as it is.
     """
     if adapter.reads_frozen:
-        rows, draws = jnp.arange(asked.task_I.shape[0]), range(asked.readings.ids_BT.shape[1])
-        states = [adapter.state(None, given, asked.rows(rows, draw)[0], None) for draw in draws]
-        asked = dataclasses.replace(asked, states=jnp.stack(states, axis=1))
+        rows, draws = jnp.arange(examples.task_I.shape[0]), range(examples.readings.ids_BT.shape[1])
+        states = [adapter.state(None, given, examples.rows(rows, draw)[0], None) for draw in draws]
+        examples = dataclasses.replace(examples, states=jnp.stack(states, axis=1))
     if adapter.from_last:
         read = jax.vmap(lambda q: from_last(given["target"], q), in_axes=1, out_axes=1)
-        past, prompts = read(asked.prompts)  # keys and values [L, templates, I, G, S, C]
+        past, prompts = read(examples.prompts)  # keys and values [L, templates, I, G, S, C]
         keys, values = (a.transpose(2, 1, 0, 3, 4, 5) for a in (past.keys, past.values))
-        asked = dataclasses.replace(asked, prompts=prompts, past=Past(keys, values, past.positions_BS))
-    return asked
+        examples = dataclasses.replace(examples, prompts=prompts, past=Past(keys, values, past.positions_BS))
+    return examples
 
 
 def held(batches: Batches, adapter: Adapter, given: Given, splits: Mapping[str, Examples]) -> Mapping[str, Examples]:
@@ -83,31 +83,31 @@ def held(batches: Batches, adapter: Adapter, given: Given, splits: Mapping[str, 
     Then a step runs the tokens of the answers alone. Of shapes, as a plan has them, the shapes. [ours]
     """
     shapes = {
-        split: jax.eval_shape(lambda given, asked: read_once(adapter, given, asked), given, asked)
-        for split, asked in splits.items()
+        split: jax.eval_shape(lambda given, examples: read_once(adapter, given, examples), given, examples)
+        for split, examples in splits.items()
     }
     leaves = jax.tree.leaves([(one.past, one.states) for one in shapes.values()])
     if not 0 < sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) <= batches.memory * GIB:
         return splits
-    found = shapes
+    known = shapes
     if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(given)):
         run = functools.partial(batches, read_once, (adapter,), (given,))
-        found = {split: _trimmed(run(asked)) for split, asked in splits.items()}
+        known = {split: _trimmed(run(examples)) for split, examples in splits.items()}
     read = ("prompts", "past", "states")
     return {
-        split: dataclasses.replace(asked, **{field: getattr(found[split], field) for field in read})
-        for split, asked in splits.items()
+        split: dataclasses.replace(examples, **{field: getattr(known[split], field) for field in read})
+        for split, examples in splits.items()
     }
 
 
-def _trimmed(asked: Examples) -> Examples:
+def _trimmed(examples: Examples) -> Examples:
     """Without the slots of the past that no prompt fills."""
-    if asked.past is None:
-        return asked
-    used_S = (np.asarray(asked.past.positions_BS) != PADDING).any((0, 1))
+    if examples.past is None:
+        return examples
+    used_S = (np.asarray(examples.past.positions_BS) != PADDING).any((0, 1))
     count = 1 + int(np.flatnonzero(used_S).max(initial=0))
-    keys, values = (a[..., :count, :] for a in (asked.past.keys, asked.past.values))
-    return dataclasses.replace(asked, past=Past(keys, values, asked.past.positions_BS[..., :count]))
+    keys, values = (a[..., :count, :] for a in (examples.past.keys, examples.past.values))
+    return dataclasses.replace(examples, past=Past(keys, values, examples.past.positions_BS[..., :count]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,8 +157,8 @@ class AdapterExperiment:
             row_B, row_epoch_B, noise_key = drawn
             queries, prompts = train.rows(row_B, row_epoch_B % draws)
             queries, prompts = shard_batch(queries), jax.vmap(shard_batch)(prompts)
-            asked = (queries, prompts, hyper["scale"], noise_key, train.before(row_B))
-            return over_prompts(self.adapter, risk, params, data["given"], *asked)
+            args = (queries, prompts, hyper["scale"], noise_key, train.before(row_B))
+            return over_prompts(self.adapter, risk, params, data["given"], *args)
 
         if c.micro_batches == 1:
             loss = part((rows_B, epoch_B, key)).mean()
@@ -201,9 +201,9 @@ class AdapterExperiment:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def answers(adapter: Adapter, params_M: Any, scale_ML: jax.Array, given: Given, asked: Examples) -> jax.Array:
+def answers(adapter: Adapter, params_M: Any, scale_ML: jax.Array, given: Given, examples: Examples) -> jax.Array:
     """Whether each member answers each example's prompts right, by first token and whole: ``[I, M, templates, 2]``."""
-    queries, prompts = asked.rows(jnp.arange(asked.task_I.shape[0]))
+    queries, prompts = examples.rows(jnp.arange(examples.task_I.shape[0]))
 
     def member(params: Any, scale_L: jax.Array) -> jax.Array:
         """One member's answers, ``[I, templates, 2]``."""

@@ -41,7 +41,7 @@ class VectorConfig:
 _shown = jax.jit(last_states_and_heads)
 _states = jax.jit(last_states)
 _outputs = jax.jit(last_outputs)
-_said = jax.jit(said)
+_likeliest = jax.jit(said)
 
 
 def room(longest: int) -> int:
@@ -64,15 +64,16 @@ class Right(NamedTuple):
     whole: np.ndarray
 
 
-def graded(q: Questions, said: np.ndarray, back_B: np.ndarray, begin: np.ndarray) -> Right:
-    """Which prompts are given one of their right answers, ``[B, ...]``, from what is said of `Bench.ask_all`.
+def graded(q: Questions, tokens: np.ndarray, back_B: np.ndarray, begin: np.ndarray) -> Right:
+    """Which prompts are given one of their right answers, ``[B, ...]``.
 
-    said: the likeliest token at each place, ``[rows, ..., A]``.
+    q, back_B, begin: what `Bench.ask_all` returns.
+    tokens: the likeliest token at each place of the answers, ``[rows, ..., A]``.
     """
-    extra = tuple(range(1, said.ndim - 1))
+    extra = tuple(range(1, tokens.ndim - 1))
     wide = functools.partial(np.expand_dims, axis=extra)
-    right = said == wide(np.asarray(q.answers_BA))
-    counted = np.asarray(q.asked_BA) & (np.arange(said.shape[-1])[None] >= back_B[:, None])
+    right = tokens == wide(np.asarray(q.answers_BA))
+    counted = np.asarray(q.asked_BA) & (np.arange(tokens.shape[-1])[None] >= back_B[:, None])
     first = np.take_along_axis(right, wide(back_B[:, None]), -1)[..., 0]
     whole = (right | ~wide(counted)).all(-1)
     return Right(*(np.maximum.reduceat(a.astype(float), begin) for a in (first, whole)))
@@ -84,9 +85,9 @@ SINK = "is in its prompt's first token, of which a model reads next to nothing"
 def sink(tokenizer: Tokenizer, template: Template, tasks: Mapping[str, TextTask]) -> str:
     """A query of `tasks` that is in the first token of its prompt in `template`; "" for none."""
     before = len(template.start + template.before)
-    asked = [task.pairs[0][0] for task in tasks.values()]
-    prompts = [template.prompt([], x) for x in asked]
-    for x, tokens in zip(asked, tokenizer.encode_with_spans(prompts), strict=True):
+    queries = [task.pairs[0][0] for task in tasks.values()]
+    prompts = [template.prompt([], x) for x in queries]
+    for x, tokens in zip(queries, tokenizer.encode_with_spans(prompts), strict=True):
         if tokens[0][1][1] > before:
             return x
     return ""
@@ -122,8 +123,8 @@ class Bench:
             for split, least in (("train", config.demonstrations + 1), ("dev", 1), ("test", 1)):
                 count = len(task.questions(split))
                 if count < least:
-                    given = f"{name} with {count} inputs of the {split} split"
-                    raise reject("config.data.tasks", given, f"tasks that have {least} or more")
+                    value = f"{name} with {count} inputs of the {split} split"
+                    raise reject("config.data.tasks", value, f"tasks that have {least} or more")
         limit, longest = model.config.max_positions, self._longest()
         if model.config.positions == "learned" and longest > limit:
             raise reject("config.vectors.demonstrations", config.demonstrations, f"prompts of {limit} tokens")
@@ -157,30 +158,30 @@ class Bench:
         """At most `questions` inputs of a split, each with the first of its right answers."""
         return some(self.tasks[name].questions(split), self.config.questions)
 
-    def accepted(self, name: str, asked: Sequence[Pair]) -> list[Answers]:
+    def accepted(self, name: str, pairs: Sequence[Pair]) -> list[Answers]:
         """All right answers of each of some inputs."""
-        return [self.tasks[name].answers[x] for x, _ in asked]
+        return [self.tasks[name].answers[x] for x, _ in pairs]
 
-    def paired(self, name: str, asked: Sequence[Pair], *what: Any) -> list[Pair]:
+    def paired(self, name: str, pairs: Sequence[Pair], *what: Any) -> list[Pair]:
         """Some inputs, each with one of its right answers, drawn by `random` of `what`."""
-        known = zip(asked, self.accepted(name, asked), strict=True)
+        known = zip(pairs, self.accepted(name, pairs), strict=True)
         return drawn(self.random(name, "answers", *what), {x: answers for (x, _), answers in known})
 
-    def zero_shot(self, asked: Sequence[Pair]) -> list[str]:
+    def zero_shot(self, pairs: Sequence[Pair]) -> list[str]:
         """The bare query of each pair."""
-        return [self._bare(x) for x, _ in asked]
+        return [self._bare(x) for x, _ in pairs]
 
     def shots(
-        self, name: str, asked: Sequence[Pair], *, count: int = 0, shuffled: bool = False
+        self, name: str, pairs: Sequence[Pair], *, count: int = 0, shuffled: bool = False
     ) -> Iterator[tuple[list[Pair], str]]:
         """Demonstrations of the train split for each input that is asked; count: of them, 0: as the config says."""
         train, random = self.tasks[name].split("train"), self.random(name, "shots")
-        for x, _ in asked:
+        for x, _ in pairs:
             yield shots(random, train, count or self.config.demonstrations, apart_from=x, shuffled=shuffled), x
 
-    def few_shot(self, name: str, asked: Sequence[Pair], *, shuffled: bool = False) -> list[str]:
+    def few_shot(self, name: str, pairs: Sequence[Pair], *, shuffled: bool = False) -> list[str]:
         """A prompt with demonstrations of the train split for each pair that is asked."""
-        return list(itertools.starmap(self.template.prompt, self.shots(name, asked, shuffled=shuffled)))
+        return list(itertools.starmap(self.template.prompt, self.shots(name, pairs, shuffled=shuffled)))
 
     def queries(self, name: str, count: int) -> list[Pair]:
         """Pairs of the train split to read vectors at, their inputs drawn with replacement."""
@@ -246,7 +247,7 @@ class Bench:
     def said(self, q: Questions, vectors_LUD: np.ndarray, layers: Sequence[int], keep_LU: np.ndarray) -> np.ndarray:
         """The likeliest token at each place of the answers with each vector written: `above.said`, ``[B, L, U, A]``."""
         arrays = (jnp.asarray(vectors_LUD, jnp.float32), jnp.asarray(list(layers)), jnp.asarray(keep_LU, jnp.float32))
-        return np.asarray(self.batches(_said, (), (self.model.bare, *arrays), q))
+        return np.asarray(self.batches(_likeliest, (), (self.model.bare, *arrays), q))
 
     def begun(self, x: str, answers: Mapping[str, Answers]) -> set[int]:
         """The tokens that the right answers of an input begin with, in `answers`."""
@@ -256,8 +257,8 @@ class Bench:
 
     def plain(self, prompts: Sequence[str], accepted: Sequence[Answers]) -> Right:
         """The same of the prompts alone, ``[B]``: a vector of zeros is added."""
-        found = self.scores(prompts, accepted, *self._nothing())
-        return Right(found.first[:, 0, 0], found.whole[:, 0, 0])
+        right = self.scores(prompts, accepted, *self._nothing())
+        return Right(right.first[:, 0, 0], right.whole[:, 0, 0])
 
     def answered(self, q: Questions) -> np.ndarray:
         """The likeliest token at each place of the answers, with nothing written: ``[B, A]``."""
@@ -293,8 +294,8 @@ class Bench:
         "states", h^0..h^L ``[L+1, D]``, and "heads", what each head writes ``[L, H, C]``.
         """
         if (name, shuffled) not in self._shown:
-            found = self._read(_shown, self._to_read(name, shuffled))
-            self._shown[name, shuffled] = {kind: a.mean(0) for kind, a in found.items()}
+            arrays = self._read(_shown, self._to_read(name, shuffled))
+            self._shown[name, shuffled] = {kind: a.mean(0) for kind, a in arrays.items()}
             self.tick("shown")
         return self._shown[name, shuffled]
 
@@ -317,8 +318,8 @@ class Bench:
         self, name: str, split: str, vectors_LD: np.ndarray, layers: Sequence[int], keep: float
     ) -> np.ndarray:
         """Whether each question of a split is answered right with each of some vectors at its layer: ``[n, L]``."""
-        asked = self.sample(name, split)
-        return self.right_with(self.zero_shot(asked), self.accepted(name, asked), vectors_LD, layers, keep)
+        pairs = self.sample(name, split)
+        return self.right_with(self.zero_shot(pairs), self.accepted(name, pairs), vectors_LD, layers, keep)
 
     def swept(
         self, name: str, split: str, vectors_LD: np.ndarray, layers: Sequence[int], keep: float, scales: Sequence[float]
@@ -327,16 +328,16 @@ class Bench:
 
         ``[n, layers, scales]``.
         """
-        asked = self.sample(name, split)
+        pairs = self.sample(name, split)
         vectors_LUD = np.asarray(vectors_LD)[:, None] * np.asarray(scales)[None, :, None]
         keep_LU = np.full(vectors_LUD.shape[:2], keep)
-        return self.scores(self.zero_shot(asked), self.accepted(name, asked), vectors_LUD, layers, keep_LU)
+        return self.scores(self.zero_shot(pairs), self.accepted(name, pairs), vectors_LUD, layers, keep_LU)
 
     def _read(self, program: Any, prompts: Sequence[str]) -> Any:
         ids = self.tokenizer.encode(prompts)
         tokens = pad(ids, side="right", length=room(max(map(len, ids))))
-        found = self.batches(program, (), (self.model.bare,), tokens)
-        return jax.tree.map(lambda a: np.asarray(a, np.float32), found)
+        arrays = self.batches(program, (), (self.model.bare,), tokens)
+        return jax.tree.map(lambda a: np.asarray(a, np.float32), arrays)
 
 
 def best_place(dev: Right) -> tuple[int, int]:

@@ -33,12 +33,12 @@ class DataConfig:
         if self.tfds and (self.path or self.tasks):
             raise reject("config.data.tfds", self.tfds, "() where config.data.path or config.data.tasks is given")
         if self.tfds:
-            place = str(user_path(self.tfds_dir, "config.data.tfds_dir")) if self.tfds_dir else ""
-            found = [records.read_dataset(*row, data_dir=place, most=self.most) for row in self.tfds]
-            names = [task.name for task in found]
+            folder = str(user_path(self.tfds_dir, "config.data.tfds_dir")) if self.tfds_dir else ""
+            tasks = [records.read_dataset(*row, data_dir=folder, most=self.most) for row in self.tfds]
+            names = [task.name for task in tasks]
             if len(set(names)) < len(names):
                 raise reject("config.data.tfds", names, "data sets of different names")
-            return {task.name: task for task in found}
+            return {task.name: task for task in tasks}
         if len(set(self.tasks)) < len(self.tasks):
             raise reject("config.data.tasks", self.tasks, "each name once")
         if self.path:

@@ -73,10 +73,10 @@ class Reader:
         self.tokenizer, self.template = tokenizer, template.led_by(tokenizer)
         self.demonstrations, self.draws = demonstrations, draws if demonstrations else 1
 
-    def read(self, task: TextTask, asked: Sequence[Pair], seed: int) -> list[list[list[int]]]:
+    def read(self, task: TextTask, queries: Sequence[Pair], seed: int) -> list[list[list[int]]]:
         """The token ids of each reading of each query, by query; demonstrations are of the train split."""
         texts, train = [], task.split("train")
-        for x, _ in asked:
+        for x, _ in queries:
             for draw in range(self.draws):
                 random = np.random.default_rng([seed, draw, *f"{task.name}/{x}".encode()])
                 pairs = shots(random, train, self.demonstrations, apart_from=x)
@@ -92,31 +92,38 @@ def asked_of(tasks: Mapping[str, TextTask], split: str, most: int) -> dict[str, 
 
 def questions_of(tasks: Mapping[str, TextTask], split: str, most: int) -> dict[str, tuple[Pair, ...]]:
     """At most `most` inputs of a split of each task, with each of their right answers, one behind another."""
-    asked = {name: some(task.questions(split), most) for name, task in tasks.items()}
-    return {name: tuple((x, y) for x, _ in asked[name] for y in task.answers[x]) for name, task in tasks.items()}
+    inputs = {name: some(task.questions(split), most) for name, task in tasks.items()}
+    return {name: tuple((x, y) for x, _ in inputs[name] for y in task.answers[x]) for name, task in tasks.items()}
 
 
 def make_examples(
     tasks: Mapping[str, TextTask],
-    asked: Mapping[str, Sequence[Pair]],
+    by_task: Mapping[str, Sequence[Pair]],
     reader: Reader,
     tokenizer: Tokenizer,
     templates: Sequence[Template],
     seed: int,
 ) -> Examples:
-    """The pairs `asked` of each task as arrays, in the order of `tasks`, whose place there is a task's number.
+    """The pairs of each task as arrays.
+
+    tasks: all tasks; the number of a task is its place among them.
+    by_task: the pairs of each task.
+    reader: how a query is shown to the generator.
+    tokenizer: that of the prompts.
+    templates: of the prompts, one each.
+    seed: of the demonstrations that the reader shows.
 
     Raises `UserError` for a template in which tokens cross from the query to the answer.
     """
     templates = [template.led_by(tokenizer) for template in templates]
     number = {name: i for i, name in enumerate(tasks)}
-    readings = [one for name, pairs in asked.items() for one in reader.read(tasks[name], pairs, seed)]
+    readings = [one for name, pairs in by_task.items() for one in reader.read(tasks[name], pairs, seed)]
     flat = pad([ids for one in readings for ids in one], side="right")
-    rows = [(name, rank, x, y) for name, pairs in asked.items() for rank, (x, y) in enumerate(pairs)]
+    rows = [(name, rank, x, y) for name, pairs in by_task.items() for rank, (x, y) in enumerate(pairs)]
     prompts = [template.prompt([], x) for _, _, x, _ in rows for template in templates]
     answers = [template.answer(y) for _, _, _, y in rows for template in templates]
     shape, count = (len(rows), len(templates)), (len(rows), reader.draws)
-    known = {place: i for i, place in enumerate(dict.fromkeys((name, x) for name, _, x, _ in rows))}
+    known = {question: i for i, question in enumerate(dict.fromkeys((name, x) for name, _, x, _ in rows))}
     return Examples(
         jax.tree.map(lambda a: a.reshape(*count, *a.shape[1:]), flat),
         jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), questions(tokenizer, prompts, answers)),
@@ -137,8 +144,8 @@ def epoch_rows(
     """
     kept_I = rank_I < most
     count = kept_I.sum()
-    place_B = step * batch + jnp.arange(batch)
-    epoch_B, place_B = place_B // count, place_B % count
+    index_B = step * batch + jnp.arange(batch)
+    epoch_B, index_B = index_B // count, index_B % count
 
     def order(epoch: jax.Array) -> jax.Array:
         """The rows of one epoch in their order; what is left out comes last."""
@@ -149,7 +156,7 @@ def epoch_rows(
     first = epoch_B[0]
     epochs = 2 + (batch - 1) // fewest  # a batch touches two, or more where it is longer than they are
     orders = jax.vmap(order)(first + jnp.arange(epochs))
-    return orders[jnp.minimum(epoch_B - first, epochs - 1), place_B], epoch_B
+    return orders[jnp.minimum(epoch_B - first, epochs - 1), index_B], epoch_B
 
 
 def blank_examples(query_tokens: int, answer_tokens: int, templates: int, tasks: int, each: int) -> Examples:

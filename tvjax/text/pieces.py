@@ -45,15 +45,15 @@ def pieces(tokenizer: Tokenizer, prompts: Sequence[Sequence[str]]) -> list[list[
 
 def _cut(parts: Sequence[str], tokens: Sequence[tuple[int, tuple[int, int]]]) -> list[Ids]:
     ends = list(itertools.accumulate(map(len, parts)))
-    found: list[Ids] = [[] for _ in parts]
+    ids: list[Ids] = [[] for _ in parts]
     part = 0
     for number, (start, end) in tokens:
         while part < len(parts) - 1 and start >= ends[part]:
             part += 1
         if end > ends[part]:
             raise crossing(parts, part)
-        found[part].append(number)
-    return found
+        ids[part].append(number)
+    return ids
 
 
 class Pieces:
@@ -101,11 +101,11 @@ class Pieces:
 
     def _tokens(self, rows: Sequence[int]) -> list[Ids]:
         """The tokens of the parts of a prompt, as they are assembled."""
-        found = []
-        for place, row in enumerate(rows):
-            found.append((self.query if place else self.first)[self.owner[row]])
-            found.append((self.answer if place < len(rows) - 1 else self.last)[row])
-        return found
+        tokens = []
+        for number, row in enumerate(rows):
+            tokens.append((self.query if number else self.first)[self.owner[row]])
+            tokens.append((self.answer if number < len(rows) - 1 else self.last)[row])
+        return tokens
 
     def _try(self, prompts: Sequence[Sequence[int]], length: int) -> None:
         """Whether the first `length` parts of prompts are as their texts are cut."""
@@ -120,8 +120,8 @@ class Pieces:
         parts, tokens = self._parts(rows), self._tokens(rows)
         if length % 2:
             return crossing(parts, length - 1)
-        found = pieces(self.tokenizer, [parts])[0]
-        number = next(n for n, (one, other) in enumerate(zip(found, tokens, strict=True)) if one != other)
+        cut = pieces(self.tokenizer, [parts])[0]
+        number = next(n for n, (one, other) in enumerate(zip(cut, tokens, strict=True)) if one != other)
         number = min(max(number - (number % 2 == 0), 0), length - 2)
         return crossing(parts, number, "is cut otherwise than elsewhere between")
 

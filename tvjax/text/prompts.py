@@ -43,9 +43,9 @@ def tables(
         answers = [template.answer(y) + template.after for ys in task.answers.values() for y in ys]
         number = [len(ys) for ys in task.answers.values()]
         owner = np.repeat(np.arange(len(queries)), number).tolist()
-        made = Pieces(tokenizer, queries, answers, owner, shots + 1, template.start)
+        pieces = Pieces(tokenizer, queries, answers, owner, shots + 1, template.start)
         for kind, known in rows.items():
-            known += getattr(made, kind)
+            known += getattr(pieces, kind)
         several += number
         count.append(len(queries))
     width = {kind: max(map(len, known)) for kind, known in rows.items()}
@@ -151,30 +151,32 @@ def ask(prompts: jax.Array, arrays: Mapping[str, np.ndarray]) -> Asked:
     width, most = arrays["query"].shape[1], longest(arrays, pairs) - 1
     ids_BT = prompts.reshape(batch, -1)
     real_BT = ids_BT >= 0
-    place_BT = jnp.cumsum(real_BT, axis=1) - 1  # of a token; where there is none, that of the one before
-    to_BT = jnp.where(real_BT, place_BT, most)  # what is written there is dropped
+    index_BT = jnp.cumsum(real_BT, axis=1) - 1  # of a token; where there is none, that of the one before
+    to_BT = jnp.where(real_BT, index_BT, most)  # what is written there is dropped
     packed_BT = jnp.zeros((batch, most), ids_BT.dtype).at[jnp.arange(batch)[:, None], to_BT].set(ids_BT, mode="drop")
     positions_BT = jnp.arange(most)[None]
-    positions_BT = jnp.where(positions_BT <= place_BT[:, -1:], positions_BT, PADDING)
-    before_BT = jnp.clip(place_BT - real_BT, 0, most - 1)
-    asked_T = np.flatnonzero(np.arange(pairs * slot) % slot >= width)
+    positions_BT = jnp.where(positions_BT <= index_BT[:, -1:], positions_BT, PADDING)
+    before_BT = jnp.clip(index_BT - real_BT, 0, most - 1)
+    answer_T = np.flatnonzero(np.arange(pairs * slot) % slot >= width)
     all_of = (jnp.maximum(ids_BT, 0), real_BT, before_BT)
-    answers_BNA, real_BNA, from_BNA = (a[:, asked_T].reshape(batch, pairs, -1) for a in all_of)
-    return Asked(packed_BT, positions_BT, answers_BNA, real_BNA, from_BNA, place_BT[:, ::slot])
+    answers_BNA, real_BNA, from_BNA = (a[:, answer_T].reshape(batch, pairs, -1) for a in all_of)
+    return Asked(packed_BT, positions_BT, answers_BNA, real_BNA, from_BNA, index_BT[:, ::slot])
 
 
-def ask_beside(asked: Asked, more: Asked, chosen: Sequence[int]) -> Asked:
-    """`asked`, and behind it further questions, each as if in the place of one of its queries: N + S pairs.
+def ask_beside(questions: Asked, more: Asked, chosen: Sequence[int]) -> Asked:
+    """`questions`, and behind them further ones, each as if in the place of one of their queries: N + S pairs.
 
-    more: of one pair each, ``[B * S]`` prompts in the order of `chosen`, the S queries of `asked` (from 0) in whose
-    places they stand. A question sees what stands before that query, and itself, at the positions that it would have.
+    A further question sees what stands before that query, and itself, at the positions that it would have there.
+
+    more: the further questions, of one pair each, ``[B * S]`` prompts in the order of `chosen`.
+    chosen: the S queries of `questions` (from 0) in whose places `more` stand.
     """
-    batch, shown = asked.ids_BT.shape
+    batch, shown = questions.ids_BT.shape
     count, size = len(chosen), more.ids_BT.shape[1]
-    before_BS = asked.begin_BN[:, np.array(chosen)]
+    before_BS = questions.begin_BN[:, np.array(chosen)]
     own_BST = more.positions_BT.reshape(batch, count, size)
     own_BST = jnp.where(own_BST == PADDING, PADDING, own_BST + before_BS[..., None])
-    positions_BT = jnp.concatenate([asked.positions_BT, own_BST.reshape(batch, -1)], axis=1)
+    positions_BT = jnp.concatenate([questions.positions_BT, own_BST.reshape(batch, -1)], axis=1)
     limit_BT = jnp.concatenate([jnp.full((batch, shown), PADDING), jnp.repeat(before_BS, size, axis=1)], axis=1)
     owner_T = np.concatenate([np.full(shown, -1), np.repeat(np.arange(count), size)])
     causal_BTT = positions_BT[:, None, :] <= positions_BT[:, :, None]
@@ -182,8 +184,8 @@ def ask_beside(asked: Asked, more: Asked, chosen: Sequence[int]) -> Asked:
     own_TT = (owner_T[None, :] == owner_T[:, None]) & (owner_T[:, None] != -1)
 
     def both(name: str, added: jax.Array) -> jax.Array:
-        """Of `asked` and of what stands behind it."""
-        return jnp.concatenate([getattr(asked, name), added.reshape(batch, -1, *added.shape[2:])], axis=1)
+        """Of `questions` and of `more` behind them."""
+        return jnp.concatenate([getattr(questions, name), added.reshape(batch, -1, *added.shape[2:])], axis=1)
 
     offset_BS = shown + size * np.arange(count)[None].repeat(batch, 0).reshape(-1)
     return Asked(
@@ -198,32 +200,32 @@ def ask_beside(asked: Asked, more: Asked, chosen: Sequence[int]) -> Asked:
 
 
 def answer_scores(
-    model: Model, asked: Asked, *, edits: Any = None, layers: Sequence[int] = ()
+    model: Model, questions: Asked, *, edits: Any = None, layers: Sequence[int] = ()
 ) -> tuple[dict[str, jax.Array], jax.Array | None]:
     """For each answer its risk (nats a token) and whether all of it is right, ``[B, N]``.
 
     And h^l at the last token of each query, of the chosen `layers` (1..L): ``[layers, B, N, D]``, None for no layers.
     """
-    out, found = forward(
+    out, activations = forward(
         model,
-        asked.ids_BT,
+        questions.ids_BT,
         edits=edits,
         addresses=("blocks/resid",) if layers else (),
         layers=tuple(layers) or None,
-        read_BS=asked.last_BN if layers else None,
-        at=asked.from_BNA.reshape(asked.from_BNA.shape[0], -1),
-        positions_BT=asked.positions_BT,
-        mask_BTT=asked.mask_BTT,
+        read_BS=questions.last_BN if layers else None,
+        at=questions.from_BNA.reshape(questions.from_BNA.shape[0], -1),
+        positions_BT=questions.positions_BT,
+        mask_BTT=questions.mask_BTT,
     )
-    out = out.reshape(*asked.answers_BNA.shape, -1)
-    risk_BNA = optax.softmax_cross_entropy_with_integer_labels(out, asked.answers_BNA) * asked.real_BNA
-    said_BNA = jnp.take_along_axis(out, asked.answers_BNA[..., None], axis=-1)[..., 0]
-    right_BNA = (said_BNA >= out.max(-1)) | ~asked.real_BNA  # an arg-max takes a tenth of a step on a CPU
+    out = out.reshape(*questions.answers_BNA.shape, -1)
+    risk_BNA = optax.softmax_cross_entropy_with_integer_labels(out, questions.answers_BNA) * questions.real_BNA
+    logit_BNA = jnp.take_along_axis(out, questions.answers_BNA[..., None], axis=-1)[..., 0]
+    right_BNA = (logit_BNA >= out.max(-1)) | ~questions.real_BNA  # an arg-max takes a tenth of a step on a CPU
     scores = {
-        "risk": risk_BNA.sum(-1) / asked.real_BNA.sum(-1),
+        "risk": risk_BNA.sum(-1) / questions.real_BNA.sum(-1),
         "accuracy": right_BNA.all(-1).astype(jnp.float32),
     }
-    return scores, found.get("blocks/resid")
+    return scores, activations.get("blocks/resid")
 
 
 def blank_tables(query_tokens: int, answer_tokens: int, tasks: int = 24, pairs: int = 100) -> dict[str, np.ndarray]:

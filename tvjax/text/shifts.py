@@ -20,29 +20,29 @@ Asked = tuple[list[str], list[Answers]]
 """Prompts, and all right answers of each."""
 
 
-def shifted(bench: Bench, name: str, asked: Sequence[Pair], template: Template) -> dict[str, Asked]:
+def shifted(bench: Bench, name: str, questions: Sequence[Pair], template: Template) -> dict[str, Asked]:
     """Prompts for the inputs that are asked, under each of `SHIFTS`.
 
     template: the other one. Where a task has fewer inputs than twice the demonstrations, there are as many as it has.
     """
-    said = bench.accepted(name, asked)
+    answers = bench.accepted(name, questions)
     other = dataclasses.replace(template, start=bench.template.start)
     twice = min(2 * bench.config.demonstrations, len(answers_of(bench.tasks[name].split("train"))))
     show = bench.template.prompt
     return {
-        "shuffled_shot": (bench.few_shot(name, asked, shuffled=True), said),
-        "template_shot": ([other.prompt(*row) for row in bench.shots(name, asked)], said),
-        "more_shot": ([show(*row) for row in bench.shots(name, asked, count=twice)], said),
-        "joined_shot": _joined(bench, name, asked, said, twice - twice % 2),
+        "shuffled_shot": (bench.few_shot(name, questions, shuffled=True), answers),
+        "template_shot": ([other.prompt(*row) for row in bench.shots(name, questions)], answers),
+        "more_shot": ([show(*row) for row in bench.shots(name, questions, count=twice)], answers),
+        "joined_shot": _joined(bench, name, questions, answers, twice - twice % 2),
     }
 
 
-def _joined(bench: Bench, name: str, asked: Sequence[Pair], said: Sequence[Answers], count: int) -> Asked:
+def _joined(bench: Bench, name: str, questions: Sequence[Pair], answers: Sequence[Answers], count: int) -> Asked:
     """Each input with the next, behind demonstrations of two pairs in one."""
     prompts, accepted = [], []
-    for number, (shown, x) in enumerate(bench.shots(name, asked, count=count)):
-        following = (number + 1) % len(asked)
+    for number, (shown, x) in enumerate(bench.shots(name, questions, count=count)):
+        following = (number + 1) % len(questions)
         pairs = [(f"{a}{JOINT}{b}", f"{y}{JOINT}{z}") for (a, y), (b, z) in zip(shown[::2], shown[1::2], strict=True)]
-        prompts.append(bench.template.prompt(pairs, JOINT.join((x, asked[following][0]))))
-        accepted.append(tuple(JOINT.join((one, other)) for one in said[number] for other in said[following]))
+        prompts.append(bench.template.prompt(pairs, JOINT.join((x, questions[following][0]))))
+        accepted.append(tuple(JOINT.join((one, other)) for one in answers[number] for other in answers[following]))
     return prompts, accepted

@@ -27,8 +27,8 @@ def alike(c: DecoderConfig, reach: int) -> bool:
 def states(model: Model, past: Past, q: Questions) -> tuple[jax.Array, jax.Array]:
     """h^0..h^L of the tokens of `q` behind `past`, ``[L+1, B, A, D]``, and what is said of them, ``[B, A, V]``."""
     positions_BT = q.tokens.positions_BT
-    out, found = forward(model, q.tokens.ids_BT, addresses=STREAM, positions_BT=positions_BT, past=past)
-    return stream_at(found, slice(None)), out
+    out, activations = forward(model, q.tokens.ids_BT, addresses=STREAM, positions_BT=positions_BT, past=past)
+    return stream_at(activations, slice(None)), out
 
 
 def _block(
@@ -42,8 +42,10 @@ def _block(
     tree = edit_at("embed", h_BAD) | tree
     positions_BT = q.tokens.positions_BT
     address = "blocks/resid"
-    out, found = forward(one, q.tokens.ids_BT, edits=tree, addresses=(address,), positions_BT=positions_BT, past=past)
-    return out, found[address][0]
+    out, activations = forward(
+        one, q.tokens.ids_BT, edits=tree, addresses=(address,), positions_BT=positions_BT, past=past
+    )
+    return out, activations[address][0]
 
 
 def read_out(model: Model, past: Past, q: Questions, h_BAD: jax.Array, layer: Any) -> jax.Array:

@@ -71,8 +71,8 @@ class Adapter:
         """What is made of queries, once for all prompts that ask them; with a `key` as in training (dropout)."""
         return None
 
-    def change(self, params: Any, given: Given, made: Any, q: Questions) -> Change:
-        """What becomes of the decoder for the prompts `q` of the queries that `made` was made of."""
+    def change(self, params: Any, given: Given, read: Any, q: Questions) -> Change:
+        """What becomes of the decoder for the prompts `q`. read: what `read` made of their queries."""
         raise NotImplementedError
 
 

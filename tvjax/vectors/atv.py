@@ -60,7 +60,7 @@ def read_query(
     dropout: Any = None,
 ) -> jax.Array:
     """The state ``[B, D]`` of each query's last token after the final norm. dropout: the edits tree of `dropped`."""
-    _, found = forward(
+    _, states = forward(
         model,
         inputs,
         edits=dropout,
@@ -70,7 +70,7 @@ def read_query(
         at=slice(0, 1),
         positions_BT=positions_BT,
     )
-    return jnp.asarray(Norm(model.config).apply({"params": model.params["norm"]}, found["blocks/resid"][0, :, 0]))
+    return jnp.asarray(Norm(model.config).apply({"params": model.params["norm"]}, states["blocks/resid"][0, :, 0]))
 
 
 def dropped(key: jax.Array, c: DecoderConfig, rate: float, batch: int, length: int) -> Tree:

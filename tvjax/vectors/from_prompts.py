@@ -32,20 +32,21 @@ def last_states(model: Model, tokens: Tokens) -> jax.Array:
 
 def last_states_and_heads(model: Model, tokens: Tokens) -> dict[str, jax.Array]:
     """At each prompt's last token: "states" h^0..h^L ``[B, L+1, D]``, "heads", what each writes ``[B, L, H, C]``."""
-    found = _read(model, tokens, (*STREAM, edits.HEADS))
-    read = {"states": stream_at(found, slice(None)), "heads": found[edits.HEADS]}
+    activations = _read(model, tokens, (*STREAM, edits.HEADS))
+    read = {"states": stream_at(activations, slice(None)), "heads": activations[edits.HEADS]}
     return {name: a[:, :, 0].swapaxes(0, 1) for name, a in read.items()}
 
 
-def states_and_answers(model: Model, asked: tuple[Questions, jax.Array]) -> tuple[jax.Array, jax.Array]:
+def states_and_answers(model: Model, questions: tuple[Questions, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Questions in one pass: h^0..h^L at positions `read_BS`, ``[B, S, L+1, D]``, and what is said, ``[B, A]``.
 
-    asked: the questions, with `read_BS`. What is said is the likeliest token at each place of the answers, each read
-    with those before it in place.
+    What is said is the likeliest token at each place of the answers, each read with the tokens before it in place.
+
+    questions: with their `read_BS`.
     """
-    q, read_BS = asked
+    q, read_BS = questions
     at_BA = q.last_B[:, None] + jnp.arange(q.answers_BA.shape[1])[None]
-    out, found = forward(
+    out, activations = forward(
         model,
         q.tokens.ids_BT,
         addresses=STREAM,
@@ -53,7 +54,7 @@ def states_and_answers(model: Model, asked: tuple[Questions, jax.Array]) -> tupl
         at=jnp.minimum(at_BA, q.tokens.ids_BT.shape[1] - 1),
         positions_BT=q.tokens.positions_BT,
     )
-    return stream_at(found, slice(None)).transpose(1, 2, 0, 3), out.argmax(-1)
+    return stream_at(activations, slice(None)).transpose(1, 2, 0, 3), out.argmax(-1)
 
 
 ADDED = ("attn_out", "mlp_out")
@@ -62,8 +63,8 @@ ADDED = ("attn_out", "mlp_out")
 def last_outputs(model: Model, tokens: Tokens) -> jax.Array:
     """What attention and the MLP of each layer add to the stream at each prompt's last token: ``[B, 2, L, D]``."""
     addresses = tuple(f"blocks/{name}" for name in ADDED)
-    found = _read(model, tokens, addresses)
-    return jnp.stack([found[address][:, :, 0].swapaxes(0, 1) for address in addresses], axis=1)
+    activations = _read(model, tokens, addresses)
+    return jnp.stack([activations[address][:, :, 0].swapaxes(0, 1) for address in addresses], axis=1)
 
 
 def at_last(c: DecoderConfig, vectors: jax.Array, layer: Any, last_B: jax.Array, length: int, keep: Any = 0.0) -> Any:

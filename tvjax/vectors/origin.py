@@ -111,8 +111,8 @@ def origin_of(vectors: Any) -> Origin | None:
     leaves = jax.tree.leaves(vectors, is_leaf=lambda value: hasattr(value, "origin"))
     origins = {origin.model: origin for origin in map(origin_of, leaves) if origin is not None}
     if len(origins) > 1:
-        given = " and ".join(f"{origin.model} ({origin.file})" for _, origin in sorted(origins.items()))
-        raise UserError(f"vectors: given those of models {given} together; accepted: of one, or np.array(v) of each")
+        names = " and ".join(f"{origin.model} ({origin.file})" for _, origin in sorted(origins.items()))
+        raise UserError(f"vectors: given those of models {names} together; accepted: of one, or np.array(v) of each")
     return next(iter(origins.values()), None)
 
 
@@ -121,8 +121,8 @@ def check(model: Model, edits: Any) -> None:
 
     Nothing is computed where they know of none.
     """
-    asked = jax.tree.leaves(edits, is_leaf=lambda e: hasattr(e, "origin"))
-    origins = {origin for origin in map(origin_of, asked) if origin is not None}
+    leaves = jax.tree.leaves(edits, is_leaf=lambda e: hasattr(e, "origin"))
+    origins = {origin for origin in map(origin_of, leaves) if origin is not None}
     if not origins:
         return
     accepted = "accepted: vectors of this model, or any_model=True (of replace, add, mix, sweep, atv)"

@@ -45,8 +45,8 @@ def run_packed(
     ``[B, S, X]`` or ``[B, S]``. Where their answers are read: `answers_at`.
     """
     batch, length = shown.shape[:2]
-    asked = task.zero_shot(layout, queries.reshape(-1, *queries.shape[2:]))
-    inputs = jnp.concatenate([shown, asked.reshape(batch, -1, *asked.shape[2:])], axis=1)
+    zero_shot = task.zero_shot(layout, queries.reshape(-1, *queries.shape[2:]))
+    inputs = jnp.concatenate([shown, zero_shot.reshape(batch, -1, *zero_shot.shape[2:])], axis=1)
     positions_BT, mask_BTT = (jnp.asarray(a) for a in packed_mask(layout, length, counts))
     return forward(model, inputs, addresses=addresses, positions_BT=positions_BT, mask_BTT=mask_BTT)
 

@@ -67,8 +67,10 @@ def prompt_with(
     inputs, more = task.zero_shot(layout, x_B), {}
     if lowest and edit == "replace" and layout.offset:
         below, model = cut(model, lowest)
-        _, found = forward(below, inputs[:, : layout.offset], addresses=("blocks/resid",))
-        h_BTD = jnp.concatenate([found["blocks/resid"][-1], theta_BD[:, None].astype(found["blocks/resid"].dtype)], 1)
+        _, activations = forward(below, inputs[:, : layout.offset], addresses=("blocks/resid",))
+        h_BTD = jnp.concatenate(
+            [activations["blocks/resid"][-1], theta_BD[:, None].astype(activations["blocks/resid"].dtype)], 1
+        )
         layer, more = layer - lowest, edits.edit_at("embed", h_BTD)
     return answer_with(model, inputs, theta_BD, layer, edit, more)
 
@@ -127,16 +129,17 @@ def tvp_scores(
     prompt: Prompt,
     theta_LBND: jax.Array,
     layer: Any,
-    asked: tuple[jax.Array, jax.Array],
+    queries: tuple[jax.Array, jax.Array],
     config: TVPConfig,
     lowest: int = 0,
 ) -> dict[str, jax.Array]:
     """Scores ``{'risk': [B, |S|], ...}`` of TVP at `layer` for every position in S: their mean is the TVP-loss.
 
-    asked: the queries that `draw_queries` drew, and their answers. `lowest` is that of `prompt_with`.
+    queries: those that `draw_queries` drew, and their answers.
+    lowest: that of `prompt_with`.
     """
     theta_BSD = theta_of(config, theta_LBND, layer)
-    x, y = asked
+    x, y = queries
     flat_theta, flat_x = (a.reshape(-1, *a.shape[2:]) for a in (theta_BSD, x))
     out = prompt_with(model, task, prompt.layout, flat_theta, layer, flat_x, config.edit, lowest)
     return task.scores(out.reshape(*x.shape[:2], -1), y)
@@ -146,7 +149,7 @@ def run_with_queries(
     model: Model,
     task: Task,
     prompt: Prompt,
-    asked: tuple[jax.Array, jax.Array],
+    queries: tuple[jax.Array, jax.Array],
     config: TVPConfig,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The control: predictions ``[B, N, O]`` at the prompt's queries, and scores ``[B, |S|]`` of those of the TVP-loss.
@@ -154,7 +157,7 @@ def run_with_queries(
     The x' are those of `tvp_scores`, and each is answered after the demonstrations that its theta would have been made
     of: as many tokens and as many answers, and no vector. [ours]
     """
-    x, y = asked
+    x, y = queries
     chosen = positions(config, prompt.x.shape[1])
     out, _ = run_packed(model, task, prompt.layout, prompt.inputs, x, chosen)
     return out[:, prompt.queries], task.scores(out[:, answers_at(prompt.layout, prompt.inputs.shape[1])], y)

@@ -62,25 +62,25 @@ def folder_of(folder: Path, settings: ATVSettings, name: str) -> Path:
 
 def _models(s: ATVSettings, say: Callable[[str], None], target: Model | None) -> tuple[Model, Model | None]:
     """The target and, where it is a model of its own, the generator, in float32 and without its readout."""
-    found: list[Model] = []
+    models: list[Model] = []
     for part, chosen, dtype in (("target", s.target, s.target.dtype), ("generator", s.generator, "float32")):
         how: dict[str, Any] = {"dtype": dtype or None, "matmul_precision": s.target.matmul_precision}
         if part == "generator" and s.generator.kind == "target":
-            return found[0], None
+            return models[0], None
         if part == "target" and target is not None:
-            found.append(target)
+            models.append(target)
         elif chosen.path:
             mesh = processes.own(make_mesh(**dataclasses.asdict(s.mesh)))
             folder = find(chosen.path, f"config.{part}.path")
-            found.append(load_model(folder, mesh=mesh, unroll=1, **how))  # as `small_model`
+            models.append(load_model(folder, mesh=mesh, unroll=1, **how))  # as `small_model`
         else:
             where = {"place": f"config.training.{part}", "names": f"config.{part}.trained"}
             folder = user_path(chosen.trained, f"config.{part}.trained")
-            found.append(small_model(s.training[part], folder, say, **where, **how))
-    if found[1].source.tokenizer is None:
+            models.append(small_model(s.training[part], folder, say, **where, **how))
+    if models[1].source.tokenizer is None:
         raise reject("config.generator.path", s.generator.path, "a folder with a tokenizer.json")
-    params = {name: value for name, value in found[1].params.items() if name != "readout"}
-    return found[0], Model(params, headless(found[1].config, s.generator.dtype), found[1].source)
+    params = {name: value for name, value in models[1].params.items() if name != "readout"}
+    return models[0], Model(params, headless(models[1].config, s.generator.dtype), models[1].source)
 
 
 def headless(config: DecoderConfig, dtype: str) -> DecoderConfig:
@@ -151,9 +151,9 @@ def make_context(
 
 
 def context_of(
-    s: ATVSettings, target: Model, generator: DecoderConfig | None, given: Mapping[str, Any], **made: Any
+    s: ATVSettings, target: Model, generator: DecoderConfig | None, given: Mapping[str, Any], **rest: Any
 ) -> RunContext:
-    """A run context of the settings; made: its tasks, readers, examples, benches, batches and `finish`."""
+    """A run context of the settings. rest: its tasks, readers, examples, benches, batches and `finish`."""
     return RunContext(
         own=s.own,
         training=Training(s.train, s.train, s.optimizer, s.mesh, s.target.remat),
@@ -164,7 +164,7 @@ def context_of(
         given=dict(given),
         trained=s.tasks.trained,
         templates=len(s.templates),
-        **made,
+        **rest,
     )
 
 
@@ -190,8 +190,8 @@ def _examples(
     }
     return {
         kind: {
-            split: make_examples(which, asked, reader, tokenizer, s.templates, 0)
-            for split, (which, asked) in splits.items()
+            split: make_examples(which, pairs, reader, tokenizer, s.templates, 0)
+            for split, (which, pairs) in splits.items()
         }
         for kind, reader in readers.items()
     }
@@ -211,10 +211,10 @@ def _check_lengths(s: ATVSettings, reads: DecoderConfig, examples: Mapping[str, 
 
 def _by_group(s: ATVSettings, per_task: Mapping[str, np.ndarray], suffix: str) -> dict[str, Any]:
     """The macro average over the tasks of each group, ``{GROUP + suffix: mean, ..._ci: interval}``."""
-    found: dict[str, Any] = {}
+    row: dict[str, Any] = {}
     for group, names in s.tasks.groups.items():
-        found[f"{group}{suffix}"], found[f"{group}{suffix}_ci"] = macro([per_task[task] for task in names])
-    return found
+        row[f"{group}{suffix}"], row[f"{group}{suffix}_ci"] = macro([per_task[task] for task in names])
+    return row
 
 
 def _per_question(result: MethodResult, kind: str) -> dict[str, np.ndarray]:
@@ -244,16 +244,16 @@ def _row(method: Method, result: MethodResult, s: ATVSettings) -> dict[str, Any]
 
 def _differences(results: Mapping[str, MethodResult], s: ATVSettings) -> dict[str, Any]:
     """Each ATV minus each other method, on the same questions: the macro averages with paired intervals."""
-    found: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
     for one in (method.name for method in ours(s)):
-        found[one] = {}
+        differences[one] = {}
         for other in (name for name in results if name != one):
-            found[one][other] = {}
+            differences[one][other] = {}
             for suffix, kind in COUNTED.items():
                 first, second = (_per_question(results[name], kind) for name in (one, other))
                 gaps = {task: first[task] - second[task] for task in s.tasks.all}
-                found[one][other] |= _by_group(s, gaps, suffix)
-    return found
+                differences[one][other] |= _by_group(s, gaps, suffix)
+    return differences
 
 
 def _settings_to_try(s: ATVSettings) -> list[dict[str, Any]]:
@@ -288,11 +288,11 @@ def _sensitivity(context: RunContext, s: ATVSettings, folder: Path, say: Callabl
     batches = Batches(s.vectors.memory, s.vectors.batch)
     context = dataclasses.replace(context, training=training, batches=batches, tick=lambda name: tick("sensitivity"))
     experiment, params = method.train(context, folder / "methods" / "sensitivity", (names, hyper))
-    asked = context.examples[method.reads]["test"]
-    found = ask(context, experiment, params, hyper["scale"], asked)
+    examples = context.examples[method.reads]["test"]
+    right = ask(context, experiment, params, hyper["scale"], examples)
     context.tick(method.name)
     for suffix, kind in COUNTED.items():
-        per_task = context.by_task(getattr(found, kind), asked)
+        per_task = context.by_task(getattr(right, kind), examples)
         for m, one in enumerate(members):
             one |= _by_group(s, {task: values[:, m].mean(1) for task, values in per_task.items()}, f"_mean{suffix}")
     return members
@@ -323,9 +323,9 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
 def _sinks(context: RunContext) -> dict[str, str]:
     """What reads a query in its prompt's first token ("target", "generator"), with such a query."""
     reader = context.readers["query"]
-    found = {"target": next(filter(None, (bench.sink() for bench in context.benches)), "")}
-    found["generator"] = sink(reader.tokenizer, reader.template, context.tasks)
-    return {part: query for part, query in found.items() if query}
+    sinks = {"target": next(filter(None, (bench.sink() for bench in context.benches)), "")}
+    sinks["generator"] = sink(reader.tokenizer, reader.template, context.tasks)
+    return {part: query for part, query in sinks.items() if query}
 
 
 def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, progress: Progress) -> dict[str, Any]:
@@ -400,16 +400,16 @@ def _chance(context: RunContext, s: ATVSettings) -> dict[str, float]:
     """Of each ambiguous task, what one gets who knows all answers but guesses the task among those of its inputs, and
     then one of the answers that are right in that task.
     """
-    found = {}
+    chances = {}
     answers = {name: context.tasks[name].answers for name in s.tasks.ambiguous}
     for name in s.tasks.ambiguous:
         shares = []
         for x, _ in some(context.tasks[name].questions("test"), s.evaluation.test):
-            said = [other[x] for other in answers.values() if x in other]
-            right = sum(len(set(ys) & set(answers[name][x])) / len(ys) for ys in said)
-            shares.append(right / len(said))
-        found[name] = float(np.mean(shares))
-    return found
+            answer_sets = [other[x] for other in answers.values() if x in other]
+            right = sum(len(set(ys) & set(answers[name][x])) / len(ys) for ys in answer_sets)
+            shares.append(right / len(answer_sets))
+        chances[name] = float(np.mean(shares))
+    return chances
 
 
 def write_vectors(
@@ -466,7 +466,7 @@ def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
         generator = headless(read, s.generator.dtype)
         given["generator"] = {name: leaf for name, leaf in abstract_params(read).items() if name != "readout"}
     examples = {"train": (len(s.tasks.trained), s.train.examples), "dev": (len(s.tasks.trained), s.evaluation.dev)}
-    made = {
+    shapes = {
         split: blank_examples(c.query_tokens, c.answer_tokens, len(s.templates), *size)
         for split, size in examples.items()
     }
@@ -477,7 +477,7 @@ def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
         given,
         tasks={},
         readers={},
-        examples={"query": made, "shown": made},
+        examples={"query": shapes, "shown": shapes},
         benches=[],
         batches=Batches(s.vectors.memory, s.evaluation.batch),
         finish=_nothing,

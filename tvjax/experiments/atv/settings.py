@@ -65,8 +65,8 @@ class TaskNames:
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
         """The groups that have tasks, by name."""
-        found = {"seen": self.seen, "ambiguous": self.ambiguous, "unseen": self.unseen}
-        return {group: names for group, names in found.items() if names}
+        groups = {"seen": self.seen, "ambiguous": self.ambiguous, "unseen": self.unseen}
+        return {group: names for group, names in groups.items() if names}
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -119,9 +119,9 @@ class ATVSettings(Settings):
         also = ("training", "templates", "methods", *methods.groups())
         # Vectors are made for each seed, and asked as config.evaluation says.
         built = parts(cls, config, also, vectors=dict.fromkeys(("seed", "batch", "questions"), 1))
-        asked, train = built["evaluation"], built["train"]
+        evaluation, train = built["evaluation"], built["train"]
         built["vectors"] = dataclasses.replace(
-            built["vectors"], seed=train.seeds[0], batch=asked.batch, questions=asked.test
+            built["vectors"], seed=train.seeds[0], batch=evaluation.batch, questions=evaluation.test
         )
         return {
             **built,
@@ -147,10 +147,10 @@ def _check_training(s: ATVSettings) -> None:
     if not s.target.path:
         trained_on = group(training.get("target"), "config.training.target").get("data", {})
         for field in ("path", "tfds"):
-            given = getattr(s.data, field)
-            if given and trained_on.get(field) != getattr(s.data, field):
+            value = getattr(s.data, field)
+            if value and trained_on.get(field) != getattr(s.data, field):
                 accepted = f"that of config.training.target.data.{field} too, or a model in config.target.path"
-                raise reject(f"config.data.{field}", given, accepted)
+                raise reject(f"config.data.{field}", value, accepted)
     for part in ("target", "generator"):
         if not getattr(s, part).path and (part == "target" or s.generator.kind == "model"):
             check_small(training.get(part), f"config.training.{part}")

@@ -39,25 +39,25 @@ def open_target(s: ATVTVPSettings, say: Callable[[str], None]) -> Target:
     if not s.target.run:
         where = {"place": "config.training", "names": "config.target.trained"}
         rundir.run_once(named("tvp").run, values, folder, say, what="the target", **where)
-    place = s.member(settings)
-    name = settings.population.name[place]
+    member = s.member(settings)
+    name = settings.population.name[member]
     load = named("tvp").load
     assert load is not None
     model = load(folder, values, name)
     # Off the mesh on which they were restored: they go where the writers are.
     model = jax.tree.map(jnp.asarray, jax.device_get(model.bare))
-    return Target(settings, model, name, settings.population.spread()["prescribed_layer"][place])
+    return Target(settings, model, name, settings.population.spread()["prescribed_layer"][member])
 
 
 def _keep_target(folder: Path, target: Target) -> str:
     """The target's fingerprint, kept in the run. Raises `UserError` where its writers had another target."""
-    path, found = folder / "target.json", origin.fingerprint(target.model.params)
+    path, fingerprint = folder / "target.json", origin.fingerprint(target.model.params)
     if path.is_file():
         before = read_json(path, rundir.A_RUN).get("fingerprint")
-        if before != found:
-            raise UserError(f"{path}: the writers' target was {before}; given {found}; accepted: the same one")
-    write_json(path, {"member": target.name, "fingerprint": found})
-    return found
+        if before != fingerprint:
+            raise UserError(f"{path}: the writers' target was {before}; given {fingerprint}; accepted: the same one")
+    write_json(path, {"member": target.name, "fingerprint": fingerprint})
+    return fingerprint
 
 
 def measure(experiment: WriterExperiment, params_M: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -69,44 +69,44 @@ def measure(experiment: WriterExperiment, params_M: Any) -> tuple[dict[str, np.n
     key, chunks = jax.random.fold_in(jax.random.key(e.seed), 1), -(-e.prompts // CHUNK)
     score = jax.jit(experiment.score)
     references = jax.jit(lambda drawn: reference_scores(NO_SHIFT, t.task, drawn))
-    tasks, found = [], []
+    tasks, measured = [], []
     for chunk in range(chunks):
         size = -(-e.prompts // chunks)
         drawn = draw(NO_SHIFT, t.task, t.layout, jax.random.fold_in(key, chunk), size, t.prompt.demonstrations)
         tasks.append(jax.device_get({"references": references(drawn), "task": drawn.prompt.parameters}))
         seen = jax.device_get(score(params_M, experiment.data(), drawn))
         seen["members"] = jax.tree.map(lambda a: a.swapaxes(0, 1), seen["members"])
-        found.append(seen)
-    return tuple(jax.tree.map(lambda *parts: np.concatenate(parts)[: e.prompts], *trees) for trees in (tasks, found))
+        measured.append(seen)
+    return tuple(jax.tree.map(lambda *parts: np.concatenate(parts)[: e.prompts], *trees) for trees in (tasks, measured))
 
 
-def _told(name: str, estimate: tuple[float, list[float]]) -> dict[str, Any]:
+def _with_ci(name: str, estimate: tuple[float, list[float]]) -> dict[str, Any]:
     return {name: estimate[0], f"{name}_ci": estimate[1]}
 
 
 def _decoded(name: str, vectors_PD: np.ndarray, task: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """R^2 of each parameter of the task, read off the vectors by a linear map, on the prompts that did not make it."""
-    found = {part: recovery.explained(*recovery.mapped(vectors_PD, value)) for part, value in task.items()}
-    return {name: {p: e[0] for p, e in found.items()}, f"{name}_ci": {p: e[1] for p, e in found.items()}}
+    estimates = {part: recovery.explained(*recovery.mapped(vectors_PD, value)) for part, value in task.items()}
+    return {name: {p: e[0] for p, e in estimates.items()}, f"{name}_ci": {p: e[1] for p, e in estimates.items()}}
 
 
-def _member(seed: int, m: int, found: dict[str, Any], task: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _member(seed: int, m: int, measured: dict[str, Any], task: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What the summary says of one writer."""
-    members, theta_PD, theta = found["members"], found["vectors"], found["theta"]
+    members, theta_PD, theta = measured["members"], measured["vectors"], measured["theta"]
     vectors_PD = members["vectors"][:, m]
     entry: dict[str, Any] = {"name": f"seed_{seed}", "seed": seed}
     for kind in ("written", "shuffled"):
         for name, value in members[kind].items():
             entry |= with_interval(f"{kind}_{name}", value[:, m])
     entry |= with_interval("risk_minus_theta", members["written"]["risk"][:, m] - theta["risk"])
-    entry |= _told("explained_variance", recovery.explained(theta_PD, vectors_PD))
+    entry |= _with_ci("explained_variance", recovery.explained(theta_PD, vectors_PD))
     centred = (a - a.mean(0, keepdims=True) for a in (theta_PD, vectors_PD))
-    entry |= _told("centred_explained_variance", recovery.explained(*centred))
-    entry |= _told("linear_explained_variance", recovery.explained(*recovery.mapped(vectors_PD, theta_PD)))
+    entry |= _with_ci("centred_explained_variance", recovery.explained(*centred))
+    entry |= _with_ci("linear_explained_variance", recovery.explained(*recovery.mapped(vectors_PD, theta_PD)))
     return entry | _decoded("task_r2", vectors_PD, task)
 
 
-def summarize(experiment: WriterExperiment, tasks: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def summarize(experiment: WriterExperiment, tasks: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
     """`eval/summary.json` of what `measure` found."""
     s, target = experiment.settings, experiment.target
     t, task = target.settings, recovery.readable(tasks["task"])
@@ -129,31 +129,31 @@ def summarize(experiment: WriterExperiment, tasks: dict[str, Any], found: dict[s
     }
     for name, value in tasks["references"].items():
         summary |= with_interval(name, value)
-    for name, value in found["zero_shot"].items():
+    for name, value in measured["zero_shot"].items():
         summary |= with_interval(f"zero_shot_{name}", value[:, 0])
-    for name, value in found["theta"].items():
+    for name, value in measured["theta"].items():
         summary |= with_interval(f"theta_{name}", value)
-    summary |= _decoded("theta_task_r2", found["vectors"], task)
-    said = recovery.mapped(np.concatenate(list(task.values()), axis=1), found["vectors"])
-    summary |= _told("theta_explained_by_task", recovery.explained(*said))
-    return summary | {"members": [_member(seed, m, found, task) for m, seed in enumerate(s.train.seeds)]}
+    summary |= _decoded("theta_task_r2", measured["vectors"], task)
+    predicted = recovery.mapped(np.concatenate(list(task.values()), axis=1), measured["vectors"])
+    summary |= _with_ci("theta_explained_by_task", recovery.explained(*predicted))
+    return summary | {"members": [_member(seed, m, measured, task) for m, seed in enumerate(s.train.seeds)]}
 
 
 def _write(
-    experiment: WriterExperiment, tasks: dict[str, Any], found: dict[str, Any], folder: Path, fingerprint: str
+    experiment: WriterExperiment, tasks: dict[str, Any], measured: dict[str, Any], folder: Path, fingerprint: str
 ) -> None:
     """vectors/*.safetensors: theta with the tasks behind it, and each writer's vectors, of the same prompts."""
     target = experiment.target
     count, task_name = target.settings.prompt.demonstrations, target.settings.task_name
-    made = f"extraction after {count} demonstrations of task {task_name}, layout {target.settings.prompt.layout}"
+    source = f"extraction after {count} demonstrations of task {task_name}, layout {target.settings.prompt.layout}"
     parameters = {f"task.{name}": value for name, value in tasks["task"].items()}
-    files = {"theta": ({"theta": found["vectors"], **parameters}, made)}
+    files = {"theta": ({"theta": measured["vectors"], **parameters}, source)}
     for m, seed in enumerate(experiment.settings.train.seeds):
-        made = f"ATV trained for {experiment.settings.writer.objective}, seed {seed}, of the prompts of theta"
-        files[f"seed_{seed}"] = ({"written": found["members"]["vectors"][:, m]}, made)
-    for name, (arrays, made) in files.items():
+        source = f"ATV trained for {experiment.settings.writer.objective}, seed {seed}, of the prompts of theta"
+        files[f"seed_{seed}"] = ({"written": measured["members"]["vectors"][:, m]}, source)
+    for name, (arrays, source) in files.items():
         path = folder / "vectors" / f"{name}.safetensors"
-        store.save_vectors(path, arrays, model=fingerprint, layers=target.layer, about={"made_by": made})
+        store.save_vectors(path, arrays, model=fingerprint, layers=target.layer, about={"made_by": source})
 
 
 def make_trainer(experiment: WriterExperiment, mesh: Mesh | None = None) -> Trainer:
@@ -182,9 +182,9 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     state = rundir.trained_state(trainer, folder, mode, say)
     say("evaluating")
     with jax.set_mesh(processes.own(trainer.mesh)):
-        tasks, found = measure(experiment, state.params)
-    summary = summarize(experiment, tasks, found)
-    _write(experiment, tasks, found, folder, fingerprint)
+        tasks, measured = measure(experiment, state.params)
+    summary = summarize(experiment, tasks, measured)
+    _write(experiment, tasks, measured, folder, fingerprint)
     write_json(folder / "eval" / "summary.json", summary)
     return summary
 
@@ -194,8 +194,8 @@ def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     s = ATVTVPSettings.from_config(one_step(config))
     t = s.target_settings()
     model = Model(jax.eval_shape(t.init, jax.random.key(0)), t.decoder)
-    place = s.member(t)
-    target = Target(t, model, t.population.name[place], t.population.spread()["prescribed_layer"][place])
+    member = s.member(t)
+    target = Target(t, model, t.population.name[member], t.population.spread()["prescribed_layer"][member])
     return make_trainer(WriterExperiment(s, target), mesh)
 
 

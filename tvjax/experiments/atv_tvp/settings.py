@@ -104,12 +104,12 @@ class ATVTVPSettings(Settings):
         """The settings of the target's run. Raises `UserError` where they are none, or do not fit the writer's."""
         values = self.target_config()
         try:
-            found: TVPSettings = named("tvp").settings(values)
+            settings: TVPSettings = named("tvp").settings(values)
         except UserError as error:
-            place = self.target.run or "config.training"
-            raise UserError(f"{place}: {error}") from None
-        _check_target(self, found)
-        return found
+            source = self.target.run or "config.training"
+            raise UserError(f"{source}: {error}") from None
+        _check_target(self, settings)
+        return settings
 
     def member(self, target: "TVPSettings") -> int:
         """Which member of the target's run is meant."""

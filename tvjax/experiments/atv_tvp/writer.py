@@ -84,12 +84,12 @@ class WriterExperiment:
     def write(self, params: Any, prompt: Prompt) -> jax.Array:
         """The vectors written at every query of the prompts, ``[B, N, D]``: by causality, after 0..K demonstrations."""
         batch, length = prompt.inputs.shape[:2]
-        places_BT = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
+        positions_BT = jnp.broadcast_to(jnp.arange(length)[None], (batch, length))
 
-        def at(place: jax.Array) -> jax.Array:
+        def at(index: jax.Array) -> jax.Array:
             """Those at one query. Under `vmap` the generator reads the prompts once for all of them."""
-            asked = Queries(prompt.inputs, places_BT, jnp.full(batch, place), jnp.zeros(batch, jnp.int32))
-            return self.adapter.read(params, {}, asked, jnp.ones(1), None)[:, 0]
+            queries = Queries(prompt.inputs, positions_BT, jnp.full(batch, index), jnp.zeros(batch, jnp.int32))
+            return self.adapter.read(params, {}, queries, jnp.ones(1), None)[:, 0]
 
         return jax.vmap(at, out_axes=1)(jnp.arange(length)[prompt.queries])
 
@@ -117,8 +117,8 @@ class WriterExperiment:
         drawn = draw(NO_SHIFT, t.task, t.layout, key, s.evaluation.training_prompts, t.prompt.demonstrations)
         written_BND = self.write(params, drawn.prompt)
         scores = self.target.ask_all(data["target"], written_BND, drawn)
-        theta_BD, said_BD = self.target.theta(data["target"], drawn.prompt)[:, -1], written_BND[:, -1]
-        left = jnp.square(theta_BD - said_BD).sum() / jnp.square(theta_BD - theta_BD.mean(0, keepdims=True)).sum()
+        theta_BD, written_BD = self.target.theta(data["target"], drawn.prompt)[:, -1], written_BND[:, -1]
+        left = jnp.square(theta_BD - written_BD).sum() / jnp.square(theta_BD - theta_BD.mean(0, keepdims=True)).sum()
         return {name: value.mean(0) for name, value in scores.items()} | {"explained_variance": 1 - left}
 
     def score(self, params_M: Any, data: Any, drawn: ShiftedPrompts) -> dict[str, Any]:

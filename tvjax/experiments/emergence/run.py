@@ -31,14 +31,14 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     s = EmergenceSettings.from_config(config)
     rundir.prepare(folder, config, new=mode == "train")
     for number, population in enumerate(s.populations, start=1):
-        place = folder / POPULATIONS / population.name
+        path = folder / POPULATIONS / population.name
         what = f"population {number} of {len(s.populations)} ({len(population.config['population']['name'])} members)"
         if mode == "train":
             about = {"what": what, "place": f"population {population.name}", "names": "--workdir"}
-            rundir.run_once(populations_run().run, population.config, place, say, **about)
+            rundir.run_once(populations_run().run, population.config, path, say, **about)
         else:
-            say(f"measuring {what} in {place}")
-            populations_run().run(population.config, place, mode, say)
+            say(f"measuring {what} in {path}")
+            populations_run().run(population.config, path, mode, say)
     entries = [_entry(s, population, folder / POPULATIONS / population.name) for population in s.populations]
     first = read_json(folder / POPULATIONS / s.populations[0].name / "eval" / "summary.json", rundir.A_RUN)
     summary = {
@@ -112,8 +112,8 @@ def _history(path: Path) -> tuple[dict[str, dict[str, list[Any]]], float]:
 
 def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     """What a plan compiles: of the study's largest population."""
-    found = EmergenceSettings.from_config(config).populations
-    largest = max(found, key=lambda p: len(p.config["population"]["name"]) * p.condition["num_layers"])
+    populations = EmergenceSettings.from_config(config).populations
+    largest = max(populations, key=lambda p: len(p.config["population"]["name"]) * p.condition["num_layers"])
     trainer = populations_run().trainer
     assert trainer is not None
     return trainer(largest.config, c, mesh)

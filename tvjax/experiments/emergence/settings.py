@@ -105,8 +105,8 @@ def populations_run() -> Experiment:
     return named("tvp")
 
 
-def _within(place: str, error: UserError) -> UserError:
-    return UserError(f"{place}: {str(error).removeprefix('config.')}")
+def _within(field: str, error: UserError) -> UserError:
+    return UserError(f"{field}: {str(error).removeprefix('config.')}")
 
 
 def _conditions(base: Condition, grid: GridConfig) -> list[Condition]:

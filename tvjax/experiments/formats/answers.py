@@ -51,8 +51,8 @@ def compared(ours: Tree, theirs: Tree, where: tuple[str, str], works: bool) -> d
     """A cell's vector less another's on the same questions; where: the position in each."""
     pairs = zip(ours["tasks"].values(), theirs["tasks"].values(), strict=True)
     groups = [_values(a, where[0]) - _values(b, where[1]) for a, b in pairs]
-    found = _estimate("difference", groups)
-    return {**found, "verdict": verdict(found["difference_ci"], works)}
+    estimate = _estimate("difference", groups)
+    return {**estimate, "verdict": verdict(estimate["difference_ci"], works)}
 
 
 def _cell(key: Key, measured: Tree, positions: Sequence[str]) -> dict[str, Any]:
@@ -67,15 +67,15 @@ def _cell(key: Key, measured: Tree, positions: Sequence[str]) -> dict[str, Any]:
         gain = _estimate(
             "gain", [_values(e, position) - np.asarray(e["zero_shot"]["first"], float) for e in tasks.values()]
         )
-        found: dict[str, Any] = {**gain, "works": gain["gain_ci"][0] > 0}
+        row: dict[str, Any] = {**gain, "works": gain["gain_ci"][0] > 0}
         for suffix, kind in KINDS.items():
-            found |= _estimate(f"vector{suffix}", [_values(e, position, kind) for e in tasks.values()])
+            row |= _estimate(f"vector{suffix}", [_values(e, position, kind) for e in tasks.values()])
             rows = [e[position][f"dev_{kind}"] for e in tasks.values()]
-            found[f"vector{suffix}_by_layer_dev"] = np.mean(rows, 0).tolist()
+            row[f"vector{suffix}_by_layer_dev"] = np.mean(rows, 0).tolist()
         by_seed = [np.asarray(e[position]["first"], float).mean(0) for e in tasks.values()]
-        found["vector_first_by_seed"] = np.mean(by_seed, 0).tolist()
-        found["cosine"] = np.mean([e[position]["cosine"] for e in tasks.values()], 0).tolist()
-        found["tasks"] = {
+        row["vector_first_by_seed"] = np.mean(by_seed, 0).tolist()
+        row["cosine"] = np.mean([e[position]["cosine"] for e in tasks.values()], 0).tolist()
+        row["tasks"] = {
             name: {
                 "layer": e[position]["layer"],
                 "works": e[position]["works"],
@@ -83,17 +83,17 @@ def _cell(key: Key, measured: Tree, positions: Sequence[str]) -> dict[str, Any]:
             }
             for name, e in tasks.items()
         }
-        entry["positions"][position] = found
+        entry["positions"][position] = row
     return entry
 
 
-def _tasks(found: Mapping[Key, Tree]) -> dict[str, Any]:
+def _tasks(answers: Mapping[Key, Tree]) -> dict[str, Any]:
     """Of each task, over the prompts of all cells: k-shot accuracy, and what shuffled labels leave of it."""
     entries: dict[str, Any] = {}
-    for name, one in next(iter(found.values()))["tasks"].items():
+    for name, one in next(iter(answers.values()))["tasks"].items():
         entry: dict[str, Any] = {"questions": len(one["zero_shot"]["first"])}
         shots = [
-            [np.asarray(measured["tasks"][name][shot]["first"], float) for measured in found.values()]
+            [np.asarray(measured["tasks"][name][shot]["first"], float) for measured in answers.values()]
             for shot in ("few_shot", "shuffled_shot")
         ]
         # The prompts of all cells show the same pairs: a prompt's value is the mean over cells.
@@ -114,7 +114,7 @@ def _ranks(x: np.ndarray | Sequence[float], y: Sequence[float]) -> float | None:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def summarized(found: Mapping[Key, Tree], positions: Sequence[str]) -> dict[str, Any]:
+def summarized(answers: Mapping[Key, Tree], positions: Sequence[str]) -> dict[str, Any]:
     """What the summary says of cells ``{(template, start): measured}``, in the order of the config.
 
     "cells" are the means of each. Paired: "starts" each start against the first one in its template, "templates" each
@@ -122,8 +122,8 @@ def summarized(found: Mapping[Key, Tree], positions: Sequence[str]) -> dict[str,
     "reading": over cells, the rank correlation between the cosine at the middle layer (and at each), at the query if
     that is among the positions, and the vector's accuracy at the first position.
     """
-    cells = {key: _cell(key, measured, positions) for key, measured in found.items()}
-    template, start = next(iter(found))
+    cells = {key: _cell(key, measured, positions) for key, measured in answers.items()}
+    template, start = next(iter(answers))
     at = positions[0]
 
     def works(key: Key, position: str = at) -> bool:
@@ -135,9 +135,9 @@ def summarized(found: Mapping[Key, Tree], positions: Sequence[str]) -> dict[str,
                 "template": key[0],
                 "start": key[1],
                 "less": dict(zip(("template", "start"), other(key), strict=True)),
-                **compared(measured, found[other(key)], (at, at), works(key) or works(other(key))),
+                **compared(measured, answers[other(key)], (at, at), works(key) or works(other(key))),
             }
-            for key, measured in found.items()
+            for key, measured in answers.items()
             if other(key) != key
         ]
 
@@ -149,7 +149,7 @@ def summarized(found: Mapping[Key, Tree], positions: Sequence[str]) -> dict[str,
     return {
         "positions": list(positions),
         "cells": list(cells.values()),
-        "tasks": _tasks(found),
+        "tasks": _tasks(answers),
         "compared": {
             "starts": against(lambda key: (key[0], start)),
             "templates": against(lambda key: (template, key[1])),
@@ -161,7 +161,7 @@ def summarized(found: Mapping[Key, Tree], positions: Sequence[str]) -> dict[str,
                     "less": {"position": other},
                     **compared(measured, measured, (at, other), works(key) or works(key, other)),
                 }
-                for key, measured in found.items()
+                for key, measured in answers.items()
                 for other in positions[1:]
             ],
         },

@@ -38,7 +38,7 @@ from tvjax.vectors.from_prompts import states_and_answers
 
 CELLS = "cells"
 """The folder of a run that holds what has been measured of each cell."""
-_asked = jax.jit(states_and_answers)
+_states_and_answers = jax.jit(states_and_answers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,18 +60,18 @@ def cells(c: FormatConfig, model: Model, tasks: Mapping[str, TextTask], tick: Ca
     Raises `UserError` for what a bench refuses, and for several starts where the tokenizer puts a token of its own
     (BOS) before every text: there a start is left out (`Template.led_by`).
     """
-    shared, found = Batches(c.memory, c.batch), []
+    shared, table = Batches(c.memory, c.batch), []
     for name, before, between, after in c.templates:
         for start, text in c.starts:
             template = Template(before, between, after, text)
-            made = [Bench(model, c.vectors(seed), template, tasks, batches=shared, tick=tick) for seed in c.seeds]
-            if text != made[0].template.start and len(c.starts) > 1:
+            benches = [Bench(model, c.vectors(seed), template, tasks, batches=shared, tick=tick) for seed in c.seeds]
+            if text != benches[0].template.start and len(c.starts) > 1:
                 starts = [start for start, _ in c.starts]
                 raise reject(
                     "config.formats.starts", starts, "a single one: the tokenizer puts a first token (BOS) itself"
                 )
-            found.append(Cell(name, start, tuple(made)))
-    return found
+            table.append(Cell(name, start, tuple(benches)))
+    return table
 
 
 def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = aloud) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _run(s: FormatSettings, config: Mapping[str, Any], folder: Path, mode: str, 
         measured = {name: measure(cell.benches, name, s.formats) for name in tasks}
         write_json(cell.path(folder), {"query_first": bool(cell.benches[0].sink()), "tasks": measured})
         progress.say(_line(cell, measured, s.formats))
-    found = {
+    answers = {
         (cell.template, cell.start): read_json(cell.path(folder), "accepted: a cell of this run, or no such file")
         for cell in table
     }
@@ -119,7 +119,7 @@ def _run(s: FormatSettings, config: Mapping[str, Any], folder: Path, mode: str, 
             dict(zip(("name", "before", "between", "after"), row, strict=True)) for row in s.formats.templates
         ],
         "starts": starts,
-        **summarized(found, s.formats.positions),
+        **summarized(answers, s.formats.positions),
     }
     write_json(folder / "eval" / "summary.json", summary)
     progress.say(f"measured in {time.monotonic() - began:.0f} s")
@@ -128,13 +128,13 @@ def _run(s: FormatSettings, config: Mapping[str, Any], folder: Path, mode: str, 
 
 def _starts(c: FormatConfig, table: Sequence[Cell]) -> list[dict[str, Any]]:
     """Each start with the tokens that are its own: the name of a special token is that token, if the model has it."""
-    found = []
+    starts = []
     for (name, text), cell in zip(c.starts, table, strict=False):  # the cells of the first template
         bench = cell.benches[0]
-        asked = bench.zero_shot([next(iter(bench.tasks.values())).pairs[0]])
-        inside = [i for i, (_, end) in bench.tokenizer.encode_with_spans(asked)[0] if 0 <= end <= len(text)]
-        found.append({"name": name, "text": text, "tokens": [bench.tokenizer.token(i) for i in inside]})
-    return found
+        prompts = bench.zero_shot([next(iter(bench.tasks.values())).pairs[0]])
+        inside = [i for i, (_, end) in bench.tokenizer.encode_with_spans(prompts)[0] if 0 <= end <= len(text)]
+        starts.append({"name": name, "text": text, "tokens": [bench.tokenizer.token(i) for i in inside]})
+    return starts
 
 
 def measure(benches: Sequence[Bench], name: str, c: FormatConfig) -> dict[str, Any]:
@@ -145,9 +145,9 @@ def measure(benches: Sequence[Bench], name: str, c: FormatConfig) -> dict[str, A
     "works", and "first", "whole" of test questions at that layer ``[n, seeds]``.
     """
     bench, layers = benches[0], benches[0].layers[1:]  # at 0 every prompt has the same last token
-    asked = {"dev": some(bench.sample(name, "dev"), c.dev), "test": some(bench.sample(name, "test"), c.questions)}
-    states, alone = _answered(bench, *_bare(bench, name, [*asked["dev"], *asked["test"]]), c.positions)
-    first, whole = (a[len(asked["dev"]) :] for a in alone)
+    questions = {"dev": some(bench.sample(name, "dev"), c.dev), "test": some(bench.sample(name, "test"), c.questions)}
+    states, alone = _answered(bench, *_bare(bench, name, [*questions["dev"], *questions["test"]]), c.positions)
+    first, whole = (a[len(questions["dev"]) :] for a in alone)
     entry: dict[str, Any] = {"zero_shot": _lists(Right(first, whole))}
     shown, entry["few_shot"] = _shown(benches, name, c, shuffled=False)
     _, entry["shuffled_shot"] = _shown(benches, name, c, shuffled=True)
@@ -155,18 +155,18 @@ def measure(benches: Sequence[Bench], name: str, c: FormatConfig) -> dict[str, A
     for position, vectors_LUD, states_BLD in zip(c.positions, vectors_SLUD, states.swapaxes(0, 1), strict=True):
         keep_LU = np.zeros(vectors_LUD.shape[:2])
         # Another question says more of a layer than the same one with another seed's vector, at the same cost.
-        bare = _bare(bench, name, asked["dev"])
+        bare = _bare(bench, name, questions["dev"])
         dev = bench.scores(*bare, vectors_LUD[:, :1], layers, keep_LU[:, :1], position)
-        place, _ = best_place(dev)
-        at = slice(place, place + 1)
-        bare = _bare(bench, name, asked["test"])
+        best, _ = best_place(dev)
+        at = slice(best, best + 1)
+        bare = _bare(bench, name, questions["test"])
         test = bench.scores(*bare, vectors_LUD[at], layers[at], keep_LU[at], position)
         entry[position] = {
             "cosine": alike(states_BLD).tolist(),
             "dev_first": dev.first.mean((0, 2)).tolist(),
             "dev_whole": dev.whole.mean((0, 2)).tolist(),
-            "layer": layers[place],
-            "works": clearly_above(dev.first[:, place, 0], alone.first[: len(asked["dev"])]),
+            "layer": layers[best],
+            "works": clearly_above(dev.first[:, best, 0], alone.first[: len(questions["dev"])]),
             **_lists(Right(test.first[:, 0], test.whole[:, 0])),
         }
     bench.tick("task")
@@ -177,9 +177,9 @@ def _lists(right: Right) -> dict[str, Any]:
     return {kind: a.astype(int).tolist() for kind, a in right._asdict().items()}
 
 
-def _bare(bench: Bench, name: str, asked: Sequence[Any]) -> tuple[list[str], list[Answers]]:
+def _bare(bench: Bench, name: str, pairs: Sequence[Any]) -> tuple[list[str], list[Answers]]:
     """Zero-shot prompts and what is accepted of each."""
-    return bench.zero_shot(asked), bench.accepted(name, asked)
+    return bench.zero_shot(pairs), bench.accepted(name, pairs)
 
 
 def _shown(
@@ -188,9 +188,9 @@ def _shown(
     """The k-shot prompts of all seeds, those that `Bench.shown` reads: states ``[B, S, L+1, D]``, and what is right."""
     prompts, accepted = [], []
     for bench in benches:
-        asked = bench.queries(name, c.prompts)
-        prompts += bench.few_shot(name, asked, shuffled=shuffled)
-        accepted += bench.accepted(name, asked)
+        pairs = bench.queries(name, c.prompts)
+        prompts += bench.few_shot(name, pairs, shuffled=shuffled)
+        accepted += bench.accepted(name, pairs)
     states, right = _answered(benches[0], prompts, accepted, c.positions)
     return states, _lists(right)
 
@@ -202,9 +202,9 @@ def _answered(
     q, none_B, begin = bench.ask_all(prompts, accepted)
     counts = [len(answers) for answers in accepted]
     back_BS = np.stack([np.repeat(bench.back(prompts, position), counts) for position in positions], 1)
-    asked = q, np.asarray(q.last_B)[:, None] - back_BS
-    states, said = bench.batches(_asked, (), (bench.model.bare,), asked)
-    return np.asarray(states, np.float32)[begin], graded(q, np.asarray(said), none_B, begin)
+    questions = q, np.asarray(q.last_B)[:, None] - back_BS
+    states, tokens = bench.batches(_states_and_answers, (), (bench.model.bare,), questions)
+    return np.asarray(states, np.float32)[begin], graded(q, np.asarray(tokens), none_B, begin)
 
 
 def alike(states_BLD: np.ndarray) -> np.ndarray:

@@ -36,23 +36,23 @@ PROMPTS = ("zero_shot", "few_shot", "shuffled_shot")
 
 
 def _chosen(
-    bench: Bench, name: str, method: VectorMethod, made: Made, scales: Sequence[float], alone: Right
+    bench: Bench, name: str, method: VectorMethod, result: Made, scales: Sequence[float], alone: Right
 ) -> dict[str, Any]:
     """Accuracy with the vector of a task at each layer that has one, and where the dev split prefers it.
 
     alone: zero-shot on the dev split. A vector works where more first tokens are right there (`clearly_above`).
     """
-    kind, vectors_LD, layers = method.name, made.vectors[name], method.layers(bench, made, name)
+    kind, vectors_LD, layers = method.name, result.vectors[name], method.layers(bench, result, name)
     dev = method.swept(bench, name, "dev", vectors_LD, layers, scales)
-    place, number = best_place(dev)
-    layer, scale = layers[place], scales[number]
+    row, number = best_place(dev)
+    layer, scale = layers[row], scales[number]
     test = method.swept(bench, name, "test", vectors_LD, layers, (scale,))
     entry: dict[str, Any] = {
-        **_both(kind, Right(test.first[:, place, 0], test.whole[:, place, 0])),
+        **_both(kind, Right(test.first[:, row, 0], test.whole[:, row, 0])),
         f"{kind}_layer": layer,
         f"{kind}_scale": scale,
-        f"{kind}_dev": float(dev.first[:, place, number].mean()),
-        f"{kind}_works": clearly_above(dev.first[:, place, number], alone.first),
+        f"{kind}_dev": float(dev.first[:, row, number].mean()),
+        f"{kind}_works": clearly_above(dev.first[:, row, number], alone.first),
     }
     for split, right, column in (("dev", dev, number), ("test", test, 0)):
         for suffix, values in (("", right.whole), ("_first", right.first)):
@@ -63,11 +63,11 @@ def _chosen(
 
 def _by_layer(bench: Bench, layers: Sequence[Layer], means: np.ndarray) -> list[float | None]:
     """The means of `layers`, each at its place among 0..L; None where there is no vector of one layer."""
-    found: list[float | None] = [None] * len(bench.layers)
+    accuracies: list[float | None] = [None] * len(bench.layers)
     for layer, mean in zip(layers, means, strict=True):
         if layer is not None:
-            found[layer] = float(mean)
-    return found
+            accuracies[layer] = float(mean)
+    return accuracies
 
 
 def _both(kind: str, right: Right) -> dict[str, Any]:
@@ -75,26 +75,26 @@ def _both(kind: str, right: Right) -> dict[str, Any]:
     return {**with_interval(kind, right.whole), **with_interval(f"{kind}_first", right.first)}
 
 
-def _measure(bench: Bench, name: str, s: TaskVectorSettings, made: Mapping[str, Made]) -> dict[str, Any]:
+def _measure(bench: Bench, name: str, s: TaskVectorSettings, results: Mapping[str, Made]) -> dict[str, Any]:
     """What the summary says of a task."""
     test, dev = (bench.sample(name, split) for split in ("test", "dev"))
-    bare, said = bench.zero_shot(test), bench.accepted(name, test)
+    bare, answers = bench.zero_shot(test), bench.accepted(name, test)
     alone = bench.plain(bench.zero_shot(dev), bench.accepted(name, dev))
     entry: dict[str, Any] = {
         "pairs": {"dev": len(dev), "test": len(test)},
         "zero_shot_dev": float(alone.first.mean()),
-        **_both("zero_shot", bench.plain(bare, said)),
-        **_both("few_shot", bench.plain(bench.few_shot(name, test), said)),
-        **_both("shuffled_shot", bench.plain(bench.few_shot(name, test, shuffled=True), said)),
+        **_both("zero_shot", bench.plain(bare, answers)),
+        **_both("few_shot", bench.plain(bench.few_shot(name, test), answers)),
+        **_both("shuffled_shot", bench.plain(bench.few_shot(name, test, shuffled=True), answers)),
     }
     bench.tick("asked")
     for method in s.methods:
         scales = method.scales(s.own[method.group])
-        entry |= _chosen(bench, name, method, made[method.name], scales, alone)
+        entry |= _chosen(bench, name, method, results[method.name], scales, alone)
     layer, model = entry[f"{STATE}_layer"], bench.model
-    control = made[CONTROL].vectors[name][layer][None, None]
-    right = bench.scores(bare, said, control, [layer], np.zeros((1, 1)))
-    state_1D = jnp.asarray(made[STATE].vectors[name][[layer]])
+    control = results[CONTROL].vectors[name][layer][None, None]
+    right = bench.scores(bare, answers, control, [layer], np.zeros((1, 1)))
+    state_1D = jnp.asarray(results[STATE].vectors[name][[layer]])
     top = np.asarray(vocabulary(model, state_1D))[0]
     words = [bench.tokenizer.decode([i]) for i in np.argsort(-top)[: s.vectors.words]]
     return entry | _both(CONTROL, Right(*(a[:, 0, 0] for a in right))) | {"words": words}
@@ -106,15 +106,15 @@ def _partners(bench: Bench, shown: str, fewest: int) -> dict[str, list[tuple[int
     The questions of the test split, with their places in it, that both have and whose answers begin with other tokens;
     where there are at least `fewest` of them.
     """
-    asked, found = bench.sample(shown, "test"), {}
+    pairs, partners = bench.sample(shown, "test"), {}
     for moved in bench.tasks:
         theirs = bench.tasks[moved].answers
-        both = [(i, pair) for i, pair in enumerate(asked) if moved != shown and pair[0] in theirs]
+        both = [(i, pair) for i, pair in enumerate(pairs) if moved != shown and pair[0] in theirs]
         ours = bench.tasks[shown].answers
         both = [(i, pair) for i, pair in both if not bench.begun(pair[0], ours) & bench.begun(pair[0], theirs)]
         if len(both) >= fewest:
-            found[moved] = both
-    return found
+            partners[moved] = both
+    return partners
 
 
 def _conflicts(
@@ -124,26 +124,26 @@ def _conflicts(
     partners = _partners(bench, shown, fewest)
     if not partners:
         return []
-    asked = bench.sample(shown, "test")
+    pairs = bench.sample(shown, "test")
     layers = [entries[moved][f"{STATE}_layer"] for moved in partners]
     vectors_LD = np.stack([vectors[moved][layer] for moved, layer in zip(partners, layers, strict=True)])
     # At each layer a vector, and one that changes nothing.
     vectors_LUD = np.stack([vectors_LD, np.zeros_like(vectors_LD)], 1)
     keep_LU = np.tile(np.array([0.0, 1.0]), (len(layers), 1))
-    q = bench.ask(bench.few_shot(shown, asked), [y for _, y in asked])
+    q = bench.ask(bench.few_shot(shown, pairs), [y for _, y in pairs])
     begins_BLU = bench.said(q, vectors_LUD, layers, keep_LU)[..., 0]
     bench.tick("conflicts")
-    found = []
+    conflicts = []
     for number, (moved, both) in enumerate(partners.items()):
         entry: dict[str, Any] = {"shown": shown, "moved": moved, "pairs": len(both), "layer": layers[number]}
         for whose, task in (("shown", shown), ("moved", moved)):
             begun = [bench.begun(x, bench.tasks[task].answers) for _, (x, _) in both]
             for suffix, column in (("", 0), ("_without", 1)):
-                said = begins_BLU[[i for i, _ in both], number, column]
-                right = np.array([token in known for token, known in zip(said.tolist(), begun, strict=True)], float)
+                begins = begins_BLU[[i for i, _ in both], number, column]
+                right = np.array([token in known for token, known in zip(begins.tolist(), begun, strict=True)], float)
                 entry |= with_interval(f"says_{whose}{suffix}", right)
-        found.append(entry)
-    return found
+        conflicts.append(entry)
+    return conflicts
 
 
 def _work(bench: Bench, s: TaskVectorSettings, conflicts: int) -> tuple[dict[str, int], dict[str, float]]:
@@ -166,7 +166,7 @@ def _work(bench: Bench, s: TaskVectorSettings, conflicts: int) -> tuple[dict[str
 
 
 def _save(
-    path: Path, bench: Bench, name: str, entry: Mapping[str, Any], s: TaskVectorSettings, made: Mapping[str, Made]
+    path: Path, bench: Bench, name: str, entry: Mapping[str, Any], s: TaskVectorSettings, results: Mapping[str, Made]
 ) -> None:
     """The vectors of a task, with what one must know to use them."""
     c, kinds = bench.config, [method.name for method in s.methods]
@@ -178,7 +178,7 @@ def _save(
     }
     store.save_vectors(
         path,
-        {kind: made[kind].vectors[name] for kind in kinds},
+        {kind: results[kind].vectors[name] for kind in kinds},
         model=bench.model,
         address="embed, blocks/resid",
         layers=range(bench.model.config.num_layers + 1),
@@ -214,18 +214,18 @@ def _run(
         progress.say(f"warning: the query {sink!r} {SINK}; config.template.start puts one before it")
     fewest = s.vectors.conflicts
     progress.plan(*_work(bench, s, sum(bool(_partners(bench, name, fewest)) for name in tasks)))
-    made = {CONTROL: state_vector.make(bench, None, shuffled=True)}
+    results = {CONTROL: state_vector.make(bench, None, shuffled=True)}
     about: dict[str, Any] = {}
     for method in s.methods:
         progress.say(f"making vectors: {method.label}")
-        made[method.name] = method.make(bench, s.own[method.group])
-        about |= made[method.name].about
+        results[method.name] = method.make(bench, s.own[method.group])
+        about |= results[method.name].about
     entries: dict[str, Any] = {}
     for name in tasks:
-        entries[name] = _measure(bench, name, s, made)
+        entries[name] = _measure(bench, name, s, results)
         progress.say(_line(name, entries[name], s))
-        _save(folder / "vectors" / f"{name}.safetensors", bench, name, entries[name], s, made)
-    vectors = made[STATE].vectors
+        _save(folder / "vectors" / f"{name}.safetensors", bench, name, entries[name], s, results)
+    vectors = results[STATE].vectors
     conflicts = [entry for name in tasks for entry in _conflicts(bench, name, entries, vectors, fewest)]
     measured = (*PROMPTS, *(method.name for method in s.methods), CONTROL)
     summary = {

@@ -48,11 +48,11 @@ class TaskVectorSettings(TextSettings):
 
 def _methods(names: Any) -> tuple[VectorMethod, ...]:
     """The methods of config.methods, which make vectors; the state vector is one of them."""
-    found = methods.chosen(names)
+    chosen = methods.chosen(names)
     known = [name for name, method in METHODS.items() if isinstance(method, VectorMethod)]
-    for method in found:
+    for method in chosen:
         if not isinstance(method, VectorMethod):
             raise reject("config.methods", method.name, f"methods that make vectors: {', '.join(known)}")
-    if STATE not in [method.name for method in found]:
+    if STATE not in [method.name for method in chosen]:
         raise reject("config.methods", names, f"{STATE!r} among them, which the others are held against")
-    return tuple(method for method in found if isinstance(method, VectorMethod))
+    return tuple(method for method in chosen if isinstance(method, VectorMethod))

@@ -44,8 +44,8 @@ def measure(settings: TVPSettings, params: Any) -> tuple[dict[str, Any], dict[st
         "notes": _notes(s),
     }
     if s.evaluation.probes:
-        for member, found in zip(summary["members"], _probed(s, params, summary["members"], seen), strict=True):
-            member["probes"] = found
+        for member, probed in zip(summary["members"], _probed(s, params, summary["members"], seen), strict=True):
+            member["probes"] = probed
     return summary, seen
 
 

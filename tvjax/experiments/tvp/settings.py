@@ -103,9 +103,9 @@ class TVPSettings(Settings):
     @property
     def shifts(self) -> tuple[Shift, ...]:
         """The shifts that are evaluated: those for which there are positions."""
-        pairs, places = None, self.decoder.max_positions
+        pairs, limit = None, self.decoder.max_positions
         if self.decoder.positions == "learned":
-            pairs = next(n for n in range(places + 1, 0, -1) if self.layout.length(n) <= places)
+            pairs = next(n for n in range(limit + 1, 0, -1) if self.layout.length(n) <= limit)
         return shifts_for(self.task, self.prompt.demonstrations, pairs) if self.evaluation.shifts else ()
 
     def active_inputs(self, step: jax.Array) -> jax.Array | None:
@@ -138,12 +138,12 @@ class TVPSettings(Settings):
 def _check_prompt(s: TVPSettings) -> None:
     if s.prompt.layout not in LAYOUTS:
         raise reject("config.prompt.layout", s.prompt.layout, f"one of {', '.join(LAYOUTS)}")
-    needed, places = s.layout.length(s.prompt.demonstrations + 1), s.decoder.max_positions
-    if s.decoder.positions == "learned" and needed > places:
+    needed, limit = s.layout.length(s.prompt.demonstrations + 1), s.decoder.max_positions
+    if s.decoder.positions == "learned" and needed > limit:
         raise reject(
             "config.prompt.demonstrations",
             s.prompt.demonstrations,
-            f"a prompt that fits config.model.max_positions = {places}; this one has {needed} positions",
+            f"a prompt that fits config.model.max_positions = {limit}; this one has {needed} positions",
         )
     check_tvp(s.tvp, s.prompt.demonstrations)
     if s.curriculum.dimensions.interval and s.decoder.inputs != "real":

@@ -53,20 +53,20 @@ class TVPExperiment:
         active_X = s.active_inputs(step)
         prompt = s.task.sample(prompt_key, s.train.batch, s.prompt.demonstrations, s.layout, active_X=active_X)
         extra = any(s.population.tvp_weight)
-        asked = tvp.draw_queries(s.task, prompt, query_key, s.tvp, active_X) if extra else None
+        queries = tvp.draw_queries(s.task, prompt, query_key, s.tvp, active_X) if extra else None
         batched = {name: getattr(prompt, name) for name in BATCHED}
 
         def part(drawn: Any) -> dict[str, jax.Array]:
             """The metrics of some of the prompts."""
-            rows, asked = shard_batch(drawn)
-            return self._scores(params, dataclasses.replace(prompt, **rows), asked, step, hyper)
+            rows, queries = shard_batch(drawn)
+            return self._scores(params, dataclasses.replace(prompt, **rows), queries, step, hyper)
 
         if s.train.micro_batches == 1:
-            metrics = part((batched, asked))
+            metrics = part((batched, queries))
         else:
             # Rows i, i + n, ..: each device's share of the batch is cut where it lies.
             cut = jax.tree.map(
-                lambda a: a.reshape(-1, s.train.micro_batches, *a.shape[1:]).swapaxes(0, 1), (batched, asked)
+                lambda a: a.reshape(-1, s.train.micro_batches, *a.shape[1:]).swapaxes(0, 1), (batched, queries)
             )
             metrics = jax.tree.map(lambda m: m.mean(0), jax.lax.map(jax.checkpoint(part), cut))
         if not extra:
@@ -74,21 +74,21 @@ class TVPExperiment:
         weight = hyper["tvp_weight"] * (step >= s.tvp.start_step)
         return metrics["icl_loss"] + weight * metrics[f"{tvp.EXTRA[s.tvp.answered_from]}_loss"], metrics
 
-    def _scores(self, params: Any, prompt: Prompt, asked: Any, step: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
+    def _scores(self, params: Any, prompt: Prompt, queries: Any, step: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """The metrics of prompts, and of the queries x' that were drawn for their TVP-loss, if it has a weight."""
         s, model = self.settings, Model(params, self.settings.decoder)
         weights_N = s.curriculum.pairs.mask(s.prompt.demonstrations + 1, step)
-        given = (s.task, prompt)
-        if asked and s.tvp.answered_from == "demonstrations":
-            out, more = tvp.run_with_queries(model, *given, asked, s.tvp)
+        args = (s.task, prompt)
+        if queries and s.tvp.answered_from == "demonstrations":
+            out, more = tvp.run_with_queries(model, *args, queries, s.tvp)
         else:
             out, theta = tvp.run_prompt(model, prompt)
         metrics = _weighted("icl", s.task.scores(out, prompt.targets), weights_N)
-        if not asked:
+        if not queries:
             return metrics
         if s.tvp.answered_from == "vector":
             layer, lowest = hyper["prescribed_layer"], min(s.population.prescribed_layer)
-            more = tvp.tvp_scores(model, *given, theta, layer, asked, s.tvp, lowest=lowest)
+            more = tvp.tvp_scores(model, *args, theta, layer, queries, s.tvp, lowest=lowest)
         chosen = tvp.positions(s.tvp, s.prompt.demonstrations + 1)
         return metrics | _weighted(tvp.EXTRA[s.tvp.answered_from], more, weights_N[jnp.array(chosen)])
 

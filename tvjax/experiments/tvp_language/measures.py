@@ -55,24 +55,24 @@ def measured(
     vectors: dict[str, np.ndarray] = {}
     best: dict[str, int] = {}
     for name in bench.tasks:
-        asked = bench.sample(name, "test")
-        said = bench.accepted(name, asked)
+        pairs = bench.sample(name, "test")
+        accepted = bench.accepted(name, pairs)
         states_PLD = bench.few_shot_states(name)
         vectors[name] = states_PLD.mean(0)
         by_layer = {s: bench.asked_with(name, s, vectors[name][list(layers)], layers, keep) for s in ("dev", "test")}
         # At layer 0 the last token of every prompt has the same state.
-        place = max((i for i, at in enumerate(layers) if at), key=lambda i: by_layer["dev"][:, i].mean())
-        best[name] = layers[place]
+        row = max((i for i, at in enumerate(layers) if at), key=lambda i: by_layer["dev"][:, i].mean())
+        best[name] = layers[row]
         alone = bench.asked_with(name, "test", states_PLD[:single, layer], [layer] * single, keep)
-        right["zero_shot"][name] = bench.right(bench.zero_shot(asked), said)
-        right["few_shot"][name] = bench.right(bench.few_shot(name, asked), said)
+        right["zero_shot"][name] = bench.right(bench.zero_shot(pairs), accepted)
+        right["few_shot"][name] = bench.right(bench.few_shot(name, pairs), accepted)
         right["single_vector"][name] = alone.mean(1)
         right["vector"][name] = by_layer["test"][:, layers.index(layer)]
-        right["best_vector"][name] = by_layer["test"][:, place]
+        right["best_vector"][name] = by_layer["test"][:, row]
         right[BY_LAYER][name] = by_layer["test"]
         for gain, (kind, share) in GAINS.items():
             right[gain][name] = right["single_vector"][name] - share * right[kind][name]
-        for kind, (prompts, answers) in (shifted(bench, name, some(asked, shifts), other) if shifts else {}).items():
+        for kind, (prompts, answers) in (shifted(bench, name, some(pairs, shifts), other) if shifts else {}).items():
             right[kind][name] = bench.right(prompts, answers)
         done()
     return right, vectors, best
@@ -89,21 +89,21 @@ def averaged(rights: Sequence[Mapping[str, np.ndarray]], names: Collection[str])
 
 def means(groups: Groups, rights: Sequence[Right]) -> dict[str, Means]:
     """Of each group of tasks and each kind: ``{group: {kind: mean, kind_ci: interval}}``."""
-    found: dict[str, Means] = {group: {} for group in groups}
+    table: dict[str, Means] = {group: {} for group in groups}
     for group, names in groups.items():
         for kind in kinds_of(rights[0]):
-            found[group][kind], found[group][f"{kind}_ci"] = averaged([right[kind] for right in rights], names)
-    return found
+            table[group][kind], table[group][f"{kind}_ci"] = averaged([right[kind] for right in rights], names)
+    return table
 
 
 def entry(groups: Groups, about: Mapping[str, Any], rights: Sequence[Right]) -> Means:
     """What the summary says of an arm, or of a member, which is an arm of one seed."""
-    found = means(groups, rights)
+    table = means(groups, rights)
     for group, names in groups.items():
         curves = [{name: right[BY_LAYER][name] for name in names} for right in rights]
-        places = range(curves[0][names[0]].shape[1])
-        rows = [averaged([{n: values[:, i] for n, values in c.items()} for c in curves], names) for i in places]
-        found[group] |= {"vector_by_layer": [r[0] for r in rows], "vector_by_layer_ci": [r[1] for r in rows]}
+        layers = range(curves[0][names[0]].shape[1])
+        rows = [averaged([{n: values[:, i] for n, values in c.items()} for c in curves], names) for i in layers]
+        table[group] |= {"vector_by_layer": [r[0] for r in rows], "vector_by_layer_ci": [r[1] for r in rows]}
     numbers = {kind: {task: _of_task([r[kind][task] for r in rights]) for task in rights[0][kind]} for kind in ASKED}
     by_layer = {
         task: np.mean([right[BY_LAYER][task].mean(0) for right in rights], 0).tolist() for task in rights[0][BY_LAYER]
@@ -113,7 +113,7 @@ def entry(groups: Groups, about: Mapping[str, Any], rights: Sequence[Right]) -> 
         "accuracy": {kind: {task: mean for task, (mean, _) in e.items()} for kind, e in numbers.items()},
         "accuracy_ci": {kind: {task: ci for task, (_, ci) in e.items()} for kind, e in numbers.items()},
         "vector_by_layer": by_layer,
-        "means": found,
+        "means": table,
     }
 
 
@@ -129,18 +129,18 @@ def arms(members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     An arm of several members has the beginning that their names share as its name, where no other arm has it too.
     """
-    found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    by_setting: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for member in members:
         fields = SETTINGS if member["tvp_weight"] else ("tvp_weight", "learning_rate")
-        found.setdefault(tuple(member[field] for field in fields), []).append(member)
-    names = [re.sub(r"[_.+-]+(s|seed)?$", "", _shared([m["name"] for m in group])) for group in found.values()]
-    made = []
-    for group, shared in zip(found.values(), names, strict=True):
+        by_setting.setdefault(tuple(member[field] for field in fields), []).append(member)
+    names = [re.sub(r"[_.+-]+(s|seed)?$", "", _shared([m["name"] for m in group])) for group in by_setting.values()]
+    entries = []
+    for group, shared in zip(by_setting.values(), names, strict=True):
         whole = len(group) > 1 and shared and names.count(shared) == 1
         about = {name: group[0][name] for name in SETTINGS}
         listed = {"members": [m["name"] for m in group], "seeds": [m["seed"] for m in group]}
-        made.append({"name": shared if whole else group[0]["name"], **listed, **about})
-    return made
+        entries.append({"name": shared if whole else group[0]["name"], **listed, **about})
+    return entries
 
 
 def _shared(names: Sequence[str]) -> str:
@@ -156,7 +156,7 @@ def differences(groups: Groups, arms: Sequence[Mapping[str, Any]], rights: Mappi
     same, and each against the model itself, which is the first.
     """
     pairs = [(one, other) for one in arms for other in arms if _compared(one, other)]
-    found = []
+    rows = []
     for one, other in [*pairs, *((arm, arms[0]) for arm in arms[1:])]:
         first = dict(zip(one["seeds"], one["members"], strict=True))
         second = dict(zip(other["seeds"], other["members"], strict=True))
@@ -165,8 +165,8 @@ def differences(groups: Groups, arms: Sequence[Mapping[str, Any]], rights: Mappi
         shared = [seed for seed in first if seed in second]
         if shared:
             gaps = [_less(rights[first[seed]], rights[second[seed]]) for seed in shared]
-            found.append({"of": one["name"], "minus": other["name"], **means(groups, gaps)})
-    return found
+            rows.append({"of": one["name"], "minus": other["name"], **means(groups, gaps)})
+    return rows
 
 
 def _compared(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -212,9 +212,9 @@ class _Study:
             return
         self.progress.say(f"asking {name}")
         s, about, model = self.s, self.members[name], dataclasses.replace(self.model, params=params)
-        asked = Bench(model, s.vectors, s.template, self.tasks, batches=self.bench.batches)
+        bench = Bench(model, s.vectors, s.template, self.tasks, batches=self.bench.batches)
         right, vectors, best = measures.measured(
-            asked,
+            bench,
             about["prescribed_layer"],
             self.layers,
             float(s.tvp.edit == "add"),

@@ -141,8 +141,8 @@ class TVPLanguageSettings(TextSettings):
 def _check_dtype(s: TVPLanguageSettings, computes: str) -> None:
     """`computes`: the dtype of activations, and so of the gradients in between; those of float16 vanish below 6e-8."""
     if computes == "float16":
-        given = s.model.dtype or f"'', and so the folder's {computes}"
-        raise reject("config.model.dtype", given, "float32 or bfloat16: small gradients are 0 in float16")
+        value = s.model.dtype or f"'', and so the folder's {computes}"
+        raise reject("config.model.dtype", value, "float32 or bfloat16: small gradients are 0 in float16")
 
 
 def _check(s: TVPLanguageSettings) -> None:

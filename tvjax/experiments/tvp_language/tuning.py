@@ -77,10 +77,10 @@ class TuningExperiment:
         s = self.settings
         theta_BSD = tvp.theta_of(s.tvp, theta_LBND, jnp.searchsorted(jnp.array(s.layers), layer))
         batch, count, width = theta_BSD.shape
-        asked = self._fresh(data, key, task_B)
-        theta, length, keep = theta_BSD.reshape(-1, width), asked.ids_BT.shape[1], float(s.tvp.edit == "add")
-        written = at_last(self.config, theta, layer, asked.last_BN[:, 0], length, keep)
-        scores, _ = answer_scores(Model(params, self.config), asked, edits=written)
+        questions = self._fresh(data, key, task_B)
+        theta, length, keep = theta_BSD.reshape(-1, width), questions.ids_BT.shape[1], float(s.tvp.edit == "add")
+        written = at_last(self.config, theta, layer, questions.last_BN[:, 0], length, keep)
+        scores, _ = answer_scores(Model(params, self.config), questions, edits=written)
         return {name: value.reshape(batch, count) for name, value in scores.items()}
 
     def scores(
@@ -94,14 +94,16 @@ class TuningExperiment:
         s = self.settings
         prompt_key, pair_key = jax.random.split(key)
         task_B, prompts = shard_batch(self.draw(data, prompt_key, batch))
-        asked, number = ask(prompts, self.arrays), prompts.shape[1]
+        questions, number = ask(prompts, self.arrays), prompts.shape[1]
         if extra == "demonstrations":
             chosen = tvp.positions(s.tvp, s.train.demonstrations + 1)
-            asked = ask_beside(asked, self._fresh(data, pair_key, task_B, behind=True), chosen)
-        found, theta = answer_scores(Model(params, self.config), asked, layers=s.layers if extra == "vector" else ())
-        scores = {f"icl_{name}": value[:, :number] for name, value in found.items()}
+            questions = ask_beside(questions, self._fresh(data, pair_key, task_B, behind=True), chosen)
+        per_answer, theta = answer_scores(
+            Model(params, self.config), questions, layers=s.layers if extra == "vector" else ()
+        )
+        scores = {f"icl_{name}": value[:, :number] for name, value in per_answer.items()}
         if extra == "demonstrations":
-            scores |= {f"query_{name}": value[:, number:] for name, value in found.items()}
+            scores |= {f"query_{name}": value[:, number:] for name, value in per_answer.items()}
         if theta is not None:
             transferred = self.tvp_scores(params, data, pair_key, task_B, theta, layer)
             scores |= {f"tvp_{name}": value for name, value in transferred.items()}
