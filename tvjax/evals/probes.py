@@ -147,8 +147,9 @@ def run(
     layers: Mapping[str, Any],
     edit: str,
 ) -> dict[str, Any]:
-    """All probes of one member on `drawn`, as arrays that lead with B. asks: those of `asked` for the same prompts.
+    """All probes of one member on `drawn`, as arrays that lead with B.
 
+    asks: what `asked` returns for the same prompts.
     layers: ``prescribed`` and ``best``, which may be traced.
     """
     prompt, layout = drawn.prompt, drawn.prompt.layout
@@ -216,9 +217,12 @@ def measure(
 ) -> list[dict[str, Any]]:
     """The probes of a population, one entry of a summary a member, each number beside its 90% bootstrap interval.
 
-    model: its parameters lead with the member axis; layers: ``prescribed`` and ``best``, each ``[M]``; seen: theta
-    ``[M, P, L+1, D]`` and the parameters of its tasks, which `Measure` found on prompts of its own. prompts: how many
-    are drawn for the probes that run the model. What each entry holds: `entry`.
+    What each entry holds: `entry`.
+
+    model: its parameters lead with the member axis.
+    layers: ``prescribed`` and ``best``, each ``[M]``.
+    seen: theta ``[M, P, L+1, D]`` and the parameters of its tasks, of the prompts of a `Measure`.
+    prompts: how many are drawn for the probes that run the model.
     """
 
     def members(model: Model, layers: Any, drawn: ShiftedPrompts, asks: Any) -> Any:

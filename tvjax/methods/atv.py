@@ -25,9 +25,9 @@ from tvjax.vectors.atv import Expansion, Positions, dropped, inject, read_query
 class ATV(Adapter):
     """Adaptive task vectors.
 
-    generator: the decoder that reads queries and is trained from ``given["generator"]`` (from scratch where that is
-    not there); None: the first `below` blocks of the target read them, and stay as they are. learned_scale: whether a
-    factor of each layer's lambda is trained too.
+    generator: the decoder that reads queries and is trained from ``given["generator"]`` (from scratch if that is not
+        there); None: the first `below` blocks of the target read queries, and stay as they are.
+    learned_scale: whether a factor of each layer's lambda is trained too.
     """
 
     target: DecoderConfig

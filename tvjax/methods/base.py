@@ -69,10 +69,15 @@ class Written(NamedTuple):
 class MethodResult:
     """What is known of a method: which questions it answers right, and what it takes.
 
-    right: of each task, ``[n, seeds * templates]``. tokens: of a query, with what stands before it. ask: asks `asked`
-    questions again, by programs that are compiled, to be timed (None: it is not). trainable: how many numbers are
-    trained. about: what else the summary says of the method. written: what it writes for the test queries. train_ms:
-    of an example.
+    right: of each task, ``[n, seeds * templates]``.
+    tokens: of a query, with what stands before the query.
+    ask: asks `asked` questions again, by programs that are compiled, to be timed (None: the method is not timed).
+    asked: how many questions `ask` asks.
+    trainable: how many numbers are trained.
+    generator_tokens: how many tokens the generator reads of a query.
+    about: what else the summary says of the method.
+    written: what the method writes for the test queries.
+    train_ms: milliseconds of a trained example.
     """
 
     right: Answered
@@ -90,11 +95,16 @@ class MethodResult:
 class RunContext:
     """What all methods of a run share.
 
-    own: the settings of methods, by group. generator: the decoder of what reads queries (None: the first `below` blocks
-    of the target). given: what nobody trains. trained: the tasks that are trained on, the first of `tasks`.
-    examples: of "query" and "shown" readings, by split. benches: one a template and seed; templates: how many.
-    finish: trains with a trainer in a folder, or reads there what was trained. tick: is told the name of a method of
-    which a part is done. made: the vectors of the methods that have run, which others may use (a bench each).
+    own: the settings of methods, by group.
+    generator: the decoder of what reads queries (None: the first `below` blocks of the target).
+    given: what nobody trains.
+    trained: the tasks that are trained on, the first of `tasks`.
+    examples: of "query" and "shown" readings, by split.
+    benches: one a template and seed.
+    templates: how many templates there are.
+    finish: trains with a trainer in a folder, or reads there what was trained.
+    tick: is called with the name of a method of which a part is done.
+    made: the vectors of the methods that have run, which other methods may use (a bench each).
     """
 
     own: Mapping[str, Any]
@@ -145,9 +155,13 @@ class NoSettings:
 class Method:
     """A way to have a frozen model do a task.
 
-    name: in config.methods and in the summary. label: as readers know it; ``{k}`` is the number of demonstrations.
-    source: whose it is, a sentence for the page. settings: a dataclass of its fields, which are config.GROUP; group: ""
-    is its name. Methods of one group share their fields.
+    Methods of one group share their fields.
+
+    name: in config.methods and in the summary.
+    label: as readers know the method; ``{k}`` is the number of demonstrations.
+    source: whose method it is, a sentence for the page.
+    settings: a dataclass of the method's fields, which are config.GROUP.
+    group: "" is the method's name.
     """
 
     name: str
@@ -195,7 +209,8 @@ class Method:
 class Prompted(Method):
     """A method that is prompts alone, ``prompts(bench, task)`` for the inputs of the test split.
 
-    each_seed: whether they differ from seed to seed. shown: whether they have demonstrations.
+    each_seed: whether prompts differ from seed to seed.
+    shown: whether prompts have demonstrations.
     """
 
     kind: Kind = "prompts"

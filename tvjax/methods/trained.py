@@ -45,12 +45,14 @@ Members = tuple[tuple[str, ...], Hyper]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained(Method):
-    """A method that trains ``adapter(context, own)``, own: its settings, of which `rate` is the learning rate.
+    """A method that trains an adapter.
 
-    given: the arrays that it needs beside those of the target, ``given(context, own)``; None: no more. If it needs
-    more, it cannot be planned without data. reads: which examples, "query" alone or "shown" with demonstrations. more:
-    what else the summary says of it, ``more(adapter, given)``. in_front: how many tokens of `given` stand before each
-    prompt.
+    adapter: ``adapter(context, own)``; `own` are the method's settings, of which `rate` is the learning rate.
+    given: the arrays that the adapter needs beside those of the target, ``given(context, own)``; None: no more. A
+        method that needs more cannot be planned without data.
+    reads: which examples, "query" alone or "shown" with demonstrations.
+    more: what else the summary says of the method, ``more(adapter, given)``.
+    in_front: how many tokens of `given` stand before each prompt.
     """
 
     kind: Kind = "trained"

@@ -51,12 +51,15 @@ def nothing_more(bench: Bench, own: Any) -> tuple[int, float]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VectorMethod(Method):
-    """A way to make vectors of tasks: ``make(bench, own)``, own: its settings.
+    """A way to make vectors of tasks.
 
-    keep: of the state where a vector is written: 0 it is replaced, 1 it is added to. scales: the factors of which the
-    dev split chooses one. everywhere: whether it is added at all layers, and not at the one that the dev split prefers;
-    positions: where it is then, "last" (the prompt's last token) or "all" (with the answer's). making: how many parts
-    `make` tells the bench of, by the method's name, and about how many tokens a part takes through all blocks.
+    make: ``make(bench, own)``; `own` are the method's settings.
+    keep: the factor of the state that a vector is written at: 0, the state is replaced; 1, the vector is added to it.
+    scales: the factors of which the dev split chooses one.
+    everywhere: whether the vector is added at all layers, and not at the layer that the dev split prefers.
+    positions: if `everywhere`, the tokens it is added at: "last" (the prompt's last) or "all" (with the answer's).
+    making: how many parts `make` tells the bench of, by the method's name, and about how many tokens a part takes
+        through all blocks.
     """
 
     kind: Kind = "vectors"

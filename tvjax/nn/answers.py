@@ -21,8 +21,9 @@ from tvjax.nn.tokens import Tokens, pad
 class Questions:
     """Prompts with the answers behind them, padded on the right.
 
-    last_B: the index of each prompt's last token, the one that the answer's first token is read from. answers_BA: the
-    tokens of the answers, asked_BA: which of them there are.
+    last_B: the index of each prompt's last token, which the answer's first token is read from.
+    answers_BA: the tokens of the answers.
+    asked_BA: which tokens of the answers there are.
     """
 
     tokens: Tokens

@@ -35,10 +35,13 @@ def attention(
 ) -> jax.Array:
     """softmax(cap(scale q k^T)) v for each head: ``[B, T, H, C]``; head h reads key/value head ``h * G // H``.
 
-    mask_BTT: True = may look, ``[B or 1, T, T]``; causal where it is None. past: keys and values that stand before
-    these, ``[B, G, S, C]``, and their mask ``[B or 1, T, S]``. scale: C^-1/2 where it is 0. cap(a) = cap tanh(a / cap),
-    where it is not 0. precision: of the products, as `lax.dot_general` takes it. A query that may look at nothing gets
-    zeros. Reverse-mode derivatives only.
+    A query that may look at nothing gets zeros. Reverse-mode derivatives only.
+
+    mask_BTT: True = may look, ``[B or 1, T, T]``; None: causal.
+    past: keys and values that stand before these, ``[B, G, S, C]``, and their mask ``[B or 1, T, S]``.
+    scale: 0: C^-1/2.
+    cap: cap(a) = cap tanh(a / cap); 0: none.
+    precision: of the products, as `lax.dot_general` takes it.
     """
     batch, length, heads, channels = q_BTHC.shape
     groups = k_BTGC.shape[2]

@@ -23,9 +23,11 @@ CACHE = ("blocks/keys", "blocks/values")
 
 @struct.dataclass
 class Generated:
-    """ids_BN: the new tokens, 0 after a stop token; count_B: how many there are, a stop token included.
+    """The new tokens of each prompt.
 
-    activations: ``{address: [(L,) B, T, ...]}``, of the state that each new token was read from.
+    ids_BN: the new tokens, 0 after a stop token.
+    count_B: how many new tokens there are, a stop token included.
+    activations: ``{address: [(L,) B, N, ...]}``, of the state that each new token was read from.
     """
 
     ids_BN: jax.Array
@@ -183,10 +185,12 @@ def generate(
 ) -> Generated:
     """Continue each prompt by up to `max_new_tokens`: greedily, or sampled where there is a `key`.
 
-    prompt_edits: a tree for the whole prompts ``[B, T]``; step_edits: one for a single new token ``[B, 1]``. A token is
-    read from the state before it, so an edit of the prompt's last position acts on the first new token. One program
-    for each shape; it ends when every prompt has come to a stop token. What is sampled for a prompt depends on its own
-    tokens and the key (`prompt_keys`). New tokens are read with the layers `apart`, where they can be.
+    A token is read from the state before it, so an edit of the prompt's last position acts on the first new token. One
+    program for each shape; the program ends when every prompt has come to a stop token. What is sampled for a prompt
+    depends on its own tokens and the key (`prompt_keys`). New tokens are read with the layers `apart`, if they can be.
+
+    prompt_edits: a tree for the whole prompts ``[B, T]``.
+    step_edits: a tree for a single new token ``[B, 1]``.
     """
     static = (max_new_tokens, selection.addresses(addresses, ADDRESSES), tuple(stop), top_k)
     models = (model.bare, Model(model.parted, model.config))

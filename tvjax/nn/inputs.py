@@ -20,7 +20,11 @@ Prompts = Prompt | Tokens | jax.Array | Sequence[Any] | str
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """values: token ids ``[B, T]`` or real features ``[B, T, I]``. positions_BT: of their tokens (None: 0, 1, ..)."""
+    """Prompts as a decoder reads them.
+
+    values: token ids ``[B, T]`` or real features ``[B, T, X]``.
+    positions_BT: of their tokens (None: 0, 1, ..).
+    """
 
     values: jax.Array
     positions_BT: Any

@@ -112,9 +112,12 @@ def forward(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The readout at positions `at` and the activations at `addresses`, ``{address: array}``; nothing else is kept.
 
-    Activations inside `blocks` have a leading axis of L, or of the chosen `layers` (numbered 1..L, in their order, each
-    as often as it is named); those of positions `read_BS` alone are kept where it is given. Raises `UserError` for an
-    address or a layer that is not there.
+    Activations inside `blocks` have a leading axis of L.
+
+    layers: the chosen ones, numbered 1..L, in their order, each as often as it is named; None: all.
+    read_BS: the positions of which activations are kept; None: all.
+
+    Raises `UserError` for an address or a layer that is not there.
     """
     wanted, chosen = selection.addresses(addresses, ADDRESSES), None
     if layers is not None:
@@ -179,7 +182,8 @@ def _captures(
 ) -> dict[str, Any]:
     """The collections that make taps keep `layers` and positions `read_BS` of `addresses`, and nothing else.
 
-    layers: 1..L, all where None. read_BS: indices in T, ``[B, S]`` or one row ``[1, S]`` for all; all where None.
+    layers: 1..L; None: all.
+    read_BS: indices in T, ``[B, S]`` or one row ``[1, S]`` for all; None: all.
     """
     layers = tuple(range(1, c.num_layers + 1)) if layers is None else _distinct(layers)
     read_BS = jnp.arange(length)[None] if read_BS is None else read_BS

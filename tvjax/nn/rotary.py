@@ -17,8 +17,9 @@ import numpy as np
 class Scaling:
     """How frequencies are slowed for prompts longer than those of training.
 
-    linear: all by `factor` (Chen et al. 2023). llama3: those whose wavelength exceeds ``original / low`` by `factor`,
-    none above ``original / high``, and a blend between (Llama 3.1).
+    linear: all by `factor` (Chen et al. 2023).
+    llama3: those whose wavelength exceeds ``original / low`` by `factor`, none above ``original / high``, and a blend
+        between (Llama 3.1).
     """
 
     kind: Literal["linear", "llama3"]

@@ -16,9 +16,11 @@ from tvjax.nn.show import brief
 
 @struct.dataclass
 class Tokens:
-    """ids_BT: token ids, anything at padding; valid_BT: True where a token stands. Both may have more leading axes.
+    """Prompts of unequal lengths in one array.
 
-    start_B: the position of each prompt's first token, where others stand before it (None: 0).
+    ids_BT: token ids, anything at padding; it may have more leading axes.
+    valid_BT: True where a token stands; of the same axes.
+    start_B: the position of each prompt's first token, if others stand before it (None: 0).
     """
 
     ids_BT: jax.Array

@@ -94,10 +94,11 @@ def sink(tokenizer: Tokenizer, template: Template, tasks: Mapping[str, TextTask]
 
 
 class Bench:
-    """batches: those of another bench, to share its programs.
+    """A language model that is asked text tasks in one template.
 
-    seen: the tasks by which is chosen what all tasks share, as the heads of function vectors (empty: all). tick: is
-    told the name of what has been done.
+    batches: those of another bench, to share its programs.
+    seen: the tasks by which is chosen what all tasks share, as the heads of function vectors (empty: all).
+    tick: is called with the name of what has been done.
 
     Raises `UserError` for a model or tasks that do not fit the settings.
     """

@@ -59,11 +59,14 @@ def _cut(parts: Sequence[str], tokens: Sequence[tuple[int, tuple[int, int]]]) ->
 class Pieces:
     """The queries and answers of one task as tokens, in each of the places that they can have in a prompt.
 
-    first, query: of each query, at the beginning of a prompt and behind another pair. answer, last: of each answer,
-    before another query and at the end of a prompt. owner: which query each answer belongs to. start: what stands
-    before the first query of every prompt.
+    first: of each query, at the beginning of a prompt.
+    query: of each query, behind another pair.
+    answer: of each answer, before another query.
+    last: of each answer, at the end of a prompt.
+    owner: which query each answer belongs to.
+    start: what stands before the first query of every prompt.
 
-    Raises `UserError` where tokens cross parts, or where a part depends on which one stands beside it. Tried are the
+    Raises `UserError` if tokens cross parts, or if a part depends on which part stands beside it. Tried are the
     beginnings of all prompts that have each pair once before and once behind another, then neighbours and whole prompts
     of `count` pairs. [ours: all prompts would be too many]
     """

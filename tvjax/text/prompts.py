@@ -119,9 +119,13 @@ def _rows(data: Mapping[str, jax.Array], input_N: jax.Array, key: jax.Array, beh
 class Asked:
     """Prompts of N pairs as one row of tokens each, and where their answers are read.
 
-    ids_BT, positions_BT: the tokens, `PADDING` as the position of none. answers_BNA: the tokens of the answers,
-    real_BNA: which of them there are, from_BNA: the index in T that each is read from. begin_BN: that of the first
-    token of each query. mask_BTT: True = may look; None: at what stands before.
+    ids_BT: the tokens.
+    positions_BT: those of the tokens, `PADDING` where there is none.
+    answers_BNA: the tokens of the answers.
+    real_BNA: which tokens of the answers there are.
+    from_BNA: the index in T that each of them is read from.
+    begin_BN: the index in T of the first token of each query.
+    mask_BTT: True = may look; None: at what stands before.
     """
 
     ids_BT: jax.Array

@@ -67,10 +67,11 @@ def mix(
 ) -> Write:
     """Write ``keep * a + scale * vectors``. A leading axis of `vectors` as long as a list of `layers` is per layer.
 
-    layers: an int, or a list, a slice or a mask ``[L+1]`` (or ``[L]``: 1..L); heads: the same, of H; positions: "last",
-    "all", an int or ints ``[N]`` of every prompt, ints ``[B, N]`` of each, a slice, or a mask of bools ``[T]`` or
-    ``[B, T]``, of which padding does not count. keep, scale: a number, or as `Write` has it.
-
+    layers: an int, or a list, a slice or a mask ``[L+1]`` (or ``[L]``: 1..L).
+    heads: the same, of H.
+    positions: "last", "all", an int or ints ``[N]`` of every prompt, ints ``[B, N]`` of each, a slice, or a mask of
+        bools ``[T]`` or ``[B, T]``, of which padding does not count.
+    keep, scale: a number, or as `Write` has them.
     any_model: write vectors of a file (`tvjax.load_vectors`) into another model too, which refuses them otherwise.
 
     Raises `UserError` for what is none of that, for a layer, head or position that is named twice, for vectors that are
@@ -140,8 +141,12 @@ def affine(
 ) -> Tree:
     """The edits tree of one affine write to the residual stream, from masks: TVP and sweeps are this.
 
-    vectors: ``[L+1 or 1, B or 1, T or 1, D]``; at_layer: ``[L+1]``, at_position: ``[B or 1, T]``, both masks and either
-    may be traced: the layer of a sweep is data. ``keep`` holds where both masks do, the rest of the stream is kept.
+    ``keep`` holds where both masks do, the rest of the stream is kept. Either mask may be traced: the layer of a sweep
+    is data.
+
+    vectors: ``[L+1 or 1, B or 1, T or 1, D]``.
+    at_layer: a mask ``[L+1]``.
+    at_position: a mask ``[B or 1, T]``.
     """
     here = at_layer.astype(bool)[:, None, None, None] & at_position.astype(bool)[None, :, :, None]
     return _stream(jnp.asarray(keep).reshape(1, 1, 1, 1), scale * vectors, here)
@@ -189,8 +194,10 @@ def _compose(a: Edit, b: Edit) -> Edit:
 def place(writes: Write | Sequence[Write], config: DecoderConfig, positions_BT: Any, batch: int = 0) -> Tree:
     """The edits tree of `writes`, applied in their order, for prompts whose tokens stand at `positions_BT`.
 
-    batch: how many prompts there are, where `positions_BT` has one row for them all. Raises `UserError` for a layer, a
-    head, a position or a width that is not there, and for vectors or factors of another number of prompts.
+    batch: how many prompts there are, if `positions_BT` has one row for them all.
+
+    Raises `UserError` for a layer, a head, a position or a width that is not there, and for vectors or factors of
+    another number of prompts.
     """
     own = selection.Own.of(positions_BT, batch or (len(positions_BT) if len(positions_BT) > 1 else 0))
     return _joined(writes, config, lambda write: own.where(write.positions, write.mask), own.batch)

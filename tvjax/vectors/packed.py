@@ -41,8 +41,10 @@ def run_packed(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Predictions ``[B, T, O]`` and activations at every position: those of `shown`, then those of the queries.
 
-    shown: the decoder's inputs of a prompt or its beginning, ``[B, T, ...]``. queries: an x for each of `counts`,
-    ``[B, S, X]`` or ``[B, S]``. Where their answers are read: `answers_at`.
+    Where the answers are read: `answers_at`.
+
+    shown: the decoder's inputs of a prompt or its beginning, ``[B, T, ...]``.
+    queries: an x for each of `counts`, ``[B, S, X]`` or ``[B, S]``.
     """
     batch, length = shown.shape[:2]
     zero_shot = task.zero_shot(layout, queries.reshape(-1, *queries.shape[2:]))

@@ -34,9 +34,13 @@ DTYPES = {"BOOL": "bool", "BF16": "bfloat16"} | {
 class Vectors:
     """What a file holds: arrays by name, and what they are of.
 
-    model: the fingerprint of the model ("" where the file does not say), address: where the vectors stand, layers,
-    positions: as `tvjax.replace` takes them, template: of the prompts, about: what else the file says.
     ``vectors[name]`` is an array that `tvjax.replace`, `add`, `mix` and `sweep` take; so is the whole, of one array.
+
+    model: the fingerprint of the model ("" if the file does not say).
+    address: where the vectors stand.
+    layers, positions: as `tvjax.replace` takes them.
+    template: of the prompts.
+    about: what else the file says.
     """
 
     arrays: Mapping[str, ModelArray]
@@ -85,11 +89,17 @@ def save_vectors(
 ) -> None:
     """Write arrays ``{name: array}`` with what one must know to use them again; each comes back as it was.
 
-    model: whose vectors they are (a `Model`, its parameters, or its fingerprint); address: where they stand
-    ("blocks/resid" by default); layers: which, 0..L; positions: as `tvjax.replace` takes them ("last" by default);
-    template: of text prompts; about: how they were made, as JSON can say it. For what `load_vectors` returned, each is
-    by default what its file says. The same arrays and metadata are the same bytes. Raises `UserError` for what cannot
-    be kept.
+    For what `load_vectors` returned, each argument is by default what the file says. The same arrays and metadata are
+    the same bytes.
+
+    model: whose vectors they are (a `Model`, its parameters, or its fingerprint).
+    address: where the vectors stand ("blocks/resid" by default).
+    layers: which, 0..L.
+    positions: as `tvjax.replace` takes them ("last" by default).
+    template: of text prompts.
+    about: how the vectors were made, as JSON can say it.
+
+    Raises `UserError` for what cannot be kept.
     """
     before = vectors if isinstance(vectors, Vectors) else None
     named = {"address": address, "positions": positions, "template": template, "about": about}

@@ -96,7 +96,11 @@ class ATVTraining(ExampleConfig, TrainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class ATVSettings(Settings):
-    """The whole experiment, checked. own: the settings of methods, by group. training: config.training."""
+    """The whole experiment, checked.
+
+    own: the settings of methods, by group.
+    training: config.training.
+    """
 
     target: TargetConfig
     generator: GeneratorConfig

@@ -45,11 +45,16 @@ def measured(
 ) -> tuple[Right, dict[str, np.ndarray], dict[str, int]]:
     """Which questions of the test split are answered right; by task the vectors ``[L+1, D]`` and the layer best on dev.
 
-    vector: the mean state at the last token of few-shot prompts (Hendel et al. 2023), written at the last token of the
-    zero-shot prompt, at `layer`; by_layer: at each of `layers`, `layer` among them; best_vector: at the one best on the
-    dev split; single_vector: the state of one prompt, the mean over `single` prompts. keep: 0 replaces the state, 1
-    adds to it. other: the template of `shifted`; shifts: the questions of a task that are asked so. done: is called
-    after each task.
+    The vector is the mean state at the last token of few-shot prompts (Hendel et al. 2023), written at the last token
+    of the zero-shot prompt. Of the kinds of answers, "vector" has it at `layer`, "by_layer" at each of `layers`, and
+    "best_vector" at the layer that is best on the dev split; "single_vector" has the state of one prompt, the mean over
+    `single` prompts.
+
+    layers: those that are written at, `layer` among them.
+    keep: 0 replaces the state, 1 adds to it.
+    other: the template of `shifted`.
+    shifts: the questions of a task that are asked under each shift.
+    done: is called after each task.
     """
     right: Right = {kind: {} for kind in (*ASKED, *GAINS, *(SHIFTS if shifts else ()), BY_LAYER)}
     vectors: dict[str, np.ndarray] = {}

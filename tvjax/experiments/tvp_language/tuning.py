@@ -34,7 +34,8 @@ class TuningExperiment:
     of query i, from which its answer is read. TVP-loss: the mean over i in S of the risk of y'_i in the zero-shot
     prompt of a fresh pair (x'_i, y'_i) of the task, with theta_i written at h^l* of its last token.
 
-    base: the parameters that every member starts from. arrays: `text_prompts.tables` of what is trained on.
+    base: the parameters that every member starts from.
+    arrays: `text.prompts.tables` of what is trained on.
     """
 
     settings: TVPLanguageSettings
