@@ -36,7 +36,7 @@ def predict(names: Iterable[str], x: np.ndarray, y: np.ndarray, tokens: int = 0)
     """Predictions ``{name: [P, N, Y]}`` of y ``[P, N, Y]`` at x ``[P, N, X]``; entry i has seen the pairs before i.
 
     Not all are made, so that those of a family take at most some 20 s on two cores: of more than `MOST_COUNTS` pairs so
-    many i, spread evenly, and only the first prompts, as many as make `CLOSED_FORMS` predictions, or `FITS` where each
+    many i, spread evenly, and only the first prompts, as many as make `CLOSED_FORMS` predictions, or `FITS` if each
     is a fit of scikit-learn (a millisecond or two). Each output is predicted by itself. Those left out are
     not-a-number. Raises KeyError for a name that is not in `BASELINES`. Of tokens, `tokens` many, y begins with the one
     that was observed and predictions are log-probabilities ``[P, N, tokens]``.
@@ -61,7 +61,7 @@ def predict(names: Iterable[str], x: np.ndarray, y: np.ndarray, tokens: int = 0)
 def summary(task: Task, x: np.ndarray, y: np.ndarray) -> dict[str, dict[str, Any]]:
     """The scores of the family's baselines on pairs x, y, for a summary.
 
-    ``{name: {'num_prompts': n, 'risk': [N], 'risk_ci': [N, 2], ...}}`` by number of demonstrations; None where that
+    ``{name: {'num_prompts': n, 'risk': [N], 'risk_ci': [N, 2], ...}}`` by number of demonstrations; None if that
     number was not tried; ``{}`` for a family that has none.
     """
     entries: dict[str, dict[str, Any]] = {}
@@ -133,8 +133,8 @@ def greedy_tree_of_signs(x: np.ndarray, y: np.ndarray, query: np.ndarray) -> np.
 def trigram(x: np.ndarray, y: np.ndarray, query: np.ndarray, tokens: int) -> np.ndarray:
     """The next token by how often each followed the last two, in the strings x y; `SMOOTHING` is added to each count.
 
-    Where these two never stood together it is the last one that counts, and where that never stood, none. The last
-    token of the vocabulary is the blank, which stands before a string. [ours]
+    If these two never stood together the last one counts, and if that never stood, none. The last token of the
+    vocabulary is the blank, which stands before a string. [ours]
     """
     strings, context = np.concatenate([x, y[..., None]], -1), query
     blank = lambda a: np.full_like(a[..., :1], tokens - 1)  # noqa: E731

@@ -54,7 +54,7 @@ def entanglement(theta_LPSD: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
 
     ``W / (B - W / m)``, each summed over the D channels: W is the variance over a prompt's m dummy queries, in the mean
     over prompts, B the variance over prompts of the mean over dummy queries; both unbiased, and W / m is what the dummy
-    queries add to B. 0 where theta is the same for all of them; None where it does not vary with the task beyond that.
+    queries add to B. 0 if theta is the same for all of them; None if it does not vary with the task beyond that.
     The interval is over prompts. [ours]
     """
     theta = theta_LPSD.astype(np.float64)
@@ -90,11 +90,11 @@ def linear_map(x_PNX: np.ndarray, y_PNY: np.ndarray) -> np.ndarray:
 def rank(map_PYX: np.ndarray, w_PYX: np.ndarray) -> dict[str, Any]:
     """Which of the directions of y = W x the map What that a vector carries has, W = U S V' prompt by prompt. [ours]
 
-    captured: ``[R]``, ``u_r' What v_r / s_r``: 1 where direction r is carried exactly, 0 where not at all. Over prompts
+    captured: ``[R]``, ``u_r' What v_r / s_r``: 1 if direction r is carried exactly, 0 if not at all. Over prompts
     it is the mean with weights s_r^2, ``sum s_r u_r' What v_r / sum s_r^2``, for 1 / s_r has no mean.
     participation, true_participation: ``(sum s)^2 / sum s^2`` of the singular values of What and of W, the number of
-    directions where they are equal; of a single vector rank one is predicted (Dong et al. 2025). power:
-    ``sum |What|^2 / sum |W|^2``; where it is near 0 the participation is that of noise.
+    directions if they are equal; of a single vector rank one is predicted (Dong et al. 2025). power:
+    ``sum |What|^2 / sum |W|^2``; if it is near 0 the participation is that of noise.
     """
     u_PYR, s_PR, v_PRX = np.linalg.svd(w_PYX.astype(np.float64), full_matrices=False)
     along_PR = np.einsum("pyr,pyx,prx->pr", u_PYR, map_PYX, v_PRX)

@@ -96,7 +96,7 @@ def answered(
 
 
 def others(parameters: Mapping[str, np.ndarray]) -> np.ndarray:
-    """For each prompt the next one, around the end, whose task differs ``[P]`` (any other, where none does)."""
+    """For each prompt the next one, around the end, whose task differs ``[P]`` (any other, if none does)."""
     size = len(next(iter(parameters.values())))
     flat = np.concatenate([np.asarray(p, np.float64).reshape(size, -1) for p in parameters.values()], axis=1)
     ahead = (np.arange(size)[:, None] + np.arange(1, size + 1)[None]) % size
@@ -109,7 +109,7 @@ def asked(task: Task, drawn: ShiftedPrompts, key: jax.Array) -> dict[str, Any]:
 
     The first dummy query is the prompt's own last one. A family of strings is asked no more than that: an x of one task
     is none that another task would write. Superpositions are asked for an x' of A in even rows and of B in odd ones,
-    swaps for B's own query in even rows and for an x' of A in its place in odd ones, so that where a family holds out
+    swaps for B's own query in even rows and for an x' of A in its place in odd ones, so that if a family holds out
     pairs of x and task, none of the two is favoured.
     """
     dummy_key, vector_key, prompt_key, first_key, second_key, map_key = jax.random.split(key, 6)

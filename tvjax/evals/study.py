@@ -1,7 +1,7 @@
 """What an emergence study answers: numbers over seeds from its populations' scores, and which claims they support.
 
 Risks are relative to the prior's, and those of two arms are compared seed by seed on the same prompts. A mean over
-seeds is geometric, its interval Student's t on the logarithms; a claim is supported only where such an interval lies,
+seeds is geometric, its interval Student's t on the logarithms; a claim is supported only if such an interval lies,
 whole, on its side, so that one seed supports nothing. A claim that some condition shows asks all of them, so that each
 has an interval wide enough for all to hold together (Bonferroni). What nothing was run for, or what no model under
 test has learned, is not tested: that is neither support nor its absence. The thresholds are ours.
@@ -37,7 +37,7 @@ def surely_above(entry: Mapping[str, Any], limit: float) -> bool:
 
 
 def over(risk: float, other: float) -> float:
-    """A risk over another on the same prompts; 1 where both are 0."""
+    """A risk over another on the same prompts; 1 if both are 0."""
     return max(risk, LEAST) / max(other, LEAST)
 
 
@@ -94,7 +94,7 @@ def first_step(history: Mapping[str, Any], risks: Sequence[float | None], prior:
 
 
 def _least(risks: Sequence[float | None]) -> float | None:
-    """The least of those that are finite; None where none is."""
+    """The least of those that are finite; None if none is."""
     return min((risk for risk in risks if risk is not None), default=None)
 
 
@@ -229,7 +229,7 @@ def _claim(supported: bool, untested: str, **decides: Any) -> Tree:
 
 
 def _first(*reasons: tuple[bool, str]) -> str:
-    """The first reason that holds; "" where none does."""
+    """The first reason that holds; "" if none does."""
     return next((why for holds, why in reasons if holds), "")
 
 
@@ -280,7 +280,7 @@ def _on_shifts(results: Mapping[str, Any], strong: Sequence[Tree], reason: str) 
 
 
 def _somewhere(rows: Sequence[Tree], surely: Callable[[Mapping[str, Any], float], bool]) -> list[Tree]:
-    """The conditions whose best vector is surely on one side of `USABLE`, where all the intervals hold together."""
+    """The conditions whose best vector is surely on one side of `USABLE`, by intervals that all hold together."""
     level = 1 - (1 - LEVEL) / max(len(rows), 1)
     return [row for row in rows if surely(ratio(row["tvp_best"]["values"], level=level), USABLE)]
 

@@ -53,7 +53,7 @@ class ATV(Adapter):
         return Expansion(len(self.layers), self.target.width, self.rank, self.start, self.target.matmul_precision)
 
     def init(self, key: jax.Array, given: Given) -> Any:
-        """The generator as it is given, or fresh where none is, and a fresh expansion."""
+        """The generator as it is given, or fresh if none is, and a fresh expansion."""
         generator_key, expansion_key = jax.random.split(key)
         params: dict[str, Any] = {}
         if self.generator is not None:

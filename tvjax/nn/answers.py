@@ -37,7 +37,7 @@ def questions(
 ) -> Questions:
     """Prompts and answers as `Questions`, with room for `length` tokens and answers of `width` (0: what they need).
 
-    Both are cut into tokens together. Raises `UserError` where a token would hold the end of a prompt and the
+    Both are cut into tokens together. Raises `UserError` if a token would hold the end of a prompt and the
     beginning of its answer, and for a tokenizer that puts tokens behind every text.
     """
     tokenizer.check_open()

@@ -292,7 +292,7 @@ class Decoder(nn.Module):
     ``[B, S, num_outputs]`` in float32 at the positions `at`: a static slice (all of them by default), or indices
     ``[B, S]`` which may differ between prompts.
 
-    positions_BT: 0, 1, .. where it is None; `PADDING` marks what is no token. A token sees those of its prompt and of
+    positions_BT: 0, 1, .. if it is None; `PADDING` marks what is no token. A token sees those of its prompt and of
     `past` whose positions are not later than its own; mask_BTT replaces that rule among the tokens of the prompt.
     """
 
@@ -433,7 +433,7 @@ def _sight(
     mask_BTT: jax.Array | None,
     past: Past | None,
 ) -> _Sight:
-    """Masks where the plain causal one does not do, and distances where some layer has a window that matters."""
+    """Masks if the plain causal one does not do, and distances if some layer has a window that matters."""
     order_BT = jnp.arange(length)[None] if positions_BT is None else positions_BT
     reach = length + (0 if past is None else past.positions_BS.shape[1])
     windowed = any(0 < window < reach for window in c.windows)

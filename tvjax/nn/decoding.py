@@ -126,7 +126,7 @@ def sampling(key: Any, temperature: Any, top_k: Any, size: int) -> tuple[jax.Arr
     """How a token is chosen among `size`: key (also of a seed), temperature and top_k, of which none is ignored.
 
     Raises `UserError` for what is no key, no number over 0, or no number of tokens, and for a temperature or a top_k
-    where there is no key.
+    if there is no key.
     """
     count = f"an int, 0 (all) to {size}, the tokens of the model"
     top_k = selection.integer("top_k", top_k, count)
@@ -183,7 +183,7 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
 ) -> Generated:
-    """Continue each prompt by up to `max_new_tokens`: greedily, or sampled where there is a `key`.
+    """Continue each prompt by up to `max_new_tokens`: greedily, or sampled if there is a `key`.
 
     A token is read from the state before it, so an edit of the prompt's last position acts on the first new token. One
     program for each shape; the program ends when every prompt has come to a stop token. What is sampled for a prompt

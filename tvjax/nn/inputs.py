@@ -36,7 +36,7 @@ class Inputs:
 
     @property
     def places_BT(self) -> Any:
-        """The positions, of one row where no prompt is padded."""
+        """The positions, of one row if no prompt is padded."""
         return np.arange(self.values.shape[1])[None] if self.positions_BT is None else self.positions_BT
 
     def own(self, field: str = "positions") -> Own:
@@ -70,7 +70,7 @@ def inputs_of(model: Model, prompts: Prompts) -> Inputs:
 
 
 def texts_of(prompts: Any, field: str = "prompts") -> list[str]:
-    """Texts as a list; it is empty where `prompts` are none. Raises `UserError` where only some of them are texts."""
+    """Texts as a list; it is empty if `prompts` are none. Raises `UserError` if only some of them are texts."""
     if isinstance(prompts, str):
         return [prompts]
     if isinstance(prompts, np.ndarray) and prompts.dtype.kind == "U":

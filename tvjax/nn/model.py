@@ -54,7 +54,7 @@ class Model:
 
     @property
     def parted(self) -> Any:
-        """`params` with the layers `apart`, where they can be: made once, for as long as the parameters are these."""
+        """`params` with the layers `apart`, if they can be: made once, for as long as the parameters are these."""
         leaves, held = jax.tree.leaves(self.params), self.__dict__.get("_parted")
         if held is None or list(map(id, held[0])) != list(map(id, leaves)):
             held = self.__dict__["_parted"] = (leaves, apart(self.params))

@@ -2,7 +2,7 @@
 
 Layers, heads and positions all understand an int (of Python, numpy or jax), a list, tuple, range or array of ints, a
 slice and a boolean mask. Nothing is rounded, cut or guessed: a float is no index, an array of 0 and 1 is no mask, and
-what is not there is refused by its name. Values are looked at where they are concrete, before any program runs. [ours]
+what is not there is refused by its name. Values are looked at if they are concrete, before any program runs. [ours]
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ Positions = str | Span | tuple[int, ...] | tuple[tuple[int, ...], ...]
 
 
 def host(value: Any) -> np.ndarray | None:
-    """The values of an array, or None where they cannot be looked at: a traced one, or one that lies elsewhere too."""
+    """The values of an array, or None if they cannot be looked at: a traced one, or one that lies elsewhere too."""
     if isinstance(value, jax.core.Tracer) or (isinstance(value, jax.Array) and not value.is_fully_addressable):
         return None
     return np.asarray(value)
@@ -189,7 +189,7 @@ def _numbers(
 
 
 def positions(value: Any) -> tuple[Positions, Any]:
-    """Positions before the prompts are known: what names them, and the mask where that is "mask" (it may be traced).
+    """Positions before the prompts are known: what names them, and the mask if that is "mask" (it may be traced).
 
     Raises `UserError` for a word, a dtype or a shape that means nothing, and for a mask that is true nowhere.
     """
@@ -217,7 +217,7 @@ def positions(value: Any) -> tuple[Positions, Any]:
 class Own:
     """Where the tokens of each prompt stand in T: `order_BT` ``[B or 1, T]`` is the number among its own, or `PADDING`.
 
-    batch: how many prompts there are (0: not known). The arrays are numpy's where they are concrete.
+    batch: how many prompts there are (0: not known). The arrays are numpy's if they are concrete.
     """
 
     order_BT: Any
@@ -327,7 +327,7 @@ class Own:
     def index(self, chosen: Positions, mask: Any = None) -> Any:
         """The places in T that are named, ``[B or 1, S]``, in their order and as often as they are named.
 
-        Raises `UserError` as `where` does, and where the prompts have unequal numbers of them.
+        Raises `UserError` as `where` does, and if the prompts have unequal numbers of them.
         """
         if chosen == "mask" or isinstance(chosen, Span):
             if isinstance(chosen, Span):
@@ -350,7 +350,7 @@ class Own:
 
 
 def finite(field: str, value: Any) -> Any:
-    """An array of real numbers, `value` itself where it is one. Raises `UserError` for any that is not finite."""
+    """An array of real numbers, `value` itself if it is one. Raises `UserError` for any that is not finite."""
     try:
         array = value if isinstance(value, jax.Array) else np.asarray(value)
     except jax.errors.TracerArrayConversionError:  # a list of traced numbers

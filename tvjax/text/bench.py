@@ -266,7 +266,7 @@ class Bench:
         return self.said(q, *self._nothing())[:, 0, 0]
 
     def _nothing(self) -> tuple[np.ndarray, list[int], np.ndarray]:
-        """A vector that changes nothing, where that costs least: vectors, layers and keep."""
+        """A vector that changes nothing, at the layer at which it costs least: vectors, layers and keep."""
         c = self.model.config
         return np.zeros((1, 1, c.width)), [c.num_layers], np.ones((1, 1))
 

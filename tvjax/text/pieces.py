@@ -33,7 +33,7 @@ def crossing(parts: Sequence[str], number: int, what: str = "has a token that jo
 def pieces(tokenizer: Tokenizer, prompts: Sequence[Sequence[str]]) -> list[list[Ids]]:
     """The tokens of prompts, by the parts that each is joined from; the first has those that stand before every text.
 
-    Raises `UserError` where a token is of two parts, and for a tokenizer that puts tokens behind every text.
+    Raises `UserError` if a token is of two parts, and for a tokenizer that puts tokens behind every text.
     """
     tokenizer.check_open()
     return [

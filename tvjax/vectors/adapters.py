@@ -64,7 +64,7 @@ class Adapter:
         raise NotImplementedError
 
     def state(self, params: Any, given: Given, queries: Queries, key: jax.Array | None) -> jax.Array:
-        """What a model has read of queries, ``[B, D]``; only where one reads them."""
+        """What a model has read of queries, ``[B, D]``; only if one reads them."""
         raise NotImplementedError
 
     def read(self, params: Any, given: Given, queries: Queries, scale_L: jax.Array, key: jax.Array | None) -> Any:

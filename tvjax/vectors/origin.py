@@ -102,7 +102,7 @@ def _with_origin(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def origin_of(vectors: Any) -> Origin | None:
-    """The origin of vectors, or of those in a list, or None where nothing is known of it.
+    """The origin of vectors, or of those in a list, or None if nothing is known of it.
 
     Raises `UserError` for vectors of two models together.
     """
@@ -117,9 +117,9 @@ def origin_of(vectors: Any) -> Origin | None:
 
 
 def check(model: Model, edits: Any) -> None:
-    """Raise `UserError` where writes, or arrays in a tree of edits, are known to be of another model than `model`.
+    """Raise `UserError` if writes, or arrays in a tree of edits, are known to be of another model than `model`.
 
-    Nothing is computed where they know of none.
+    Nothing is computed if none of them knows its model.
     """
     leaves = jax.tree.leaves(edits, is_leaf=lambda e: hasattr(e, "origin"))
     origins = {origin for origin in map(origin_of, leaves) if origin is not None}

@@ -201,7 +201,7 @@ def _plain(field: str, value: Any) -> Any:
 def load_vectors(path: str | Path) -> Vectors:
     """The arrays of a file, which know their model, and its metadata.
 
-    Raises `UserError` where it is missing, not whole safetensors, or holds what numpy has no dtype for.
+    Raises `UserError` if the file is missing, is not whole safetensors, or holds what numpy has no dtype for.
     """
     path = user_path(path)
     if path.is_dir():

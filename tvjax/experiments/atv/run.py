@@ -61,7 +61,7 @@ def folder_of(folder: Path, settings: ATVSettings, name: str) -> Path:
 
 
 def _models(s: ATVSettings, say: Callable[[str], None], target: Model | None) -> tuple[Model, Model | None]:
-    """The target and, where it is a model of its own, the generator, in float32 and without its readout."""
+    """The target and, if it is a model of its own, the generator, in float32 and without its readout."""
     models: list[Model] = []
     for part, chosen, dtype in (("target", s.target, s.target.dtype), ("generator", s.generator, "float32")):
         how: dict[str, Any] = {"dtype": dtype or None, "matmul_precision": s.target.matmul_precision}
@@ -169,7 +169,7 @@ def context_of(
 
 
 def _readers(s: ATVSettings, tokenizer: Tokenizer) -> dict[str, Reader]:
-    """How the generator is shown a query, alone and, where a method needs it, behind demonstrations."""
+    """How the generator is shown a query, alone and, if a method needs it, behind demonstrations."""
     template = Template(*s.generator.template) if s.generator.template else s.templates[0]
     readers = {"query": Reader(tokenizer, template)}
     if any(isinstance(method, Trained) and method.reads == "shown" for method in s.methods):
@@ -313,7 +313,7 @@ def _work(context: RunContext, s: ATVSettings, mode: str) -> tuple[dict[str, int
 def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = aloud) -> dict[str, Any]:
     """Train (or with mode "eval" only load) what `config` asks for in `folder`, ask everything, return the summary.
 
-    Raises `UserError` for a config, a model, tasks or a folder that does not fit, `RunError` where it cannot go on.
+    Raises `UserError` for a config, a model, tasks or a folder that does not fit, `RunError` if the run cannot go on.
     """
     s = ATVSettings.from_config(config)
     with Progress(say) as progress:

@@ -33,7 +33,7 @@ from tvjax.vectors import origin, store
 
 
 def open_target(s: ATVTVPSettings, say: Callable[[str], None]) -> Target:
-    """The frozen member, whose run is trained first, once, where there is none."""
+    """The frozen member, whose run is trained first, once, if there is none."""
     values, settings = s.target_config(), s.target_settings()
     folder = user_path(s.target.run or s.target.trained, "config.target." + ("run" if s.target.run else "trained"))
     if not s.target.run:
@@ -50,7 +50,7 @@ def open_target(s: ATVTVPSettings, say: Callable[[str], None]) -> Target:
 
 
 def _keep_target(folder: Path, target: Target) -> str:
-    """The target's fingerprint, kept in the run. Raises `UserError` where its writers had another target."""
+    """The target's fingerprint, kept in the run. Raises `UserError` if its writers had another target."""
     path, fingerprint = folder / "target.json", origin.fingerprint(target.model.params)
     if path.is_file():
         before = read_json(path, rundir.A_RUN).get("fingerprint")
@@ -169,7 +169,7 @@ def make_trainer(experiment: WriterExperiment, mesh: Mesh | None = None) -> Trai
 def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train writers (or with mode "eval" only load them) for the target, measure them, and return the summary.
 
-    Raises `UserError` for a config, a target or a folder that does not fit, `RunError` where it cannot go on.
+    Raises `UserError` for a config, a target or a folder that does not fit, `RunError` if the run cannot go on.
     """
     s = ATVTVPSettings.from_config(config)
     s.target_settings()  # before anything is written

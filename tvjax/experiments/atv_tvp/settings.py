@@ -101,7 +101,7 @@ class ATVTVPSettings(Settings):
         return values
 
     def target_settings(self) -> "TVPSettings":
-        """The settings of the target's run. Raises `UserError` where they are none, or do not fit the writer's."""
+        """The settings of the target's run. Raises `UserError` if they are none, or do not fit the writer's."""
         values = self.target_config()
         try:
             settings: TVPSettings = named("tvp").settings(values)

@@ -26,7 +26,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     """Train and measure every population that `folder` does not hold yet, and write and return the study's summary.
 
     With mode "eval" they are only measured again. Raises `UserError` for a config or a folder that does not fit,
-    `RunError` where a run cannot go on.
+    `RunError` if a run cannot go on.
     """
     s = EmergenceSettings.from_config(config)
     rundir.prepare(folder, config, new=mode == "train")

@@ -148,7 +148,7 @@ def _populations(
 def _config(
     base: Mapping[str, Any], condition: Condition, arm: str, members: Sequence[Member], *, shifts: bool
 ) -> dict[str, Any]:
-    """The TVP config of a population; shifts: whether its prompts are also shifted, where the base's are."""
+    """The TVP config of a population; shifts: whether its prompts are also shifted, if the base's are."""
     config = copy.deepcopy(dict(base))
     for name, (part, field) in FIELDS.items():
         config[part][field] = condition[name]

@@ -107,7 +107,7 @@ def _tasks(answers: Mapping[Key, Tree]) -> dict[str, Any]:
 
 
 def _ranks(x: np.ndarray | Sequence[float], y: Sequence[float]) -> float | None:
-    """Spearman's rank correlation; None where one of the two does not vary."""
+    """Spearman's rank correlation; None if one of the two does not vary."""
     ranks = rankdata(x), rankdata(y)
     if min(float(np.ptp(r)) for r in ranks) == 0:
         return None

@@ -57,7 +57,7 @@ class Cell:
 def cells(c: FormatConfig, model: Model, tasks: Mapping[str, TextTask], tick: Callable[[str], None]) -> list[Cell]:
     """All pairs of a template and a start, which share their programs.
 
-    Raises `UserError` for what a bench refuses, and for several starts where the tokenizer puts a token of its own
+    Raises `UserError` for what a bench refuses, and for several starts if the tokenizer puts a token of its own
     (BOS) before every text: there a start is left out (`Template.led_by`).
     """
     shared, table = Batches(c.memory, c.batch), []

@@ -40,7 +40,7 @@ def _chosen(
 ) -> dict[str, Any]:
     """Accuracy with the vector of a task at each layer that has one, and where the dev split prefers it.
 
-    alone: zero-shot on the dev split. A vector works where more first tokens are right there (`clearly_above`).
+    alone: zero-shot on the dev split. A vector works if more first tokens are right there (`clearly_above`).
     """
     kind, vectors_LD, layers = method.name, result.vectors[name], method.layers(bench, result, name)
     dev = method.swept(bench, name, "dev", vectors_LD, layers, scales)
@@ -62,7 +62,7 @@ def _chosen(
 
 
 def _by_layer(bench: Bench, layers: Sequence[Layer], means: np.ndarray) -> list[float | None]:
-    """The means of `layers`, each at its place among 0..L; None where there is no vector of one layer."""
+    """The means of `layers`, each at its place among 0..L; None if there is no vector of one layer."""
     accuracies: list[float | None] = [None] * len(bench.layers)
     for layer, mean in zip(layers, means, strict=True):
         if layer is not None:
@@ -104,7 +104,7 @@ def _partners(bench: Bench, shown: str, fewest: int) -> dict[str, list[tuple[int
     """Tasks with a vector that can contradict the demonstrations of `shown`, and about what.
 
     The questions of the test split, with their places in it, that both have and whose answers begin with other tokens;
-    where there are at least `fewest` of them.
+    if there are at least `fewest` of them.
     """
     pairs, partners = bench.sample(shown, "test"), {}
     for moved in bench.tasks:

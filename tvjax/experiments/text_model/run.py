@@ -99,7 +99,7 @@ def make_trainer(experiment: TextModelExperiment, evaluation_key: jax.Array, mes
 def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Train (or with mode "eval" only load) the model, write it to ``model/`` and measure it; return the summary.
 
-    Raises `UserError` for a config or a folder that does not fit, `RunError` where the run cannot go on.
+    Raises `UserError` for a config or a folder that does not fit, `RunError` if the run cannot go on.
     """
     s = TextModelSettings.from_config(config)
     if processes.count() > 1:

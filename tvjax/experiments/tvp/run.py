@@ -23,7 +23,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     """Train (or with mode "eval" only load) what `config` asks for in `folder`, measure it, and return the summary.
 
     Of several processes the first alone measures, and has a summary to return.
-    Raises `UserError` for a config or a folder that does not fit, `RunError` where the run cannot go on.
+    Raises `UserError` for a config or a folder that does not fit, `RunError` if the run cannot go on.
     """
     from tvjax.experiments.tvp.measures import write  # `load` needs none of what measures
 

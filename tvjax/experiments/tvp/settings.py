@@ -64,7 +64,7 @@ class EvaluationConfig(Checked):
     probe_prompts: int = setting(256, "of the probes that run the model", least=1)
 
     def check(self, path: str) -> None:
-        """Raise `UserError` for a single prompt where vectors are probed."""
+        """Raise `UserError` for a single prompt if vectors are probed."""
         for name in ("prompts", "probe_prompts"):
             if self.probes and getattr(self, name) < 2:
                 raise reject(f"{path}.{name}", getattr(self, name), "2 or more")
@@ -109,7 +109,7 @@ class TVPSettings(Settings):
         return shifts_for(self.task, self.prompt.demonstrations, pairs) if self.evaluation.shifts else ()
 
     def active_inputs(self, step: jax.Array) -> jax.Array | None:
-        """The mask ``[X]`` of the input dimensions in use at `step`; None where all are, always."""
+        """The mask ``[X]`` of the input dimensions in use at `step`; None if all are, always."""
         ramp = self.curriculum.dimensions
         return ramp.mask(self.task.input_width, step) if ramp.interval and isinstance(self.task, RealTask) else None
 

@@ -43,7 +43,7 @@ class TVPExperiment:
     def loss(
         self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss of one member at `step`; the TVP-loss is left out of the program where no member has a weight.
+        """The loss of one member at `step`; the TVP-loss is left out of the program if no member has a weight.
 
         The batch is drawn whole. Of several micro-batches each is computed again for its gradient: the activations of
         one are held at a time.

@@ -132,7 +132,7 @@ def _of_task(rights: Sequence[np.ndarray]) -> tuple[float, list[float]]:
 def arms(members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Members of the same settings but for their seeds: ``{name, members, seeds, ..}``, in their order.
 
-    An arm of several members has the beginning that their names share as its name, where no other arm has it too.
+    An arm of several members has the beginning that their names share as its name, if no other arm has it too.
     """
     by_setting: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for member in members:
@@ -157,7 +157,7 @@ def _shared(names: Sequence[str]) -> str:
 def differences(groups: Groups, arms: Sequence[Mapping[str, Any]], rights: Mapping[str, Right]) -> list[dict[str, Any]]:
     """Arms against each other on the same questions, seed by seed: what one has more, with paired intervals.
 
-    With a TVP-loss against without one and against the control of the same weight, where all but the TVP-loss is the
+    With a TVP-loss against without one and against the control of the same weight, if all but the TVP-loss is the
     same, and each against the model itself, which is the first.
     """
     pairs = [(one, other) for one in arms for other in arms if _compared(one, other)]

@@ -88,7 +88,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
 
     Members train `config.train.at_once` at a time, and are asked before the next ones are trained. What they answer is
     kept, and not asked again in mode "train". Raises `UserError` for a config, a model, tasks or a folder that does not
-    fit, `RunError` where it cannot go on.
+    fit, `RunError` if the run cannot go on.
     """
     s = TVPLanguageSettings.from_config(config)
     tasks = _tasks(s, folder)

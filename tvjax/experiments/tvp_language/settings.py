@@ -47,7 +47,7 @@ class TunedConfig(PopulationConfig):
 
     @property
     def extra(self) -> str:
-        """From what fresh pairs are answered beside the ICL loss; "" where no member has a weight."""
+        """From what fresh pairs are answered beside the ICL loss; "" if no member has a weight."""
         spread = self.spread()
         rows = zip(spread["tvp_weight"], spread["answered_from"], strict=True)
         return next((source for weight, source in rows if weight), "")
