@@ -1,7 +1,7 @@
 """What a notebook uses: load a model, read its states, write into them, sweep the layers, generate.
 
 Prompts are a `Prompt`, texts (for a model with a tokenizer), `Tokens`, or the decoder's own inputs (real features
-``[B, T, I]`` or token ids ``[B, T]``). Texts are padded on the left; padding changes no number.
+``[B, T, X]`` or token ids ``[B, T]``). Texts are padded on the left; padding changes no number.
 """
 
 import dataclasses
@@ -143,7 +143,7 @@ def atv(
 
 
 def export(model: Model, path: str | Path) -> None:
-    """Write `model` as a folder that `transformers` loads. Raises `UserError` for a decoder that it has no name for."""
+    """Write `model` as a folder that `transformers` loads. Raises `UserError` for a decoder without a name there."""
     from tvjax.nn.pretrained import save_model
 
     folder = user_path(path)

@@ -126,7 +126,7 @@ def greedy_tree(x: np.ndarray, y: np.ndarray, query: np.ndarray) -> np.ndarray:
 
 
 def greedy_tree_of_signs(x: np.ndarray, y: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """The same, of the signs of x alone: it is told where a tree of the family may split. [ours]"""
+    """The `greedy_tree` of the signs of x alone, which say where a tree of the family may split. [ours]"""
     return greedy_tree(np.sign(x), y, np.sign(query))
 
 

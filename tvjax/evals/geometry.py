@@ -1,8 +1,8 @@
-"""What task vectors say by themselves: which tasks can be read from them, what they vary with, and of which rank the
-map is that they carry. [ours]
+"""What task vectors say by themselves: which tasks can be read from the vectors, what the vectors vary with, and the
+rank of the map that the vectors carry. [ours]
 
-No model runs here, so none of it is causal but the last: that a task can be read from a state does not say that the
-model reads it there. P prompts, m dummy queries each, L layers, X inputs, Y outputs, R = min(X, Y) directions.
+No model runs here, so nothing here is causal but the rank: that a task can be read from a state does not say that the
+model reads the task there. P prompts, m dummy queries each, L layers, X inputs, Y outputs, R = min(X, Y) directions.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ def decodability(theta_PLD: np.ndarray, parameters: Mapping[str, np.ndarray]) ->
 
     ``{reader: {name: {'explained': [L+1], 'explained_ci': [L+1, 2], ...}}}`` with ``1 - sum |true - read|^2 /
     sum |true - mean|^2`` (`recovery.explained`) and, for whole numbers, `accuracy`: how often the class that is read
-    with the most weight is the true one. Of several parameters `all` is what is explained of them together, each of
-    unit variance. The intervals hold the fit. At least two prompts.
+    with the most weight is the true one. Of several parameters `all` is what is explained of all together, each of unit
+    variance. The intervals hold the fit. At least two prompts.
     """
     wanted = recovery.readable(parameters)
     values = dict(parameters)
@@ -37,7 +37,7 @@ def decodability(theta_PLD: np.ndarray, parameters: Mapping[str, np.ndarray]) ->
 
 
 def _read(read: Any, theta_PLD: np.ndarray, wanted_PE: np.ndarray, value: np.ndarray) -> dict[str, Any]:
-    """One parameter at every layer; `wanted` is `value` as `recovery.readable` gives it."""
+    """One parameter at every layer. wanted_PE: what `recovery.readable` makes of `value`."""
     layers = [read(theta_PLD[:, layer], wanted_PE) for layer in range(theta_PLD.shape[1])]
     scores = [recovery.explained(*pair) for pair in layers]
     entry: dict[str, Any] = {"explained": [e[0] for e in scores], "explained_ci": [e[1] for e in scores]}
@@ -54,7 +54,7 @@ def entanglement(theta_LPSD: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
 
     ``W / (B - W / m)``, each summed over the D channels: W is the variance over a prompt's m dummy queries, in the mean
     over prompts, B the variance over prompts of the mean over dummy queries; both unbiased, and W / m is what the dummy
-    queries add to B. 0 if theta is the same for all of them; None if it does not vary with the task beyond that.
+    queries add to B. 0 if theta is the same for all of them; None if theta does not vary with the task beyond that.
     The interval is over prompts. [ours]
     """
     theta = theta_LPSD.astype(np.float64)
@@ -90,11 +90,11 @@ def linear_map(x_PNX: np.ndarray, y_PNY: np.ndarray) -> np.ndarray:
 def rank(map_PYX: np.ndarray, w_PYX: np.ndarray) -> dict[str, Any]:
     """Which of the directions of y = W x the map What that a vector carries has, W = U S V' prompt by prompt. [ours]
 
-    captured: ``[R]``, ``u_r' What v_r / s_r``: 1 if direction r is carried exactly, 0 if not at all. Over prompts
-    it is the mean with weights s_r^2, ``sum s_r u_r' What v_r / sum s_r^2``, for 1 / s_r has no mean.
+    captured: ``[R]``, ``u_r' What v_r / s_r``: 1 if direction r is carried exactly, 0 if not at all. Over prompts the
+        mean with weights s_r^2, ``sum s_r u_r' What v_r / sum s_r^2``, for 1 / s_r has no mean.
     participation, true_participation: ``(sum s)^2 / sum s^2`` of the singular values of What and of W, the number of
-    directions if they are equal; of a single vector rank one is predicted (Dong et al. 2025). power:
-    ``sum |What|^2 / sum |W|^2``; if it is near 0 the participation is that of noise.
+        directions if the values are equal; of a single vector rank one is predicted (Dong et al. 2025).
+    power: ``sum |What|^2 / sum |W|^2``; if the power is near 0 the participation is that of noise.
     """
     u_PYR, s_PR, v_PRX = np.linalg.svd(w_PYX.astype(np.float64), full_matrices=False)
     along_PR = np.einsum("pyr,pyx,prx->pr", u_PYR, map_PYX, v_PRX)

@@ -1,10 +1,10 @@
 """Whether something works at all: the one rule that pages, tables and claims go by before they compare. [ours]
 
-Of a risk over the prior's risk, by the upper end of its interval: it is *good* if that is at most `USABLE`, *weak*
-if it is only below 1, and otherwise there is *nothing* to read. Of ICL risk after all demonstrations it says whether
-the task is learned, of TVP risk whether a vector is usable. Of accuracies, which have no prior: the whole interval is
-above the accuracy of what knows less (of k-shot and of vectors: zero-shot). Whatever has nothing to read is said first,
-and two such are never compared: a ratio or a difference of two failures is no news.
+A risk over the prior's risk goes by the upper end of its interval. The risk is *good* if that end is at most `USABLE`,
+*weak* if that end is only below 1, and otherwise there is *nothing* to read. Of ICL risk after all demonstrations the
+rule says whether the task is learned, of TVP risk whether a vector is usable. Of accuracies, which have no prior, the
+whole interval is above the accuracy of what knows less (of k-shot and of vectors: zero-shot). Whatever has nothing to
+read is said first, and two such are never compared: a ratio or a difference of two failures is no news.
 """
 
 from collections.abc import Sequence

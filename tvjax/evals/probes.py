@@ -1,7 +1,7 @@
 """Probes of task vectors: can the task be read from theta, does theta hold its dummy query too, whose answer does it
 give in another prompt, what does a mix of two say, and which map does it carry? [ours]
 
-theta^l is h^l at the last query after K demonstrations; that query is a dummy, its answer is never shown. P prompts, m
+theta^l is h^l at the last query after K demonstrations; that query is a dummy, its answer is never shown. P prompts, S
 dummy queries, M members. Prompt by prompt, B is a prompt of another task than A's.
 """
 
@@ -107,10 +107,10 @@ def others(parameters: Mapping[str, np.ndarray]) -> np.ndarray:
 def asked(task: Task, drawn: ShiftedPrompts, key: jax.Array) -> dict[str, Any]:
     """What the probes ask of these prompts, and the right answers: arrays that lead with B, for `run`.
 
-    The first dummy query is the prompt's own last one. A family of strings is asked no more than that: an x of one task
-    is none that another task would write. Superpositions are asked for an x' of A in even rows and of B in odd ones,
-    swaps for B's own query in even rows and for an x' of A in its place in odd ones, so that if a family holds out
-    pairs of x and task, none of the two is favoured.
+    The first dummy query is the prompt's own last query. A family of strings is asked dummy queries alone: an x of one
+    task is none that another task would write. Superpositions are asked for an x' of A in even rows and of B in odd
+    rows. Swaps are asked for B's own query in even rows and for an x' of A in its place in odd rows. So neither task is
+    favoured if a family holds out pairs of x and task.
     """
     dummy_key, vector_key, prompt_key, first_key, second_key, map_key = jax.random.split(key, 6)
     parameters, x = drawn.prompt.parameters, drawn.prompt.x

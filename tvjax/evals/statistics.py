@@ -58,7 +58,7 @@ def ratio(above_P: np.ndarray, below_P: np.ndarray, *, seed: int = 0) -> tuple[n
 def macro(groups: Sequence[np.ndarray], *, seed: int = 0) -> tuple[float, list[float]]:
     """The mean of the means of groups ``[n]``, and its percentile bootstrap interval: drawn anew within each group.
 
-    Of accuracies by task it is their macro average; of the differences of two methods on the same queries, a paired
+    Of accuracies by task the mean is the macro average; of the differences of two methods on the same queries, a paired
     comparison. Each group has draws of its own, the same for every method.
     """
     random = np.random.default_rng(seed)
@@ -84,7 +84,7 @@ def over_tasks(groups: Sequence[np.ndarray], *, seed: int = 0) -> tuple[float, l
 
 
 def student(values: Sequence[float], *, level: float = LEVEL) -> tuple[float, list[float] | None]:
-    """The mean of a number a seed, and its interval by Student's t: it says what another seed would give.
+    """The mean of a number a seed, and its interval by Student's t, which says what another seed would give.
 
     None for a single seed.
     """

@@ -1,7 +1,7 @@
 """What a method is, and what all methods of a run share.
 
-A method is one record (`Method`) in a file of its own: what it is called, what it is told, which fields it has, and how
-it runs. The config, the run, the plan, the table and the page read the record and know no method by name.
+A method is one record (`Method`) in a file of its own: its name, what it knows, its fields, and how it runs. The
+config, the run, the plan, the table and the page read the record and know no method by name.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from tvjax.vectors.atv import Positions
 Kind = Literal["prompts", "vectors", "trained", "atv"]
 """Prompts alone; vectors that are not trained; baselines that are; adaptive task vectors."""
 Knows = Literal["query", "demonstrations", "task"]
-"""What a method is told of what is asked: the query alone, demonstrations beside it, or which task it is."""
+"""What a method knows of a question: the query alone, demonstrations beside the query, or which task it is of."""
 Answered = dict[str, Right]
 """Of each task whether its questions were answered right, ``[n, seeds * templates]``."""
 
@@ -67,7 +67,7 @@ class Written(NamedTuple):
 
 @dataclasses.dataclass
 class MethodResult:
-    """What is known of a method: which questions it answers right, and what it takes.
+    """What is known of a method: which questions it answers right, and what an answer takes.
 
     right: of each task, ``[n, seeds * templates]``.
     tokens: of a query, with what stands before the query.
@@ -181,16 +181,16 @@ class Method:
                 raise UserError(f"method {self.name}: {field}: given {value!r}; accepted: {accepted}")
 
     def described(self) -> dict[str, Any]:
-        """What a table and a page need to know of it."""
+        """What a table and a page need to know of the method."""
         return {field: getattr(self, field) for field in ("name", "label", "kind", "knows", "source")}
 
     @property
     def trains(self) -> bool:
-        """Whether it trains anything."""
+        """Whether the method trains anything."""
         return False
 
     def needs(self, own: Any) -> tuple[str, ...]:
-        """The methods that must have run before it; own: its settings."""
+        """The methods that must have run before this one. own: the settings of this one."""
         return ()
 
     def check(self, own: Any, c: DecoderConfig) -> None:
@@ -201,7 +201,7 @@ class Method:
         raise NotImplementedError
 
     def work(self, context: RunContext) -> tuple[int, float]:
-        """How many parts `run` tells of, and about how many tokens a part takes through all blocks."""
+        """How many parts `run` has, each a tick, and about how many tokens a part takes through all blocks."""
         raise NotImplementedError
 
 

@@ -40,7 +40,7 @@ class Place(NamedTuple):
 
 
 def one_scale(own: Any) -> tuple[float, ...]:
-    """Of a vector that has the size that it needs."""
+    """The only scale of a vector that has the size that is needed."""
     return (1.0,)
 
 
@@ -58,8 +58,8 @@ class VectorMethod(Method):
     scales: the factors of which the dev split chooses one.
     everywhere: whether the vector is added at all layers, and not at the layer that the dev split prefers.
     positions: if `everywhere`, the tokens it is added at: "last" (the prompt's last) or "all" (with the answer's).
-    making: how many parts `make` tells the bench of, by the method's name, and about how many tokens a part takes
-        through all blocks.
+    making: how many parts `make` has, each a tick of the bench by the method's name, and about how many tokens a part
+        takes through all blocks.
     """
 
     kind: Kind = "vectors"

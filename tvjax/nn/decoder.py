@@ -288,12 +288,14 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Front end, L blocks, final norm, readout.
 
-    `apply({'params': p}, inputs, ...)` takes real vectors ``[B, T, I]`` or token ids ``[B, T]`` and gives the readout
+    `apply({'params': p}, inputs, ...)` takes real vectors ``[B, T, X]`` or token ids ``[B, T]`` and gives the readout
     ``[B, S, num_outputs]`` in float32 at the positions `at`: a static slice (all of them by default), or indices
     ``[B, S]`` which may differ between prompts.
 
-    positions_BT: 0, 1, .. if it is None; `PADDING` marks what is no token. A token sees those of its prompt and of
-    `past` whose positions are not later than its own; mask_BTT replaces that rule among the tokens of the prompt.
+    A token sees the tokens of its prompt and of `past` whose positions are not later than its own.
+
+    positions_BT: None: 0, 1, ..; `PADDING` marks what is no token.
+    mask_BTT: replaces the rule of positions among the tokens of the prompt.
     """
 
     config: DecoderConfig
@@ -404,9 +406,10 @@ class Decoder(nn.Module):
 def apart(params: Any) -> Any:
     """`params` with the blocks as a tuple of layers, each a window on the stacked arrays: nothing is copied.
 
-    What runs a layer of stacked parameters copies it out of them first, in every pass: half as much traffic again for a
-    single token. Outside of compiled programs, for what lies whole on one CPU; `params` as they are where that is not
-    so, where a layer would not begin where the compiler wants it to, and for blocks smaller than `WORTH_PARTING`.
+    What runs a layer of stacked parameters copies the layer out of the stack first, in every pass: half as much traffic
+    again for a single token. Outside of compiled programs, for parameters that lie whole on one CPU. `params` as they
+    are for all others, if a layer would not begin where the compiler wants it to, and for blocks smaller than
+    `WORTH_PARTING`.
     """
     blocks = params["blocks"]
     leaves = jax.tree.leaves(blocks)

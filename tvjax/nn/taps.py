@@ -1,10 +1,10 @@
-"""The one idea: an activation has an address; you can read it and you can write it.
+"""The one idea: an activation has an address, at which the activation can be read and written.
 
 A module calls `tap` where the outside may look in and reach in. Reading is Flax's `intermediates` collection, writing
 is an `edits` collection with an `Edit` at the same address. To read chosen layers and positions only, `captures` holds
 a `Capture` at the address and `captured` the buffer that it fills. Edits are data: no hook, no global state, and no
 recompilation when the layer, the position, the scale or the vector changes. `vmap` over edits is a sweep, `grad`
-through them trains whatever made them.
+through edits trains whatever made the edits.
 """
 
 from typing import Any
@@ -43,7 +43,7 @@ class Edit:
 class Capture:
     """Which layers and positions of an activation ``[B, T, ...]`` are kept.
 
-    slot: the entry of the buffer ``[layers, B, S, ...]`` that this layer fills; one out of range: it fills none.
+    slot: the entry of the buffer ``[layers, B, S, ...]`` that this layer fills; out of range: the layer fills none.
     positions_BS: the indices in T that are kept. For an address inside `blocks` both carry a leading axis of L.
     """
 
@@ -58,7 +58,7 @@ class Capture:
 def tap(module: nn.Module, name: str, x: Any) -> Any:
     """Expose activation `x` of `module` at address `name`: apply the edit that stands there, then show the result.
 
-    Here it is also told how it lies on the mesh, so that what is read and written lies with it.
+    Here the activation also gets its sharding on the mesh, so that what is read and written lies with the activation.
     """
     x = shard_activation(name, x)
     if module.has_variable(WRITES, name):

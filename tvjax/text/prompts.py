@@ -22,11 +22,12 @@ def tables(
 ) -> dict[str, np.ndarray]:
     """All pairs as token ids, such that a prompt of some is, token for token, its whole text.
 
-    ``first, query [I, W]``: each input's query, at the beginning of a prompt (with what the tokenizer, or else
-    `template.start`, puts before every text) and behind another pair. ``answer, last [J, A]``: each answer, before
-    another query and at the end. -1 behind their ends. ``start, count [tasks]``: the inputs of each task. I = J, unless
-    an input has several right answers: then there are ``which, several [I]``, its first row among the answers and how
-    many it has.
+    first, query: ``[inputs, W]``, each input's query, at the beginning of a prompt (with what the tokenizer, or else
+        `template.start`, puts before every text) and behind another pair; -1 behind its end.
+    answer, last: ``[answers, A]``, each answer, before another query and at the end of a prompt; -1 behind its end.
+    start, count: ``[tasks]``, the first input of each task, and how many inputs a task has.
+    which, several: ``[inputs]``, the first row of each input among the answers, and how many answers an input has; only
+        if an input has several right answers. Otherwise there are as many answers as inputs.
 
     Raises `UserError` for a task with too few inputs, and for a template in which tokens cross its parts.
     """

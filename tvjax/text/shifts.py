@@ -23,7 +23,10 @@ Asked = tuple[list[str], list[Answers]]
 def shifted(bench: Bench, name: str, questions: Sequence[Pair], template: Template) -> dict[str, Asked]:
     """Prompts for the inputs that are asked, under each of `SHIFTS`.
 
-    template: the other one. Where a task has fewer inputs than twice the demonstrations, there are as many as it has.
+    If a task has fewer inputs than twice the demonstrations, there are as many demonstrations as inputs.
+
+    questions: the inputs that are asked, each with a right answer.
+    template: the other one.
     """
     answers = bench.accepted(name, questions)
     other = dataclasses.replace(template, start=bench.template.start)

@@ -34,7 +34,7 @@ def states(model: Model, past: Past, q: Questions) -> tuple[jax.Array, jax.Array
 def _block(
     model: Model, past: Past, q: Questions, index: Any, h_BAD: jax.Array, tree: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """The readout and the state after block `index` (from 0) alone, of `h_BAD` before it; tree: edits in it."""
+    """The readout and the state after block `index` (from 0) alone, of `h_BAD` before it. tree: edits in this block."""
     config = dataclasses.replace(model.config, num_layers=1, unroll=1, windows=model.config.windows[:1])
     cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=index, slice_size=1)
     one = Model({**model.params, "blocks": jax.tree.map(cut, model.params["blocks"])}, config)

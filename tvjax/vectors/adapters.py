@@ -1,9 +1,9 @@
 """What an adapter is: a way to change what a frozen decoder does with a query that is trained.
 
-An adapter is a frozen dataclass of settings with three pure functions: `init` makes its parameters, `read` makes of
-queries what it makes of them once (ATV: their vectors), and `change` says what becomes of the decoder for prompts that
+An adapter is a frozen dataclass of settings with three pure functions. `init` makes its parameters. `read` makes what
+is made of queries once (ATV: the vectors of the queries). `change` says what becomes of the decoder for prompts that
 ask those queries: other parameters, edits, or a past. All get `given`, what nobody trains: the frozen decoder is
-``given["target"]``, a bare `Model`. Each stands in the file of its method, in `tvjax.methods`.
+``given["target"]``, a bare `Model`. Each adapter stands in the file of its method, in `tvjax.methods`.
 """
 
 from typing import Any
@@ -64,11 +64,11 @@ class Adapter:
         raise NotImplementedError
 
     def state(self, params: Any, given: Given, queries: Queries, key: jax.Array | None) -> jax.Array:
-        """What a model has read of queries, ``[B, D]``; only if one reads them."""
+        """What a model has read of queries, ``[B, D]``; only of an adapter that has a model read queries."""
         raise NotImplementedError
 
     def read(self, params: Any, given: Given, queries: Queries, scale_L: jax.Array, key: jax.Array | None) -> Any:
-        """What is made of queries, once for all prompts that ask them; with a `key` as in training (dropout)."""
+        """What is made of queries, once for all prompts that ask the queries; with a `key` as in training (dropout)."""
         return None
 
     def change(self, params: Any, given: Given, read: Any, q: Questions) -> Change:

@@ -1,4 +1,4 @@
-"""Task vectors of a language model, read from prompts (Hendel et al. 2023), and what is done with them."""
+"""Task vectors of a language model: read from prompts (Hendel et al. 2023), written, and read out as tokens."""
 
 from typing import Any
 

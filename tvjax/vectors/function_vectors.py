@@ -12,7 +12,7 @@ import numpy as np
 
 
 def strongest(effects_LH: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """The `count` heads of the greatest effect, as (block, head), both from 0; none of which it is not above 0."""
+    """The `count` heads of the greatest effect, as (block, head), both from 0; no head whose effect is not above 0."""
     order = np.argsort(-effects_LH, axis=None, kind="stable")[: min(count, int((effects_LH > 0).sum()))]
     return [tuple(int(i) for i in np.unravel_index(index, effects_LH.shape)) for index in order]  # type: ignore[misc]
 

@@ -17,9 +17,9 @@ _known: list[tuple[Any, list[weakref.ref], str]] = []
 
 
 def fingerprint(params: Any) -> str:
-    """A short hash of a parameter tree: names and numbers, wherever they lie. Of several processes all must call it.
+    """A short hash of a parameter tree: names and numbers, wherever they lie. Of several processes all must call this.
 
-    The same folder in another dtype has other numbers: it is another model. Settings that are no parameters (a window,
+    The same folder in another dtype has other numbers, so is another model. Settings that are no parameters (a window,
     the scaling of rotary positions) do not count. A tree of jax arrays, which cannot change, is hashed once.
     """
     leaves, structure = jax.tree.flatten(params)
@@ -62,7 +62,7 @@ class Origin(NamedTuple):
 class ModelArray(np.ndarray):
     """A numpy array that knows its `Origin`, as does what numpy makes of it: slices, sums, stacks and copies.
 
-    Arrays of two models do not mix. jax's arrays cannot know it: `jnp.asarray(a)` is a plain array.
+    Arrays of two models do not mix. jax's arrays cannot know an origin: `jnp.asarray(a)` is a plain array.
     """
 
     origin: Origin | None = None

@@ -61,8 +61,10 @@ def prompt_with(
 ) -> jax.Array:
     """TVP(theta, l, x'): predictions ``[B, O]`` of the zero-shot prompts of x' with theta written at h^`layer`.
 
-    `layer` may be traced (0..L), so one program serves every layer. x': ``[B, X]`` or ``[B]``. A `lowest` that `layer`
-    is known not to lie below saves work: what z held up to there is replaced, so those blocks read x' alone.
+    layer: 0..L, which may be traced, so that one program serves every layer.
+    x_B: x', ``[B, X]`` or ``[B]``.
+    lowest: a layer that `layer` is known not to lie below saves work: what z held up to there is replaced, so the
+        blocks up to there read x' alone.
     """
     inputs, more = task.zero_shot(layout, x_B), {}
     if lowest and edit == "replace" and layout.offset:
@@ -85,7 +87,7 @@ def answer_with(
 ) -> jax.Array:
     """Predictions ``[B, O]`` at the last position of `inputs`, with theta written there at h^`layer` (may be traced).
 
-    more: what is written at whole addresses, in the place of what stands in the tree for them.
+    more: what is written at whole addresses, in the place of what stands in the tree for these addresses.
     """
     last = inputs.shape[1] - 1
     tree = edits.affine(
@@ -112,7 +114,7 @@ def positions(config: TVPConfig, pairs: int) -> tuple[int, ...]:
 def theta_of(config: TVPConfig, theta_LBND: jax.Array, layer: Any) -> jax.Array:
     """The theta ``[B, |S|, D]`` that the loss reads: at entry `layer`, which may be traced, of the queries in S.
 
-    Without `config.gradient` it is a constant.
+    Without `config.gradient` theta is a constant.
     """
     chosen = positions(config, theta_LBND.shape[2])
     if chosen == tuple(range(chosen[0], chosen[-1] + 1)):

@@ -1,8 +1,8 @@
 """A frozen TVP-trained target, and the writer that is trained to make vectors for it.
 
 The writer is a `methods.atv.ATV` as it is: a generator, and an expansion to the one layer at which the target's theta
-stands. What it makes of its state at a query takes theta's place: it is written at z of a zero-shot prompt, in the way
-(replaced, or added) that the target was trained with. All of it is ours.
+stands. The vector that the writer makes of its state at a query takes theta's place: this vector is written at z of a
+zero-shot prompt, in the way (replaced, or added) that the target was trained with. [ours]
 """
 
 import dataclasses
