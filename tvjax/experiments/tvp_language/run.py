@@ -1,7 +1,7 @@
 """The TVP-loss as a fine-tuning objective of a language model on text tasks, of which some are held out. [ours]
 
 Members are fine-tuned from one model with and without the TVP-loss, on the train split of the train tasks. Then they
-and the model itself are asked the test split of all tasks (`tvp_language_measures.measured`).
+and the model itself are asked the test split of all tasks (`measures.measured`).
 """
 
 import dataclasses
