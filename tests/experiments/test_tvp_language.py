@@ -111,13 +111,19 @@ def plain_risk(model, query, answer, edits=None):
 class TestLoss:
     @pytest.mark.parametrize(
         ("layer", "choice"),
-        [(1, {}), (2, {"edit": "add"}), (2, {"demonstrations": (1, 3)}), (1, {"query": "shared"})],
-        ids=["replace", "add", "S", "shared"],
+        [
+            pytest.param(1, {}, id="replace"),
+            pytest.param(2, {"edit": "add"}, id="add", marks=pytest.mark.exhaustive),
+            pytest.param(2, {"demonstrations": (1, 3)}, id="S", marks=pytest.mark.exhaustive),
+            pytest.param(1, {"query": "shared"}, id="shared", marks=pytest.mark.exhaustive),
+        ],
     )
     def test_it_is_what_plain_prompts_one_by_one_give(self, config, model, layer, choice):
         experiment = experiment_of(changed(config, tvp=choice), model)
         data, key, batch, width = experiment.data(), jax.random.key(5), 3, experiment.arrays["query"].shape[1]
-        found = experiment.scores(model.params, data, key, batch, jnp.array(layer), "vector")
+        found = jax.jit(experiment.scores, static_argnums=(3, 5))(
+            model.params, data, key, batch, jnp.array(layer), "vector"
+        )
         prompt_key, pair_key = jax.random.split(key)
         task_B, prompts = experiment.draw(data, prompt_key, batch)
         chosen = choice.get("demonstrations", (1, 2, 3))
@@ -147,8 +153,9 @@ class TestLoss:
 
     def test_the_control_asks_the_same_pairs_behind_the_same_demonstrations(self, config, model):
         experiment = experiment_of(config, model)
+        jitted = jax.jit(experiment.scores, static_argnums=(3, 5))
         data, key, width = experiment.data(), jax.random.key(5), experiment.arrays["query"].shape[1]
-        found = experiment.scores(model.params, data, key, 3, jnp.array(1), "demonstrations")
+        found = jitted(model.params, data, key, 3, jnp.array(1), "demonstrations")
         prompt_key, pair_key = jax.random.split(key)
         task_B, prompts = experiment.draw(data, prompt_key, 3)
         fresh = draw_pairs(data, pair_key, task_B, K, behind=True)
@@ -161,7 +168,7 @@ class TestLoss:
                 query = np.concatenate([tokens(prompt[:count]), tokens(pair[:width])])
                 expected = plain_risk(model, query, tokens(pair[width:]))
                 np.testing.assert_allclose(found["query_risk"][b, place], expected, rtol=1e-4, atol=1e-5)
-        bare = experiment.scores(model.params, data, key, 3, jnp.array(1))
+        bare = jitted(model.params, data, key, 3, jnp.array(1), "")
         np.testing.assert_allclose(found["icl_risk"], bare["icl_risk"], rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("pairs", [1, 2, K + 1])
@@ -193,9 +200,10 @@ class TestLoss:
 
     def test_total_is_icl_plus_weight_times_tvp_from_its_first_step(self, config, model):
         experiment = experiment_of(changed(config, tvp__start_step=5), model)
+        jitted = jax.jit(experiment.loss)
         for step, weight, counted in ((4, 1.0, 0.0), (5, 1.0, 1.0), (9, 0.5, 0.5), (9, 0.0, 0.0)):
             hyper = {"prescribed_layer": jnp.array(2), "tvp_weight": jnp.array(weight)}
-            loss, m = experiment.loss(model.params, experiment.data(), jax.random.key(1), jnp.array(step), hyper)
+            loss, m = jitted(model.params, experiment.data(), jax.random.key(1), jnp.array(step), hyper)
             assert float(loss) == pytest.approx(float(m["icl_loss"] + counted * m["tvp_loss"]))
 
     @pytest.mark.parametrize("flows", [True, False])
@@ -209,7 +217,7 @@ class TestLoss:
         def loss(theta):
             return experiment.tvp_scores(model.params, data, pair_key, task_B, theta, jnp.array(2))["risk"].mean()
 
-        grads = np.abs(jax.grad(loss)(theta)).max((1, 3))
+        grads = np.abs(jax.jit(jax.grad(loss))(theta)).max((1, 3))
         assert (grads[1, 1:] > 0).all() == flows
         assert not grads[0].any() and not grads[:, 0].any(), "of layer 2 and of queries after a demonstration alone"
 

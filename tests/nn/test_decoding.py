@@ -488,14 +488,16 @@ class TestAgainstHooks:
 
     # Every address with every kind of positions in every model; kinds of edits take turns, so that all pairs occur.
     CASES = tuple(
-        (name, address, positions, ("replace", "add", "mix")[(i + j + k) % 3])
+        pytest.param(
+            *(name, address, positions, ("replace", "add", "mix")[(i + j + k) % 3]),
+            marks=pytest.mark.exhaustive if (i + j + k) % 2 else pytest.mark.slow,
+        )
         for i, name in enumerate(("gpt2", "gptj", "llama3", "gemma2"))
         for j, address in enumerate(edits.WRITABLE)
         for k, positions in enumerate(("last", "all", "mask"))
     )
 
     @needs_torch
-    @pytest.mark.slow
     @pytest.mark.parametrize(("name", "address", "positions", "kind"), CASES)
     def test_run_and_generate(self, name, address, positions, kind, tmp_path):
         import torch

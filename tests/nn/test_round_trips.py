@@ -22,6 +22,15 @@ from tvjax.nn.pretrained.folder import INDEX, SINGLE
 
 DTYPES = ("float32", "bfloat16", "float16")
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+in_turn = pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=pytest.mark.slow if (i + j) % 3 == 0 else pytest.mark.exhaustive)
+        for i, name in enumerate(make.MODELS)
+        for j, dtype in enumerate(DTYPES)
+    ],
+)
+"""Every folder in one of the dtypes, and in the others before a release."""
 WORDS = {
     "model": {"type": "WordLevel", "vocab": {"a": 0, "<pad>": 1, "</s>": 2}, "unk_token": "a"},
     **dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")),
@@ -62,9 +71,7 @@ def test_load_export_load(name, dtype, tmp_path):
 
 
 @needs_torch
-@pytest.mark.slow
-@every_dtype
-@every_model
+@in_turn
 def test_export_transformers_save_load(name, dtype, tmp_path):
     """42 cases: what transformers read is what was exported, and comes back from shards, over which the next goes."""
     import torch
