@@ -1,5 +1,6 @@
 """What docs/extending.md and CONTRIBUTING say of additions, done: each is one file of the user's, no other changes."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -149,6 +150,16 @@ def test_an_experiment_with_a_page_of_its_own(here, capsys):
     assert "letters of each word\nword   letters\none    3\nthree  5\n" in capsys.readouterr().out
     page = (here / "run" / "report" / "index.html").read_text()
     assert "<h1>lengths in run" in page and "<td>5</td>" in page
+    base._REGISTERED.pop("letters")
+    with pytest.raises(UserError, match="experiment letters: not known here; accepted: --plugins=MODULE"):
+        main(["main", "--mode=report", "--workdir=run"])
+    assert (here / "run" / "report" / "index.html").read_text() == page, "nothing was written over it"
+
+
+def test_an_error_of_a_page_of_ones_own_is_not_called_the_summarys(here):
+    (here / "letters.py").write_text(EXPERIMENT.replace("PAGE", "OWN").replace('"lengths"', 'run.summary["lengths"]'))
+    with pytest.raises(KeyError, match="lengths"):
+        main(["main", "--plugins=letters", "--config=letters.py", "--workdir=run"])
 
 
 def test_names_are_their_own():
@@ -157,3 +168,13 @@ def test_names_are_their_own():
         experiments.register(other)
     with pytest.raises(UserError, match="task family linear: given a name of this package"):
         tasks.register("linear", tasks.Sinusoid)
+    for family, said in (
+        (tasks.Sinusoid(), "Sinusoid"),
+        (type("Plain", (tasks.Linear,), {}), "Plain"),
+        (print, "print"),
+    ):
+        with pytest.raises(UserError, match=rf"task family mine: given .*{said}.*; accepted: a class under Task"):
+            tasks.register("mine", family)
+    unfinished = dataclasses.dataclass(frozen=True)(type("Unfinished", (tasks.TokenTask,), {}))
+    with pytest.raises(UserError, match=r"task family mine: given Unfinished without .*; accepted: a class that has"):
+        tasks.register("mine", unfinished)

@@ -69,9 +69,11 @@ def _run(config: dict[str, Any], folder: Path, mode: str, steps: tuple[int, int]
     from tvjax.experiments import experiment_of
     from tvjax.train.profile import Trace, tracing
 
+    experiment = experiment_of(config)
+    experiment.settings(config)
     try:
         with tracing(Trace(*steps, folder / "profile") if steps else None):
-            experiment_of(config).run(config, folder, mode)
+            experiment.run(config, folder, mode)
     except (RunError, SystemExit):
         remote.push(folder)
         raise

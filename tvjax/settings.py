@@ -62,14 +62,16 @@ class Bounds:
             raise reject(path, value, self._entries())
 
     def _numbers(self) -> str:
-        if self.below is not None:
+        most = "2^31 - 1" if self.most == INT else self.most
+        if self.least is not None and self.below is not None:
             return f"{self.least} up to, not including, {self.below}"
-        if self.most is not None:
-            return f"{self.least} to {'2^31 - 1' if self.most == INT else self.most}"
-        return f"{self.least} or more" if self.least is not None else f"more than {self.above}"
+        if self.least is not None:
+            return f"{self.least} to {most}" if most is not None else f"{self.least} or more"
+        ends = {"more than": self.above, "less than": self.below, "at most": most}
+        return ", ".join(f"{word} {end}" for word, end in ends.items() if end is not None)
 
     def _entries(self) -> str:
-        bounded = self.least is not None or self.above is not None
+        bounded = {self.least, self.above, self.below, self.most} != {None}
         each = ["different" if self.distinct else "", f"numbers, each {self._numbers()}" if bounded else "entries"]
         return " ".join(filter(None, each)) + (
             f", at least {'one' if self.entries == 1 else self.entries}" if self.entries else ""

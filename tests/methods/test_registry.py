@@ -5,6 +5,7 @@ them by their records alone.
 import json
 import sys
 import textwrap
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,16 +15,20 @@ import tvjax
 from tests.conftest import changed
 from tests.experiments.test_atv import CONFIG, LED, SEEN, model_folder
 from tvjax import methods, plugins
-from tvjax.errors import UserError
+from tvjax.errors import RunError, UserError
 from tvjax.experiments import planned
 from tvjax.experiments.atv import run as atv
 from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.task_vectors import run as task_vectors
 from tvjax.experiments.task_vectors import settings
 from tvjax.methods.base import Prompted
-from tvjax.methods.vector import VectorMethod
+from tvjax.methods.vector import Made, VectorMethod
+from tvjax.nn.model import Model
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import Template, some
+from tvjax.text.adapting import over_prompts
+from tvjax.vectors.adapters import Adapter, Change
+from tvjax.vectors.edits import edit_at
 
 MODULE = '''
 """A prompt, a vector and a trained method of somebody else's."""
@@ -238,3 +243,61 @@ def test_every_method_says_what_its_fields_are():
     assert all(
         isinstance(m, VectorMethod) == (m.kind == "vectors" and m.name != "elicit") for m in methods.METHODS.values()
     )
+
+
+class TestWhatTheyMake:
+    """What a method of somebody else's gives back is checked before anything is measured with it."""
+
+    BENCH = types.SimpleNamespace(
+        tasks=("a", "b"), layers=[0, 1, 2], model=types.SimpleNamespace(config=types.SimpleNamespace(width=4))
+    )
+
+    def method(self, result, **fields):
+        return VectorMethod(name="theirs", label="theirs", make=lambda bench, own: result, **fields)
+
+    def test_vectors_of_every_task_pass(self):
+        made = Made({name: np.ones((3, 4)) for name in "ab"})
+        assert self.method(made).vectors(self.BENCH, None) is made
+
+    @pytest.mark.parametrize(
+        ("result", "line"),
+        [
+            ({"a": np.ones((3, 4))}, r"given a dict; accepted: a methods\.vector\.Made"),
+            (Made({"a": np.ones((3, 4))}), "given no vector of b; accepted: one of each task"),
+            (Made(dict.fromkeys("ab", np.ones((2, 4)))), r"a: given shape \(2, 4\); accepted: \(3, 4\)"),
+            (Made(dict.fromkeys("ab", np.ones(4))), r"a: given shape \(4,\); accepted: \(3, 4\)"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, result, line):
+        with pytest.raises(UserError, match=f"method theirs: make: {line}"):
+            self.method(result).vectors(self.BENCH, None)
+
+    def test_nothing_is_measured_with_what_is_not_finite(self):
+        with pytest.raises(RunError, match="the vectors of b are not finite"):
+            self.method(Made({"a": np.ones((3, 4)), "b": np.full((3, 4), np.nan)})).vectors(self.BENCH, None)
+
+    def test_fields_of_the_record_are_checked(self):
+        with pytest.raises(UserError, match="positions: given 'everything'; accepted: last, all"):
+            self.method(None, everywhere=True, positions="everything")
+        with pytest.raises(UserError, match=r"settings: given .*; accepted: a dataclass, the class"):
+            self.method(None, settings=int)
+
+    @pytest.mark.parametrize(
+        ("change", "line"),
+        [
+            (lambda model: (model, None), r"Wrong\.change: given 'tuple'; accepted: a vectors\.adapters\.Change"),
+            (lambda model: Change(model, edit_at("blocks/attn", jnp.ones((2, 1, 1, 32)))), "blocks/attn_out"),
+        ],
+    )
+    def test_a_change_at_no_address_is_refused(self, change, line):
+        """It would train nothing: all gradients were 0, and nobody said so."""
+
+        class Wrong(Adapter):
+            def read(self, params, given, queries, scale_L, key):
+                return None
+
+            def change(self, params, given, made, q):
+                return change(given["target"])
+
+        with pytest.raises(UserError, match=line):
+            over_prompts(Wrong(), print, None, {"target": Model({}, None)}, None, jnp.zeros((1, 2)), None)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tvjax.errors import UserError
 from tvjax.experiments.base import BUILT_IN, registered
 from tvjax.report import plain
 from tvjax.report.page import Page
@@ -12,12 +13,17 @@ from tvjax.report.reader import read_run
 
 
 def page_of(name: str) -> Page:
-    """How runs of an experiment are shown: by its own page, or else by the numbers of their summaries."""
+    """How runs of an experiment are shown: by its own page, or else by the numbers of their summaries.
+
+    Raises `UserError` for an experiment that no module has registered.
+    """
     if name in BUILT_IN:
         page: Page = importlib.import_module(f"{__package__}.{name}.report").PAGE
         return page
     own = registered(name)
-    return own.page if own and own.page else plain.PAGE
+    if own is None:
+        raise UserError(f"experiment {name}: not known here; accepted: --plugins=MODULE, the module that registers it")
+    return own.page or plain.PAGE
 
 
 def write_report(run_dir: str | Path) -> Path:

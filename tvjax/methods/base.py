@@ -180,6 +180,9 @@ class Method:
                 value, accepted = getattr(self, field), ", ".join(get_args(values))
                 raise UserError(f"method {self.name}: {field}: given {value!r}; accepted: {accepted}")
 
+        if not (isinstance(self.settings, type) and dataclasses.is_dataclass(self.settings)):
+            raise UserError(f"method {self.name}: settings: given {self.settings!r}; accepted: a dataclass, the class")
+
     def described(self) -> dict[str, Any]:
         """What a table and a page need to know of the method."""
         return {field: getattr(self, field) for field in ("name", "label", "kind", "knows", "source")}

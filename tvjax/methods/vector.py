@@ -4,13 +4,13 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvjax.errors import UserError
+from tvjax.errors import RunError, UserError
 from tvjax.methods.base import Kind, Knows, Method, MethodResult, RunContext, side_by_side
 from tvjax.nn.answers import Questions, said
 from tvjax.nn.model import Model
@@ -75,10 +75,34 @@ class VectorMethod(Method):
         super().__post_init__()
         if self.everywhere and self.keep != 1:
             raise UserError(f"method {self.name}: keep: given {self.keep}; accepted: 1, where everywhere is true")
+        if self.positions not in get_args(Positions):
+            accepted = ", ".join(get_args(Positions))
+            raise UserError(f"method {self.name}: positions: given {self.positions!r}; accepted: {accepted}")
         if self.positions != "last" and not self.everywhere:
             raise UserError(
                 f"method {self.name}: positions: given {self.positions!r}; accepted: last, unless everywhere"
             )
+
+    def vectors(self, bench: Bench, own: Any) -> Made:
+        """The vectors that `make` makes.
+
+        Raises `UserError` for what is no `Made`, lacks a task or has another shape; `RunError` for one that is not
+        finite.
+        """
+        result, where = self.make(bench, own), f"method {self.name}: make"
+        if not isinstance(result, Made):
+            raise UserError(f"{where}: given a {type(result).__name__}; accepted: a methods.vector.Made")
+        shape = (len(bench.layers), bench.model.config.width)
+        for name in bench.tasks:
+            if name not in result.vectors:
+                raise UserError(f"{where}: given no vector of {name}; accepted: one of each task")
+            vectors_LD = np.asarray(result.vectors[name])
+            if vectors_LD.shape != shape:
+                accepted = f"{shape}, h^0..h^L of width D"
+                raise UserError(f"{where}: {name}: given shape {vectors_LD.shape}; accepted: {accepted}")
+            if not np.isfinite(vectors_LD).all():
+                raise RunError(f"{where}: the vectors of {name} are not finite; nothing is measured with them")
+        return result
 
     def layers(self, bench: Bench, result: Made, name: str) -> list[Layer]:
         """The layers of which the dev split chooses one. At 0 the last tokens of all prompts have the same state."""
@@ -109,7 +133,7 @@ class VectorMethod(Method):
         scales = self.scales(own)
         context.made[self.name] = []
         for bench in context.benches:
-            result, best = self.make(bench, own), {}
+            result, best = self.vectors(bench, own), {}
             for name in context.tasks:
                 layers = self.layers(bench, result, name)
                 dev = self.swept(bench, name, "dev", result.vectors[name], layers, scales)

@@ -1,5 +1,7 @@
 """In-context task families: pure samplers on the device, each with a split of its tasks, an oracle, and its shifts."""
 
+import inspect
+
 from tvjax.errors import UserError
 from tvjax.tasks.base import Parameters, RealTask, StringTask, Task, TokenTask
 from tvjax.tasks.decision_tree import DecisionTree
@@ -41,8 +43,14 @@ BUILT_IN = tuple(FAMILIES)
 def register(name: str, family: type[Task]) -> None:
     """Make a family known as `name`, which config.task.name then takes. A later one of the same name takes its place.
 
-    Raises `UserError` for the name of a family of this package.
+    Raises `UserError` for the name of a family of this package, and for what is no dataclass of its own with all that a
+    `Task` has.
     """
+    if not (isinstance(family, type) and issubclass(family, Task) and "__dataclass_fields__" in vars(family)):
+        raise UserError(f"task family {name}: given {family!r}; accepted: a class under Task, a dataclass of its own")
+    if inspect.isabstract(family):
+        lacks = ", ".join(sorted(family.__abstractmethods__))
+        raise UserError(f"task family {name}: given {family.__name__} without {lacks}; accepted: a class that has them")
     if name in BUILT_IN:
         raise UserError(f"task family {name}: given a name of this package; accepted: another one")
     FAMILIES[name] = family

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tvjax.errors import reject
 from tvjax.nn.answers import Questions, from_last, judged, risk
 from tvjax.nn.decoder import PADDING, Past
 from tvjax.parallel.batches import GIB, Batches
@@ -17,7 +18,8 @@ from tvjax.settings import setting
 from tvjax.text.examples import Examples, epoch_rows
 from tvjax.train.loop import BatchConfig
 from tvjax.train.state import ORDER, Hyper, member_key
-from tvjax.vectors.adapters import Adapter, Given, Queries
+from tvjax.vectors.adapters import Adapter, Change, Given, Queries
+from tvjax.vectors.edits import by_address
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,10 @@ def over_prompts(
         if adapter.from_last and past is None:
             past, q = from_last(given["target"], q)
         change = adapter.change(params, given, read, q)
+        if not isinstance(change, Change):
+            raise reject(f"{type(adapter).__name__}.change", type(change).__name__, "a vectors.adapters.Change")
+        if change.edits is not None:
+            by_address(change.edits)  # an edit at no address would train nothing, without a word
         return score(change.model, q, change.edits, past or change.past)
 
     return jax.vmap(one)(prompts, pasts)

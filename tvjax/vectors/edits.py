@@ -221,20 +221,29 @@ def listed(writes: Write | Sequence[Write]) -> list[Write]:
     return list(writes)
 
 
+def by_address(tree: Any) -> dict[str, Edit]:
+    """The edits of a tree by their addresses. Raises `UserError` for what is no edit, and for what no tap reads."""
+    if not isinstance(tree, dict):
+        raise reject("edits", type(tree).__name__, "a tree of Edits: dictionaries")
+    flat = {name: edit for name, edit in tree.items() if name != "blocks"}
+    inside = tree.get("blocks", {})
+    if not isinstance(inside, dict) or ("blocks" in tree and not inside):
+        raise reject("edits", "no dictionary, or an empty one, at 'blocks'", "a dictionary of addresses in it")
+    edits = {**flat, **{f"blocks/{name}": edit for name, edit in inside.items()}}
+    for address, edit in edits.items():
+        selection.addresses(address, ADDRESSES, "edits")
+        if not isinstance(edit, Edit):
+            raise reject(f"edits at {address}", type(edit).__name__, "a tvjax.Edit")
+    return edits
+
+
 def check_tree(tree: Any, config: DecoderConfig, batch: int, length: int) -> None:
     """Raise `UserError` for a tree with what no tap reads, with a shape that does not fit, or that changes nothing."""
     heads, groups = (config.num_heads, config.channels), (config.kv_heads, config.channels)
     units = {"embed": (config.width,), "blocks/heads": heads, "blocks/keys": groups, "blocks/values": groups}
     if not tree:
         raise reject("edits", tree, "a tree with at least one Edit, or None")
-    flat = {name: edit for name, edit in tree.items() if name != "blocks"}
-    inside = tree.get("blocks", {})
-    if not isinstance(inside, dict) or ("blocks" in tree and not inside):
-        raise reject("edits", "no dictionary, or an empty one, at 'blocks'", "a dictionary of addresses in it")
-    for address, edit in {**flat, **{f"blocks/{name}": edit for name, edit in inside.items()}}.items():
-        selection.addresses(address, ADDRESSES, "edits")
-        if not isinstance(edit, Edit):
-            raise reject(f"edits at {address}", type(edit).__name__, "a tvjax.Edit")
+    for address, edit in by_address(tree).items():
         layers = (config.num_layers,) if address.startswith("blocks/") else ()
         _check_edit(address, edit, layers, (batch, length, *units.get(address, (config.width,))))
 

@@ -175,6 +175,7 @@ def _save(
         **{f"{kind}.layer": "all" if entry[f"{kind}_layer"] is None else entry[f"{kind}_layer"] for kind in kinds},
         **{f"{kind}.scale": entry[f"{kind}_scale"] for kind in kinds},
         **{f"{method.name}.edit": "add" if method.keep else "replace" for method in s.methods},
+        **{f"{method.name}.positions": method.positions for method in s.methods},
     }
     store.save_vectors(
         path,
@@ -218,7 +219,7 @@ def _run(
     about: dict[str, Any] = {}
     for method in s.methods:
         progress.say(f"making vectors: {method.label}")
-        results[method.name] = method.make(bench, s.own[method.group])
+        results[method.name] = method.vectors(bench, s.own[method.group])
         about |= results[method.name].about
     entries: dict[str, Any] = {}
     for name in tasks:

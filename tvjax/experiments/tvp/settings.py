@@ -123,7 +123,8 @@ class TVPSettings(Settings):
             raise reject("config.task.name", family, f"one of {', '.join(FAMILIES)}")
         task = build(FAMILIES[family], values, "config.task")
         if not (task.has_oracle or task.centred):
-            raise reject("config.task", values, f"settings of {family} for which it has an oracle: see its docstring")
+            accepted = f"settings of {family} with which it has an `oracle`, or is `centred`: see its docstring"
+            raise reject("config.task", values, accepted)
         settled = {f.name: f.default for f in dataclasses.fields(DecoderConfig) if f.name in FAMILY_FIELDS}
         settled |= task.decoder_inputs()
         decoder = build(DecoderConfig, config.get("model"), "config.model", **settled)
