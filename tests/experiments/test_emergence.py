@@ -1,6 +1,7 @@
 """The emergence study: its grid, its populations as runs of their own, and its page."""
 
 import copy
+import dataclasses
 import json
 import signal
 
@@ -143,17 +144,16 @@ def test_a_finished_population_is_not_trained_again(ran, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(tvp, "run", refuse)
+    monkeypatch.setattr(emergence, "populations_run", lambda: dataclasses.replace(tvp.EXPERIMENT, run=refuse))
     assert emergence.run(CONFIG, folder, "train", quiet) == summary
 
 
 def test_a_study_that_lost_a_population_trains_that_alone(ran, monkeypatch):
     folder, summary = ran
     (folder / "populations" / "base.control" / "eval" / "summary.json").unlink()
-    trained, real = [], tvp.run
-    monkeypatch.setattr(
-        tvp, "run", lambda config, place, *rest: trained.append(place.name) or real(config, place, *rest)
-    )
+    trained, real = [], tvp.EXPERIMENT
+    run = lambda config, place, *rest: trained.append(place.name) or real.run(config, place, *rest)
+    monkeypatch.setattr(emergence, "populations_run", lambda: dataclasses.replace(real, run=run))
     assert emergence.run(CONFIG, folder, "train", quiet) == summary
     assert trained == ["base.control"]
 
