@@ -39,8 +39,13 @@ SHRUNKEN = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SHRUNKEN)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("tvp_garg", marks=pytest.mark.exhaustive),
+        pytest.param("atv_llama3_8b", marks=pytest.mark.slow),
+    ],
+)
 def test_a_config_is_timed_as_it_is_planned(name):
     pytest.importorskip("ml_collections")
     fields = [*SHRUNKEN[name], "plan.query_tokens=8", "plan.answer_tokens=2"]

@@ -325,18 +325,21 @@ class TestRun:
         for path in ("", "methods/atv_all"):
             assert logged(done[0] / path) == logged(tmp_path / "run" / path)
 
-    @pytest.mark.slow
-    def test_killed_and_stopped_at_any_moment_it_ends_with_the_same_bits(self, config, tmp_path):
+    @pytest.mark.parametrize(
+        "chosen", [pytest.param((1, 2, 4), marks=pytest.mark.slow), pytest.param((0, 3), marks=pytest.mark.exhaustive)]
+    )
+    def test_killed_and_stopped_at_any_moment_it_ends_with_the_same_bits(self, config, chosen, tmp_path):
         runs = Runs("atv", config, tmp_path)
         assert runs.finish(runs.whole) == (0, "")
         folder, second = tmp_path / "killed", Path("methods/atv_all")
-        for when, number, code in (
+        moments = (
             (past(10), signal.SIGKILL, -signal.SIGKILL),
             (saving(after=10), signal.SIGKILL, -signal.SIGKILL),
             (lambda f: past(20)(f / second), signal.SIGTERM, 143),
             (lambda f: saving(after=20)(f / second), signal.SIGKILL, -signal.SIGKILL),
             (lambda f: (f / "vectors" / "atv_all.double.safetensors").exists(), signal.SIGKILL, -signal.SIGKILL),
-        ):
+        )
+        for when, number, code in (moments[number] for number in chosen):
             assert runs.stop(folder, when, number)[0] == code
             assert not (folder / "eval" / "summary.json").exists()
         assert runs.finish(folder) == (0, "")
