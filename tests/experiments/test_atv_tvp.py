@@ -1,5 +1,6 @@
 """ATV on a TVP-trained model: the numbers are what their names say, and the target stays as it is."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.tvp import run as tvp
 from tvjax.experiments.tvp.training import TVPExperiment
 from tvjax.nn.model import Model
+from tvjax.report.reader import read_run
 from tvjax.tasks import NO_SHIFT, draw
 from tvjax.vectors.adapters import Queries
 from tvjax.vectors.origin import fingerprint
@@ -305,7 +307,8 @@ class TestReport:
     def test_a_task_without_an_oracle_has_no_row_and_no_line_of_it(self, ran):
         summary = {name: value for name, value in ran[1].items() if not name.startswith("oracle")}
         assert "oracle" not in summary_table(summary) and "prior" in summary_table(summary)
-        curve = atv_tvp_report.contents(summary, ran[0])[0][0].draw()
+        run = dataclasses.replace(read_run(ran[0]), summary=summary)
+        curve = atv_tvp_report.contents(run).exhibits[0].draw()
         assert not any("oracle" in text.get_text() for text in curve.legends[0].get_texts())
 
     def test_a_broken_file_of_vectors_is_named(self, ran):
