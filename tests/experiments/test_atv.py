@@ -16,6 +16,7 @@ import pytest
 
 import tvjax
 from tests.conftest import changed
+from tests.experiments.test_tvp_language import CONFIG as TUNED
 from tests.runs import Runs, logged, past, saving
 from tvjax.errors import UserError
 from tvjax.experiments.atv import run as atv
@@ -522,3 +523,14 @@ def test_the_published_setting_starts(file, variant, config, tmp_path):
     settings = ATVSettings.from_config(published)
     assert settings.optimizer.l2 == 1e-5 and settings.optimizer.clip_norm == 0 and settings.own["atv"].scale == (0.001,)
     assert not settings.train.shuffled and settings.train.batch == 1
+
+
+def test_data_sets_are_the_same_as_lists_and_as_tuples():
+    """A run's config.json has lists: `tvjax.atv` reads the settings of the run from them."""
+    rows = [["glue/sst2", "{sentence}", "{label}"]]
+    small = changed(TUNED["training"], data={"tfds": rows})
+    fields = {"target__path": "", "generator": {"kind": "target"}, "data": {"tfds": rows}}
+    config = changed(CONFIG, **fields, training={"target": small})
+    assert ATVSettings.from_config(config).data.tfds == (tuple(rows[0]),)
+    with pytest.raises(UserError, match=r"config\.data\.tfds: .*that of config\.training\.target\.data\.tfds too"):
+        ATVSettings.from_config(changed(config, training__target__data={}))

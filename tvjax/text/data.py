@@ -1,7 +1,7 @@
 """Which text tasks a run is about, and the copy of them that it keeps."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tvjax.errors import reject
@@ -52,6 +52,18 @@ class DataConfig:
     def of_run(self, folder: Path) -> dict[str, TextTask]:
         """The tasks that the run in `folder` keeps, so that it goes on as it began; else those of `read`."""
         return records.kept(folder / KEPT) or self.read()
+
+    def of_groups(self, folder: Path, groups: Mapping[str, Sequence[str]]) -> dict[str, TextTask]:
+        """The tasks of the run in `folder` that config.tasks names, in the order of its groups.
+
+        Raises `UserError` for a task that is not there, and as `read` does.
+        """
+        known = self.of_run(folder)
+        for group, names in groups.items():
+            for name in names:
+                if name not in known:
+                    raise reject(f"config.tasks.{group}", name, f"tasks of config.data: {', '.join(known)}")
+        return {name: known[name] for names in groups.values() for name in names}
 
 
 def keep_tasks(tasks: Mapping[str, TextTask], folder: Path, say: Callable[[str], None]) -> None:

@@ -91,22 +91,12 @@ def headless(config: DecoderConfig, dtype: str) -> DecoderConfig:
     return dataclasses.replace(config, tied_readout=True, unroll=unroll, dtype=dtype)
 
 
-def _tasks(s: ATVSettings, folder: Path) -> dict[str, TextTask]:
-    """The tasks of the run, those that are trained on first; a task's place is its number."""
-    known = s.data.of_run(folder)
-    for group, names in s.tasks.groups.items():
-        for name in names:
-            if name not in known:
-                raise reject(f"config.tasks.{group}", name, f"tasks of config.data: {', '.join(known)}")
-    return {name: known[name] for name in s.tasks.all}
-
-
 def open_context(
     config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None], target: Model | None = None
 ) -> tuple[ATVSettings, RunContext]:
     """The settings of a run, and all that its methods share. Raises `UserError` for what does not fit."""
     s = ATVSettings.from_config(config)
-    return s, make_context(s, _tasks(s, folder), _models(s, say, target), mode, say)
+    return s, make_context(s, s.data.of_groups(folder, s.tasks.groups), _models(s, say, target), mode, say)
 
 
 def make_context(
@@ -330,7 +320,7 @@ def _sinks(context: RunContext) -> dict[str, str]:
 
 def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, progress: Progress) -> dict[str, Any]:
     began, say = time.monotonic(), progress.say
-    tasks = _tasks(s, folder)
+    tasks = s.data.of_groups(folder, s.tasks.groups)
     rundir.prepare(folder, config, new=mode == "train")
     keep_tasks(tasks, folder, say)
     context = make_context(s, tasks, _models(s, say, None), mode, say)

@@ -12,7 +12,7 @@ from tvjax.methods.atv import ATVMethod
 from tvjax.methods.base import Method, QuestionConfig
 from tvjax.nn.decoder import DecoderConfig, Precision
 from tvjax.parallel.mesh import MeshConfig
-from tvjax.settings import Settings, check_mesh, coerce, group, parts, setting
+from tvjax.settings import Settings, build, check_mesh, coerce, group, parts, setting
 from tvjax.tasks.text import Template
 from tvjax.text.adapting import ExampleConfig
 from tvjax.text.bench import VectorConfig
@@ -149,10 +149,11 @@ def _check_training(s: ATVSettings) -> None:
     """What is trained first, if no model is named: the target on the data of the run, and the generator."""
     training = group(s.training, "config.training") if s.training is not None else {}
     if not s.target.path:
-        trained_on = group(training.get("target"), "config.training.target").get("data", {})
+        path = "config.training.target"
+        trained_on = build(DataConfig, group(training.get("target"), path).get("data", {}), f"{path}.data")
         for field in ("path", "tfds"):
             value = getattr(s.data, field)
-            if value and trained_on.get(field) != getattr(s.data, field):
+            if value and getattr(trained_on, field) != value:
                 accepted = f"that of config.training.target.data.{field} too, or a model in config.target.path"
                 raise reject(f"config.data.{field}", value, accepted)
     for part in ("target", "generator"):

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tvjax import remote
-from tvjax.errors import UserError, reject
+from tvjax.errors import UserError
 from tvjax.experiments import rundir
 from tvjax.experiments.base import Config, Experiment, PlanConfig, one_step
 from tvjax.experiments.models import open_model, shape_named
@@ -36,16 +36,6 @@ from tvjax.text.prompts import blank_tables, tables
 from tvjax.train.loop import Trainer
 from tvjax.train.state import in_float32
 from tvjax.vectors import origin, store
-
-
-def _tasks(s: TVPLanguageSettings, folder: Path) -> dict[str, TextTask]:
-    """The tasks of the run, those that are trained on first."""
-    known = s.data.of_run(folder)
-    for group, names in s.tasks.groups.items():
-        for name in names:
-            if name not in known:
-                raise reject(f"config.tasks.{group}", name, f"tasks of config.data: {', '.join(known)}")
-    return {name: known[name] for names in s.tasks.groups.values() for name in names}
 
 
 def make_experiment(s: TVPLanguageSettings, tasks: Mapping[str, TextTask], model: Model) -> TuningExperiment:
@@ -91,7 +81,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     fit, `RunError` if the run cannot go on.
     """
     s = TVPLanguageSettings.from_config(config)
-    tasks = _tasks(s, folder)
+    tasks = s.data.of_groups(folder, s.tasks.groups)
     rundir.prepare(folder, config, new=mode == "train")
     keep_tasks(tasks, folder, say)
     model = _open(s, say)
