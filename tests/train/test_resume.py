@@ -221,7 +221,7 @@ def test_a_checkpoint_is_written_while_training_goes_on_but_nothing_later_is_log
 
     noted(Checkpoints, "save", lambda checkpoints, state: f"save {state.step}")
     monkeypatch.setattr(Checkpoints, "finish", finish)
-    noted(Meter, "asked", lambda meter, step: f"ask {step}")
+    noted(Meter, "dispatched", lambda meter, step: f"ask {step}")
     noted(MetricsLog, "write", lambda log, rows: f"row {rows[0]['step']}")
     toy.make_trainer({}, steps=20, evaluate_every=10, checkpoint_every=10).run(tmp_path, quiet)
     before = ["row 0", "ask 5", "ask 10", "row 5", "row 10"]
