@@ -15,6 +15,7 @@ public=(
   tvjax.tasks tvjax.tasks.{base,gaussian,prompt,shifts,geometries,oracles,text,suite,retrieval}
   tvjax.vectors tvjax.nn '!tvjax\.nn\.pretrained\..*' tvjax.evals tvjax.text tvjax.methods
   tvjax.train.state tvjax.train.loop tvjax.parallel.mesh tvjax.experiments.base tvjax.report.page tvjax.report.tables
+  tvjax.report.results
 )
 # pdoc shows the names that stand in a module, and tvjax imports its own at their first use. A warning of pdoc, as of
 # a module that cannot be imported, is an error.

@@ -18,7 +18,7 @@ FLOORS = (
     ("methods",),
     ("experiments",),
     ("library",),
-    ("cli", "main"),
+    ("cli", "main", "compare"),
 )
 RANK = {name: rank for rank, names in enumerate(FLOORS) for name in names}
 SEEN_BY_REPORT = {"errors", "files", "evals", "train", "report"}

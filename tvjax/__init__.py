@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tvjax.library import atv, capture, export, generate, load, run, sweep
     from tvjax.nn.taps import Edit
+    from tvjax.report.results import results
     from tvjax.vectors.edits import add, mix, replace
     from tvjax.vectors.store import load_vectors, save_vectors
 
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 _PLACES = {
     **dict.fromkeys(("atv", "capture", "export", "generate", "load", "run", "sweep"), "tvjax.library"),
     "Edit": "tvjax.nn.taps",
+    "results": "tvjax.report.results",
     **dict.fromkeys(("add", "mix", "replace"), "tvjax.vectors.edits"),
     **dict.fromkeys(("load_vectors", "save_vectors"), "tvjax.vectors.store"),
 }
@@ -61,6 +63,7 @@ __all__ = [
     "load_vectors",
     "mix",
     "replace",
+    "results",
     "run",
     "save_vectors",
     "sweep",
