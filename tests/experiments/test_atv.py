@@ -184,7 +184,7 @@ class TestVectors:
                 count = len(answer) - len(prompt)
                 edits = tvjax.add(vectors_ND[:, None], layers=[1, 2], positions=positions)
                 made = tvjax.generate(target, jnp.array([prompt]), max_new_tokens=count, edits=edits)
-                said, expected = list(np.asarray(made.ids_BN)[0]), answer[len(prompt) :]
+                said, expected = list(np.asarray(made.ids_BT)[0]), answer[len(prompt) :]
                 assert (said[0] == expected[0], said == expected) == (bool(first), bool(whole)), (method, x)
 
     def test_a_notebook_gets_the_same_vectors(self, done, config):

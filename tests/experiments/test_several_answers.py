@@ -45,7 +45,7 @@ class Says:
         right = np.array([self.answers.get(x) == y for x, y in last], float)
         if len(fixed) == 1:
             return right
-        answers_BA = np.asarray(q.answers_BA)  # as `above.said`: the tokens that are said, with each vector
+        answers_BA = np.asarray(q.answers_BA)  # as `above.likeliest`: the tokens that are said, with each vector
         said_BA = np.where(right[:, None] == 1, answers_BA, answers_BA + 1)
         return np.broadcast_to(said_BA[:, None, None], (len(right), *fixed[1].shape[:2], answers_BA.shape[1]))
 

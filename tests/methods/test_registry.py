@@ -165,7 +165,7 @@ class TestTheirs:
             for column, scale in enumerate((0.5, 2.0)):
                 edits = tvjax.add(jnp.asarray(scale * vectors_LD[1:])[:, None], layers=[1, 2], positions="all")
                 count = len(answer) - len(prompt)
-                ids = np.asarray(tvjax.generate(target, jnp.array([prompt]), max_new_tokens=count, edits=edits).ids_BN)[
+                ids = np.asarray(tvjax.generate(target, jnp.array([prompt]), max_new_tokens=count, edits=edits).ids_BT)[
                     0
                 ]
                 right = ids[0] == answer[len(prompt)], list(ids) == answer[len(prompt) :]

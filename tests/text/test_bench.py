@@ -31,7 +31,7 @@ def test_prompts_have_the_length_of_their_own_batch(tmp_path):
     bench = bench_of(opened(byte_level(), tmp_path), Template("", ">", ";"))
     short, long = (bench.ask([text], ["abc"]) for text in ("ab>", "cdefgh" * 8 + ">"))
     assert (short.tokens.ids_BT.shape, long.tokens.ids_BT.shape) == ((1, 16), (1, 64))
-    assert short.answers_BA.shape == (1, 4) and short.asked_BA.sum() == 4, "a space and three letters"
+    assert short.answers_BA.shape == (1, 4) and short.real_BA.sum() == 4, "a space and three letters"
     assert int(short.last_B[0]) == 2 and short.tokens.valid_BT.sum() == 7
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tvjax.errors import RunError, UserError
 from tvjax.methods.base import Kind, Knows, Method, MethodResult, RunContext, side_by_side
-from tvjax.nn.answers import Questions, said
+from tvjax.nn.answers import Questions, likeliest
 from tvjax.nn.model import Model
 from tvjax.text.bench import Bench, Right, best_place, graded
 from tvjax.vectors.atv import Positions, inject
@@ -181,6 +181,6 @@ def _everywhere(
     def one(scale: jax.Array) -> jax.Array:
         """Of one scale, ``[B, A]``."""
         vectors_BLD = jnp.broadcast_to(scale * vectors_LD[None], (batch, *vectors_LD.shape))
-        return said(model, q, inject(vectors_BLD, layers, positions, model.config, q))
+        return likeliest(model, q, inject(vectors_BLD, layers, positions, model.config, q))
 
     return jax.lax.map(one, scale_U).swapaxes(0, 1)

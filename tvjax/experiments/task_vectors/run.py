@@ -131,7 +131,7 @@ def _conflicts(
     vectors_LUD = np.stack([vectors_LD, np.zeros_like(vectors_LD)], 1)
     keep_LU = np.tile(np.array([0.0, 1.0]), (len(layers), 1))
     q = bench.ask(bench.few_shot(shown, pairs), [y for _, y in pairs])
-    begins_BLU = bench.said(q, vectors_LUD, layers, keep_LU)[..., 0]
+    begins_BLU = bench.likeliest(q, vectors_LUD, layers, keep_LU)[..., 0]
     bench.tick("conflicts")
     conflicts = []
     for number, (moved, both) in enumerate(partners.items()):
