@@ -219,7 +219,7 @@ class TestGeneratorOfTheTarget:
         for name in ("atv_last", "atv_all", "static"):
             members = METHODS[name].members(context)
             tight = dataclasses.replace(context, batches=Batches(1e-7, 32))
-            made = [METHODS[name].trainer(one, one.given, members, make_mesh())[0] for one in (context, tight)]
+            made = [METHODS[name].trainer(one, one.frozen, members, make_mesh())[0] for one in (context, tight)]
             start = made[0].init(jax.random.key(0), made[0].data())
             params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), start)
             found[name] = (*made, params, {name: value[0] for name, value in members[1].items()})
@@ -238,7 +238,7 @@ class TestGeneratorOfTheTarget:
         expected = (np.stack(u_BD) @ kernel + bias[None]).reshape(3, 2, 32)
         for experiment in (held, plain):
             queries = experiment.train.rows(rows)[0]
-            made = experiment.adapter.read(params, experiment.given, queries, hyper["scale"], None)
+            made = experiment.adapter.read(params, experiment.frozen, queries, hyper["scale"], None)
             np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("name", ["atv_last", "atv_all", "static"])

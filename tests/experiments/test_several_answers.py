@@ -148,7 +148,7 @@ class TestExamples:
         found_of = lambda a, s, p, g, queries, index, *more: tuple(table[:, index] for table in tables)
         monkeypatch.setattr(adapting, "over_prompts", found_of)
         experiment = adapting.AdapterExperiment(None, None, None, marked, marked, 1, chunk=4)
-        found = experiment.evaluate(None, {"dev": marked, "given": None}, None, {"scale": None})
+        found = experiment.evaluate(None, {"dev": marked, "frozen": None}, None, {"scale": None})
         groups = np.split(np.arange(count), first[1:])
         tasks = np.asarray(dev.task_I)[first]
         best = np.array([[*right[:, g].max(1).mean(0), risk[:, g].min(1).mean()] for g in groups])

@@ -66,14 +66,14 @@ class Shift(Adapter):
     target: object
     size: float
 
-    def init(self, key, given):
+    def init(self, key, frozen):
         return jnp.full(self.target.width, self.size)
 
-    def read(self, params, given, queries, scale_L, key):
+    def read(self, params, frozen, queries, scale_L, key):
         return jnp.broadcast_to(params, (queries.task_B.shape[0], 1, self.target.width))
 
-    def change(self, params, given, made, q):
-        return Change(given["target"], inject(made, (1,), "last", self.target, q))
+    def change(self, params, frozen, reading, q):
+        return Change(frozen["target"], inject(reading, (1,), "last", self.target, q))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,11 +293,11 @@ class TestWhatTheyMake:
         """It would train nothing: all gradients were 0, and nobody said so."""
 
         class Wrong(Adapter):
-            def read(self, params, given, queries, scale_L, key):
+            def read(self, params, frozen, queries, scale_L, key):
                 return None
 
-            def change(self, params, given, made, q):
-                return change(given["target"])
+            def change(self, params, frozen, reading, q):
+                return change(frozen["target"])
 
         with pytest.raises(UserError, match=line):
             over_prompts(Wrong(), print, None, {"target": Model({}, None)}, None, jnp.zeros((1, 2)), None)

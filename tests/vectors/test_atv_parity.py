@@ -254,11 +254,11 @@ class Frozen:
 
     from_last: bool
 
-    def read(self, params, given, queries, scale_L, key):
+    def read(self, params, frozen, queries, scale_L, key):
         return None
 
-    def change(self, params, given, made, q):
-        return Change(given["target"])
+    def change(self, params, frozen, reading, q):
+        return Change(frozen["target"])
 
 
 @pytest.mark.parametrize(("target", "positions"), make.CASES)

@@ -26,7 +26,7 @@ from tvjax.text.bench import Bench, Right, room
 from tvjax.text.examples import Examples, Reader
 from tvjax.train.loop import TrainConfig, Trainer
 from tvjax.train.state import OptimizerConfig, TrainState
-from tvjax.vectors.adapters import Given
+from tvjax.vectors.adapters import Frozen
 from tvjax.vectors.atv import Positions
 
 Kind = Literal["prompts", "vectors", "trained", "atv"]
@@ -97,7 +97,7 @@ class RunContext:
 
     own: the settings of methods, by group.
     generator: the decoder of what reads queries (None: the first `below` blocks of the target).
-    given: what nobody trains.
+    frozen: what nobody trains.
     trained: the tasks that are trained on, the first of `tasks`.
     examples: of "query" and "shown" readings, by split.
     benches: one a template and seed.
@@ -113,7 +113,7 @@ class RunContext:
     target: Model
     generator: DecoderConfig | None
     below: int
-    given: Given
+    frozen: Frozen
     tasks: Mapping[str, TextTask]
     trained: tuple[str, ...]
     readers: Mapping[str, Reader]

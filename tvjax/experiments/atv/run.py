@@ -122,7 +122,7 @@ def make_context(
         for seed in s.train.seeds
         for template in s.templates
     ]
-    given = {"target": target.bare} | ({} if generator is None else {"generator": generator.params})
+    frozen = {"target": target.bare} | ({} if generator is None else {"generator": generator.params})
     readers = _readers(s, (generator or target).source.tokenizer)
     examples = _examples(s, tasks, readers, target.source.tokenizer)
     _check_lengths(s, (generator or target).config, examples)
@@ -130,7 +130,7 @@ def make_context(
         s,
         target,
         None if generator is None else generator.config,
-        given,
+        frozen,
         tasks=tasks,
         readers=readers,
         examples=examples,
@@ -141,7 +141,7 @@ def make_context(
 
 
 def context_of(
-    s: ATVSettings, target: Model, generator: DecoderConfig | None, given: Mapping[str, Any], **rest: Any
+    s: ATVSettings, target: Model, generator: DecoderConfig | None, frozen: Mapping[str, Any], **rest: Any
 ) -> RunContext:
     """A run context of the settings. rest: its tasks, readers, examples, benches, batches and `finish`."""
     return RunContext(
@@ -151,7 +151,7 @@ def context_of(
         target=target,
         generator=generator,
         below=s.generator.below,
-        given=dict(given),
+        frozen=dict(frozen),
         trained=s.tasks.trained,
         templates=len(s.templates),
         **rest,
@@ -431,7 +431,7 @@ def write_vectors(
         raise reject(f"queries[{count_B.argmax()}]", f"{count_B.max()} tokens", accepted)
     read = Queries(tokens.ids_BT, tokens.positions_BT, tokens.last_B, jnp.zeros(len(queries), jnp.int32))
     first = jax.tree.map(lambda p: p[0], params)
-    vectors_BLD = experiment.adapter.read(first, experiment.given, read, members[1]["scale"][0], None)
+    vectors_BLD = experiment.adapter.read(first, experiment.frozen, read, members[1]["scale"][0], None)
     return jnp.asarray(vectors_BLD).swapaxes(0, 1)
 
 
@@ -448,13 +448,13 @@ def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     target = shape_named(t.path, "config.target.path", t.dtype, training.get("target"), 1)
     target = dataclasses.replace(target, matmul_precision=t.matmul_precision)
     check_model(s, target)
-    given: dict[str, Any] = {"target": Model(abstract_params(target), target)}
+    frozen: dict[str, Any] = {"target": Model(abstract_params(target), target)}
     generator = None
     if s.generator.kind == "model":
         read = shape_named(s.generator.path, "config.generator.path", "float32", training.get("generator"), 0)
         read = dataclasses.replace(read, matmul_precision=t.matmul_precision)
         generator = headless(read, s.generator.dtype)
-        given["generator"] = {name: leaf for name, leaf in abstract_params(read).items() if name != "readout"}
+        frozen["generator"] = {name: leaf for name, leaf in abstract_params(read).items() if name != "readout"}
     examples = {"train": (len(s.tasks.trained), s.train.examples), "dev": (len(s.tasks.trained), s.evaluation.dev)}
     shapes = {
         split: blank_examples(c.query_tokens, c.answer_tokens, len(s.templates), *size)
@@ -462,9 +462,9 @@ def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     }
     context = context_of(
         s,
-        given["target"],
+        frozen["target"],
         generator,
-        given,
+        frozen,
         tasks={},
         readers={},
         examples={"query": shapes, "shown": shapes},
@@ -472,7 +472,7 @@ def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
         batches=Batches(s.vectors.memory, s.evaluation.batch),
         finish=_nothing,
     )
-    return method.trainer(context, given, method.members(context), mesh)[1]
+    return method.trainer(context, frozen, method.members(context), mesh)[1]
 
 
 def _nothing(trainer: Trainer, folder: Path) -> Any:
