@@ -260,7 +260,7 @@ def test_layer_and_scale_of_a_function_vector_are_those_of_most_right_first_toke
     config = changed(config, templates=LED, train__seeds=(0,), function_vector__scales=(0.5, 3.0, 30.0))
     _, context = atv.open_context(config, tmp_path, "train", lambda line: None)
     result = METHODS["function_vector"].run(context, tmp_path)
-    ((made, *_),), (bench,) = context.made["function_vector"], context.benches
+    ((made, *_),), (bench,) = context.vectors["function_vector"], context.benches
     for name in context.tasks:
         layer, scale = result.about["layer"][name], result.about["scale"][name]
         found = {}

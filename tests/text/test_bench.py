@@ -8,7 +8,7 @@ import pytest
 from tests.text.test_pieces import begun, byte_level, opened
 from tvjax.evals.learned import clearly_above
 from tvjax.tasks.text import Template, TextTask, split_of
-from tvjax.text.bench import Bench, Right, VectorConfig, best_place, room
+from tvjax.text.bench import Bench, Right, VectorConfig, best_layer_and_scale, room
 
 INPUTS = [f"{a}{b}" for a in "abcd" for b in "efgh"]
 TASK = TextTask("twice", tuple((x, x + x) for x in INPUTS))
@@ -50,9 +50,9 @@ def test_layer_and_scale_are_chosen_by_first_tokens_then_by_whole_answers():
     first, whole = np.zeros((2, 4, 3, 2))
     first[:3, 1, 1] = first[:3, 2, 0] = 1
     whole[:1, 2, 0] = whole[:, 0, 0] = 1
-    assert best_place(Right(first, whole)) == (2, 0)
+    assert best_layer_and_scale(Right(first, whole)) == (2, 0)
     first[3, 1, 1] = 1
-    assert best_place(Right(first, whole)) == (1, 1)
+    assert best_layer_and_scale(Right(first, whole)) == (1, 1)
 
 
 def test_more_right_answers_than_by_chance_are_clearly_above():

@@ -104,7 +104,7 @@ class RunContext:
     templates: how many templates there are.
     finish: trains with a trainer in a folder, or reads there what was trained.
     tick: is called with the name of a method of which a part is done.
-    made: the vectors of the methods that have run, which other methods may use (a bench each).
+    vectors: the vectors of the methods that have run, which other methods may use (a bench each).
     """
 
     own: Mapping[str, Any]
@@ -123,7 +123,7 @@ class RunContext:
     batches: Batches
     finish: Callable[[Trainer, Path], TrainState]
     tick: Callable[[str], None] = lambda name: None
-    made: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    vectors: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def bare_tokens(self) -> float:

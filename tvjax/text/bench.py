@@ -343,7 +343,7 @@ class Bench:
         return jax.tree.map(lambda a: np.asarray(a, np.float32), arrays)
 
 
-def best_place(dev: Right) -> tuple[int, int]:
+def best_layer_and_scale(dev: Right) -> tuple[int, int]:
     """The layer (or its place in a list) and the scale that are best on the dev split, ``[n, layers, scales]``.
 
     By the first token, which the vector steers; of those that are equal, by the whole answer.
