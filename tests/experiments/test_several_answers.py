@@ -16,7 +16,7 @@ from tvjax.tasks.text import Template, TextTask, split_of
 from tvjax.text import adapting
 from tvjax.text.bench import Bench, VectorConfig
 from tvjax.text.data import DataConfig
-from tvjax.text.examples import Reader, asked_of, make_examples, questions_of
+from tvjax.text.examples import Reader, make_examples, pairs_of, questions_of
 
 TEMPLATE = Template("", " ->", "\n")
 SPLIT = {split: [f"w{n}" for n in range(60) if split_of(f"w{n}") == split] for split in ("train", "dev", "test")}
@@ -82,7 +82,7 @@ class TestBench:
         np.testing.assert_array_equal(wrong, np.zeros(6))
 
     def test_with_vectors_too(self, bench):
-        found = bench.asked_with("up", "test", np.zeros((3, 4), np.float32), bench.layers, 0.0)
+        found = bench.right_on("up", "test", np.zeros((3, 4), np.float32), bench.layers, 0.0)
         np.testing.assert_array_equal(found, np.ones((6, 3)))
 
     def test_demonstrations_have_each_input_once_and_draw_its_answers(self, bench):
@@ -134,7 +134,7 @@ class TestExamples:
         np.testing.assert_array_equal(found["down"], np.zeros(5))
 
     def test_what_is_trained_on_has_every_pair(self, tokenizer):
-        examples = self.examples(tokenizer, "train", lambda tasks, split, most: asked_of(tasks, split, 1000))
+        examples = self.examples(tokenizer, "train", lambda tasks, split, most: pairs_of(tasks, split, 1000))
         assert examples.task_I.shape[0] == sum(len(task.split("train")) for task in TASKS.values())
 
     def test_the_dev_split_counts_the_best_answer_of_each_question(self, tokenizer, monkeypatch):

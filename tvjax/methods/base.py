@@ -71,8 +71,8 @@ class MethodResult:
 
     right: of each task, ``[n, seeds * templates]``.
     tokens: of a query, with what stands before the query.
-    ask: asks `asked` questions again, by programs that are compiled, to be timed (None: the method is not timed).
-    asked: how many questions `ask` asks.
+    ask: asks some questions again, by programs that are compiled, to be timed (None: the method is not timed).
+    questions: how many questions `ask` asks.
     trainable: how many numbers are trained.
     generator_tokens: how many tokens the generator reads of a query.
     about: what else the summary says of the method.
@@ -83,7 +83,7 @@ class MethodResult:
     right: Answered
     tokens: float
     ask: Callable[[], Any] | None = None
-    asked: int = 0
+    questions: int = 0
     trainable: int = 0
     generator_tokens: float = 0.0
     about: dict[str, Any] = dataclasses.field(default_factory=dict)

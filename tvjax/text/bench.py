@@ -317,9 +317,7 @@ class Bench:
         """What attention and the MLPs add at the last tokens of texts, a mean: ``{"attn_out", "mlp_out": [L, D]}``."""
         return dict(zip(ADDED, self._read(_outputs, texts).mean(0), strict=True))
 
-    def asked_with(
-        self, name: str, split: str, vectors_LD: np.ndarray, layers: Sequence[int], keep: float
-    ) -> np.ndarray:
+    def right_on(self, name: str, split: str, vectors_LD: np.ndarray, layers: Sequence[int], keep: float) -> np.ndarray:
         """Whether each question of a split is answered right with each of some vectors at its layer: ``[n, L]``."""
         pairs = self.sample(name, split)
         return self.right_with(self.zero_shot(pairs), self.accepted(name, pairs), vectors_LD, layers, keep)

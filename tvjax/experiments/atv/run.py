@@ -39,7 +39,7 @@ from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks.text import Template, TextTask, some
 from tvjax.text.bench import SINK, Bench, sink
 from tvjax.text.data import keep_tasks
-from tvjax.text.examples import Examples, Reader, asked_of, blank_examples, make_examples, questions_of
+from tvjax.text.examples import Examples, Reader, blank_examples, make_examples, pairs_of, questions_of
 from tvjax.train.loop import Trainer
 from tvjax.vectors import origin, store
 from tvjax.vectors.adapters import Queries
@@ -174,7 +174,7 @@ def _examples(
     v = s.evaluation
     known = {name: tasks[name] for name in s.tasks.trained}
     splits = {
-        "train": (known, asked_of(known, "train", s.train.examples)),
+        "train": (known, pairs_of(known, "train", s.train.examples)),
         "dev": (known, questions_of(known, "dev", v.dev)),
         "test": (tasks, questions_of(tasks, "test", v.test)),
     }
@@ -337,7 +337,7 @@ def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, pro
         name = method.name
         say(f"{'training' if method.trains and mode == 'train' else 'asking'} {name}")
         o = results[name] = method.run(context, folder_of(folder, s, name))
-        timing[name] = {"query_ms": milliseconds(o.ask, o.asked) if o.ask else None, "train_example_ms": o.train_ms}
+        timing[name] = {"query_ms": milliseconds(o.ask, o.questions) if o.ask else None, "train_example_ms": o.train_ms}
         first, whole = (np.mean([o.right[task][kind].mean() for task in s.tasks.seen]) for kind in (0, 1))
         say(f"{name}: accuracy {whole:.2f} on seen tasks (first tokens {first:.2f}), {o.tokens:.0f} tokens a query")
         if o.written:
