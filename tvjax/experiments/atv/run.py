@@ -74,7 +74,7 @@ def _models(s: ATVSettings, say: Callable[[str], None], target: Model | None) ->
             folder = find(chosen.path, f"config.{part}.path")
             models.append(load_model(folder, mesh=mesh, unroll=1, **how))  # as `small_model`
         else:
-            where = {"place": f"config.training.{part}", "names": f"config.{part}.trained"}
+            where = {"field": f"config.training.{part}", "names": f"config.{part}.trained"}
             folder = user_path(chosen.trained, f"config.{part}.trained")
             models.append(small_model(s.training[part], folder, say, **where, **how))
     if models[1].source.tokenizer is None:
@@ -341,9 +341,9 @@ def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, pro
         first, whole = (np.mean([o.right[task][kind].mean() for task in s.tasks.seen]) for kind in (0, 1))
         say(f"{name}: accuracy {whole:.2f} on seen tasks (first tokens {first:.2f}), {o.tokens:.0f} tokens a query")
         if o.written:
-            made_by = f"{name}, seed {s.train.seeds[0]}, of the test queries of "
+            source = f"{name}, seed {s.train.seeds[0]}, of the test queries of "
             template = dataclasses.asdict(context.readers["query"].template)
-            _save(folder / "vectors", name, o.written, fingerprint, template, made_by)
+            _save(folder / "vectors", name, o.written, fingerprint, template, source)
     summary = {
         "experiment": "atv",
         "target": {
@@ -371,7 +371,7 @@ def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, pro
 
 
 def _save(
-    folder: Path, name: str, written: Written, fingerprint: str, template: Mapping[str, Any], made_by: str
+    folder: Path, name: str, written: Written, fingerprint: str, template: Mapping[str, Any], source: str
 ) -> None:
     """What a method writes for the test queries, a file a task."""
     for task, vectors in written.vectors.items():
@@ -382,7 +382,7 @@ def _save(
             layers=written.layers,
             positions=written.positions,
             template=template,
-            about={"made_by": f"{made_by}{task}; to be added"},
+            about={"made_by": f"{source}{task}; to be added"},
         )
 
 
