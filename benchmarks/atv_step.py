@@ -169,7 +169,7 @@ def tvjax_side(folder: Path, o: argparse.Namespace) -> tuple[Callable[[], None],
     def of_first(params: Any) -> jax.Array:
         queries, q = data["train"].rows(jnp.arange(o.batch))
         with jax.default_matmul_precision("highest"):
-            return over_prompts(experiment.adapter, risk, params, data["given"], queries, q, hyper["scale"][0]).mean(0)
+            return over_prompts(experiment.adapter, risk, params, data["frozen"], queries, q, hyper["scale"][0]).mean(0)
 
     return run, lambda: np.asarray(of_first(jax.tree.map(lambda p: p[0], state.params)))
 

@@ -84,7 +84,7 @@ def tvjax_side(folder: str, work: str) -> Callable[[], np.ndarray]:
     if work == "sweep":
         return lambda: np.asarray(tvjax.sweep(model, ids, vectors))
     write = tvjax.add(vectors[LAYER, :BATCH], layers=LAYER, positions="all")
-    return lambda: np.asarray(tvjax.generate(model, ids[:BATCH], max_new_tokens=NEW, edits=write).ids_BN)
+    return lambda: np.asarray(tvjax.generate(model, ids[:BATCH], max_new_tokens=NEW, edits=write).ids_BT)
 
 
 def main() -> None:

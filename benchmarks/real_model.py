@@ -143,7 +143,7 @@ def tvjax_side(folder: str, work: str) -> Callable[[], np.ndarray]:
     if kind == "forward":
         return lambda: np.asarray(tvjax.run(model, ids_BT))
     if kind == "generate":
-        return lambda: np.asarray(tvjax.generate(model, ids_BT, max_new_tokens=NEW, stop=()).ids_BN)
+        return lambda: np.asarray(tvjax.generate(model, ids_BT, max_new_tokens=NEW, stop=()).ids_BT)
     if kind == "sweep":
         return lambda: np.asarray(tvjax.sweep(model, ids_BT, vectors))
     none, one = jnp.zeros((batch, 1), jnp.int32), jnp.ones((batch, 1), bool)
@@ -226,7 +226,7 @@ def first_calls(folder: str) -> None:
     vectors = random.standard_normal((c.num_layers + 1, 1, c.width)).astype(np.float32)
     for call in (
         lambda: tvjax.run(model, ids),
-        lambda: tvjax.generate(model, ids, max_new_tokens=2, stop=()).ids_BN,
+        lambda: tvjax.generate(model, ids, max_new_tokens=2, stop=()).ids_BT,
         lambda: tvjax.sweep(model, ids, vectors),
     ):
         begun = time.perf_counter()

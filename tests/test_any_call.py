@@ -305,7 +305,7 @@ def check(reference, call, meant, got):
     if call["name"] == "generate":
         for b, ids in enumerate(rows):
             said = reference.greedy(ids, writes, b, meant["prompt"], meant["steps"], meant["stop"])
-            assert np.asarray(got.ids_BN[b]).tolist() == said + [0] * (NEW - len(said))
+            assert np.asarray(got.ids_BT[b]).tolist() == said + [0] * (NEW - len(said))
         return
     length = max(map(len, rows))
     for b, ids in enumerate(rows):

@@ -163,7 +163,7 @@ def _tree(model: Model, edits: Edits, inputs: Inputs) -> Any:
     if isinstance(edits, dict):
         editing.check_tree(edits, model.config, inputs.batch, inputs.values.shape[1])
         return edits
-    return editing.place(edits, model.config, inputs.places_BT, inputs.batch)
+    return editing.place(edits, model.config, inputs.all_positions_BT, inputs.batch)
 
 
 def capture(
@@ -256,7 +256,7 @@ def generate(
     key, temperature, top_k = decoding.sampling(key, temperature, top_k, model.config.num_outputs)
     in_prompt, later = _phases(edits, during, max_new_tokens)
     origin.check(model, later)  # those of the prompt are checked where they are placed
-    valid_BT = jnp.broadcast_to(inputs.places_BT, inputs.values.shape) != PADDING
+    valid_BT = jnp.broadcast_to(inputs.all_positions_BT, inputs.values.shape) != PADDING
     generated = decoding.generate(
         model,
         Tokens(inputs.values, valid_BT),
@@ -271,7 +271,7 @@ def generate(
     )
     if not texts_of(prompts):
         return generated
-    ids, count = np.asarray(generated.ids_BN), np.asarray(generated.count_B)
+    ids, count = np.asarray(generated.ids_BT), np.asarray(generated.count_B)
     texts = [
         model.source.tokenizer.decode([i for i in row[:n] if i not in stop]) for row, n in zip(ids, count, strict=True)
     ]
@@ -331,7 +331,7 @@ def sweep(
     if edit not in ("replace", "add"):
         raise reject("edit", edit, "'replace' or 'add'")
     index_B = _one_position(inputs, position)
-    positions_BT = jnp.broadcast_to(inputs.places_BT, inputs.values.shape[:2])
+    positions_BT = jnp.broadcast_to(inputs.all_positions_BT, inputs.values.shape[:2])
     return _sweep(edit, model.bare, inputs.values, positions_BT, index_B, jnp.asarray(vectors))
 
 

@@ -247,7 +247,7 @@ class TestSuperposition:
     def test_queries_come_from_both_tasks_in_turn(self):
         task = TokenOffset(7, offsets=(0, 1, 3), held_out_offsets=(), held_out_pairs=6)  # an offset is shown with one x
         drawn = draw(NO_SHIFT, task, LAYOUT, jax.random.key(0), 30, 2)
-        asks = probes.asked(task, drawn, jax.random.key(1))
+        asks = probes.draw_questions(task, drawn, jax.random.key(1))
         c, x = np.asarray(drawn.prompt.parameters["c"]), np.asarray(asks["mix_x"])
         whose = np.where(np.arange(30) % 2 == 0, c, c[np.asarray(asks["other"])])
         assert np.asarray(task.shown())[whose, x].all()
@@ -259,7 +259,7 @@ class TestSuperposition:
         """Or the vector alone would be asked what its task was never trained on."""
         task = TokenOffset(7, offsets=(0, 1, 3), held_out_offsets=(), held_out_pairs=6)
         drawn = draw(NO_SHIFT, task, LAYOUT, jax.random.key(0), 30, 2)
-        asks = probes.asked(task, drawn, jax.random.key(1))
+        asks = probes.draw_questions(task, drawn, jax.random.key(1))
         other = np.asarray(asks["other"])
         c, x = np.asarray(drawn.prompt.parameters["c"]), np.asarray(asks["swap_inputs"])[:, -2]
         assert np.asarray(task.shown())[np.where(np.arange(30) % 2 == 0, c[other], c), x].all()
@@ -397,7 +397,7 @@ class TestMembers:
         task, model = random_members
         model = jax.tree.map(lambda p: p[0], model)
         drawn = draw(NO_SHIFT, task, LAYOUT, jax.random.key(5), 12, 3)
-        asks = probes.asked(task, drawn, jax.random.key(6))
+        asks = probes.draw_questions(task, drawn, jax.random.key(6))
         found = probes.run(model, task, drawn, asks, {"prescribed": 1, "best": 2}, "replace")
         _, theta_LBND = tvp.run_prompt(model, drawn.prompt)
         theta, other = theta_LBND[:, :, -1], np.asarray(asks["other"])
@@ -432,7 +432,7 @@ class TestMembers:
         task, model = random_members
         model = jax.tree.map(lambda p: p[0], model)
         drawn = draw(NO_SHIFT, task, LAYOUT, jax.random.key(5), 12, 3)
-        asks = probes.asked(task, drawn, jax.random.key(6))
+        asks = probes.draw_questions(task, drawn, jax.random.key(6))
         order = np.random.default_rng(0).permutation(12)
         moved = jax.tree.map(lambda a: a[order] if a.shape[:1] == (12,) else a, (drawn, asks))
         moved[1]["other"] = jnp.asarray(np.argsort(order)[np.asarray(asks["other"])[order]])
@@ -464,7 +464,7 @@ def test_every_chunk_of_prompts_is_new_and_no_more_are_kept_than_asked_for(rando
 def test_an_added_vector_is_added_in_every_probe():
     model = handmade.token_offset(TASK, PLACES)
     drawn = draw(NO_SHIFT, TASK, LAYOUT, jax.random.key(5), 12, K)
-    asks = probes.asked(TASK, drawn, jax.random.key(6))
+    asks = probes.draw_questions(TASK, drawn, jax.random.key(6))
     theta = {
         edit: probes.run(model, TASK, drawn, asks, {"prescribed": 2, "best": 2}, edit) for edit in ("replace", "add")
     }

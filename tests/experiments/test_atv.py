@@ -184,7 +184,7 @@ class TestVectors:
                 count = len(answer) - len(prompt)
                 edits = tvjax.add(vectors_ND[:, None], layers=[1, 2], positions=positions)
                 made = tvjax.generate(target, jnp.array([prompt]), max_new_tokens=count, edits=edits)
-                said, expected = list(np.asarray(made.ids_BN)[0]), answer[len(prompt) :]
+                said, expected = list(np.asarray(made.ids_BT)[0]), answer[len(prompt) :]
                 assert (said[0] == expected[0], said == expected) == (bool(first), bool(whole)), (method, x)
 
     def test_a_notebook_gets_the_same_vectors(self, done, config):
@@ -219,7 +219,7 @@ class TestGeneratorOfTheTarget:
         for name in ("atv_last", "atv_all", "static"):
             members = METHODS[name].members(context)
             tight = dataclasses.replace(context, batches=Batches(1e-7, 32))
-            made = [METHODS[name].trainer(one, one.given, members, make_mesh())[0] for one in (context, tight)]
+            made = [METHODS[name].trainer(one, one.frozen, members, make_mesh())[0] for one in (context, tight)]
             start = made[0].init(jax.random.key(0), made[0].data())
             params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), start)
             found[name] = (*made, params, {name: value[0] for name, value in members[1].items()})
@@ -238,7 +238,7 @@ class TestGeneratorOfTheTarget:
         expected = (np.stack(u_BD) @ kernel + bias[None]).reshape(3, 2, 32)
         for experiment in (held, plain):
             queries = experiment.train.rows(rows)[0]
-            made = experiment.adapter.read(params, experiment.given, queries, hyper["scale"], None)
+            made = experiment.adapter.read(params, experiment.frozen, queries, hyper["scale"], None)
             np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("name", ["atv_last", "atv_all", "static"])
@@ -260,7 +260,7 @@ def test_layer_and_scale_of_a_function_vector_are_those_of_most_right_first_toke
     config = changed(config, templates=LED, train__seeds=(0,), function_vector__scales=(0.5, 3.0, 30.0))
     _, context = atv.open_context(config, tmp_path, "train", lambda line: None)
     result = METHODS["function_vector"].run(context, tmp_path)
-    ((made, *_),), (bench,) = context.made["function_vector"], context.benches
+    ((made, *_),), (bench,) = context.vectors["function_vector"], context.benches
     for name in context.tasks:
         layer, scale = result.about["layer"][name], result.about["scale"][name]
         found = {}

@@ -8,7 +8,7 @@ import pytest
 from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import Template
-from tvjax.text.examples import Reader, asked_of, epoch_rows, make_examples
+from tvjax.text.examples import Reader, epoch_rows, make_examples, pairs_of
 
 TEMPLATES = (Template("", " ->", "\n"), Template("Q: ", "\nA:", "\n\n"))
 
@@ -27,7 +27,7 @@ def tokenizer(tasks, tmp_path_factory):
 
 
 def test_every_example_has_its_prompts_its_answer_and_its_reading(tasks, tokenizer):
-    asked = asked_of(tasks, "train", 7)
+    asked = pairs_of(tasks, "train", 7)
     examples = make_examples(tasks, asked, Reader(tokenizer, TEMPLATES[1]), tokenizer, TEMPLATES, 0)
     pairs = [(i, rank, x, y) for i, some in enumerate(asked.values()) for rank, (x, y) in enumerate(some)]
     assert examples.task_I.shape == (14,)
@@ -45,7 +45,7 @@ def test_every_example_has_its_prompts_its_answer_and_its_reading(tasks, tokeniz
 
 
 def test_demonstrations_are_of_the_train_split_and_never_the_query(tasks, tokenizer):
-    asked = asked_of(tasks, "train", 5)
+    asked = pairs_of(tasks, "train", 5)
     reader = Reader(tokenizer, TEMPLATES[0], demonstrations=3, draws=4)
     examples = make_examples(tasks, asked, reader, tokenizer, TEMPLATES, 0)
     assert examples.readings.ids_BT.shape[:2] == (10, 4)

@@ -140,7 +140,7 @@ class TestPositions:
             for position in ("last", "query"):
                 prompts = bench.zero_shot(asked)
                 q, back_B, _ = bench.ask_all(prompts, [(y,) for _, y in asked], position)
-                said = bench.said(q, vector[None, None], [layer], np.zeros((1, 1)))[:, 0, 0]
+                said = bench.likeliest(q, vector[None, None], [layer], np.zeros((1, 1)))[:, 0, 0]
                 for prompt, (x, y), back, row in zip(prompts, asked, back_B, said, strict=True):
                     ids = model.source.tokenizer.encode([prompt + f" {y}"])[0]
                     behind = len(model.source.tokenizer.encode([" ="])[0]) if position == "query" else 0

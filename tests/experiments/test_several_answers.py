@@ -16,7 +16,7 @@ from tvjax.tasks.text import Template, TextTask, split_of
 from tvjax.text import adapting
 from tvjax.text.bench import Bench, VectorConfig
 from tvjax.text.data import DataConfig
-from tvjax.text.examples import Reader, asked_of, make_examples, questions_of
+from tvjax.text.examples import Reader, make_examples, pairs_of, questions_of
 
 TEMPLATE = Template("", " ->", "\n")
 SPLIT = {split: [f"w{n}" for n in range(60) if split_of(f"w{n}") == split] for split in ("train", "dev", "test")}
@@ -45,7 +45,7 @@ class Says:
         right = np.array([self.answers.get(x) == y for x, y in last], float)
         if len(fixed) == 1:
             return right
-        answers_BA = np.asarray(q.answers_BA)  # as `above.said`: the tokens that are said, with each vector
+        answers_BA = np.asarray(q.answers_BA)  # as `above.likeliest`: the tokens that are said, with each vector
         said_BA = np.where(right[:, None] == 1, answers_BA, answers_BA + 1)
         return np.broadcast_to(said_BA[:, None, None], (len(right), *fixed[1].shape[:2], answers_BA.shape[1]))
 
@@ -82,7 +82,7 @@ class TestBench:
         np.testing.assert_array_equal(wrong, np.zeros(6))
 
     def test_with_vectors_too(self, bench):
-        found = bench.asked_with("up", "test", np.zeros((3, 4), np.float32), bench.layers, 0.0)
+        found = bench.right_on("up", "test", np.zeros((3, 4), np.float32), bench.layers, 0.0)
         np.testing.assert_array_equal(found, np.ones((6, 3)))
 
     def test_demonstrations_have_each_input_once_and_draw_its_answers(self, bench):
@@ -134,7 +134,7 @@ class TestExamples:
         np.testing.assert_array_equal(found["down"], np.zeros(5))
 
     def test_what_is_trained_on_has_every_pair(self, tokenizer):
-        examples = self.examples(tokenizer, "train", lambda tasks, split, most: asked_of(tasks, split, 1000))
+        examples = self.examples(tokenizer, "train", lambda tasks, split, most: pairs_of(tasks, split, 1000))
         assert examples.task_I.shape[0] == sum(len(task.split("train")) for task in TASKS.values())
 
     def test_the_dev_split_counts_the_best_answer_of_each_question(self, tokenizer, monkeypatch):
@@ -148,7 +148,7 @@ class TestExamples:
         found_of = lambda a, s, p, g, queries, index, *more: tuple(table[:, index] for table in tables)
         monkeypatch.setattr(adapting, "over_prompts", found_of)
         experiment = adapting.AdapterExperiment(None, None, None, marked, marked, 1, chunk=4)
-        found = experiment.evaluate(None, {"dev": marked, "given": None}, None, {"scale": None})
+        found = experiment.evaluate(None, {"dev": marked, "frozen": None}, None, {"scale": None})
         groups = np.split(np.arange(count), first[1:])
         tasks = np.asarray(dev.task_I)[first]
         best = np.array([[*right[:, g].max(1).mean(0), risk[:, g].min(1).mean()] for g in groups])

@@ -22,7 +22,7 @@ from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.task_vectors import run as task_vectors
 from tvjax.experiments.task_vectors import settings
 from tvjax.methods.base import Prompted
-from tvjax.methods.vector import Made, VectorMethod
+from tvjax.methods.vector import TaskVectors, VectorMethod
 from tvjax.nn.model import Model
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import Template, some
@@ -41,7 +41,7 @@ import numpy as np
 from tvjax import methods
 from tvjax.methods.base import Prompted
 from tvjax.methods.trained import Trained, TrainedSettings
-from tvjax.methods.vector import Made, VectorMethod
+from tvjax.methods.vector import TaskVectors, VectorMethod
 from tvjax.settings import setting
 from tvjax.vectors.adapters import Adapter, Change
 from tvjax.vectors.atv import inject
@@ -56,7 +56,7 @@ class LoudFields:
 
 def loud(bench, own):
     """The mean state of few-shot prompts at every layer, to be added at all of them and at all tokens."""
-    return Made({name: bench.shown(name)["states"] for name in bench.tasks})
+    return TaskVectors({name: bench.shown(name)["states"] for name in bench.tasks})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +66,14 @@ class Shift(Adapter):
     target: object
     size: float
 
-    def init(self, key, given):
+    def init(self, key, frozen):
         return jnp.full(self.target.width, self.size)
 
-    def read(self, params, given, queries, scale_L, key):
+    def read(self, params, frozen, queries, scale_L, key):
         return jnp.broadcast_to(params, (queries.task_B.shape[0], 1, self.target.width))
 
-    def change(self, params, given, made, q):
-        return Change(given["target"], inject(made, (1,), "last", self.target, q))
+    def change(self, params, frozen, reading, q):
+        return Change(frozen["target"], inject(reading, (1,), "last", self.target, q))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +165,7 @@ class TestTheirs:
             for column, scale in enumerate((0.5, 2.0)):
                 edits = tvjax.add(jnp.asarray(scale * vectors_LD[1:])[:, None], layers=[1, 2], positions="all")
                 count = len(answer) - len(prompt)
-                ids = np.asarray(tvjax.generate(target, jnp.array([prompt]), max_new_tokens=count, edits=edits).ids_BN)[
+                ids = np.asarray(tvjax.generate(target, jnp.array([prompt]), max_new_tokens=count, edits=edits).ids_BT)[
                     0
                 ]
                 right = ids[0] == answer[len(prompt)], list(ids) == answer[len(prompt) :]
@@ -256,16 +256,16 @@ class TestWhatTheyMake:
         return VectorMethod(name="theirs", label="theirs", make=lambda bench, own: result, **fields)
 
     def test_vectors_of_every_task_pass(self):
-        made = Made({name: np.ones((3, 4)) for name in "ab"})
+        made = TaskVectors({name: np.ones((3, 4)) for name in "ab"})
         assert self.method(made).vectors(self.BENCH, None) is made
 
     @pytest.mark.parametrize(
         ("result", "line"),
         [
-            ({"a": np.ones((3, 4))}, r"given a dict; accepted: a methods\.vector\.Made"),
-            (Made({"a": np.ones((3, 4))}), "given no vector of b; accepted: one of each task"),
-            (Made(dict.fromkeys("ab", np.ones((2, 4)))), r"a: given shape \(2, 4\); accepted: \(3, 4\)"),
-            (Made(dict.fromkeys("ab", np.ones(4))), r"a: given shape \(4,\); accepted: \(3, 4\)"),
+            ({"a": np.ones((3, 4))}, r"given a dict; accepted: a methods\.vector\.TaskVectors"),
+            (TaskVectors({"a": np.ones((3, 4))}), "given no vector of b; accepted: one of each task"),
+            (TaskVectors(dict.fromkeys("ab", np.ones((2, 4)))), r"a: given shape \(2, 4\); accepted: \(3, 4\)"),
+            (TaskVectors(dict.fromkeys("ab", np.ones(4))), r"a: given shape \(4,\); accepted: \(3, 4\)"),
         ],
     )
     def test_what_does_not_fit_is_refused(self, result, line):
@@ -274,7 +274,7 @@ class TestWhatTheyMake:
 
     def test_nothing_is_measured_with_what_is_not_finite(self):
         with pytest.raises(RunError, match="the vectors of b are not finite"):
-            self.method(Made({"a": np.ones((3, 4)), "b": np.full((3, 4), np.nan)})).vectors(self.BENCH, None)
+            self.method(TaskVectors({"a": np.ones((3, 4)), "b": np.full((3, 4), np.nan)})).vectors(self.BENCH, None)
 
     def test_fields_of_the_record_are_checked(self):
         with pytest.raises(UserError, match="positions: given 'everything'; accepted: last, all"):
@@ -293,11 +293,11 @@ class TestWhatTheyMake:
         """It would train nothing: all gradients were 0, and nobody said so."""
 
         class Wrong(Adapter):
-            def read(self, params, given, queries, scale_L, key):
+            def read(self, params, frozen, queries, scale_L, key):
                 return None
 
-            def change(self, params, given, made, q):
-                return change(given["target"])
+            def change(self, params, frozen, reading, q):
+                return change(frozen["target"])
 
         with pytest.raises(UserError, match=line):
             over_prompts(Wrong(), print, None, {"target": Model({}, None)}, None, jnp.zeros((1, 2)), None)

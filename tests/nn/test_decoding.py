@@ -73,7 +73,7 @@ def test_with_the_cache_is_without_it(name, side, during):
         [write] if during in ("prompt", "both") else (),
         [write] if during in ("steps", "both") else (),
     )
-    np.testing.assert_array_equal(made.ids_BN, expected)
+    np.testing.assert_array_equal(made.ids_BT, expected)
     assert (expected != recompute(model, TOKENS[side], STEPS)).any(), "the vector does nothing"
 
 
@@ -97,7 +97,7 @@ def test_layers_apart_say_what_stacked_ones_say(name, unroll, monkeypatch):
         options = {"max_new_tokens": STEPS, "edits": writes, "addresses": addresses}
         said.append(tvjax.generate(model, TOKENS["left"], **options))
         model = dataclasses.replace(model)
-    np.testing.assert_array_equal(said[0].ids_BN, said[1].ids_BN)
+    np.testing.assert_array_equal(said[0].ids_BT, said[1].ids_BT)
     for address in addresses:
         np.testing.assert_allclose(said[0].activations[address], said[1].activations[address], atol=1e-4)
 
@@ -156,21 +156,21 @@ def test_by_default_all_means_new_tokens_too_and_last_is_of_the_prompt():
         write = tvjax.add(vectors, layers=(1, 2), positions=positions)
         plain = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, edits=write)
         named = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, edits=write, during=during)
-        np.testing.assert_array_equal(plain.ids_BN, named.ids_BN)
+        np.testing.assert_array_equal(plain.ids_BT, named.ids_BT)
 
 
 def test_the_vector_acts_on_the_very_token_that_is_predicted():
     """At the last prompt position it decides the first new token; on a step, the token after the one that is read."""
     model = golden("llama3")
-    plain = np.asarray(tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS).ids_BN)
+    plain = np.asarray(tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS).ids_BT)
     strong = tvjax.replace(100.0 * vectors_for(model, "blocks/resid"), layers=3, positions="last")
     first = tvjax.run(model, TOKENS["left"], edits=strong, last=True)[:, 0].argmax(-1)
     made = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, edits=strong)
-    np.testing.assert_array_equal(made.ids_BN[:, 0], first)
-    assert (made.ids_BN[:, 0] != plain[:, 0]).any()
+    np.testing.assert_array_equal(made.ids_BT[:, 0], first)
+    assert (made.ids_BT[:, 0] != plain[:, 0]).any()
     later = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, edits=strong, during="steps")
-    np.testing.assert_array_equal(later.ids_BN[:, 0], plain[:, 0])
-    assert (later.ids_BN[:, 1] != plain[:, 1]).any()
+    np.testing.assert_array_equal(later.ids_BT[:, 0], plain[:, 0])
+    assert (later.ids_BT[:, 1] != plain[:, 1]).any()
 
 
 def test_a_batch_is_its_prompts_one_by_one():
@@ -184,17 +184,17 @@ def test_a_batch_is_its_prompts_one_by_one():
     for number, prompt in enumerate(make.PROMPTS):
         writes = [add(address, v[number]) for address, v in vectors.items()]
         alone = tvjax.generate(model, jnp.array([prompt]), max_new_tokens=STEPS, edits=writes)
-        np.testing.assert_array_equal(alone.ids_BN[0], whole.ids_BN[number])
+        np.testing.assert_array_equal(alone.ids_BT[0], whole.ids_BT[number])
         without = tvjax.generate(model, jnp.array([prompt]), max_new_tokens=STEPS, edits=writes[:-1])
-        assert number or (without.ids_BN != alone.ids_BN).any(), "the last of the vectors does nothing"
+        assert number or (without.ids_BT != alone.ids_BT).any(), "the last of the vectors does nothing"
 
 
 def test_stop_tokens_end_a_prompt_and_leave_the_others_alone():
     model = golden("llama3")
-    plain = np.asarray(tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS).ids_BN)
+    plain = np.asarray(tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS).ids_BT)
     stop = int(plain[0, 2])
     made = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, stop=(stop,))
-    for row, expected, count in zip(np.asarray(made.ids_BN), plain, np.asarray(made.count_B), strict=True):
+    for row, expected, count in zip(np.asarray(made.ids_BT), plain, np.asarray(made.count_B), strict=True):
         length = 1 + list(expected).index(stop) if stop in expected else STEPS
         assert count == length
         np.testing.assert_array_equal(row, np.where(np.arange(STEPS) < length, expected, 0))
@@ -288,7 +288,7 @@ class TestEnds:
             assert tvjax.generate(model, self.TEXT, max_new_tokens=STEPS).split() == said[:first]
             made = tvjax.generate(model, jnp.array([[5, 9, 13, 2, 40]]), max_new_tokens=STEPS)
             assert made.count_B.tolist() == [first + 1]
-            assert made.ids_BN[0].tolist() == [*ids[: first + 1], *[0] * (STEPS - first - 1)]
+            assert made.ids_BT[0].tolist() == [*ids[: first + 1], *[0] * (STEPS - first - 1)]
         assert tvjax.generate(model, self.TEXT, max_new_tokens=STEPS, stop=()).split() == said
         assert tvjax.generate(model, self.TEXT, max_new_tokens=STEPS, stop=(ids[0],)) == ""
 
@@ -317,12 +317,12 @@ class TestSampling:
     @classmethod
     def draw(cls, prompts, seed=0, side="left", length=ROOM, **how):
         options = {"max_new_tokens": 3, "key": jax.random.key(seed)} | how
-        return np.asarray(tvjax.generate(golden("llama3"), pad(prompts, side=side, length=length), **options).ids_BN)
+        return np.asarray(tvjax.generate(golden("llama3"), pad(prompts, side=side, length=length), **options).ids_BT)
 
     def test_it_repeats_with_its_key_and_can_be_greedy(self):
         np.testing.assert_array_equal(self.draw(self.PROMPTS), self.draw(self.PROMPTS))
         assert (self.draw(self.PROMPTS) != self.draw(self.PROMPTS, seed=1)).any()
-        greedy = tvjax.generate(golden("llama3"), pad(self.PROMPTS, length=self.ROOM), max_new_tokens=3).ids_BN
+        greedy = tvjax.generate(golden("llama3"), pad(self.PROMPTS, length=self.ROOM), max_new_tokens=3).ids_BT
         np.testing.assert_array_equal(self.draw(self.PROMPTS, temperature=1e-4), greedy)
 
     def test_an_answer_does_not_depend_on_what_else_is_in_the_batch(self):
@@ -399,7 +399,7 @@ def test_new_tokens_stand_behind_prompts_that_start_later():
     """Learned positions tell: a prompt at 3.. goes on where it ends, with the cache as without it."""
     model, prompt = golden("gpt2"), make.PROMPTS[0]
     tokens = Tokens(jnp.array([prompt]), jnp.ones((1, len(prompt)), bool), jnp.array([3]))
-    made_N = decoding.generate(model, tokens, STEPS).ids_BN[0]
+    made_N = decoding.generate(model, tokens, STEPS).ids_BT[0]
     ids = jnp.concatenate([jnp.array(prompt), made_N[:-1]])[None]
     out = forward(model, ids, positions_BT=3 + jnp.arange(ids.shape[1])[None])[0]
     np.testing.assert_array_equal(out[0, len(prompt) - 1 :].argmax(-1), made_N)
@@ -411,7 +411,7 @@ def test_captured_while_decoding_is_what_one_pass_holds(side):
     addresses = ("embed", "blocks/resid", "blocks/heads")
     made = tvjax.generate(model, TOKENS[side], max_new_tokens=STEPS, addresses=addresses)
     for number, prompt in enumerate(make.PROMPTS):
-        ids = jnp.concatenate([jnp.array(prompt), made.ids_BN[number, :-1]])[None]
+        ids = jnp.concatenate([jnp.array(prompt), made.ids_BT[number, :-1]])[None]
         whole = tvjax.capture(model, ids, addresses)
         for name in addresses:
             axis = 2 if name.startswith("blocks/") else 1
@@ -529,7 +529,7 @@ class TestAgainstHooks:
         ours = np.asarray(tvjax.run(model, TOKENS["left"], edits=write))
         np.testing.assert_allclose(ours[real], logits[real], atol=1e-4)
         continued = tvjax.generate(model, TOKENS["left"], max_new_tokens=STEPS, edits=write)
-        np.testing.assert_array_equal(continued.ids_BN, made[:, ids.shape[1] :].numpy())
+        np.testing.assert_array_equal(continued.ids_BT, made[:, ids.shape[1] :].numpy())
 
     def hook(self, module, write, chosen_BT):
         """The edit of `write` as a PyTorch hook: in the prompt at `chosen_BT`, in a new token if it names all."""

@@ -122,7 +122,7 @@ def test_greedy_tokens(tmp_path):
     model = tvjax.load(path)
     with LlamaCpp(path) as llama:
         for prompt in make.PROMPTS:
-            made = tvjax.generate(model, pad([prompt]), max_new_tokens=8).ids_BN[0].tolist()
+            made = tvjax.generate(model, pad([prompt]), max_new_tokens=8).ids_BT[0].tolist()
             assert llama.greedy(prompt, 8) == made
 
 

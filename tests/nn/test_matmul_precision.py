@@ -114,9 +114,9 @@ def test_what_is_trained_on_a_frozen_target_has_its_precision(kind, precision):
     at = lambda config: dataclasses.replace(config, matmul_precision=precision)
     adapter = dataclasses.replace(whole.adapter, target=at(whole.adapter.target), generator=at(whole.adapter.generator))
     adapter = LoRA(adapter.target, 2) if kind == "lora" else dataclasses.replace(adapter, rank=2)
-    target = whole.given["target"]
-    given = whole.given | {"target": target.replace(config=at(target.config))}
-    experiment = dataclasses.replace(whole, adapter=adapter, given=given)
+    target = whole.frozen["target"]
+    given = whole.frozen | {"target": target.replace(config=at(target.config))}
+    experiment = dataclasses.replace(whole, adapter=adapter, frozen=given)
     data, hyper = (
         jax.tree.map(jnp.asarray, experiment.data()),
         {"seed": 0, "scale": jnp.ones(2), "examples": jnp.asarray(16)},

@@ -27,7 +27,7 @@ def check(folder, atol=1e-4):
             real = np.asarray(tokens.valid_BT[number])
             np.testing.assert_allclose(out[number][real], said[f"logits.{number}"], atol=atol, rtol=0)
             np.testing.assert_allclose(states[:, number][:, real], said[f"states.{number}"], atol=atol, rtol=0)
-            np.testing.assert_array_equal(made.ids_BN[number], said[f"tokens.{number}"])
+            np.testing.assert_array_equal(made.ids_BT[number], said[f"tokens.{number}"])
 
 
 @every_model

@@ -183,7 +183,7 @@ class TestWrites:
 
     def place(self, model, *writes, prompts=PROMPTS):
         inputs = inputs_of(model, prompts)
-        return edits.place(list(writes), model.config, inputs.places_BT, inputs.batch)["blocks"]["resid"]
+        return edits.place(list(writes), model.config, inputs.all_positions_BT, inputs.batch)["blocks"]["resid"]
 
     def test_factors_go_with_their_layers_and_prompts(self, model):
         v = np.ones((2, D), np.float32)
@@ -386,8 +386,8 @@ class TestCalls:
                 jax.eval_shape(lambda p, position=position: loss(p, position), PROMPTS)
 
     def test_generation_under_jit_is_that_outside(self, model):
-        jitted = jax.jit(lambda p: tvjax.generate(model, p, max_new_tokens=3).ids_BN)
-        np.testing.assert_array_equal(jitted(PROMPTS), tvjax.generate(model, PROMPTS, max_new_tokens=3).ids_BN)
+        jitted = jax.jit(lambda p: tvjax.generate(model, p, max_new_tokens=3).ids_BT)
+        np.testing.assert_array_equal(jitted(PROMPTS), tvjax.generate(model, PROMPTS, max_new_tokens=3).ids_BT)
         with pytest.raises(UserError, match="temperature: given 'a traced array'"):
             jax.eval_shape(lambda t: tvjax.generate(model, PROMPTS, max_new_tokens=1, key=0, temperature=t), 1.0)
 

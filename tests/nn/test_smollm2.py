@@ -94,7 +94,7 @@ def test_logits_and_greedy_tokens(model, reference, llama):
     prompts = model.source.tokenizer.encode(PROMPTS)
     tokens = pad(prompts)
     logits = np.asarray(tvjax.run(model, tokens))
-    made = np.asarray(tvjax.generate(model, tokens, max_new_tokens=GREEDY, stop=[]).ids_BN)
+    made = np.asarray(tvjax.generate(model, tokens, max_new_tokens=GREEDY, stop=[]).ids_BT)
     for number, prompt in enumerate(prompts):
         ours = logits[number][np.asarray(tokens.valid_BT[number])]
         ids = torch.tensor([prompt])

@@ -259,7 +259,7 @@ def atv_alone() -> tuple[np.ndarray, Any, Any]:
 @pytest.mark.slow
 def test_atv_on_a_sharded_target_gives_what_one_device_gives(atv_alone):
     trainer = atv_trainer({"data": 2, "fsdp": 2, "tensor": 2})
-    kernel = trainer.data["given"]["target"].params["blocks"]["up"]["kernel"]
+    kernel = trainer.data["frozen"]["target"].params["blocks"]["up"]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (2, 16 // 2, 64 // 2)  # the frozen target is cut too
     losses, params, scores = train_atv(trainer)
     np.testing.assert_allclose(losses, atv_alone[0], rtol=TOLERANCE)

@@ -8,7 +8,7 @@ import pytest
 from tests.text.test_pieces import begun, byte_level, opened
 from tvjax.evals.learned import clearly_above
 from tvjax.tasks.text import Template, TextTask, split_of
-from tvjax.text.bench import Bench, Right, VectorConfig, best_place, room
+from tvjax.text.bench import Bench, Right, VectorConfig, best_layer_and_scale, room
 
 INPUTS = [f"{a}{b}" for a in "abcd" for b in "efgh"]
 TASK = TextTask("twice", tuple((x, x + x) for x in INPUTS))
@@ -31,7 +31,7 @@ def test_prompts_have_the_length_of_their_own_batch(tmp_path):
     bench = bench_of(opened(byte_level(), tmp_path), Template("", ">", ";"))
     short, long = (bench.ask([text], ["abc"]) for text in ("ab>", "cdefgh" * 8 + ">"))
     assert (short.tokens.ids_BT.shape, long.tokens.ids_BT.shape) == ((1, 16), (1, 64))
-    assert short.answers_BA.shape == (1, 4) and short.asked_BA.sum() == 4, "a space and three letters"
+    assert short.answers_BA.shape == (1, 4) and short.real_BA.sum() == 4, "a space and three letters"
     assert int(short.last_B[0]) == 2 and short.tokens.valid_BT.sum() == 7
 
 
@@ -50,9 +50,9 @@ def test_layer_and_scale_are_chosen_by_first_tokens_then_by_whole_answers():
     first, whole = np.zeros((2, 4, 3, 2))
     first[:3, 1, 1] = first[:3, 2, 0] = 1
     whole[:1, 2, 0] = whole[:, 0, 0] = 1
-    assert best_place(Right(first, whole)) == (2, 0)
+    assert best_layer_and_scale(Right(first, whole)) == (2, 0)
     first[3, 1, 1] = 1
-    assert best_place(Right(first, whole)) == (1, 1)
+    assert best_layer_and_scale(Right(first, whole)) == (1, 1)
 
 
 def test_more_right_answers_than_by_chance_are_clearly_above():

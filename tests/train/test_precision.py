@@ -101,7 +101,7 @@ ADAPTERS = {
 def adapter_experiment(name, dtype):
     """A frozen target, and a generator, whose parameters lie in `dtype` too."""
     whole = atv_experiment(dtype)
-    given = cast(whole.given, dtype)
+    given = cast(whole.frozen, dtype)
     if name == "atv_fresh":
         del given["generator"]
     given["words"] = jnp.arange(3)
@@ -111,7 +111,7 @@ def adapter_experiment(name, dtype):
     low = lambda config: dataclasses.replace(config, param_dtype=dtype)
     atv = dataclasses.replace(whole.adapter, target=low(whole.adapter.target), generator=low(whole.adapter.generator))
     given["target"] = target.replace(config=low(target.config))
-    return dataclasses.replace(whole, adapter=ADAPTERS[name](atv), given=given)
+    return dataclasses.replace(whole, adapter=ADAPTERS[name](atv), frozen=given)
 
 
 MEMBER = {"scale": jnp.ones((1, 2)), "examples": jnp.array([16])}
@@ -121,16 +121,16 @@ MEMBER = {"scale": jnp.ones((1, 2)), "examples": jnp.array([16])}
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_what_is_trained_on_a_frozen_target_in_half_precision_is_float32(name, dtype):
     experiment = adapter_experiment(name, dtype)
-    assert floats(experiment.given["target"]) == {dtype}
+    assert floats(experiment.frozen["target"]) == {dtype}
     check_width(*jax.eval_shape(training(experiment, 2, **MEMBER), experiment.data())[:2])
 
 
 def test_the_target_stays_as_it_is_and_all_norms_of_the_generator_move():
     experiment = adapter_experiment("atv", "bfloat16")
-    before = store.fingerprint(experiment.given["target"].params)
+    before = store.fingerprint(experiment.frozen["target"].params)
     first, last, losses = train(experiment, 30, **MEMBER)
     check(first, last, losses)
-    assert store.fingerprint(experiment.given["target"].params) == before
+    assert store.fingerprint(experiment.frozen["target"].params) == before
     assert not still(first, last)
 
 
@@ -138,7 +138,7 @@ def test_the_target_stays_as_it_is_and_all_norms_of_the_generator_move():
 def test_a_vector_that_is_learned_is_float32(dtype):
     experiment = adapter_experiment("static", dtype)
     q = jax.tree.map(lambda a: a[:, 0], experiment.train.prompts)
-    model, rows = experiment.given["target"], jnp.arange(8)[None].repeat(10, 0)
+    model, rows = experiment.frozen["target"], jnp.arange(8)[None].repeat(10, 0)
     arguments = (model, model, q, rows, jnp.asarray(1e-3), jnp.arange(3))
     assert jax.eval_shape(learn, *arguments).dtype == jnp.float32
 

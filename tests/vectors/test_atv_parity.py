@@ -240,7 +240,7 @@ def test_a_batch_is_its_examples_one_by_one():
     alone = []
     for row in rows:
         queries, q_PB = batch([row])
-        assert (queries.positions_BT < PADDING).all() and q_PB.tokens.valid_BT.all() and q_PB.asked_BA.all()
+        assert (queries.positions_BT < PADDING).all() and q_PB.tokens.valid_BT.all() and q_PB.real_BA.all()
         alone.append(ask([row]))
     value, gradient = jax.tree.map(lambda *a: sum(a) / len(a), *alone)
     whole, whole_gradient = ask(rows)
@@ -254,11 +254,11 @@ class Frozen:
 
     from_last: bool
 
-    def read(self, params, given, queries, scale_L, key):
+    def read(self, params, frozen, queries, scale_L, key):
         return None
 
-    def change(self, params, given, made, q):
-        return Change(given["target"])
+    def change(self, params, frozen, reading, q):
+        return Change(frozen["target"])
 
 
 @pytest.mark.parametrize(("target", "positions"), make.CASES)
@@ -266,7 +266,7 @@ def test_without_lambda_the_target_says_what_it_says_bit_for_bit(target, positio
     adapter = atv(target, positions)
     params, given = start(target, positions)
     queries, q_PB = batch()
-    real = np.asarray(q_PB.asked_BA)
+    real = np.asarray(q_PB.real_BA)
     ask = lambda adapter, scales: np.asarray(
         over_prompts(adapter, answer_logits, params, given, queries, q_PB, jnp.array(scales))
     )[real]

@@ -13,7 +13,7 @@ from tvjax.nn.answers import Questions, correct, risk
 from tvjax.nn.pretrained import load_model
 from tvjax.nn.tokens import pad
 from tvjax.parallel.batches import Batches
-from tvjax.vectors.above import alike, head_effects, said
+from tvjax.vectors.above import alike, head_effects, likeliest
 from tvjax.vectors.from_prompts import last_states_and_heads
 from tvjax.vectors.function_vectors import function_vector, strongest
 from tvjax.vectors.learned import learn, lowest, upper
@@ -53,8 +53,8 @@ class TestAnswers:
         model = golden(name)
         q = asked()
         said = [int(chances(model, prompt).argmax()) for prompt in make.PROMPTS]
-        one = q.asked_BA.at[:, 1:].set(False)
-        right = q.replace(answers_BA=q.answers_BA.at[:, 0].set(jnp.array(said)), asked_BA=one)
+        one = q.real_BA.at[:, 1:].set(False)
+        right = q.replace(answers_BA=q.answers_BA.at[:, 0].set(jnp.array(said)), real_BA=one)
         assert correct(model, right).all()
         assert not correct(model, right.replace(answers_BA=right.answers_BA + 1)).any()
 
@@ -106,7 +106,7 @@ class TestAbove:
         layers = range(model.config.num_layers + 1)
         vectors = 3 * jax.random.normal(jax.random.key(0), (len(layers), 2, model.config.width))
         keep = jnp.array([[0.0, 1.0]] * len(layers))
-        found = np.asarray(said(model, vectors, jnp.array(layers), keep, q))
+        found = np.asarray(likeliest(model, vectors, jnp.array(layers), keep, q))
         assert found.shape == (3, len(layers), 2, 2)
         for number, (prompt, answer) in enumerate(zip(make.PROMPTS, ANSWERS, strict=True)):
             for layer in layers:
@@ -121,7 +121,7 @@ class TestAbove:
         model = load_model(GOLDEN / name, unroll=1, dtype="bfloat16")
         c, q = model.config, asked()
         vectors, keep = jnp.zeros((2, 1, c.width)), jnp.ones((2, 1))
-        found = jax.eval_shape(said, model.bare, vectors, jnp.array([0, 1]), keep, q)
+        found = jax.eval_shape(likeliest, model.bare, vectors, jnp.array([0, 1]), keep, q)
         assert found.shape == (3, 2, 1, 2)
         means = jnp.zeros((c.num_layers, c.num_heads, c.channels))
         found = jax.eval_shape(head_effects, model.bare, means, q)

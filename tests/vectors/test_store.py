@@ -281,8 +281,8 @@ class TestTheirModel:
     CALLS = (
         ("run", lambda m, edits: tvjax.run(m, PROMPTS, edits=edits)),
         ("capture", lambda m, edits: tvjax.capture(m, PROMPTS, ["blocks/resid"], edits=edits)["blocks/resid"]),
-        ("generate", lambda m, edits: tvjax.generate(m, PROMPTS, max_new_tokens=2, edits=edits).ids_BN),
-        ("steps", lambda m, edits: tvjax.generate(m, PROMPTS, max_new_tokens=2, edits=edits, during="steps").ids_BN),
+        ("generate", lambda m, edits: tvjax.generate(m, PROMPTS, max_new_tokens=2, edits=edits).ids_BT),
+        ("steps", lambda m, edits: tvjax.generate(m, PROMPTS, max_new_tokens=2, edits=edits, during="steps").ids_BT),
     )
     WAYS = (
         ("slice", lambda v, **how: tvjax.replace(v["theta"][2], layers=2, **how)),

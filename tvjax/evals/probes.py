@@ -104,7 +104,7 @@ def others(parameters: Mapping[str, np.ndarray]) -> np.ndarray:
     return ahead[np.arange(size), differs.argmax(1)]
 
 
-def asked(task: Task, drawn: ShiftedPrompts, key: jax.Array) -> dict[str, Any]:
+def draw_questions(task: Task, drawn: ShiftedPrompts, key: jax.Array) -> dict[str, Any]:
     """What the probes ask of these prompts, and the right answers: arrays that lead with B, for `run`.
 
     The first dummy query is the prompt's own last query. A family of strings is asked dummy queries alone: an x of one
@@ -149,7 +149,7 @@ def run(
 ) -> dict[str, Any]:
     """All probes of one member on `drawn`, as arrays that lead with B.
 
-    asks: what `asked` returns for the same prompts.
+    asks: what `draw_questions` returns for the same prompts.
     layers: ``prescribed`` and ``best``, which may be traced.
     """
     prompt, layout = drawn.prompt, drawn.prompt.layout
@@ -238,7 +238,7 @@ def measure(
         draw_key, ask_key = jax.random.split(jax.random.fold_in(key, chunk))
         # The last chunk may have a prompt or two too many: the same size for all is one program.
         drawn = draw(NO_SHIFT, task, layout, draw_key, -(-prompts // chunks), demonstrations)
-        asks = asked(task, drawn, ask_key)
+        asks = draw_questions(task, drawn, ask_key)
         by_chunk.append(jax.device_get(program(model.bare, traced, drawn, asks)))
         about.append(jax.device_get({"w": drawn.prompt.parameters["w"], "x": asks["map_x"]} if "map_x" in asks else {}))
     arrays = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, :prompts], *by_chunk)

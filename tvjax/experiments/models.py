@@ -70,19 +70,19 @@ def open_model(m: ModelConfig, training: Any, say: Callable[[str], None]) -> Mod
     how: dict[str, Any] = {"dtype": m.dtype or None, "matmul_precision": m.matmul_precision}
     if m.path:
         return load_model(find(m.path, "config.model.path"), unroll=1, **how)  # as `small_model`
-    where = {"place": "config.training", "names": "config.model.trained"}
+    where = {"field": "config.training", "names": "config.model.trained"}
     return small_model(training, user_path(m.trained, where["names"]), say, **where, **how)
 
 
 def small_model(
-    training: Mapping[str, Any], folder: Path, say: Callable[[str], None], *, place: str, names: str, **how: Any
+    training: Mapping[str, Any], folder: Path, say: Callable[[str], None], *, field: str, names: str, **how: Any
 ) -> Model:
     """The model of the run in `folder`; if there is no run, it is trained first, once.
 
-    place, names: as in `rundir.run_once`.
+    field, names: as in `rundir.run_once`.
     how: arguments of `load_model`.
     """
-    rundir.run_once(named(SMALL).run, training, folder, say, what="a small language model", place=place, names=names)
+    rundir.run_once(named(SMALL).run, training, folder, say, what="a small language model", field=field, names=names)
     return load_model(folder / FOLDER, unroll=1, **how)  # many programs use it: compiling is what counts
 
 

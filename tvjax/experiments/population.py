@@ -100,7 +100,7 @@ def check_tvp(config: tvp.TVPConfig, demonstrations: int) -> None:
             raise reject("config.tvp.demonstrations", config.demonstrations, f"numbers in 0..{demonstrations}")
 
 
-def check_places(mesh: MeshConfig, population: PopulationConfig, batch: int, decoder: DecoderConfig) -> None:
+def check_population_mesh(mesh: MeshConfig, population: PopulationConfig, batch: int, decoder: DecoderConfig) -> None:
     """Raise `UserError` for a mesh that does not divide the population, a batch of prompts or the decoder."""
     check_mesh(
         mesh,

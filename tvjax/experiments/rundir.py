@@ -106,13 +106,13 @@ def _keep_environment(path: Path) -> None:
 def check_same(
     folder: Path,
     config: Mapping[str, Any],
-    place: str = "config",
+    field: str = "config",
     names: str = "--workdir",
     free: Collection[str] = FREE,
 ) -> None:
     """Raise `UserError` if the run in `folder` has another config than `config`, except in the groups `free`.
 
-    place: the path of `config` in the user's config, for the error.
+    field: the path of `config` in the user's config, for the error.
     names: the flag or field with which the user names the folder, for the error.
     """
     there, here = flatten(read_json(folder / "config.json", A_RUN)), flatten(config)
@@ -122,21 +122,21 @@ def check_same(
         absent = LATER.get(name.rpartition(".")[2])
         if there.get(name, absent) != here.get(name, absent):
             accepted = f"{there.get(name, absent)!r}, as in {folder}/config.json, or another {names}"
-            raise reject(name.replace("config", place, 1), here.get(name, absent), accepted)
+            raise reject(name.replace("config", field, 1), here.get(name, absent), accepted)
 
 
 def run_once(
-    run: Run, config: Mapping[str, Any], folder: Path, say: Callable[[str], None], *, what: str, place: str, names: str
+    run: Run, config: Mapping[str, Any], folder: Path, say: Callable[[str], None], *, what: str, field: str, names: str
 ) -> None:
     """Train in `folder` what another run needs, unless it is trained already.
 
     what: its name, for the terminal.
-    place, names: as in `check_same`.
+    field, names: as in `check_same`.
 
     Raises `UserError` if the run in `folder` has another config.
     """
     if (folder / "eval" / "summary.json").is_file():
-        check_same(folder, config, place, names)
+        check_same(folder, config, field, names)
     else:
         say(f"training {what} in {folder}: this is done once")
         run(config, folder, "train", say)

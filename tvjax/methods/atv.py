@@ -17,7 +17,7 @@ from tvjax.nn.model import Model, cut, forward
 from tvjax.settings import setting
 from tvjax.text.adapting import AdapterExperiment
 from tvjax.text.examples import Examples
-from tvjax.vectors.adapters import Adapter, Change, Given, Queries
+from tvjax.vectors.adapters import Adapter, Change, Frozen, Queries
 from tvjax.vectors.atv import Expansion, Positions, dropped, inject, read_query
 
 
@@ -25,7 +25,7 @@ from tvjax.vectors.atv import Expansion, Positions, dropped, inject, read_query
 class ATV(Adapter):
     """Adaptive task vectors.
 
-    generator: the decoder that reads queries and is trained from ``given["generator"]`` (from scratch if that is not
+    generator: the decoder that reads queries and is trained from ``frozen["generator"]`` (from scratch if that is not
         there); None: the first `below` blocks of the target read queries, and stay as they are.
     learned_scale: whether a factor of each layer's lambda is trained too.
     """
@@ -52,32 +52,34 @@ class ATV(Adapter):
     def expansion(self) -> Expansion:
         return Expansion(len(self.layers), self.target.width, self.rank, self.start, self.target.matmul_precision)
 
-    def init(self, key: jax.Array, given: Given) -> Any:
+    def init(self, key: jax.Array, frozen: Frozen) -> Any:
         """The generator as it is given, or fresh if none is, and a fresh expansion."""
         generator_key, expansion_key = jax.random.split(key)
         params: dict[str, Any] = {}
         if self.generator is not None:
             fresh = dataclasses.replace(self.generator, unroll=1)
-            shape = (1, 2) if fresh.inputs == "tokens" else (1, 2, given["input_width"])
+            shape = (1, 2) if fresh.inputs == "tokens" else (1, 2, frozen["input_width"])
             blank = jnp.zeros(shape, jnp.int32 if fresh.inputs == "tokens" else jnp.float32)
-            params["generator"] = given.get("generator") or Decoder(fresh).init(generator_key, blank)["params"]
+            params["generator"] = frozen.get("generator") or Decoder(fresh).init(generator_key, blank)["params"]
         width = (self.generator or self.target).width
         params["expansion"] = self.expansion.init(expansion_key, jnp.zeros((1, width)))["params"]
         if self.learned_scale:
             params["scale"] = jnp.ones(len(self.layers))
         return params
 
-    def read(self, params: Any, given: Given, queries: Queries, scale_L: jax.Array, key: jax.Array | None) -> jax.Array:
+    def read(
+        self, params: Any, frozen: Frozen, queries: Queries, scale_L: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
         """The vectors, lambda multiplied in: ``[B, L, D]``, for `layers`."""
-        u_BD = self.state(params, given, queries, key) if queries.state_BD is None else queries.state_BD
+        u_BD = self.state(params, frozen, queries, key) if queries.state_BD is None else queries.state_BD
         v_BLD: Any = self.expansion.apply({"params": params["expansion"]}, u_BD.astype(jnp.float32))
         return v_BLD * (scale_L * params.get("scale", 1.0))[None, :, None]
 
-    def state(self, params: Any, given: Given, queries: Queries, key: jax.Array | None) -> jax.Array:
+    def state(self, params: Any, frozen: Frozen, queries: Queries, key: jax.Array | None) -> jax.Array:
         """u: the generator's state at each query's last token, ``[B, D]``."""
         inputs, positions_BT, last_B = queries.inputs, queries.positions_BT, queries.last_B
         if self.generator is None:
-            first, _ = cut(given["target"], self.below)
+            first, _ = cut(frozen["target"], self.below)
             states = forward(
                 first,
                 inputs,
@@ -93,8 +95,8 @@ class ATV(Adapter):
             noise = dropped(key, self.generator, self.dropout, *inputs.shape[:2])
         return read_query(Model(params["generator"], self.generator), inputs, positions_BT, last_B, noise)
 
-    def change(self, params: Any, given: Given, read: jax.Array, q: Questions) -> Change:
-        return Change(given["target"], inject(read, self.layers, self.positions, self.target, q))
+    def change(self, params: Any, frozen: Frozen, reading: jax.Array, q: Questions) -> Change:
+        return Change(frozen["target"], inject(reading, self.layers, self.positions, self.target, q))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +128,7 @@ def scale(method: Any, context: RunContext) -> np.ndarray:
 
 def size(context: RunContext) -> int:
     """How many numbers ATV trains: what LoRA and the prefix are made as large as."""
-    shapes = jax.eval_shape(adapter(context, context.own[GROUP]).init, jax.random.key(0), context.given)
+    shapes = jax.eval_shape(adapter(context, context.own[GROUP]).init, jax.random.key(0), context.frozen)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
@@ -146,10 +148,10 @@ def adapter(context: RunContext, own: ATVMethodSettings, positions: Positions = 
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def written(adapter: Adapter, params: Any, scale_L: jax.Array, given: Given, examples: Examples) -> jax.Array:
+def written(adapter: Adapter, params: Any, scale_L: jax.Array, frozen: Frozen, examples: Examples) -> jax.Array:
     """The vectors that one member of ATV writes for each example, lambda multiplied in: ``[I, L, D]``."""
     queries, _ = examples.rows(jnp.arange(examples.task_I.shape[0]))
-    return jnp.asarray(adapter.read(params, given, queries, scale_L, None))
+    return jnp.asarray(adapter.read(params, frozen, queries, scale_L, None))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,7 +178,7 @@ class ATVMethod(Trained):
         examples, adapter = context.examples[self.reads]["test"], experiment.adapter
         assert isinstance(adapter, ATV)
         result.generator_tokens = float(np.mean(np.asarray(examples.readings.last_B)[examples.first_of_question] + 1))
-        fixed = (jax.tree.map(lambda p: p[0], params), scale_ML[0], experiment.given)
+        fixed = (jax.tree.map(lambda p: p[0], params), scale_ML[0], experiment.frozen)
         vectors = context.batches(written, (adapter,), fixed, examples)
         by_task = context.by_task(np.asarray(vectors, np.float32), examples)
         result.written = Written(by_task, adapter.layers, adapter.positions)

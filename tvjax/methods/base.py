@@ -26,7 +26,7 @@ from tvjax.text.bench import Bench, Right, room
 from tvjax.text.examples import Examples, Reader
 from tvjax.train.loop import TrainConfig, Trainer
 from tvjax.train.state import OptimizerConfig, TrainState
-from tvjax.vectors.adapters import Given
+from tvjax.vectors.adapters import Frozen
 from tvjax.vectors.atv import Positions
 
 Kind = Literal["prompts", "vectors", "trained", "atv"]
@@ -71,8 +71,8 @@ class MethodResult:
 
     right: of each task, ``[n, seeds * templates]``.
     tokens: of a query, with what stands before the query.
-    ask: asks `asked` questions again, by programs that are compiled, to be timed (None: the method is not timed).
-    asked: how many questions `ask` asks.
+    ask: asks some questions again, by programs that are compiled, to be timed (None: the method is not timed).
+    questions: how many questions `ask` asks.
     trainable: how many numbers are trained.
     generator_tokens: how many tokens the generator reads of a query.
     about: what else the summary says of the method.
@@ -83,7 +83,7 @@ class MethodResult:
     right: Answered
     tokens: float
     ask: Callable[[], Any] | None = None
-    asked: int = 0
+    questions: int = 0
     trainable: int = 0
     generator_tokens: float = 0.0
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -97,14 +97,14 @@ class RunContext:
 
     own: the settings of methods, by group.
     generator: the decoder of what reads queries (None: the first `below` blocks of the target).
-    given: what nobody trains.
+    frozen: what nobody trains.
     trained: the tasks that are trained on, the first of `tasks`.
     examples: of "query" and "shown" readings, by split.
     benches: one a template and seed.
     templates: how many templates there are.
     finish: trains with a trainer in a folder, or reads there what was trained.
     tick: is called with the name of a method of which a part is done.
-    made: the vectors of the methods that have run, which other methods may use (a bench each).
+    vectors: the vectors of the methods that have run, which other methods may use (a bench each).
     """
 
     own: Mapping[str, Any]
@@ -113,7 +113,7 @@ class RunContext:
     target: Model
     generator: DecoderConfig | None
     below: int
-    given: Given
+    frozen: Frozen
     tasks: Mapping[str, TextTask]
     trained: tuple[str, ...]
     readers: Mapping[str, Reader]
@@ -123,7 +123,7 @@ class RunContext:
     batches: Batches
     finish: Callable[[Trainer, Path], TrainState]
     tick: Callable[[str], None] = lambda name: None
-    made: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    vectors: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def bare_tokens(self) -> float:

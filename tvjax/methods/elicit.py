@@ -39,7 +39,7 @@ class Elicit(Method):
         names, middle = context.trained, (context.target.config.num_layers + 1) // 2
         right: dict[str, list[Right]] = {name: [] for name in context.tasks}
         its_own: list[bool] = []
-        for bench, (vectors, best, keep) in zip(context.benches, context.made[own.vectors], strict=True):
+        for bench, (vectors, best, keep) in zip(context.benches, context.vectors[own.vectors], strict=True):
             known = [bench.states(bench.zero_shot(bench.sample(name, "train")))[:, middle] for name in names]
             owner_U = np.repeat(np.arange(len(names)), [len(one) for one in known])
             layers = [best[name].layer for name in names]

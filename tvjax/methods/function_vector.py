@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvjax.errors import reject
-from tvjax.methods.vector import Made, VectorMethod
+from tvjax.methods.vector import TaskVectors, VectorMethod
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.settings import setting
 from tvjax.text.bench import Bench, room
@@ -29,7 +29,7 @@ class FunctionVectorSettings:
     )
 
 
-def make(bench: Bench, own: FunctionVectorSettings) -> Made:
+def make(bench: Bench, own: FunctionVectorSettings) -> TaskVectors:
     """The summed output of the heads of the greatest indirect effect, averaged over tasks (Todd et al. 2024).
 
     A head that lowers the answer's probability is not among them.
@@ -49,7 +49,7 @@ def make(bench: Bench, own: FunctionVectorSettings) -> Made:
         "heads": [{"layer": layer + 1, "head": head} for layer, head in chosen],
     }
     sum_of = functools.partial(function_vector, bench.model.params, heads=chosen)
-    return Made({name: np.tile(sum_of(mean), (len(bench.layers), 1)) for name, mean in means.items()}, about)
+    return TaskVectors({name: np.tile(sum_of(mean), (len(bench.layers), 1)) for name, mean in means.items()}, about)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvjax.errors import reject
-from tvjax.methods.vector import Made, VectorMethod
+from tvjax.methods.vector import TaskVectors, VectorMethod
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.settings import setting
-from tvjax.text.bench import Bench, best_place
+from tvjax.text.bench import Bench, best_layer_and_scale
 from tvjax.vectors import learned
 
 
@@ -27,7 +27,7 @@ class LearnedVectorSettings:
     batch: int = setting(16, "zero-shot prompts a step", least=1)
 
 
-def make(bench: Bench, own: LearnedVectorSettings) -> Made:
+def make(bench: Bench, own: LearnedVectorSettings) -> TaskVectors:
     """A vector learned by gradient descent on zero-shot prompts of the train split, at some layers. [ours]"""
     vectors, used, count = {}, {}, bench.config.questions
     for name in bench.tasks:
@@ -41,14 +41,14 @@ def make(bench: Bench, own: LearnedVectorSettings) -> Made:
         for layer in used[name]:
             vectors[name][layer] = learn(bench, q, rows, layer, own.rate)
         bench.tick("learned_vector")
-    return Made(vectors, {"learned_layers": used}, used)
+    return TaskVectors(vectors, {"learned_layers": used}, used)
 
 
 def preferred(bench: Bench, name: str) -> list[int]:
     """The layer that the dev split prefers for the state vector, and the middle one."""
     states_LD = bench.shown(name)["states"][1:]
     dev = bench.swept(name, "dev", states_LD, bench.layers[1:], 0.0, (1.0,))
-    return sorted({1 + best_place(dev)[0], (bench.model.config.num_layers + 1) // 2})
+    return sorted({1 + best_layer_and_scale(dev)[0], (bench.model.config.num_layers + 1) // 2})
 
 
 def learn(bench: Bench, q: Questions, rows: jax.Array, layer: int, rate: float) -> np.ndarray:

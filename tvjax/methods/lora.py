@@ -15,7 +15,7 @@ from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.lora import apply_lora, init_lora, per_rank, sites
 from tvjax.nn.model import Model
 from tvjax.settings import setting
-from tvjax.vectors.adapters import Adapter, Change, Given
+from tvjax.vectors.adapters import Adapter, Change, Frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,11 @@ class LoRA(Adapter):
     rank: int
     sites: tuple[str, ...] = ("query", "value")
 
-    def init(self, key: jax.Array, given: Given) -> Any:
+    def init(self, key: jax.Array, frozen: Frozen) -> Any:
         return init_lora(key, self.target, self.sites, self.rank)
 
-    def change(self, params: Any, given: Given, read: None, q: Questions) -> Change:
-        target: Model = given["target"]
+    def change(self, params: Any, frozen: Frozen, reading: None, q: Questions) -> Change:
+        target: Model = frozen["target"]
         return Change(Model(apply_lora(target.params, params, target.config.matmul_precision), target.config))
 
 
@@ -69,5 +69,5 @@ METHOD = LoRAMethod(
     source="LoRA: Hu et al. (2021).",
     settings=LoRASettings,
     adapter=_adapter,
-    more=lambda adapter, given: {"rank": adapter.rank},
+    more=lambda adapter, frozen: {"rank": adapter.rank},
 )

@@ -14,20 +14,20 @@ from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.prefix import past_of_prefix, per_token, start_prefix
 from tvjax.settings import setting
-from tvjax.vectors.adapters import Adapter, Change, Given
+from tvjax.vectors.adapters import Adapter, Change, Frozen
 
 
 @dataclasses.dataclass(frozen=True)
 class Prefix(Adapter):
-    """Prefix tuning (Li and Liang 2021): keys and values before every prompt, from those of ``given["words"] [S]``."""
+    """Prefix tuning (Li and Liang 2021): keys and values before every prompt, from those of ``frozen["words"] [S]``."""
 
     target: DecoderConfig
 
-    def init(self, key: jax.Array, given: Given) -> Any:
-        return start_prefix(given["target"], given["words"])
+    def init(self, key: jax.Array, frozen: Frozen) -> Any:
+        return start_prefix(frozen["target"], frozen["words"])
 
-    def change(self, params: Any, given: Given, read: None, q: Questions) -> Change:
-        return Change(given["target"], past=past_of_prefix(params, self.target, q.last_B.shape[0]))
+    def change(self, params: Any, frozen: Frozen, reading: None, q: Questions) -> Change:
+        return Change(frozen["target"], past=past_of_prefix(params, self.target, q.last_B.shape[0]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PrefixSettings(FastSettings):
     length: int = setting(0, "tokens; 0: as many trained numbers as ATV has", least=0)
 
 
-def _words(context: RunContext, own: PrefixSettings) -> Given:
+def _words(context: RunContext, own: PrefixSettings) -> Frozen:
     """The tokens that the prefix begins as: demonstrations of all tasks that are trained on, by turns."""
     bench, each = context.benches[0], per_token(context.target.config)
     length = own.length or max(1, round(atv.size(context) / each))
@@ -54,6 +54,6 @@ METHOD = Trained(
     source="Prefix tuning: Li and Liang (2021).",
     settings=PrefixSettings,
     adapter=lambda context, own: Prefix(context.target.config),
-    given=_words,
-    in_front=lambda given: int(given["words"].shape[0]),
+    frozen=_words,
+    in_front=lambda frozen: int(frozen["words"].shape[0]),
 )

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from tvjax.methods.vector import Made, VectorMethod
+from tvjax.methods.vector import TaskVectors, VectorMethod
 from tvjax.text.bench import Bench
 
 
-def make(bench: Bench, own: Any, *, shuffled: bool = False) -> Made:
+def make(bench: Bench, own: Any, *, shuffled: bool = False) -> TaskVectors:
     """The mean state at the last token of few-shot prompts, at every layer (Hendel et al. 2023).
 
     shuffled: of prompts whose demonstrations have their outputs shuffled, which is a control. [ours]
     """
-    return Made({name: bench.shown(name, shuffled=shuffled)["states"] for name in bench.tasks})
+    return TaskVectors({name: bench.shown(name, shuffled=shuffled)["states"] for name in bench.tasks})
 
 
 METHOD = VectorMethod(

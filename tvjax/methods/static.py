@@ -11,7 +11,7 @@ from tvjax.methods.base import RunContext
 from tvjax.methods.trained import FastSettings, Trained
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import DecoderConfig
-from tvjax.vectors.adapters import Adapter, Change, Given, Queries, of_task
+from tvjax.vectors.adapters import Adapter, Change, Frozen, Queries, of_task
 from tvjax.vectors.atv import Positions, inject
 
 
@@ -31,14 +31,16 @@ class StaticVectors(Adapter):
     def from_last(self) -> bool:
         return self.positions == "last"
 
-    def init(self, key: jax.Array, given: Given) -> Any:
+    def init(self, key: jax.Array, frozen: Frozen) -> Any:
         return {"vectors": jnp.zeros((self.tasks, len(self.layers), self.target.width))}
 
-    def read(self, params: Any, given: Given, queries: Queries, scale_L: jax.Array, key: jax.Array | None) -> jax.Array:
+    def read(
+        self, params: Any, frozen: Frozen, queries: Queries, scale_L: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
         return of_task(params["vectors"], queries.task_B) * scale_L[None, :, None]
 
-    def change(self, params: Any, given: Given, read: jax.Array, q: Questions) -> Change:
-        return Change(given["target"], inject(read, self.layers, self.positions, self.target, q))
+    def change(self, params: Any, frozen: Frozen, reading: jax.Array, q: Questions) -> Change:
+        return Change(frozen["target"], inject(reading, self.layers, self.positions, self.target, q))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from tvjax.text.examples import Examples
 from tvjax.train.log import read_rows
 from tvjax.train.loop import Trainer
 from tvjax.train.state import Hyper
-from tvjax.vectors.adapters import Adapter, Given
+from tvjax.vectors.adapters import Adapter, Frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +48,20 @@ class Trained(Method):
     """A method that trains an adapter.
 
     adapter: ``adapter(context, own)``; `own` are the method's settings, of which `rate` is the learning rate.
-    given: the arrays that the adapter needs beside those of the target, ``given(context, own)``; None: no more. A
+    frozen: the arrays that the adapter needs beside those of the target, ``frozen(context, own)``; None: no more. A
         method that needs more cannot be planned without data.
     reads: which examples, "query" alone or "shown" with demonstrations.
-    more: what else the summary says of the method, ``more(adapter, given)``.
-    in_front: how many tokens of `given` stand before each prompt.
+    more: what else the summary says of the method, ``more(adapter, frozen)``.
+    in_front: how many tokens of `frozen` stand before each prompt.
     """
 
     kind: Kind = "trained"
     settings: type = TrainedSettings
     adapter: Callable[[RunContext, Any], Adapter]
-    given: Callable[[RunContext, Any], Given] | None = None
+    frozen: Callable[[RunContext, Any], Frozen] | None = None
     reads: Literal["query", "shown"] = "query"
-    more: Callable[[Any, Given], dict[str, Any]] = lambda adapter, given: {}
-    in_front: Callable[[Given], int] = lambda given: 0
+    more: Callable[[Any, Frozen], dict[str, Any]] = lambda adapter, frozen: {}
+    in_front: Callable[[Frozen], int] = lambda frozen: 0
 
     @property
     def trains(self) -> bool:
@@ -71,15 +71,15 @@ class Trained(Method):
     @property
     def can_be_planned(self) -> bool:
         """Whether shapes alone say what it trains."""
-        return self.given is None
+        return self.frozen is None
 
     def adapter_of(self, context: RunContext) -> Adapter:
         """What is trained."""
         return self.adapter(context, context.own[self.group])
 
-    def given_to(self, context: RunContext) -> Given:
+    def frozen_of(self, context: RunContext) -> Frozen:
         """What the adapter gets, that nobody trains."""
-        return context.given | (self.given(context, context.own[self.group]) if self.given else {})
+        return context.frozen | (self.frozen(context, context.own[self.group]) if self.frozen else {})
 
     def scale(self, context: RunContext) -> np.ndarray:
         """lambda, for each layer that is written to: of ATV, and ones of what has none."""
@@ -97,7 +97,7 @@ class Trained(Method):
         }
 
     def trainer(
-        self, context: RunContext, given: Given, members: Members, mesh: Mesh
+        self, context: RunContext, frozen: Frozen, members: Members, mesh: Mesh
     ) -> tuple[AdapterExperiment, Trainer]:
         """What is trained, and the programs that train `members` on `mesh`."""
         how, adapter = context.training, self.adapter_of(context)
@@ -105,13 +105,13 @@ class Trained(Method):
         examples = context.examples[self.reads]
         ranks = np.asarray(examples["train"].rank_I)
         target = dataclasses.replace(context.target.config, remat=how.remat)
-        given = given | {"target": Model(given["target"].params, target)}
+        frozen = frozen | {"target": Model(frozen["target"].params, target)}
         splits = {split: examples[split] for split in ("train", "dev")}
-        known = held(context.batches, adapter, given, splits)
+        known = held(context.batches, adapter, frozen, splits)
         experiment = AdapterExperiment(
             how.examples,
             adapter,
-            place(mesh, given),
+            place(mesh, frozen),
             known["train"],
             known["dev"],
             fewest=int(min((ranks < most).sum() for most in np.asarray(hyper["examples"]))),
@@ -123,11 +123,11 @@ class Trained(Method):
     def train(self, context: RunContext, folder: Path, members: Members) -> tuple[AdapterExperiment, Any]:
         """Train `members` in `folder`, or read there what was trained; the best parameters of each by the dev split."""
         mesh = make_mesh(**dataclasses.asdict(context.training.mesh))
-        given = self.given_to(context)
-        experiment, trainer = self.trainer(context, given, members, mesh)
+        frozen = self.frozen_of(context)
+        experiment, trainer = self.trainer(context, frozen, members, mesh)
         state = context.finish(trainer, folder)
         if processes.count() > 1:  # what is measured, each measures alone
-            experiment = dataclasses.replace(experiment, given=given)
+            experiment = dataclasses.replace(experiment, frozen=frozen)
         return experiment, state.chosen
 
     def run(self, context: RunContext, folder: Path) -> MethodResult:
@@ -141,11 +141,11 @@ class Trained(Method):
         one = jax.tree.map(lambda p: p[:1], params)
         result = MethodResult(
             answered(context, right, examples),
-            context.bare_tokens + self.in_front(experiment.given),
+            context.bare_tokens + self.in_front(experiment.frozen),
             lambda: ask(context, experiment, one, scale_ML[:1], some),
             int(some.task_I.shape[0]),
             trainable=trainable(params),
-            about=self.more(experiment.adapter, experiment.given),
+            about=self.more(experiment.adapter, experiment.frozen),
             train_ms=_train_ms(folder, context.training.examples.batch * len(members[0])),
         )
         self.add(context, result, experiment, params, scale_ML)
@@ -187,7 +187,7 @@ def ask(
     context: RunContext, experiment: AdapterExperiment, params: Any, scale_ML: jax.Array, examples: Examples
 ) -> Right:
     """Whether each member answers each example right: ``[I, M, templates]``."""
-    right = context.batches(answers, (experiment.adapter,), (params, scale_ML, experiment.given), examples)
+    right = context.batches(answers, (experiment.adapter,), (params, scale_ML, experiment.frozen), examples)
     return Right(*np.moveaxis(np.asarray(right, float), -1, 0))
 
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from tvjax.errors import RunError, UserError
 from tvjax.methods.base import Kind, Knows, Method, MethodResult, RunContext, side_by_side
-from tvjax.nn.answers import Questions, said
+from tvjax.nn.answers import Questions, likeliest
 from tvjax.nn.model import Model
-from tvjax.text.bench import Bench, Right, best_place, graded
+from tvjax.text.bench import Bench, Right, best_layer_and_scale, graded
 from tvjax.vectors.atv import Positions, inject
 
 Vectors = dict[str, np.ndarray]
@@ -24,7 +24,7 @@ Layer = int | None
 ALL: Layer = None
 
 
-class Made(NamedTuple):
+class TaskVectors(NamedTuple):
     """Vectors, what else the summary says of them, and the layers of each task that have one ({}: all)."""
 
     vectors: Vectors
@@ -32,7 +32,7 @@ class Made(NamedTuple):
     layers: dict[str, list[int]] = {}  # noqa: RUF012
 
 
-class Place(NamedTuple):
+class Choice(NamedTuple):
     """Where a vector is written, and what it is multiplied with."""
 
     layer: Layer
@@ -64,7 +64,7 @@ class VectorMethod(Method):
 
     kind: Kind = "vectors"
     knows: Knows = "task"
-    make: Callable[[Bench, Any], Made]
+    make: Callable[[Bench, Any], TaskVectors]
     keep: float = 1.0
     scales: Callable[[Any], tuple[float, ...]] = one_scale
     everywhere: bool = False
@@ -83,15 +83,15 @@ class VectorMethod(Method):
                 f"method {self.name}: positions: given {self.positions!r}; accepted: last, unless everywhere"
             )
 
-    def vectors(self, bench: Bench, own: Any) -> Made:
+    def vectors(self, bench: Bench, own: Any) -> TaskVectors:
         """The vectors that `make` makes.
 
-        Raises `UserError` for what is no `Made`, lacks a task or has another shape; `RunError` for one that is not
-        finite.
+        Raises `UserError` for what is no `TaskVectors`, lacks a task or has another shape; `RunError` for one that is
+        not finite.
         """
         result, where = self.make(bench, own), f"method {self.name}: make"
-        if not isinstance(result, Made):
-            raise UserError(f"{where}: given a {type(result).__name__}; accepted: a methods.vector.Made")
+        if not isinstance(result, TaskVectors):
+            raise UserError(f"{where}: given a {type(result).__name__}; accepted: a methods.vector.TaskVectors")
         shape = (len(bench.layers), bench.model.config.width)
         for name in bench.tasks:
             if name not in result.vectors:
@@ -104,7 +104,7 @@ class VectorMethod(Method):
                 raise RunError(f"{where}: the vectors of {name} are not finite; nothing is measured with them")
         return result
 
-    def layers(self, bench: Bench, result: Made, name: str) -> list[Layer]:
+    def layers(self, bench: Bench, result: TaskVectors, name: str) -> list[Layer]:
         """The layers of which the dev split chooses one. At 0 the last tokens of all prompts have the same state."""
         return [ALL] if self.everywhere else [*(result.layers.get(name) or bench.layers[1:])]
 
@@ -131,23 +131,23 @@ class VectorMethod(Method):
         own = context.own[self.group]
         right: dict[str, list[Right]] = {name: [] for name in context.tasks}
         scales = self.scales(own)
-        context.made[self.name] = []
+        context.vectors[self.name] = []
         for bench in context.benches:
             result, best = self.vectors(bench, own), {}
             for name in context.tasks:
                 layers = self.layers(bench, result, name)
                 dev = self.swept(bench, name, "dev", result.vectors[name], layers, scales)
-                row, column = best_place(dev)
-                best[name] = Place(layers[row], scales[column])
+                row, column = best_layer_and_scale(dev)
+                best[name] = Choice(layers[row], scales[column])
                 layer, scale = best[name]
                 test = self.swept(bench, name, "test", result.vectors[name], [layer], [scale])
                 right[name].append(Right(*(a[:, 0, 0] for a in test)))
                 context.tick(self.name)
-            context.made[self.name].append((result.vectors, best, self.keep))
-        first: dict[str, Place] = context.made[self.name][0][1]
-        about: dict[str, Any] = {"layer": {name: place.layer for name, place in first.items()}}
+            context.vectors[self.name].append((result.vectors, best, self.keep))
+        first: dict[str, Choice] = context.vectors[self.name][0][1]
+        about: dict[str, Any] = {"layer": {name: choice.layer for name, choice in first.items()}}
         if len(scales) > 1:
-            about["scale"] = {name: place.scale for name, place in first.items()}
+            about["scale"] = {name: choice.scale for name, choice in first.items()}
         return MethodResult(side_by_side(right), context.bare_tokens, about=about)
 
     def work(self, context: RunContext) -> tuple[int, float]:
@@ -181,6 +181,6 @@ def _everywhere(
     def one(scale: jax.Array) -> jax.Array:
         """Of one scale, ``[B, A]``."""
         vectors_BLD = jnp.broadcast_to(scale * vectors_LD[None], (batch, *vectors_LD.shape))
-        return said(model, q, inject(vectors_BLD, layers, positions, model.config, q))
+        return likeliest(model, q, inject(vectors_BLD, layers, positions, model.config, q))
 
     return jax.lax.map(one, scale_U).swapaxes(0, 1)

@@ -23,13 +23,13 @@ class Questions:
 
     last_B: the index of each prompt's last token, which the answer's first token is read from.
     answers_BA: the tokens of the answers.
-    asked_BA: which tokens of the answers there are.
+    real_BA: which tokens of the answers there are.
     """
 
     tokens: Tokens
     last_B: jax.Array
     answers_BA: jax.Array
-    asked_BA: jax.Array
+    real_BA: jax.Array
 
 
 def questions(
@@ -64,9 +64,9 @@ def from_last(model: Model, q: Questions) -> tuple[Past, Questions]:
     """
     past, last_B1, start_B1 = before(model.bare, q.tokens.ids_BT, q.tokens.positions_BT, q.last_B)
     ids_BA = jnp.concatenate([last_B1, q.answers_BA[:, :-1]], axis=1)
-    valid_BA = jnp.concatenate([jnp.ones_like(last_B1, bool), q.asked_BA[:, :-1]], axis=1)
+    valid_BA = jnp.concatenate([jnp.ones_like(last_B1, bool), q.real_BA[:, :-1]], axis=1)
     tokens = Tokens(ids_BA, valid_BA, start_B1[:, 0])
-    return past, Questions(tokens, jnp.zeros_like(q.last_B), q.answers_BA, q.asked_BA)
+    return past, Questions(tokens, jnp.zeros_like(q.last_B), q.answers_BA, q.real_BA)
 
 
 def earlier(q: Questions, back_B: np.ndarray) -> Questions:
@@ -78,9 +78,9 @@ def earlier(q: Questions, back_B: np.ndarray) -> Questions:
     last_B = np.asarray(q.last_B) - back_B
     at_BA = last_B[:, None] + 1 + np.arange(q.answers_BA.shape[1] + int(back_B.max()))[None]
     there_BA = np.minimum(at_BA, ids_BT.shape[1] - 1)
-    asked_BA = np.take_along_axis(valid_BT, there_BA, 1) & (at_BA == there_BA)
-    answers_BA = np.where(asked_BA, np.take_along_axis(ids_BT, there_BA, 1), 0)
-    return Questions(q.tokens, jnp.asarray(last_B), jnp.asarray(answers_BA), jnp.asarray(asked_BA))
+    real_BA = np.take_along_axis(valid_BT, there_BA, 1) & (at_BA == there_BA)
+    answers_BA = np.where(real_BA, np.take_along_axis(ids_BT, there_BA, 1), 0)
+    return Questions(q.tokens, jnp.asarray(last_B), jnp.asarray(answers_BA), jnp.asarray(real_BA))
 
 
 def _logits(model: Model, q: Questions, edits: Any, past: Past | None) -> jax.Array:
@@ -91,7 +91,7 @@ def _logits(model: Model, q: Questions, edits: Any, past: Past | None) -> jax.Ar
     return forward(model, q.tokens.ids_BT, edits=edits, at=at_BA, positions_BT=positions_BT, past=past)[0]
 
 
-def said(model: Model, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:
+def likeliest(model: Model, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:
     """The likeliest token at each place of the answers, with those before it in place: ``[B, A]``."""
     return _logits(model, q, edits, past).argmax(-1)
 
@@ -99,9 +99,9 @@ def said(model: Model, q: Questions, edits: Any = None, past: Past | None = None
 def judged(model: Model, q: Questions, edits: Any = None, past: Past | None = None) -> tuple[jax.Array, jax.Array]:
     """Whether each answer's first token, and whether all of it, is right, ``[B, 2]``; and its `risk`, ``[B]``."""
     logits = _logits(model, q, edits, past)
-    right_BA = (logits.argmax(-1) == q.answers_BA) | ~q.asked_BA
-    risk_BA = optax.softmax_cross_entropy_with_integer_labels(logits, q.answers_BA) * q.asked_BA
-    return jnp.stack([right_BA[:, 0], right_BA.all(1)], axis=1), risk_BA.sum(1) / q.asked_BA.sum(1)
+    right_BA = (logits.argmax(-1) == q.answers_BA) | ~q.real_BA
+    risk_BA = optax.softmax_cross_entropy_with_integer_labels(logits, q.answers_BA) * q.real_BA
+    return jnp.stack([right_BA[:, 0], right_BA.all(1)], axis=1), risk_BA.sum(1) / q.real_BA.sum(1)
 
 
 def correct(model: Model, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:

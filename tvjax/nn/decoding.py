@@ -25,12 +25,12 @@ CACHE = ("blocks/keys", "blocks/values")
 class Generated:
     """The new tokens of each prompt.
 
-    ids_BN: the new tokens, 0 after a stop token.
+    ids_BT: the new tokens, 0 after a stop token.
     count_B: how many new tokens there are, a stop token included.
-    activations: ``{address: [(L,) B, N, ...]}``, of the state that each new token was read from.
+    activations: ``{address: [(L,) B, T, ...]}``, of the state that each new token was read from.
     """
 
-    ids_BN: jax.Array
+    ids_BT: jax.Array
     count_B: jax.Array
     activations: dict[str, jax.Array]
 

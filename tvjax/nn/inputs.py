@@ -35,13 +35,13 @@ class Inputs:
         return len(self.values)
 
     @property
-    def places_BT(self) -> Any:
+    def all_positions_BT(self) -> Any:
         """The positions, of one row if no prompt is padded."""
         return np.arange(self.values.shape[1])[None] if self.positions_BT is None else self.positions_BT
 
     def own(self, field: str = "positions") -> Own:
         """Where the tokens of each prompt stand."""
-        return Own.of(self.places_BT, self.batch, field)
+        return Own.of(self.all_positions_BT, self.batch, field)
 
 
 def inputs_of(model: Model, prompts: Prompts) -> Inputs:
@@ -85,7 +85,7 @@ def texts_of(prompts: Any, field: str = "prompts") -> list[str]:
 
 def check_length(model: Model, inputs: Inputs, new_tokens: int = 0) -> None:
     """Raise `UserError` for more tokens, `new_tokens` included, than a learned table has positions."""
-    positions, limit = host(inputs.places_BT), model.config.max_positions
+    positions, limit = host(inputs.all_positions_BT), model.config.max_positions
     if model.config.positions != "learned" or positions is None:
         return
     length = int(np.where(positions == PADDING, -1, positions).max()) + 1

@@ -18,7 +18,7 @@ from tvjax.settings import setting
 from tvjax.text.examples import Examples, epoch_rows
 from tvjax.train.loop import BatchConfig
 from tvjax.train.state import ORDER, Hyper, member_key
-from tvjax.vectors.adapters import Adapter, Change, Given, Queries
+from tvjax.vectors.adapters import Adapter, Change, Frozen, Queries
 from tvjax.vectors.edits import by_address
 
 
@@ -35,7 +35,7 @@ def over_prompts(
     adapter: Adapter,
     score: Callable[..., Any],
     params: Any,
-    given: Given,
+    frozen: Frozen,
     queries: Queries,
     prompts: Questions,
     scale_L: jax.Array,
@@ -50,13 +50,13 @@ def over_prompts(
     key: if there is one, as in training.
     pasts: what stands before the prompts, if that is known (`Examples.before`); then they begin at their last tokens.
     """
-    read = adapter.read(params, given, queries, scale_L, key)
+    reading = adapter.read(params, frozen, queries, scale_L, key)
 
     def one(q: Questions, past: Past | None) -> Any:
         """The scores of the prompts of one template."""
         if adapter.from_last and past is None:
-            past, q = from_last(given["target"], q)
-        change = adapter.change(params, given, read, q)
+            past, q = from_last(frozen["target"], q)
+        change = adapter.change(params, frozen, reading, q)
         if not isinstance(change, Change):
             raise reject(f"{type(adapter).__name__}.change", type(change).__name__, "a vectors.adapters.Change")
         if change.edits is not None:
@@ -67,37 +67,37 @@ def over_prompts(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def read_once(adapter: Adapter, given: Given, examples: Examples) -> Examples:
+def read_once(adapter: Adapter, frozen: Frozen, examples: Examples) -> Examples:
     """`examples` with what no step of training changes: what stands before each prompt's last token, if the adapter
     changes nothing there, and what a generator reads, if the generator stays as it is.
     """
     if adapter.reads_frozen:
         rows, draws = jnp.arange(examples.task_I.shape[0]), range(examples.readings.ids_BT.shape[1])
-        states = [adapter.state(None, given, examples.rows(rows, draw)[0], None) for draw in draws]
+        states = [adapter.state(None, frozen, examples.rows(rows, draw)[0], None) for draw in draws]
         examples = dataclasses.replace(examples, states=jnp.stack(states, axis=1))
     if adapter.from_last:
-        read = jax.vmap(lambda q: from_last(given["target"], q), in_axes=1, out_axes=1)
+        read = jax.vmap(lambda q: from_last(frozen["target"], q), in_axes=1, out_axes=1)
         past, prompts = read(examples.prompts)  # keys and values [L, templates, I, G, S, C]
         keys, values = (a.transpose(2, 1, 0, 3, 4, 5) for a in (past.keys, past.values))
         examples = dataclasses.replace(examples, prompts=prompts, past=Past(keys, values, past.positions_BS))
     return examples
 
 
-def held(batches: Batches, adapter: Adapter, given: Given, splits: Mapping[str, Examples]) -> Mapping[str, Examples]:
+def held(batches: Batches, adapter: Adapter, frozen: Frozen, splits: Mapping[str, Examples]) -> Mapping[str, Examples]:
     """The examples of each split with what `read_once` finds, if all of that takes no more than ``batches.memory``.
 
     Then a step runs the tokens of the answers alone. Of shapes, as a plan has them, the shapes. [ours]
     """
     shapes = {
-        split: jax.eval_shape(lambda given, examples: read_once(adapter, given, examples), given, examples)
+        split: jax.eval_shape(lambda frozen, examples: read_once(adapter, frozen, examples), frozen, examples)
         for split, examples in splits.items()
     }
     leaves = jax.tree.leaves([(one.past, one.states) for one in shapes.values()])
     if not 0 < sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) <= batches.memory * GIB:
         return splits
     known = shapes
-    if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(given)):
-        run = functools.partial(batches, read_once, (adapter,), (given,))
+    if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(frozen)):
+        run = functools.partial(batches, read_once, (adapter,), (frozen,))
         known = {split: _trimmed(run(examples)) for split, examples in splits.items()}
     read = ("prompts", "past", "states")
     return {
@@ -127,7 +127,7 @@ class AdapterExperiment:
 
     config: ExampleConfig
     adapter: Adapter
-    given: Given
+    frozen: Frozen
     train: Examples
     dev: Examples
     fewest: int
@@ -140,11 +140,11 @@ class AdapterExperiment:
 
     def init(self, key: jax.Array, data: Any) -> Any:
         """Fresh parameters of the adapter."""
-        return self.adapter.init(key, data["given"])
+        return self.adapter.init(key, data["frozen"])
 
     def data(self) -> dict[str, Any]:
-        """What stays on the device: all that is given, and all examples."""
-        return {"given": self.given, "train": self.train, "dev": self.dev}
+        """What stays on the device: all that is frozen, and all examples."""
+        return {"frozen": self.frozen, "train": self.train, "dev": self.dev}
 
     def loss(
         self, params: Any, data: Any, key: jax.Array, step: jax.Array, hyper: Hyper
@@ -164,7 +164,7 @@ class AdapterExperiment:
             queries, prompts = train.rows(row_B, row_epoch_B % draws)
             queries, prompts = shard_batch(queries), jax.vmap(shard_batch)(prompts)
             args = (queries, prompts, hyper["scale"], noise_key, train.before(row_B))
-            return over_prompts(self.adapter, risk, params, data["given"], *args)
+            return over_prompts(self.adapter, risk, params, data["frozen"], *args)
 
         if c.micro_batches == 1:
             loss = part((rows_B, epoch_B, key)).mean()
@@ -191,7 +191,7 @@ class AdapterExperiment:
 
         def part(row_B: jax.Array) -> jax.Array:
             """The scores of some examples: means over their prompts, ``[B, 3]``, or of each, ``[B, templates, 3]``."""
-            args = (params, data["given"], *data["dev"].rows(row_B), hyper["scale"], None, data["dev"].before(row_B))
+            args = (params, data["frozen"], *data["dev"].rows(row_B), hyper["scale"], None, data["dev"].before(row_B))
             correct, risks = over_prompts(self.adapter, judged, *args)
             per_prompt = jnp.concatenate([correct.astype(jnp.float32), risks[..., None]], axis=-1)
             return per_prompt.mean(0) if question_I is None else per_prompt.swapaxes(0, 1)
@@ -207,13 +207,13 @@ class AdapterExperiment:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def answers(adapter: Adapter, params_M: Any, scale_ML: jax.Array, given: Given, examples: Examples) -> jax.Array:
+def answers(adapter: Adapter, params_M: Any, scale_ML: jax.Array, frozen: Frozen, examples: Examples) -> jax.Array:
     """Whether each member answers each example's prompts right, by first token and whole: ``[I, M, templates, 2]``."""
     queries, prompts = examples.rows(jnp.arange(examples.task_I.shape[0]))
 
     def member(params: Any, scale_L: jax.Array) -> jax.Array:
         """One member's answers, ``[I, templates, 2]``."""
-        return over_prompts(adapter, judged, params, given, queries, prompts, scale_L)[0].swapaxes(0, 1)
+        return over_prompts(adapter, judged, params, frozen, queries, prompts, scale_L)[0].swapaxes(0, 1)
 
     return jax.vmap(member, out_axes=1)(params_M, scale_ML)
 

@@ -22,7 +22,7 @@ from tvjax.nn.tokens import Tokens, pad
 from tvjax.parallel.batches import Batches
 from tvjax.settings import SEED, setting
 from tvjax.tasks.text import Answers, Pair, Template, TextTask, drawn, shots, some
-from tvjax.vectors.above import said
+from tvjax.vectors.above import likeliest
 from tvjax.vectors.from_prompts import ADDED, last_outputs, last_states, last_states_and_heads
 
 
@@ -41,7 +41,7 @@ class VectorConfig:
 _shown = jax.jit(last_states_and_heads)
 _states = jax.jit(last_states)
 _outputs = jax.jit(last_outputs)
-_likeliest = jax.jit(said)
+_likeliest = jax.jit(likeliest)
 
 
 def room(longest: int) -> int:
@@ -73,7 +73,7 @@ def graded(q: Questions, tokens: np.ndarray, back_B: np.ndarray, begin: np.ndarr
     extra = tuple(range(1, tokens.ndim - 1))
     wide = functools.partial(np.expand_dims, axis=extra)
     right = tokens == wide(np.asarray(q.answers_BA))
-    counted = np.asarray(q.asked_BA) & (np.arange(tokens.shape[-1])[None] >= back_B[:, None])
+    counted = np.asarray(q.real_BA) & (np.arange(tokens.shape[-1])[None] >= back_B[:, None])
     first = np.take_along_axis(right, wide(back_B[:, None]), -1)[..., 0]
     whole = (right | ~wide(counted)).all(-1)
     return Right(*(np.maximum.reduceat(a.astype(float), begin) for a in (first, whole)))
@@ -200,7 +200,7 @@ class Bench:
             tokens=Tokens(jnp.pad(q.tokens.ids_BT, more), jnp.pad(q.tokens.valid_BT, more)),
             last_B=q.last_B,
             answers_BA=jnp.pad(q.answers_BA, wider),
-            asked_BA=jnp.pad(q.asked_BA, wider),
+            real_BA=jnp.pad(q.real_BA, wider),
         )
 
     def scores(
@@ -218,7 +218,7 @@ class Bench:
         keep_LU: the factor of the state that a vector is added to, 0 if the vector replaces the state.
         """
         q, back_B, begin = self.ask_all(prompts, accepted, position)
-        return graded(q, self.said(q, vectors_LUD, layers, keep_LU), back_B, begin)
+        return graded(q, self.likeliest(q, vectors_LUD, layers, keep_LU), back_B, begin)
 
     def ask_all(
         self, prompts: Sequence[str], accepted: Sequence[Answers], position: Position = "last"
@@ -245,8 +245,10 @@ class Bench:
         spans = [[span for _, span in tokens] for tokens in self.tokenizer.encode_with_spans(prompts)]
         return np.array([sum(begin >= end for begin, _ in row) for row, end in zip(spans, ends, strict=True)])
 
-    def said(self, q: Questions, vectors_LUD: np.ndarray, layers: Sequence[int], keep_LU: np.ndarray) -> np.ndarray:
-        """The likeliest token at each place of the answers with each vector written: `above.said`, ``[B, L, U, A]``."""
+    def likeliest(
+        self, q: Questions, vectors_LUD: np.ndarray, layers: Sequence[int], keep_LU: np.ndarray
+    ) -> np.ndarray:
+        """The likeliest token at each place of the answers with each vector, `above.likeliest`: ``[B, L, U, A]``."""
         arrays = (jnp.asarray(vectors_LUD, jnp.float32), jnp.asarray(list(layers)), jnp.asarray(keep_LU, jnp.float32))
         return np.asarray(self.batches(_likeliest, (), (self.model.bare, *arrays), q))
 
@@ -263,7 +265,7 @@ class Bench:
 
     def answered(self, q: Questions) -> np.ndarray:
         """The likeliest token at each place of the answers, with nothing written: ``[B, A]``."""
-        return self.said(q, *self._nothing())[:, 0, 0]
+        return self.likeliest(q, *self._nothing())[:, 0, 0]
 
     def _nothing(self) -> tuple[np.ndarray, list[int], np.ndarray]:
         """A vector that changes nothing, at the layer at which it costs least: vectors, layers and keep."""
@@ -315,9 +317,7 @@ class Bench:
         """What attention and the MLPs add at the last tokens of texts, a mean: ``{"attn_out", "mlp_out": [L, D]}``."""
         return dict(zip(ADDED, self._read(_outputs, texts).mean(0), strict=True))
 
-    def asked_with(
-        self, name: str, split: str, vectors_LD: np.ndarray, layers: Sequence[int], keep: float
-    ) -> np.ndarray:
+    def right_on(self, name: str, split: str, vectors_LD: np.ndarray, layers: Sequence[int], keep: float) -> np.ndarray:
         """Whether each question of a split is answered right with each of some vectors at its layer: ``[n, L]``."""
         pairs = self.sample(name, split)
         return self.right_with(self.zero_shot(pairs), self.accepted(name, pairs), vectors_LD, layers, keep)
@@ -341,7 +341,7 @@ class Bench:
         return jax.tree.map(lambda a: np.asarray(a, np.float32), arrays)
 
 
-def best_place(dev: Right) -> tuple[int, int]:
+def best_layer_and_scale(dev: Right) -> tuple[int, int]:
     """The layer (or its place in a list) and the scale that are best on the dev split, ``[n, layers, scales]``.
 
     By the first token, which the vector steers; of those that are equal, by the whole answer.

@@ -85,7 +85,7 @@ class Reader:
         return [ids[i : i + self.draws] for i in range(0, len(ids), self.draws)]
 
 
-def asked_of(tasks: Mapping[str, TextTask], split: str, most: int) -> dict[str, tuple[Pair, ...]]:
+def pairs_of(tasks: Mapping[str, TextTask], split: str, most: int) -> dict[str, tuple[Pair, ...]]:
     """At most `most` pairs of a split of each task: of an input with several right answers, each is one to learn."""
     return {name: some(task.split(split), most) for name, task in tasks.items()}
 

@@ -117,7 +117,7 @@ def _rows(data: Mapping[str, jax.Array], input_N: jax.Array, key: jax.Array, beh
 
 
 @struct.dataclass
-class Asked:
+class PackedPrompts:
     """Prompts of N pairs as one row of tokens each, and where their answers are read.
 
     ids_BT: the tokens.
@@ -143,7 +143,7 @@ class Asked:
         return self.from_BNA[:, :, 0]
 
 
-def ask(prompts: jax.Array, arrays: Mapping[str, np.ndarray]) -> Asked:
+def ask(prompts: jax.Array, arrays: Mapping[str, np.ndarray]) -> PackedPrompts:
     """What to run for prompts of the pairs in `tables`.
 
     The tokens of a prompt stand side by side, and padding behind them: T is that of the longest prompt that there can
@@ -165,10 +165,10 @@ def ask(prompts: jax.Array, arrays: Mapping[str, np.ndarray]) -> Asked:
     answer_T = np.flatnonzero(np.arange(pairs * slot) % slot >= width)
     all_of = (jnp.maximum(ids_BT, 0), real_BT, before_BT)
     answers_BNA, real_BNA, from_BNA = (a[:, answer_T].reshape(batch, pairs, -1) for a in all_of)
-    return Asked(packed_BT, positions_BT, answers_BNA, real_BNA, from_BNA, index_BT[:, ::slot])
+    return PackedPrompts(packed_BT, positions_BT, answers_BNA, real_BNA, from_BNA, index_BT[:, ::slot])
 
 
-def ask_beside(questions: Asked, more: Asked, chosen: Sequence[int]) -> Asked:
+def ask_beside(questions: PackedPrompts, more: PackedPrompts, chosen: Sequence[int]) -> PackedPrompts:
     """`questions`, and behind them further ones, each as if in the place of one of their queries: N + S pairs.
 
     A further question sees what stands before that query, and itself, at the positions that it would have there.
@@ -193,7 +193,7 @@ def ask_beside(questions: Asked, more: Asked, chosen: Sequence[int]) -> Asked:
         return jnp.concatenate([getattr(questions, name), added.reshape(batch, -1, *added.shape[2:])], axis=1)
 
     offset_BS = shown + size * np.arange(count)[None].repeat(batch, 0).reshape(-1)
-    return Asked(
+    return PackedPrompts(
         both("ids_BT", more.ids_BT),
         positions_BT,
         both("answers_BNA", more.answers_BNA),
@@ -205,7 +205,7 @@ def ask_beside(questions: Asked, more: Asked, chosen: Sequence[int]) -> Asked:
 
 
 def answer_scores(
-    model: Model, questions: Asked, *, edits: Any = None, layers: Sequence[int] = ()
+    model: Model, questions: PackedPrompts, *, edits: Any = None, layers: Sequence[int] = ()
 ) -> tuple[dict[str, jax.Array], jax.Array | None]:
     """For each answer its risk (nats a token) and whether all of it is right, ``[B, N]``.
 

@@ -16,11 +16,11 @@ SHIFTS = {
 JOINT = ", "
 """What stands between two inputs in one, and between their answers."""
 
-Asked = tuple[list[str], list[Answers]]
+PromptsAndAnswers = tuple[list[str], list[Answers]]
 """Prompts, and all right answers of each."""
 
 
-def shifted(bench: Bench, name: str, questions: Sequence[Pair], template: Template) -> dict[str, Asked]:
+def shifted(bench: Bench, name: str, questions: Sequence[Pair], template: Template) -> dict[str, PromptsAndAnswers]:
     """Prompts for the inputs that are asked, under each of `SHIFTS`.
 
     If a task has fewer inputs than twice the demonstrations, there are as many demonstrations as inputs.
@@ -40,7 +40,9 @@ def shifted(bench: Bench, name: str, questions: Sequence[Pair], template: Templa
     }
 
 
-def _joined(bench: Bench, name: str, questions: Sequence[Pair], answers: Sequence[Answers], count: int) -> Asked:
+def _joined(
+    bench: Bench, name: str, questions: Sequence[Pair], answers: Sequence[Answers], count: int
+) -> PromptsAndAnswers:
     """Each input with the next, behind demonstrations of two pairs in one."""
     prompts, accepted = [], []
     for number, (shown, x) in enumerate(bench.shots(name, questions, count=count)):

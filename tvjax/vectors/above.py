@@ -62,7 +62,7 @@ def read_out(model: Model, past: Past, q: Questions, h_BAD: jax.Array, layer: An
     return _block(model, past, q, top, h_BAD, written)[0]
 
 
-def said(model: Model, vectors_LUD: jax.Array, layers_L: jax.Array, keep_LU: jax.Array, q: Questions) -> jax.Array:
+def likeliest(model: Model, vectors_LUD: jax.Array, layers_L: jax.Array, keep_LU: jax.Array, q: Questions) -> jax.Array:
     """The likeliest token at each place of the answers with each vector in place, ``[B, L, U, A]``.
 
     The state h at the last token, at layer ``layers_L[l]`` (0..L), becomes ``keep_LU[l, u] h + vectors_LUD[l, u]``. An
@@ -100,7 +100,7 @@ def head_effects(model: Model, mean_LHC: jax.Array, q: Questions) -> jax.Array:
     Of an answer of several tokens the first counts.
     """
     layers, heads, _ = mean_LHC.shape
-    past, q = from_last(model, Questions(q.tokens, q.last_B, q.answers_BA[:, :1], q.asked_BA[:, :1]))
+    past, q = from_last(model, Questions(q.tokens, q.last_B, q.answers_BA[:, :1], q.real_BA[:, :1]))
     h_LBAD, out = states(model, past, q)
     whole = not alike(model.config, past.positions_BS.shape[1] + 1)
 

@@ -2,8 +2,8 @@
 
 An adapter is a frozen dataclass of settings with three pure functions. `init` makes its parameters. `read` makes what
 is made of queries once (ATV: the vectors of the queries). `change` says what becomes of the decoder for prompts that
-ask those queries: other parameters, edits, or a past. All get `given`, what nobody trains: the frozen decoder is
-``given["target"]``, a bare `Model`. Each adapter stands in the file of its method, in `tvjax.methods`.
+ask those queries: other parameters, edits, or a past. All get `frozen`, what nobody trains: the frozen decoder is
+``frozen["target"]``, a bare `Model`. Each adapter stands in the file of its method, in `tvjax.methods`.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import Past
 from tvjax.nn.model import Model
 
-Given = dict[str, Any]
+Frozen = dict[str, Any]
 
 
 @struct.dataclass
@@ -59,20 +59,20 @@ class Adapter:
         """Whether a model that stays as it is reads the queries: then `state` is computed once."""
         return False
 
-    def init(self, key: jax.Array, given: Given) -> Any:
+    def init(self, key: jax.Array, frozen: Frozen) -> Any:
         """Fresh parameters."""
         raise NotImplementedError
 
-    def state(self, params: Any, given: Given, queries: Queries, key: jax.Array | None) -> jax.Array:
+    def state(self, params: Any, frozen: Frozen, queries: Queries, key: jax.Array | None) -> jax.Array:
         """What a model has read of queries, ``[B, D]``; only of an adapter that has a model read queries."""
         raise NotImplementedError
 
-    def read(self, params: Any, given: Given, queries: Queries, scale_L: jax.Array, key: jax.Array | None) -> Any:
+    def read(self, params: Any, frozen: Frozen, queries: Queries, scale_L: jax.Array, key: jax.Array | None) -> Any:
         """What is made of queries, once for all prompts that ask the queries; with a `key` as in training (dropout)."""
         return None
 
-    def change(self, params: Any, given: Given, read: Any, q: Questions) -> Change:
-        """What becomes of the decoder for the prompts `q`. read: what `read` made of their queries."""
+    def change(self, params: Any, frozen: Frozen, reading: Any, q: Questions) -> Change:
+        """What becomes of the decoder for the prompts `q`. reading: what `read` returned for their queries."""
         raise NotImplementedError
 
 

@@ -39,7 +39,7 @@ from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks.text import Template, TextTask, some
 from tvjax.text.bench import SINK, Bench, sink
 from tvjax.text.data import keep_tasks
-from tvjax.text.examples import Examples, Reader, asked_of, blank_examples, make_examples, questions_of
+from tvjax.text.examples import Examples, Reader, blank_examples, make_examples, pairs_of, questions_of
 from tvjax.train.loop import Trainer
 from tvjax.vectors import origin, store
 from tvjax.vectors.adapters import Queries
@@ -74,7 +74,7 @@ def _models(s: ATVSettings, say: Callable[[str], None], target: Model | None) ->
             folder = find(chosen.path, f"config.{part}.path")
             models.append(load_model(folder, mesh=mesh, unroll=1, **how))  # as `small_model`
         else:
-            where = {"place": f"config.training.{part}", "names": f"config.{part}.trained"}
+            where = {"field": f"config.training.{part}", "names": f"config.{part}.trained"}
             folder = user_path(chosen.trained, f"config.{part}.trained")
             models.append(small_model(s.training[part], folder, say, **where, **how))
     if models[1].source.tokenizer is None:
@@ -122,7 +122,7 @@ def make_context(
         for seed in s.train.seeds
         for template in s.templates
     ]
-    given = {"target": target.bare} | ({} if generator is None else {"generator": generator.params})
+    frozen = {"target": target.bare} | ({} if generator is None else {"generator": generator.params})
     readers = _readers(s, (generator or target).source.tokenizer)
     examples = _examples(s, tasks, readers, target.source.tokenizer)
     _check_lengths(s, (generator or target).config, examples)
@@ -130,7 +130,7 @@ def make_context(
         s,
         target,
         None if generator is None else generator.config,
-        given,
+        frozen,
         tasks=tasks,
         readers=readers,
         examples=examples,
@@ -141,7 +141,7 @@ def make_context(
 
 
 def context_of(
-    s: ATVSettings, target: Model, generator: DecoderConfig | None, given: Mapping[str, Any], **rest: Any
+    s: ATVSettings, target: Model, generator: DecoderConfig | None, frozen: Mapping[str, Any], **rest: Any
 ) -> RunContext:
     """A run context of the settings. rest: its tasks, readers, examples, benches, batches and `finish`."""
     return RunContext(
@@ -151,7 +151,7 @@ def context_of(
         target=target,
         generator=generator,
         below=s.generator.below,
-        given=dict(given),
+        frozen=dict(frozen),
         trained=s.tasks.trained,
         templates=len(s.templates),
         **rest,
@@ -174,7 +174,7 @@ def _examples(
     v = s.evaluation
     known = {name: tasks[name] for name in s.tasks.trained}
     splits = {
-        "train": (known, asked_of(known, "train", s.train.examples)),
+        "train": (known, pairs_of(known, "train", s.train.examples)),
         "dev": (known, questions_of(known, "dev", v.dev)),
         "test": (tasks, questions_of(tasks, "test", v.test)),
     }
@@ -337,13 +337,13 @@ def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, pro
         name = method.name
         say(f"{'training' if method.trains and mode == 'train' else 'asking'} {name}")
         o = results[name] = method.run(context, folder_of(folder, s, name))
-        timing[name] = {"query_ms": milliseconds(o.ask, o.asked) if o.ask else None, "train_example_ms": o.train_ms}
+        timing[name] = {"query_ms": milliseconds(o.ask, o.questions) if o.ask else None, "train_example_ms": o.train_ms}
         first, whole = (np.mean([o.right[task][kind].mean() for task in s.tasks.seen]) for kind in (0, 1))
         say(f"{name}: accuracy {whole:.2f} on seen tasks (first tokens {first:.2f}), {o.tokens:.0f} tokens a query")
         if o.written:
-            made_by = f"{name}, seed {s.train.seeds[0]}, of the test queries of "
+            source = f"{name}, seed {s.train.seeds[0]}, of the test queries of "
             template = dataclasses.asdict(context.readers["query"].template)
-            _save(folder / "vectors", name, o.written, fingerprint, template, made_by)
+            _save(folder / "vectors", name, o.written, fingerprint, template, source)
     summary = {
         "experiment": "atv",
         "target": {
@@ -371,7 +371,7 @@ def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, pro
 
 
 def _save(
-    folder: Path, name: str, written: Written, fingerprint: str, template: Mapping[str, Any], made_by: str
+    folder: Path, name: str, written: Written, fingerprint: str, template: Mapping[str, Any], source: str
 ) -> None:
     """What a method writes for the test queries, a file a task."""
     for task, vectors in written.vectors.items():
@@ -382,7 +382,7 @@ def _save(
             layers=written.layers,
             positions=written.positions,
             template=template,
-            about={"made_by": f"{made_by}{task}; to be added"},
+            about={"made_by": f"{source}{task}; to be added"},
         )
 
 
@@ -431,7 +431,7 @@ def write_vectors(
         raise reject(f"queries[{count_B.argmax()}]", f"{count_B.max()} tokens", accepted)
     read = Queries(tokens.ids_BT, tokens.positions_BT, tokens.last_B, jnp.zeros(len(queries), jnp.int32))
     first = jax.tree.map(lambda p: p[0], params)
-    vectors_BLD = experiment.adapter.read(first, experiment.given, read, members[1]["scale"][0], None)
+    vectors_BLD = experiment.adapter.read(first, experiment.frozen, read, members[1]["scale"][0], None)
     return jnp.asarray(vectors_BLD).swapaxes(0, 1)
 
 
@@ -448,13 +448,13 @@ def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     target = shape_named(t.path, "config.target.path", t.dtype, training.get("target"), 1)
     target = dataclasses.replace(target, matmul_precision=t.matmul_precision)
     check_model(s, target)
-    given: dict[str, Any] = {"target": Model(abstract_params(target), target)}
+    frozen: dict[str, Any] = {"target": Model(abstract_params(target), target)}
     generator = None
     if s.generator.kind == "model":
         read = shape_named(s.generator.path, "config.generator.path", "float32", training.get("generator"), 0)
         read = dataclasses.replace(read, matmul_precision=t.matmul_precision)
         generator = headless(read, s.generator.dtype)
-        given["generator"] = {name: leaf for name, leaf in abstract_params(read).items() if name != "readout"}
+        frozen["generator"] = {name: leaf for name, leaf in abstract_params(read).items() if name != "readout"}
     examples = {"train": (len(s.tasks.trained), s.train.examples), "dev": (len(s.tasks.trained), s.evaluation.dev)}
     shapes = {
         split: blank_examples(c.query_tokens, c.answer_tokens, len(s.templates), *size)
@@ -462,9 +462,9 @@ def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     }
     context = context_of(
         s,
-        given["target"],
+        frozen["target"],
         generator,
-        given,
+        frozen,
         tasks={},
         readers={},
         examples={"query": shapes, "shown": shapes},
@@ -472,7 +472,7 @@ def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
         batches=Batches(s.vectors.memory, s.evaluation.batch),
         finish=_nothing,
     )
-    return method.trainer(context, given, method.members(context), mesh)[1]
+    return method.trainer(context, frozen, method.members(context), mesh)[1]
 
 
 def _nothing(trainer: Trainer, folder: Path) -> Any:

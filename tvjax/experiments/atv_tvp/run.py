@@ -37,7 +37,7 @@ def open_target(s: ATVTVPSettings, say: Callable[[str], None]) -> Target:
     values, settings = s.target_config(), s.target_settings()
     folder = user_path(s.target.run or s.target.trained, "config.target." + ("run" if s.target.run else "trained"))
     if not s.target.run:
-        where = {"place": "config.training", "names": "config.target.trained"}
+        where = {"field": "config.training", "names": "config.target.trained"}
         rundir.run_once(named("tvp").run, values, folder, say, what="the target", **where)
     member = s.member(settings)
     name = settings.population.name[member]

@@ -34,7 +34,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
         path = folder / POPULATIONS / population.name
         what = f"population {number} of {len(s.populations)} ({len(population.config['population']['name'])} members)"
         if mode == "train":
-            about = {"what": what, "place": f"population {population.name}", "names": "--workdir"}
+            about = {"what": what, "field": f"population {population.name}", "names": "--workdir"}
             rundir.run_once(populations_run().run, population.config, path, say, **about)
         else:
             say(f"measuring {what} in {path}")

@@ -32,7 +32,7 @@ from tvjax.files import read_json, write_json
 from tvjax.nn.model import Model
 from tvjax.parallel.batches import Batches
 from tvjax.tasks.text import Answers, Template, TextTask, some
-from tvjax.text.bench import Bench, Position, Right, best_place, graded
+from tvjax.text.bench import Bench, Position, Right, best_layer_and_scale, graded
 from tvjax.text.data import keep_tasks
 from tvjax.vectors.from_prompts import states_and_answers
 
@@ -157,7 +157,7 @@ def measure(benches: Sequence[Bench], name: str, c: FormatConfig) -> dict[str, A
         # Another question says more of a layer than the same one with another seed's vector, at the same cost.
         bare = _bare(bench, name, questions["dev"])
         dev = bench.scores(*bare, vectors_LUD[:, :1], layers, keep_LU[:, :1], position)
-        best, _ = best_place(dev)
+        best, _ = best_layer_and_scale(dev)
         at = slice(best, best + 1)
         bare = _bare(bench, name, questions["test"])
         test = bench.scores(*bare, vectors_LUD[at], layers[at], keep_LU[at], position)

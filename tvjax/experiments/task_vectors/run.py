@@ -23,9 +23,9 @@ from tvjax.experiments.progress import Progress, aloud
 from tvjax.experiments.task_vectors.settings import STATE, TaskVectorSettings
 from tvjax.files import write_json
 from tvjax.methods import state_vector
-from tvjax.methods.vector import Layer, Made, VectorMethod, Vectors
+from tvjax.methods.vector import Layer, TaskVectors, VectorMethod, Vectors
 from tvjax.tasks.text import Pair
-from tvjax.text.bench import SINK, Bench, Right, best_place
+from tvjax.text.bench import SINK, Bench, Right, best_layer_and_scale
 from tvjax.text.data import keep_tasks
 from tvjax.vectors import store
 from tvjax.vectors.from_prompts import vocabulary
@@ -36,7 +36,7 @@ PROMPTS = ("zero_shot", "few_shot", "shuffled_shot")
 
 
 def _chosen(
-    bench: Bench, name: str, method: VectorMethod, result: Made, scales: Sequence[float], alone: Right
+    bench: Bench, name: str, method: VectorMethod, result: TaskVectors, scales: Sequence[float], alone: Right
 ) -> dict[str, Any]:
     """Accuracy with the vector of a task at each layer that has one, and where the dev split prefers it.
 
@@ -44,7 +44,7 @@ def _chosen(
     """
     kind, vectors_LD, layers = method.name, result.vectors[name], method.layers(bench, result, name)
     dev = method.swept(bench, name, "dev", vectors_LD, layers, scales)
-    row, number = best_place(dev)
+    row, number = best_layer_and_scale(dev)
     layer, scale = layers[row], scales[number]
     test = method.swept(bench, name, "test", vectors_LD, layers, (scale,))
     entry: dict[str, Any] = {
@@ -75,7 +75,7 @@ def _both(kind: str, right: Right) -> dict[str, Any]:
     return {**with_interval(kind, right.whole), **with_interval(f"{kind}_first", right.first)}
 
 
-def _measure(bench: Bench, name: str, s: TaskVectorSettings, results: Mapping[str, Made]) -> dict[str, Any]:
+def _measure(bench: Bench, name: str, s: TaskVectorSettings, results: Mapping[str, TaskVectors]) -> dict[str, Any]:
     """What the summary says of a task."""
     test, dev = (bench.sample(name, split) for split in ("test", "dev"))
     bare, answers = bench.zero_shot(test), bench.accepted(name, test)
@@ -131,7 +131,7 @@ def _conflicts(
     vectors_LUD = np.stack([vectors_LD, np.zeros_like(vectors_LD)], 1)
     keep_LU = np.tile(np.array([0.0, 1.0]), (len(layers), 1))
     q = bench.ask(bench.few_shot(shown, pairs), [y for _, y in pairs])
-    begins_BLU = bench.said(q, vectors_LUD, layers, keep_LU)[..., 0]
+    begins_BLU = bench.likeliest(q, vectors_LUD, layers, keep_LU)[..., 0]
     bench.tick("conflicts")
     conflicts = []
     for number, (moved, both) in enumerate(partners.items()):
@@ -166,7 +166,12 @@ def _work(bench: Bench, s: TaskVectorSettings, conflicts: int) -> tuple[dict[str
 
 
 def _save(
-    path: Path, bench: Bench, name: str, entry: Mapping[str, Any], s: TaskVectorSettings, results: Mapping[str, Made]
+    path: Path,
+    bench: Bench,
+    name: str,
+    entry: Mapping[str, Any],
+    s: TaskVectorSettings,
+    results: Mapping[str, TaskVectors],
 ) -> None:
     """The vectors of a task, with what one must know to use them."""
     c, kinds = bench.config, [method.name for method in s.methods]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tvjax.errors import reject
-from tvjax.experiments.population import PopulationConfig, check_members, check_places, check_tvp
+from tvjax.experiments.population import PopulationConfig, check_members, check_population_mesh, check_tvp
 from tvjax.nn.decoder import FAMILY_FIELDS, Decoder, DecoderConfig
 from tvjax.parallel.mesh import MeshConfig
 from tvjax.settings import SEED, Checked, Settings, at_least, build, group, parts, setting
@@ -185,4 +185,4 @@ def _check_model(s: TVPSettings) -> None:
 
 def _check_population(s: TVPSettings) -> None:
     check_members(s.population, s.decoder.num_layers)
-    check_places(s.mesh, s.population, s.train.batch // s.train.micro_batches, s.decoder)
+    check_population_mesh(s.mesh, s.population, s.train.batch // s.train.micro_batches, s.decoder)

@@ -64,11 +64,11 @@ def measured(
         accepted = bench.accepted(name, pairs)
         states_PLD = bench.few_shot_states(name)
         vectors[name] = states_PLD.mean(0)
-        by_layer = {s: bench.asked_with(name, s, vectors[name][list(layers)], layers, keep) for s in ("dev", "test")}
+        by_layer = {s: bench.right_on(name, s, vectors[name][list(layers)], layers, keep) for s in ("dev", "test")}
         # At layer 0 the last token of every prompt has the same state.
         row = max((i for i, at in enumerate(layers) if at), key=lambda i: by_layer["dev"][:, i].mean())
         best[name] = layers[row]
-        alone = bench.asked_with(name, "test", states_PLD[:single, layer], [layer] * single, keep)
+        alone = bench.right_on(name, "test", states_PLD[:single, layer], [layer] * single, keep)
         right["zero_shot"][name] = bench.right(bench.zero_shot(pairs), accepted)
         right["few_shot"][name] = bench.right(bench.few_shot(name, pairs), accepted)
         right["single_vector"][name] = alone.mean(1)

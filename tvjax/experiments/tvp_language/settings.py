@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tvjax.errors import reject
 from tvjax.experiments.models import TextSettings, check_small
-from tvjax.experiments.population import PopulationConfig, check_members, check_places, check_tvp
+from tvjax.experiments.population import PopulationConfig, check_members, check_population_mesh, check_tvp
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.parallel.mesh import MeshConfig
 from tvjax.settings import parts, setting
@@ -135,7 +135,7 @@ class TVPLanguageSettings(TextSettings):
         if any(not 0 <= layer <= decoder.num_layers for layer in self.evaluation.layers):
             raise reject("config.evaluation.layers", self.evaluation.layers, f"layers 0..{decoder.num_layers}; (): all")
         for part in self.population.parts(self.train.at_once):
-            check_places(self.mesh, part, self.train.batch, decoder)
+            check_population_mesh(self.mesh, part, self.train.batch, decoder)
 
 
 def _check_dtype(s: TVPLanguageSettings, computes: str) -> None:

@@ -17,7 +17,7 @@ from tvjax.experiments.tvp_language.settings import TVPLanguageSettings
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.model import Model
 from tvjax.parallel.mesh import shard_batch
-from tvjax.text.prompts import Asked, answer_scores, ask, ask_beside, draw_pairs, draw_prompts
+from tvjax.text.prompts import PackedPrompts, answer_scores, ask, ask_beside, draw_pairs, draw_prompts
 from tvjax.train.log import mean_name
 from tvjax.train.state import Hyper
 from tvjax.vectors import tvp
@@ -60,7 +60,7 @@ class TuningExperiment:
         """The task of each prompt, ``[B]``, and prompts ``[B, N, W + A]`` of N = K + 1 pairs of it, none twice."""
         return draw_prompts(data, key, batch, self.settings.train.demonstrations + 1, int(self.arrays["count"].max()))
 
-    def _fresh(self, data: Any, key: jax.Array, task_B: jax.Array, *, behind: bool = False) -> Asked:
+    def _fresh(self, data: Any, key: jax.Array, task_B: jax.Array, *, behind: bool = False) -> PackedPrompts:
         """A fresh pair of its prompt's task for each query in S: ``[B * |S|]`` prompts of one pair, ``[1, W + A]``."""
         s = self.settings
         count = len(tvp.positions(s.tvp, s.train.demonstrations + 1))

@@ -49,10 +49,10 @@ def end_ids(folder: Path, values: Mapping[str, Any], size: int) -> tuple[int, ..
 
 
 def _ids(values: Mapping[str, Any], source: Path, size: int) -> tuple[int, ...]:
-    given = values.get("eos_token_id")
-    ids = [] if given is None else given if isinstance(given, list) else [given]
+    value = values.get("eos_token_id")
+    ids = [] if value is None else value if isinstance(value, list) else [value]
     if not all(type(i) is int for i in ids):
-        raise UserError(f"{source}: eos_token_id: given {given!r}; accepted: an id, a list of ids, or null")
+        raise UserError(f"{source}: eos_token_id: given {value!r}; accepted: an id, a list of ids, or null")
     return tuple(i for i in dict.fromkeys(ids) if 0 <= i < size)
 
 

@@ -269,7 +269,7 @@ class Fields:
 
     def __init__(self, family: str, values: Mapping[str, Any], source: str) -> None:
         """Raises `UserError` for a value that a row does not accept, two spellings that disagree, and all of `READ`."""
-        self._given, self._source = values, source
+        self._raw, self._source = values, source
         self._values = {row.name: self._read(row) for row in FIELDS[family]}
         self.unread = self._check_others(family)
 
@@ -278,14 +278,14 @@ class Fields:
 
     def __contains__(self, name: str) -> bool:
         """Whether the config.json itself says `name`."""
-        return name in self._given
+        return name in self._raw
 
-    def reject(self, name: str, accepted: str, given: Any = REFUSED) -> UserError:
+    def reject(self, name: str, accepted: str, value: Any = REFUSED) -> UserError:
         """What to raise for the field `name`: what was given (default: what the config.json says), what is accepted."""
-        if given is REFUSED:
-            given = self._given.get(name, self._values.get(name))
-        absent = "" if name.split(".")[0] in self._given else " (not in the file: the default)"
-        return UserError(f"{self._source}: {name}: given {given!r}{absent}; accepted: {accepted}")
+        if value is REFUSED:
+            value = self._raw.get(name, self._values.get(name))
+        absent = "" if name.split(".")[0] in self._raw else " (not in the file: the default)"
+        return UserError(f"{self._source}: {name}: given {value!r}{absent}; accepted: {accepted}")
 
     def check(self, name: str, value: Any, kind: Kind) -> Any:
         """`value` if it is of that kind; a whole number is a float too, true and false are no numbers."""
@@ -300,7 +300,7 @@ class Fields:
         return value
 
     def _read(self, row: Row) -> Any:
-        spellings = [name for name in (row.name, *row.aliases) if name in self._given]
+        spellings = [name for name in (row.name, *row.aliases) if name in self._raw]
         if not spellings:
             return row.default
         values = [self._one(name, row) for name in spellings]
@@ -310,7 +310,7 @@ class Fields:
         return values[0]
 
     def _one(self, name: str, row: Row) -> Any:
-        value = self._given[name]
+        value = self._raw[name]
         if value is None and row.null is not REFUSED:
             return row.null
         return self.check(name, value, row.kind)
@@ -318,7 +318,7 @@ class Fields:
     def _check_others(self, family: str) -> list[str]:
         rows = {name for row in FIELDS[family] for name in (row.name, *row.aliases)}
         read, unread = {**READ[""], **READ.get(family, {})}, []
-        for name, value in self._given.items():
+        for name, value in self._raw.items():
             if name in rows or name in INERT:
                 continue
             if name not in read:

