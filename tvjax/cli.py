@@ -31,11 +31,15 @@ NAMES = {
     "workdir": "a folder, of a run or for one",
     "plugins": "modules with commas between, e.g. my_method,my_package.my_task",
     "mode": ", ".join(MODES),
+    "sweep": "fields with values, e.g. 'tvp_weight=0,0.3,1 model.width=32,64 seed=0:4'",
 }
 """The flags other than fields, and what each takes."""
+SWEEP = "sweep."
+VALUES = "values with commas between, such as 0,0.3,1, or a range of ints, such as 0:4 for 0,1,2,3"
+"""What a field of a sweep takes."""
 FLAGS = (
-    "flags only: --config=FILE[:ARG], --config.FIELD=VALUE, --workdir=DIR, --plugins=MODULES, --profile=FIRST:LAST,"
-    + " --mode="
+    "flags only: --config=FILE[:ARG], --config.FIELD=VALUE, --sweep.FIELD=VALUES, --workdir=DIR, --plugins=MODULES,"
+    + " --profile=FIRST:LAST, --mode="
     + "|".join(MODES)
 )
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -59,6 +63,8 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
     if mode not in MODES:
         raise reject("--mode", mode, ", ".join(MODES))
     plugins.load(str(flags.pop("plugins", "")))
+    swept = {name: str(flags.pop(name)) for name in list(flags) if name.startswith(SWEEP)}
+    swept |= _swept_together(str(flags.pop("sweep", "")))
     run = _config_of_run(workdir, mode) if mode in READING or not source else {}
     file, *argument = source.split(":", 1) if source else [""]
     if source:
@@ -71,12 +77,14 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
         with config.unlocked():
             config.plan = ConfigDict(dataclasses.asdict(PlanConfig()))
     values = _override(config, flags)
-    if mode == "report" and (source or flags):
+    if swept:
+        values = _swept(values, swept)
+    if mode == "report" and (source or flags or swept):
         processes.start()
         from tvjax.experiments.rundir import check_same
 
         check_same(remote.path_of(workdir), values, free=())
-    name = "-".join([Path(file).stem, *argument]) if source else Path(workdir).name
+    name = "-".join([Path(file).stem, *argument, *(["sweep"] if swept else [])]) if source else Path(workdir).name
     return values, re.sub(r"[^\w.-]+", "-", name), workdir, mode
 
 
@@ -116,14 +124,14 @@ def _split(words: list[str]) -> dict[str, str | bool]:
             name, value = name.removeprefix("no"), False
         elif value is None and rest and not re.match("--?[A-Za-z]", rest[0]):
             value = rest.pop(0)
-        if name not in NAMES and not name.startswith("config."):
+        if name not in NAMES and not name.startswith(("config.", SWEEP)):
             known = near(f"--{name}", [f"--{known}" for known in (*NAMES, "profile", "help")])
             known = f"; did you mean {f'--config.{name}'!r}?" if "." in name else known
             raise UserError(f"--{name}: given {value or ''!r}; accepted: {FLAGS}{known}")
         if name in flags:
             raise UserError(f"--{name}: given twice, {flags[name]!r} and {value!r}; accepted: one value")
-        if not value and name in NAMES:
-            raise reject(f"--{name}", value or "", NAMES[name])
+        if not value and (name in NAMES or name.startswith(SWEEP)):
+            raise reject(f"--{name}", value or "", NAMES.get(name, VALUES))
         flags[name] = True if value is None else value
     return flags
 
@@ -226,6 +234,50 @@ def _override(config: Any, fields: Mapping[str, str | bool]) -> dict[str, Any]:
         return dict(config.to_dict())
     except Exception as error:
         raise _misfit(error, config) from None
+
+
+def _swept_together(text: str) -> dict[str, str]:
+    """The fields of ``--sweep='FIELD=VALUES ..'`` as flags of their own. Raises `UserError` for other text."""
+    words = [word.partition("=") for word in text.split()]
+    for name, _, values in words:
+        if not name or not values:
+            raise reject("--sweep", text, NAMES["sweep"])
+    return {f"{SWEEP}{name}": values for name, _, values in words}
+
+
+def _swept(values: dict[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+    """The config of a sweep of the run that `values` describe, or that sweep with other values, if it is one.
+
+    A field of config.population may be named without its group. Raises `UserError` for a field of the sweep that is a
+    group and a field at once.
+    """
+    if values.get("experiment") != "sweep":
+        from tvjax.experiments.sweep.settings import CutConfig
+        from tvjax.settings import defaults
+
+        values = {"experiment": "sweep", "base": values, "sweep": {}, "cut": defaults(CutConfig)}
+    for flag, value in fields.items():
+        *groups, last = flag.removeprefix(SWEEP).split(".")
+        if not groups and last in values["base"].get("population", {}):
+            groups = ["population"]
+        group = values["sweep"]
+        for inner in groups:
+            group = group.setdefault(inner, {})
+            if not isinstance(group, dict):
+                raise reject(f"--{flag}", value, f"a field: {inner} has values of its own")
+        group[last] = _values(value)
+    return values
+
+
+def _values(text: str) -> tuple[Any, ...]:
+    """``0,0.3,1`` as numbers, ``0:4`` as 0, 1, 2, 3, and what is not Python as words."""
+    ends = re.fullmatch(r"(-?\d{1,9}):(-?\d{1,9})", text.strip())
+    if ends:
+        return tuple(range(int(ends[1]), int(ends[2])))
+    try:
+        return tuple(ast.literal_eval(f"({text.strip().rstrip(',')},)"))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return tuple(word.strip() for word in text.split(","))
 
 
 def _kind(path: str, value: object, config: Any) -> type:

@@ -3,6 +3,8 @@
   --config=FILE[:ARG]      what to run, e.g. configs/tvp_synthetic.py or configs/tvp_synthetic.py:sinusoid
                            (may be left out if --workdir holds a run: it is that of the run)
   --config.FIELD=VALUE     change one field, e.g. --config.train.steps=200 or --config.population.seed="(0,1)"
+  --sweep.FIELD=V,V,..     run all combinations of these values of fields (0:4 is 0,1,2,3), one flag a field; or all
+                           in one: --sweep="tvp_weight=0,0.3,1 prescribed_layer=1,2,3 seed=0:4 model.width=32,64"
   --workdir=DIR            the run directory; what it holds is gone on with (default: a new one, runs/NAME-DATE);
                            gs://BUCKET/RUN is one too, and ~/DIR one in the home folder
   --mode=train|eval|report train, evaluate and report; or only from the second, or the third, on (default: train)

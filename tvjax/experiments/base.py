@@ -54,7 +54,7 @@ class Experiment:
     page: "Page | None" = None
 
 
-BUILT_IN = ("tvp", "text_model", "task_vectors", "formats", "atv", "atv_tvp", "emergence", "tvp_language")
+BUILT_IN = ("tvp", "text_model", "task_vectors", "formats", "atv", "atv_tvp", "emergence", "tvp_language", "sweep")
 """Experiments of this package, each a package of its name here: `run`, imported on use, and `report`."""
 _REGISTERED: dict[str, Experiment] = {}
 

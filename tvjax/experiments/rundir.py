@@ -14,6 +14,7 @@ import jax
 
 from tvjax.errors import UserError, reject
 from tvjax.experiments import code
+from tvjax.experiments.base import Experiment
 from tvjax.files import read_json, write_json, write_whole
 from tvjax.parallel import processes
 from tvjax.train.loop import Trainer
@@ -140,6 +141,33 @@ def run_once(
     else:
         say(f"training {what} in {folder}: this is done once")
         run(config, folder, "train", say)
+
+
+def run_parts(
+    experiment: Experiment,
+    configs: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    mode: str,
+    say: Callable[[str], None],
+) -> dict[str, Path]:
+    """Run all of `configs`, each in a folder of its name in `folder`; return these folders.
+
+    What `folder` holds already is not trained again, but with mode "eval" measured again.
+    """
+    paths = {name: folder / name for name in configs}
+    for number, (name, config) in enumerate(configs.items(), start=1):
+        members = len(config.get("population", {}).get("name", ()))
+        what = (
+            f"population {number} of {len(configs)} ({members} members)"
+            if members
+            else f"run {number} of {len(configs)}"
+        )
+        if mode == "train":
+            run_once(experiment.run, config, paths[name], say, what=what, field=f"population {name}", names="--workdir")
+        else:
+            say(f"measuring {what} in {paths[name]}")
+            experiment.run(config, paths[name], mode, say)
+    return paths
 
 
 def trained_state(trainer: Trainer, folder: Path, mode: str, say: Callable[[str], None]) -> TrainState:

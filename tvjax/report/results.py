@@ -133,7 +133,10 @@ def _list(metric: str, values: list[Any], ends: Any, of: Row, members: Sequence[
     column = "layer" if "_by_layer" in metric else "index"
     for number, value in enumerate(values):
         here = {**of, column: number}
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and "metric" in value:  # a row already, of a sweep
+            what = {name: one for name, one in value.items() if not isinstance(one, Mapping | list)}
+            yield _row({**of, **what}, value["metric"], value["value"], value["value_ci"])
+        elif isinstance(value, Mapping):
             texts = {name: text for name, text in value.items() if isinstance(text, str)}
             yield from _tree(value, {**here, **texts}, f"{metric}.", members)
         elif isinstance(value, int | float) and not isinstance(value, bool):

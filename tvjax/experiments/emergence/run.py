@@ -30,17 +30,10 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     """
     s = EmergenceSettings.from_config(config)
     rundir.prepare(folder, config, new=mode == "train")
-    for number, population in enumerate(s.populations, start=1):
-        path = folder / POPULATIONS / population.name
-        what = f"population {number} of {len(s.populations)} ({len(population.config['population']['name'])} members)"
-        if mode == "train":
-            about = {"what": what, "field": f"population {population.name}", "names": "--workdir"}
-            rundir.run_once(populations_run().run, population.config, path, say, **about)
-        else:
-            say(f"measuring {what} in {path}")
-            populations_run().run(population.config, path, mode, say)
-    entries = [_entry(s, population, folder / POPULATIONS / population.name) for population in s.populations]
-    first = read_json(folder / POPULATIONS / s.populations[0].name / "eval" / "summary.json", rundir.A_RUN)
+    configs = {population.name: population.config for population in s.populations}
+    paths = rundir.run_parts(populations_run(), configs, folder / POPULATIONS, mode, say)
+    entries = [_entry(s, population, paths[population.name]) for population in s.populations]
+    first = read_json(paths[s.populations[0].name] / "eval" / "summary.json", rundir.A_RUN)
     summary = {
         "experiment": "emergence",
         **{name: first[name] for name in ("task", "num_prompts", "risk_unit")},

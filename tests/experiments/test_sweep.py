@@ -1,0 +1,268 @@
+"""A sweep: how fields' values become populations, that none is trained twice, and its numbers over seeds."""
+
+import copy
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+import tvjax
+from tests.conftest import TINY, changed, quiet
+from tests.runs import Runs
+from tvjax.cli import read_flags
+from tvjax.errors import UserError
+from tvjax.evals.statistics import student
+from tvjax.experiments import rundir
+from tvjax.experiments.pages import summary_table, write_report
+from tvjax.experiments.sweep import run as sweep
+from tvjax.experiments.sweep.settings import SweepSettings
+from tvjax.experiments.tvp import run as tvp
+
+BASE = changed(TINY, model__num_layers=3, train__tensorboard=False, train__steps=10, train__checkpoint_every=10)
+BASE = changed(BASE, evaluation__shifts=True)
+CONFIG = {
+    "experiment": "sweep",
+    "base": BASE,
+    "sweep": {"population": {"tvp_weight": (0, 0.5), "prescribed_layer": (1, 2), "seed": (0, 1, 2)}},
+    "cut": {"most_members": 64},
+}
+
+
+def parts(**fields):
+    return SweepSettings.from_config(changed(CONFIG, **fields)).parts
+
+
+def test_members_of_one_shape_are_one_population_and_none_is_there_twice():
+    (part,) = parts()
+    population = part.config["population"]
+    rows = list(zip(*(population[name] for name in ("tvp_weight", "prescribed_layer", "seed")), strict=True))
+    assert rows == [(0, 1, 0), (0, 1, 1), (0, 1, 2), *((0.5, layer, seed) for layer in (1, 2) for seed in (0, 1, 2))]
+    assert population["name"][0] == "icl-seed0" and population["name"][-1] == "tvp0.5-layer2-seed2"
+    assert population["learning_rate"] == (2e-3,) * 9
+
+
+def test_what_is_not_swept_is_as_in_the_base():
+    (part,) = parts(sweep={"population": {"seed": (3, 4)}})
+    assert part.config["population"]["name"] == ("icl-seed3", "icl-seed4", "tvp1-layer1-seed3", "tvp1-layer1-seed4")
+    assert part.config["population"]["tvp_weight"] == (0.0, 0.0, 1.0, 1.0)
+    (part,) = parts(sweep={"population": {"learning_rate": (1e-3, 1e-2)}})
+    assert part.config["population"]["name"][:2] == ("icl-rate0.001-seed0", "icl-rate0.01-seed0")
+
+
+def test_fields_that_change_shapes_make_populations_of_their_own():
+    made = parts(
+        sweep={"model": {"width": (8, 16)}, "population": {"seed": (0, 1)}, "prompt": {"layout": ("xzy", "xy")}}
+    )
+    assert [p.name for p in made] == [f"width-{w}.layout-{name}" for w in (8, 16) for name in ("xzy", "xy")]
+    assert [p.config["model"]["width"] for p in made] == [8, 8, 16, 16]
+    assert made[1].values == {"model.width": 8, "prompt.layout": "xy"}
+    names = [p.name for p in parts(sweep={"train": {"batch": (4, 8)}, "model": {"width": (8,)}})]
+    assert names == ["batch-4.width-8", "batch-8.width-8"]
+
+
+def test_many_members_are_cut():
+    made = parts(cut__most_members=4)
+    assert [p.name for p in made] == ["base.1", "base.2", "base.3"] and [p.members for p in made] == [4, 4, 1]
+    names = [name for p in made for name in p.config["population"]["name"]]
+    assert names == list(parts()[0].config["population"]["name"])
+
+
+def test_the_config_is_left_as_it_is():
+    before = copy.deepcopy(CONFIG)
+    SweepSettings.from_config(CONFIG)
+    assert before == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"sweep": {}}, ("config.sweep", "fields of the base")),
+        ({"sweep": {"population": {"sead": (0,)}}}, ("config.sweep.population.sead", "no such field", "seed")),
+        ({"sweep": {"modle": {"width": (1,)}}}, ("config.sweep.modle", "no such field", "model")),
+        ({"sweep": {"model": 3}}, ("config.sweep.model", "a group of fields")),
+        ({"sweep": {"model": {"width": ()}}}, ("config.sweep.model.width", "different values")),
+        ({"sweep": {"population": {"seed": (0, 0)}}}, ("config.sweep.population.seed", "different values")),
+        ({"sweep": {"population": {"name": ("a",)}}}, ("config.sweep.population.name", "names its members")),
+        ({"sweep": {"model": {"width": (8, 15)}}}, ("config.sweep: width-15", "divisor of width = 15")),
+        ({"sweep": {"population": {"prescribed_layer": (3,)}}}, ("config.sweep: base", "prescribed_layer", "1..2")),
+        ({"base__model__width": 15}, ("config.base: model.num_heads", "divisor")),
+        ({"cut__most_members": 0}, ("config.cut.most_members", "1 or more")),
+        ({"base": CONFIG}, ("config.base.experiment", "'sweep'")),
+    ],
+)
+def test_a_wrong_value_is_named(fields, words):
+    with pytest.raises(UserError) as caught:
+        SweepSettings.from_config(changed(CONFIG, **fields))
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep") / "run"
+    said = []
+    return folder, sweep.run(CONFIG, folder, "train", said.append), said
+
+
+def test_it_says_first_how_it_is_cut_and_what_it_takes(ran):
+    assert ran[2][:2] == ["sweep: 9 members in 1 populations", "  base: 9 members, 10 steps: 90 member-steps"]
+
+
+def test_each_number_is_over_seeds(ran):
+    folder, summary, _ = ran
+    own = json.loads((folder / "populations" / "base" / "eval" / "summary.json").read_text())
+    for weight, layer in ((0, 1), (0.5, 1), (0.5, 2)):
+        mine = [m for m in own["members"] if (m["tvp_weight"], m["prescribed_layer"]) == (weight, layer)]
+        setting = {"tvp_weight": weight, "prescribed_layer": layer}
+        of = lambda entry, setting=setting: all(entry.get(name) == value for name, value in setting.items())
+        numbers = [n for n in summary["numbers"] if of(n)]
+        for layer_read in range(4):
+            (entry,) = (
+                n
+                for n in numbers
+                if n["metric"] == "tvp_risk_by_layer" and "shift" not in n and n["layer"] == layer_read
+            )
+            values = [m["tvp_risk_by_layer"][layer_read] for m in mine]
+            assert (entry["value"], entry["value_ci"]) == student(values)
+            assert entry["by_seed"] == {str(m["seed"]): value for m, value in zip(mine, values, strict=True)}
+        under = [n for n in numbers if n.get("shift") == "input_scale_2" and n["metric"] == "icl_risk"]
+        members = [own["members"].index(m) for m in mine]
+        values = [own["shifts"]["input_scale_2"]["members"][i]["icl_risk"][-1] for i in members]
+        assert len(under) == 1 and under[0]["value"] == student(values)[0]
+    assert not any(n["metric"] in ("best_layer", "num_demonstrations") for n in summary["numbers"]), (
+        "no means of counts"
+    )
+
+
+def test_a_single_seed_keeps_its_interval_over_prompts(tmp_path):
+    config = changed(CONFIG, sweep={"population": {"prescribed_layer": (1, 2)}}, base__evaluation__shifts=False)
+    summary = sweep.run(config, tmp_path / "run", "train", quiet)
+    own = json.loads((tmp_path / "run" / "populations" / "base" / "eval" / "summary.json").read_text())
+    (entry,) = (n for n in summary["numbers"] if n["metric"] == "zero_shot_risk" and n["tvp_weight"] == 0)
+    assert entry["value_ci"] == own["members"][0]["zero_shot_risk_ci"]
+    assert "One seed" in summary_table(summary)
+
+
+def test_a_population_is_trained_once_and_is_a_run_of_its_own(ran, monkeypatch):
+    folder, summary, _ = ran
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(
+        sweep, "named", lambda name: type(tvp.EXPERIMENT)(name="tvp", run=refuse, settings=lambda c: None)
+    )
+    assert sweep.run(CONFIG, folder, "train", quiet) == summary
+    place = folder / "populations" / "base"
+    model = tvp.load(place, json.loads((place / "config.json").read_text()), "tvp0.5-layer2-seed1")
+    assert model.config.num_layers == 3
+    with pytest.raises(UserError, match=r"config\.sweep\.population\.seed"):
+        sweep.run(changed(CONFIG, sweep__population__seed=(0, 1)), folder, "train", quiet)
+
+
+def test_the_page_and_the_table(ran):
+    folder, summary, _ = ran
+    page = write_report(folder).read_text()
+    assert (folder / "report" / "by_layer.png").is_file() and 'src="by_layer.png"' in page
+    assert "heatmap.png" not in page, "there is one axis"
+    assert "ICL risk at K under each shift" in page and "Mean over 3 seeds" in page
+    text = summary_table(summary)
+    lines = [line for line in text.splitlines() if line.startswith(("ICL loss alone", "TVP-loss"))]
+    assert [line.split("  ")[0] for line in lines] == [
+        "ICL loss alone",
+        "TVP-loss 0.5 at layer 1",
+        "TVP-loss 0.5 at layer 2",
+    ]
+    assert "population.tvp_weight (2)" in text and "prior risk" in text
+
+
+def test_two_axes_are_a_heatmap(ran, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(ran[0], folder)
+    tree = copy.deepcopy(ran[1])
+    more = [{**n, "tvp_weight": 1.0, "value": 2.0} for n in tree["numbers"] if n.get("tvp_weight") == 0.5]
+    tree["numbers"] += more
+    (folder / "eval" / "summary.json").write_text(json.dumps(tree))
+    page = write_report(folder).read_text()
+    assert (folder / "report" / "heatmap.png").is_file() and 'src="heatmap.png"' in page
+    assert "TVP risk at l*, TVP-loss 1 at layer 2: 2.00" in page
+
+
+def test_its_numbers_are_rows_and_compare_with_another_sweep(ran, tmp_path):
+    frame = tvjax.results([ran[0]])
+    risks = frame[(frame.metric == "tvp_risk_by_layer") & (frame.tvp_weight == 0.5) & frame["shift"].isna()]
+    assert len(risks) == 2 * 4 and set(risks.layer) == {0, 1, 2, 3}
+    entries = {
+        (n["prescribed_layer"], n["layer"]): n["value"]
+        for n in ran[1]["numbers"]
+        if n["metric"] == "tvp_risk_by_layer" and n.get("tvp_weight") == 0.5 and "shift" not in n
+    }
+    for row in risks.to_dict("records"):
+        np.testing.assert_equal(entries[int(row["prescribed_layer"]), int(row["layer"])], row["value"])
+
+
+CONFIG_FILE = f"--config={rundir.__file__.rsplit('/tvjax/', 1)[0]}/configs/tvp_synthetic.py"
+
+
+def test_the_command_line_sweeps_any_config():
+    flags = ["--sweep.population.tvp_weight=0,0.3,1", "--sweep.population.seed=0:4", "--sweep.prompt.layout=xzy,xy"]
+    config, name, _, _ = read_flags(["main", CONFIG_FILE, "--config.train.steps=100", *flags])
+    assert config["experiment"] == "sweep" and config["base"]["train"]["steps"] == 100
+    assert config["sweep"] == {
+        "population": {"tvp_weight": (0, 0.3, 1), "seed": (0, 1, 2, 3)},
+        "prompt": {"layout": ("xzy", "xy")},
+    }
+    assert name == "tvp_synthetic-sweep"
+    made = SweepSettings.from_config(config).parts
+    assert [(p.name, p.members) for p in made] == [("layout-xzy", 12), ("layout-xy", 12)]
+
+
+def test_all_fields_in_one_flag_are_the_same():
+    long = ["--sweep.population.tvp_weight=0,.03,1", "--sweep.population.seed=0:2", "--sweep.model.width=16,32"]
+    short = "--sweep=tvp_weight=0,.03,1 seed=0:2 model.width=16,32"
+    assert read_flags(["main", CONFIG_FILE, short]) == read_flags(["main", CONFIG_FILE, *long])
+
+
+def test_values_that_are_tuples():
+    flags = ["--sweep.task.amplitude=(0.5,1.0),(0.5,2.0)", "--sweep.population.seed", "0,1"]
+    config = read_flags(["main", f"{CONFIG_FILE}:sinusoid", *flags])[0]
+    assert config["sweep"] == {"task": {"amplitude": ((0.5, 1.0), (0.5, 2.0))}, "population": {"seed": (0, 1)}}
+    assert [p.name for p in SweepSettings.from_config(config).parts] == ["amplitude-0.5-1.0", "amplitude-0.5-2.0"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "line"),
+    [
+        ("--sweep.population.seed", "--sweep.population.seed: given ''; accepted: values with commas"),
+        ("--sweep.population.seed=", "--sweep.population.seed: given ''; accepted: values with commas"),
+        ("--sweep=seed", "--sweep: given 'seed'; accepted: fields with values"),
+        ("--sweep=seed= 3", "--sweep: given 'seed= 3'; accepted: fields with values"),
+        ("--sweeps.population.seed=1", "--sweeps.population.seed"),
+    ],
+)
+def test_a_sweep_without_values_is_refused(flag, line):
+    with pytest.raises(UserError) as caught:
+        read_flags(["main", CONFIG_FILE, flag])
+    assert line in str(caught.value)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
+    """Killed while its first population trains, when that is measured, and in the second one."""
+    config = changed(CONFIG, sweep={"population": {"seed": (0, 1)}, "model": {"width": (8, 16)}})
+    config = changed(config, base__evaluation__shifts=False, base__train__checkpoint_every=5)
+    runs = Runs("sweep", config, tmp_path)
+    assert runs.finish(runs.whole)[0] == 0
+    killed = tmp_path / "killed"
+    first, second = (killed / "populations" / f"width-{width}" for width in (8, 16))
+    for moment in (first / "checkpoints" / "5", first / "vectors", second / "metrics.jsonl"):
+        code, _ = runs.stop(killed, lambda folder, moment=moment: moment.exists(), signal.SIGKILL)
+        assert code == -signal.SIGKILL
+    assert runs.finish(killed)[0] == 0
+    for name in (
+        "eval/summary.json",
+        "populations/width-8/eval/summary.json",
+        "populations/width-16/eval/summary.json",
+    ):
+        assert (killed / name).read_bytes() == (runs.whole / name).read_bytes()

@@ -1,0 +1,314 @@
+"""The report of a sweep: its headline numbers over seeds, a heatmap of two axes, and curves over layers."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from tvjax.report.comparison import headline
+from tvjax.report.html import Exhibit
+from tvjax.report.page import Contents, Page
+from tvjax.report.reader import Run
+from tvjax.report.results import rows
+from tvjax.report.style import HUES, MARKERS, PRIOR, bottom_legend, log_axis, log_limits, open_figure, quiet
+from tvjax.report.tables import Cell, Row, Table, estimate
+from tvjax.report.words import number
+
+Entry = Mapping[str, Any]
+Arm = tuple[tuple[str, Any], ...]
+PLACE = ("run", "experiment", "metric", "layer", "index", "shift", "value", "low", "high")
+"""What says which number an entry is; the rest says which setting it is of."""
+MOST_LINES = 8
+MOST_PANELS = 9
+LONG = {
+    "icl_risk": "ICL risk at K",
+    "tvp_risk_by_layer": "TVP risk at l*",
+    "icl_accuracy": "ICL accuracy at K",
+    "tvp_accuracy_by_layer": "TVP accuracy at l*",
+    "zero_shot_risk": "0-shot risk",
+    "zero_shot_accuracy": "0-shot accuracy",
+    "prior_risk": "prior risk",
+    "oracle_risk": "oracle risk at K",
+}
+"""Metrics, as readers know them."""
+
+
+def _entries(summary: Entry) -> list[dict[str, Any]]:
+    """The numbers over seeds as rows."""
+    return rows(Run(Path(), {}, {}, {"numbers": summary["numbers"]}))
+
+
+def _arm(row: Entry) -> Arm:
+    """The setting that a number is of."""
+    return tuple((name, value) for name, value in row.items() if name not in PLACE)
+
+
+def _arms(table: Sequence[Entry]) -> list[Arm]:
+    """The settings of members, in order; numbers of no member, such as the prior's, are of another kind."""
+    arms = dict.fromkeys(_arm(row) for row in table)
+    of_members = [arm for arm in arms if "tvp_weight" in dict(arm)]
+    return of_members or list(arms)
+
+
+def _name(field: str) -> str:
+    return field.removeprefix("base.").rpartition(".")[2].replace("_", " ")
+
+
+def _words(arm: Arm, varying: Sequence[str]) -> str:
+    """A setting in words, by what differs between settings: ``TVP-loss 0.3 at layer 2, width 32``."""
+    values, words = dict(arm), []
+    if "tvp_weight" in values:
+        weight = values["tvp_weight"]
+        words.append(f"TVP-loss {weight:g} at layer {values['prescribed_layer']}" if weight else "ICL loss alone")
+    return (
+        ", ".join([*words, *(f"{_name(field)} {values.get(field)}" for field in varying if field not in TRAINED)])
+        or "all"
+    )
+
+
+TRAINED = ("tvp_weight", "prescribed_layer")
+
+
+def _varying(arms: Sequence[Arm]) -> dict[str, list[Any]]:
+    """The fields in which settings differ, with their values in order; of members with TVP-loss, if there are any."""
+    trained = [arm for arm in arms if dict(arm).get("tvp_weight", 1)]
+    values: dict[str, list[Any]] = {}
+    for arm in trained or arms:
+        for field, value in arm:
+            if value not in values.setdefault(field, []):
+                values[field].append(value)
+    return {field: inner for field, inner in values.items() if len(inner) > 1}
+
+
+def _seeds(summary: Entry) -> int:
+    return max((len(entry["by_seed"]) for entry in summary["numbers"]), default=1)
+
+
+def table(summary: Entry) -> Table:
+    """A line a setting, a column a headline number: the mean over seeds with its interval."""
+    chosen = headline(_entries(summary))
+    arms, fields = _arms(chosen), list(_varying(_arms(chosen)))
+    of_members = [row for row in chosen if _arm(row) in arms]
+    metrics = list(dict.fromkeys(row["metric"] for row in of_members))
+    cells = {
+        (_arm(row), row["metric"]): estimate(row["value"], [row["low"], row["high"]], number) for row in of_members
+    }
+    lines = [Row((_words(arm, fields), *(cells.get((arm, metric), Cell("")) for metric in metrics))) for arm in arms]
+    for row in chosen:
+        if _arm(row) not in arms:
+            what = ", ".join(f"{_name(name)} {value}" for name, value in _arm(row))
+            label = f"{LONG.get(row['metric'], row['metric'])}{f' ({what})' if what else ''}"
+            lines.append(Row((label, estimate(row["value"], [row["low"], row["high"]], number)), reference=True))
+    heads = ("setting", *(LONG.get(metric, metric) for metric in metrics))
+    seeds = _seeds(summary)
+    what = (
+        f"{seeds} seeds, 90% intervals of Student's t over them"
+        if seeds > 1
+        else "one seed, its 90% interval over prompts"
+    )
+    return Table(f"Mean over {what}", heads, tuple(lines))
+
+
+def lines(summary: Entry) -> list[str | Table]:
+    """The results for the terminal."""
+    axes = ", ".join(f"{field} ({len(values)})" for field, values in summary["axes"].items())
+    members = sum(part["num_members"] for part in summary["populations"])
+    return [
+        f"sweep of {summary['swept']} over {axes}: {members} members in {len(summary['populations'])} populations",
+        *_cautions(summary),
+        table(summary),
+    ]
+
+
+def _cautions(summary: Entry) -> list[str]:
+    """What comes before any number."""
+    return (
+        [] if _seeds(summary) > 1 else ["One seed: another seed would give other numbers; --sweep.population.seed=0:4."]
+    )
+
+
+def _panels(arms: Sequence[Arm], varying: Mapping[str, Sequence[Any]], apart: Sequence[str]) -> list[Arm]:
+    """The combinations of the varying fields that are no axis of a panel."""
+    rest = [field for field in varying if field not in apart]
+    present = dict.fromkeys(tuple((name, value) for name, value in arm if name in rest) for arm in arms)
+    return list(present)[:MOST_PANELS]
+
+
+def _heatmap(summary: Entry) -> list[Exhibit]:
+    """For each headline number of members: colour and text over the two axes with the most values."""
+    chosen = headline(_entries(summary))
+    arms, varying = _arms(chosen), _varying(_arms(chosen))
+    if len(varying) < 2:
+        return []
+    down, across = sorted(varying, key=lambda field: -len(varying[field]))[:2]
+    metrics = [
+        m for m in dict.fromkeys(row["metric"] for row in chosen if _arm(row) in arms) if not m.startswith("zero")
+    ]
+    trained = [arm for arm in arms if dict(arm).get("tvp_weight", 1)]
+    panels = _panels(trained, varying, (down, across))
+    values = {(_arm(row), row["metric"]): row["value"] for row in chosen}
+
+    def grid(metric: str, panel: Arm) -> np.ndarray:
+        cells = np.full((len(varying[down]), len(varying[across])), np.nan)
+        for arm in trained:
+            if set(panel) <= set(arm) and (arm, metric) in values:
+                of = dict(arm)
+                cells[varying[down].index(of[down]), varying[across].index(of[across])] = values[arm, metric]
+        return cells
+
+    def draw() -> Figure:
+        """A row of panels a metric."""
+        size = (len(panels), len(metrics))
+        height = sum(0.9 + 0.33 * len(varying[down]) for _ in range(size[0]))
+        title = f"{_name(down)} {chr(215)} {_name(across)}"
+        drawn = open_figure(max(4.5, 4.2 * size[1]), height + 0.4, title, "mean over seeds")
+        axes = drawn.subplots(*size, squeeze=False)
+        for column, metric in enumerate(metrics):
+            grids = [grid(metric, panel) for panel in panels]
+            known = np.concatenate([g[np.isfinite(g)] for g in grids])
+            norm = LogNorm(known.min(), known.max()) if known.min() > 0 else Normalize(known.min(), known.max())
+            for line, (panel, cells) in enumerate(zip(panels, grids, strict=True)):
+                ax = axes[line, column]
+                ax.imshow(np.ma.masked_invalid(cells), norm=norm, cmap="YlGnBu", aspect="auto")
+                for i, j in itertools.product(*map(range, cells.shape)):
+                    if np.isfinite(cells[i, j]):
+                        dark = norm(cells[i, j]) > 0.6
+                        ax.text(
+                            j, i, number(cells[i, j]), ha="center", va="center", fontsize=8, color="w" if dark else "k"
+                        )
+                about = ", ".join(f"{_name(name)} {value}" for name, value in panel)
+                quiet(ax, _name(across), _name(down), f"{LONG.get(metric, metric)}{f', {about}' if about else ''}")
+                ax.grid(False)
+                ax.set_xticks(range(cells.shape[1]), map(str, varying[across]))
+                ax.set_yticks(range(cells.shape[0]), map(str, varying[down]))
+        return drawn
+
+    alt = "; ".join(
+        f"{LONG.get(metric, metric)}, {_words(arm, list(varying))}: {number(values[arm, metric])}"
+        for metric in metrics
+        for arm in trained
+        if (arm, metric) in values
+    )
+    caption = (
+        "Each cell is the mean over seeds of one setting; the table has the intervals, and the ICL loss alone, for"
+        " which no layer is prescribed."
+    )
+    return [Exhibit("heatmap", f"By {_name(down)} and {_name(across)}", alt, caption, draw)]
+
+
+def _curves(summary: Entry) -> list[Exhibit]:
+    """By-layer metrics: a line a setting, at most eight a panel, panels by the first varying field."""
+    by_layer = [row for row in _entries(summary) if "layer" in row and "shift" not in row]
+    metrics = list(dict.fromkeys(row["metric"] for row in by_layer))
+    if not metrics:
+        return []
+    metric = metrics[0]
+    by_layer = [row for row in by_layer if row["metric"] == metric]
+    arms = _arms(by_layer)
+    varying = _varying(arms)
+    first = next(iter(sorted(varying, key=lambda field: -len(varying[field]))), "")
+    whole = len(arms) <= MOST_LINES
+    keys: list[Any] = [None] if whole else varying[first][:MOST_PANELS]
+    what = metric.removesuffix("_by_layer").replace("tvp", "TVP").replace("_", " ")
+    prior = [row["value"] for row in _entries(summary) if row["metric"] == "prior_risk" and "shift" not in row]
+    prior = prior if "risk" in metric and len(prior) == 1 else []
+    always = [arm for arm in arms if not dict(arm).get("tvp_weight", 1)][:1]
+
+    def inside(key: Any) -> list[Arm]:
+        here = arms if key is None else [*always, *(a for a in arms if dict(a).get(first) == key and a not in always)]
+        return here[:MOST_LINES]
+
+    def draw() -> Figure:
+        """Means with intervals."""
+        columns = min(3, len(keys))
+        height = -(-len(keys) // columns)
+        drawn = open_figure(
+            max(6.5, 3.6 * columns), 2.7 * height + 0.8, f"{what} by layer", "mean and 90% interval over seeds"
+        )
+        axes = drawn.subplots(height, columns, squeeze=False, sharey=True).ravel()
+        for ax in axes[len(keys) :]:
+            ax.set_visible(False)
+        styles: dict[str, Line2D] = {}
+        for ax, key in zip(axes, keys, strict=False):
+            for arm in inside(key):
+                text = _words(arm, [f for f in varying if key is None or f != first])
+                if key is not None and first in TRAINED:
+                    text = _rest(arm, first, list(varying))
+                entries = sorted((row for row in by_layer if _arm(row) == arm), key=lambda row: row["layer"])
+                place = len(styles) if text not in styles else list(styles).index(text)
+                color, marker = HUES[place % len(HUES)], MARKERS[place % len(MARKERS)]
+                layers, mean = [row["layer"] for row in entries], [row["value"] for row in entries]
+                ax.plot(layers, mean, color=color, marker=marker, markersize=4, linewidth=1.4)
+                if all(row["low"] is not None for row in entries):
+                    low, high = ([row[end] for row in entries] for end in ("low", "high"))
+                    ax.fill_between(layers, low, high, color=color, alpha=0.15, linewidth=0)
+                styles.setdefault(text, Line2D([], [], color=color, marker=marker, label=text))
+            quiet(ax, "layer", what, "" if key is None else f"{_name(first)} {key}")
+            ax.set_xticks(range(1 + max(row["layer"] for row in by_layer)))
+            if "risk" in metric:
+                log_axis(ax, "y", *log_limits([np.array([row["value"] for row in by_layer] + prior)]))
+            for value in prior:
+                ax.axhline(value, **PRIOR)
+        keys_below = list(styles.values()) + [Line2D([], [], label="prior", **PRIOR) for _ in prior]
+        bottom_legend(drawn, keys_below)
+        return drawn
+
+    alt = "; ".join(
+        f"{_words(arm, list(varying))}: " + ", ".join(number(row["value"]) for row in by_layer if _arm(row) == arm)
+        for arm in arms[:MOST_LINES]
+    )
+    caption = "Along the layers whose state the vector replaces. Shades are 90% intervals over seeds."
+    return [Exhibit("by_layer", f"{what} by layer", alt, caption, draw)]
+
+
+def _rest(arm: Arm, first: str, varying: Sequence[str]) -> str:
+    """A setting without the field that its panel names."""
+    values = dict(arm)
+    if not values.get("tvp_weight", 1):
+        return "ICL loss alone"
+    named = {"tvp_weight": "TVP-loss {:g}", "prescribed_layer": "layer {}"}
+    rest = [field for field in dict.fromkeys((*TRAINED, *varying)) if field != first and field in values]
+    return ", ".join(named.get(field, f"{_name(field)} {{}}").format(values[field]) for field in rest)
+
+
+def _shifts(summary: Entry) -> list[str]:
+    """A table a metric: a line a shift, a column a setting."""
+    under = headline_under_shifts(_entries(summary))
+    if not under:
+        return []
+    arms = _arms(under)
+    fields = list(_varying(arms))
+    parts = ["<h2>Shifts</h2>"]
+    for metric in dict.fromkeys(row["metric"] for row in under if _arm(row) in arms):
+        if metric.startswith("zero"):
+            continue
+        values = {(_arm(row), row["shift"]): row for row in under if row["metric"] == metric}
+        shifts = list(dict.fromkeys(shift for _, shift in values))
+        body = tuple(Row((shift, *(_value(values.get((arm, shift))) for arm in arms))) for shift in shifts)
+        caption = f"{LONG.get(metric, metric)} under each shift, mean over seeds with its 90% interval"
+        parts.append(Table(caption, ("shift", *(_words(arm, fields) for arm in arms)), body).html())
+    return parts
+
+
+def headline_under_shifts(table: Sequence[Entry]) -> list[Entry]:
+    """The numbers under shifts, which a sweep keeps of headline ones alone."""
+    return [row for row in table if "shift" in row]
+
+
+def _value(row: Entry | None) -> Cell:
+    return estimate(row["value"], [row["low"], row["high"]], number) if row and row["low"] is not None else Cell("")
+
+
+def contents(run: Run) -> Contents:
+    """What is on the page of a run."""
+    summary = run.summary
+    above = [*(f"<p>{text}</p>" for text in _cautions(summary)), "<h2>Results</h2>", table(summary).html()]
+    return Contents("a sweep", above, [*_heatmap(summary), *_curves(summary)], _shifts(summary))
+
+
+PAGE = Page(lines, contents)

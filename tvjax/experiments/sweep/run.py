@@ -1,0 +1,112 @@
+"""A sweep: the runs of all combinations of some fields' values, each resumed like any other, and their numbers.
+
+The runs stand in populations/ of the workdir. Members of one shape train as one population (`settings`). The summary
+has every number over seeds: the mean, the 90% interval by Student's t, and the value of each seed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from tvjax.errors import reject
+from tvjax.evals.statistics import student
+from tvjax.experiments import rundir
+from tvjax.experiments.base import Config, Experiment, PlanConfig, named
+from tvjax.experiments.sweep.settings import Part, SweepSettings
+from tvjax.files import write_json
+from tvjax.report import results
+from tvjax.report.comparison import headline
+from tvjax.report.reader import read_run
+from tvjax.train.loop import Trainer
+
+POPULATIONS = "populations"
+BASE = "base."
+"""In front of a swept field that the members of a population share, among what a number is of."""
+LEFT = ("run", "experiment", "member", "seed", *results.LAST)
+"""What is no part of what a number over seeds is of."""
+
+
+def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run every part that `folder` does not hold yet, and write and return the sweep's summary.
+
+    With mode "eval" the parts are only measured again. Raises `UserError` for a config or a folder that does not fit,
+    `RunError` if a run cannot go on.
+    """
+    s = SweepSettings.from_config(config)
+    rundir.prepare(folder, config, new=mode == "train")
+    for line in described(s.parts):
+        say(line)
+    configs = {part.name: part.config for part in s.parts}
+    paths = rundir.run_parts(named(s.swept), configs, folder / POPULATIONS, mode, say)
+    summary = {
+        "experiment": "sweep",
+        "swept": s.swept,
+        "axes": {field: list(values) for field, values in s.axes.items()},
+        "populations": [{"name": part.name, "values": part.values, "num_members": part.members} for part in s.parts],
+        "numbers": over_seeds([(part, rows_of(paths[part.name])) for part in s.parts]),
+    }
+    write_json(folder / "eval" / "summary.json", summary)
+    return summary
+
+
+def described(parts: Sequence[Part]) -> list[str]:
+    """How the sweep is cut into runs: a line in all, and one a run."""
+    members = sum(part.members for part in parts)
+    lines = [f"sweep: {members} members in {len(parts)} populations"]
+    for part in parts:
+        steps = part.config.get("train", {}).get("steps")
+        cost = f", {steps} steps: {part.members * steps} member-steps" if steps else ""
+        lines.append(f"  {part.name}: {part.members} members{cost}")
+    return lines
+
+
+def rows_of(folder: Path) -> list[results.Row]:
+    """The numbers of a run that a sweep keeps: all of prompts as in training, and the headline ones under shifts."""
+    table = results.rows(read_run(folder))
+    plain = [row for row in table if "shift" not in row]
+    shifts = {row["shift"]: None for row in table if "shift" in row}
+    under = [
+        {**row, "shift": shift}
+        for shift in shifts
+        for row in headline(
+            [{k: v for k, v in row.items() if k != "shift"} for row in table if row.get("shift") == shift]
+        )
+    ]
+    return plain + under
+
+
+def over_seeds(parts: Sequence[tuple[Part, Sequence[results.Row]]]) -> list[dict[str, Any]]:
+    """Each number over seeds: what it is of, the mean, the interval and the value of each seed.
+
+    The interval is Student's t over seeds, and of a single seed the one that its run has, if any.
+    """
+    numbers: dict[tuple[Any, ...], tuple[dict[str, Any], list[results.Row]]] = {}
+    for part, table in parts:
+        for row in table:
+            if isinstance(row["value"], int):  # a count, or which layer is best: no mean
+                continue
+            of = {name: value for name, value in row.items() if name not in LEFT}
+            of = {**{f"{BASE}{field}": value for field, value in part.values.items()}, **of}
+            numbers.setdefault(tuple(map(repr, of.items())), (of, []))[1].append(row)
+    entries = []
+    for of, table in numbers.values():
+        value, ends = student([row["value"] for row in table])
+        if ends is None and table[0]["low"] is not None:
+            ends = [table[0]["low"], table[0]["high"]]
+        by_seed = {str(row["seed"]): row["value"] for row in table if "seed" in row}
+        entries.append({**of, "value": value, "value_ci": ends, "by_seed": by_seed})
+    return entries
+
+
+def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
+    """What a plan compiles: of the sweep's largest population."""
+    s = SweepSettings.from_config(config)
+    trainer = named(s.swept).trainer
+    if trainer is None:
+        raise reject("config.base.experiment", s.swept, "an experiment that says what it trains")
+    return trainer(max(s.parts, key=lambda part: part.members).config, c, mesh)
+
+
+EXPERIMENT = Experiment(name="sweep", run=run, settings=SweepSettings.from_config, trainer=planned)
