@@ -13,6 +13,7 @@ from tvjax.nn.decoder import FAMILY_FIELDS, Decoder, DecoderConfig
 from tvjax.parallel.mesh import MeshConfig
 from tvjax.settings import SEED, Checked, Settings, at_least, build, group, parts, setting
 from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Shift, Task, shifts_for
+from tvjax.tasks.trial import try_family
 from tvjax.train.loop import BatchConfig, TrainConfig
 from tvjax.train.state import OptimizerConfig
 from tvjax.vectors import tvp
@@ -134,6 +135,7 @@ class TVPSettings(Settings):
         """Raise `UserError` for groups that do not fit each other."""
         for check in (_check_prompt, _check_model, _check_population):
             check(self)
+        try_family(self.task_name, self.task, self.layout, self.prompt.demonstrations, self.shifts)
 
 
 def _check_prompt(s: TVPSettings) -> None:
