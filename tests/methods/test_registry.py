@@ -18,6 +18,7 @@ from tvjax import methods, plugins
 from tvjax.errors import RunError, UserError
 from tvjax.experiments import planned
 from tvjax.experiments.atv import run as atv
+from tvjax.experiments.atv.settings import ATVSettings
 from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.task_vectors import run as task_vectors
 from tvjax.experiments.task_vectors import settings
@@ -206,11 +207,17 @@ class TestRegister:
         [
             ({"name": "few_shot"}, "method few_shot: given a name of this package"),
             ({"name": "new", "group": "lora"}, "method new: group: given 'lora', in which lora has other fields"),
+            ({"name": "new", "group": "train"}, "method new: group: given 'train', .* accepted: none of experiment, "),
+            ({"name": "model"}, "method model: group: given 'model', which experiments have fields in"),
         ],
     )
     def test_names_and_groups_are_their_own(self, fields, said):
         with pytest.raises(UserError, match=said):
             methods.register(Prompted(label="x", knows="query", prompts=lambda bench, name: [], **fields))
+
+    @pytest.mark.parametrize("kind", [ATVSettings, settings.TaskVectorSettings])
+    def test_no_group_is_one_of_an_experiment(self, kind):
+        assert set(kind.__dataclass_fields__) - {"own"} <= set(methods.TAKEN)
 
     def test_what_it_knows_is_one_of_three(self):
         with pytest.raises(UserError, match="method new: knows: given 'all'; accepted: query, demonstrations, task"):
