@@ -7,7 +7,7 @@ A method is a record (`base.Method`), of one of these kinds: prompts alone (`bas
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tvjax.errors import UserError, reject
+from tvjax.errors import UserError, one_of, reject
 from tvjax.methods import (
     atv,
     bm25_shot,
@@ -80,7 +80,7 @@ def chosen(names: Any) -> tuple[Method, ...]:
         raise reject("config.methods", names, "different methods, at least one")
     for name in names:
         if name not in METHODS:
-            raise reject("config.methods", name, ", ".join(METHODS))
+            raise reject("config.methods", name, one_of(METHODS))
     return tuple(METHODS[name] for name in names)
 
 

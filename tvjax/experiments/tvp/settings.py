@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tvjax.errors import reject
+from tvjax.errors import one_of, reject
 from tvjax.experiments.population import PopulationConfig, check_members, check_places, check_tvp
 from tvjax.nn.decoder import FAMILY_FIELDS, Decoder, DecoderConfig
 from tvjax.parallel.mesh import MeshConfig
@@ -121,7 +121,7 @@ class TVPSettings(Settings):
         values = dict(group(config.get("task"), "config.task"))
         family = values.pop("name", None)
         if family not in FAMILIES:
-            raise reject("config.task.name", family, f"one of {', '.join(FAMILIES)}")
+            raise reject("config.task.name", family, one_of(FAMILIES))
         task = build(FAMILIES[family], values, "config.task")
         if not (task.has_oracle or task.centred):
             accepted = f"settings of {family} with which it has an `oracle`, or is `centred`: see its docstring"
