@@ -2,6 +2,7 @@
 them by their records alone.
 """
 
+import dataclasses
 import json
 import sys
 import textwrap
@@ -22,7 +23,8 @@ from tvjax.experiments.atv.settings import ATVSettings
 from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.task_vectors import run as task_vectors
 from tvjax.experiments.task_vectors import settings
-from tvjax.methods.base import Prompted
+from tvjax.methods.base import NoSettings, Prompted
+from tvjax.methods.trained import Trained
 from tvjax.methods.vector import Made, VectorMethod
 from tvjax.nn.model import Model
 from tvjax.tasks.suite import suite
@@ -252,6 +254,13 @@ def test_every_method_says_what_its_fields_are():
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Loose:
+    """Fields of a trained method that inherit nothing."""
+
+    start: float = 0.0
+
+
 class TestWhatTheyMake:
     """What a method of somebody else's gives back is checked before anything is measured with it."""
 
@@ -288,6 +297,11 @@ class TestWhatTheyMake:
             self.method(None, everywhere=True, positions="everything")
         with pytest.raises(UserError, match=r"settings: given .*; accepted: a dataclass, the class"):
             self.method(None, settings=int)
+        for kind in (Loose, NoSettings):
+            with pytest.raises(
+                UserError, match=f"settings: given {kind.__name__}, which has no rate; accepted: .* under"
+            ):
+                Trained(name="theirs", label="theirs", knows="query", settings=kind, adapter=lambda context, own: None)
 
     @pytest.mark.parametrize(
         ("change", "line"),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from tvjax.errors import UserError
 from tvjax.methods.base import Answered, Kind, Method, MethodResult, RunContext
 from tvjax.nn.model import Model
 from tvjax.parallel import processes
@@ -62,6 +63,12 @@ class Trained(Method):
     reads: Literal["query", "shown"] = "query"
     more: Callable[[Any, Given], dict[str, Any]] = lambda adapter, given: {}
     in_front: Callable[[Given], int] = lambda given: 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "rate" not in {field.name for field in dataclasses.fields(self.settings)}:
+            given = f"{self.settings.__name__}, which has no rate"
+            raise UserError(f"method {self.name}: settings: given {given}; accepted: a dataclass under TrainedSettings")
 
     @property
     def trains(self) -> bool:
