@@ -80,6 +80,17 @@ class Shift(Adapter):
 
 
 @dataclasses.dataclass(frozen=True)
+class Idle(Shift):
+    """The same vector, beside numbers that it does not read."""
+
+    def init(self, key, given):
+        return {"vector": super().init(key, given), "gate": {"kernel": jnp.ones((2, 2))}}
+
+    def read(self, params, given, queries, scale_L, key):
+        return super().read(params["vector"], given, queries, scale_L, key)
+
+
+@dataclasses.dataclass(frozen=True)
 class ShiftFields(TrainedSettings):
     """Of config.shift."""
 
@@ -109,6 +120,12 @@ methods.register(
         knows="query",
         settings=ShiftFields,
         adapter=lambda context, own: Shift(context.target.config, own.start),
+    ),
+    Trained(
+        name="idle",
+        label="one shift, and a gate that is not read",
+        knows="query",
+        adapter=lambda context, own: Idle(context.target.config, 0.0),
     ),
 )
 '''
@@ -173,6 +190,14 @@ class TestTheirs:
                 ]
                 right = ids[0] == answer[len(prompt)], list(ids) == answer[len(prompt) :]
                 assert right == (found.first[row, 0, column], found.whole[row, 0, column])
+
+    def test_a_parameter_that_changes_nothing_is_named(self, theirs, config, done, tmp_path):
+        asked = changed(config, methods=("zero_shot", "idle"), optimizer__weight_decay=0.1)
+        with pytest.warns(UserWarning, match="method idle: no gradient has reached gate/kernel in training"):
+            summary = atv.run(asked, tmp_path / "run", "train", lambda line: None)
+        assert summary["methods"][1]["unreached"] == ["gate/kernel"]
+        assert "one shift, and a gate that is not read: no gradient has reached gate/kernel" in summary_table(summary)
+        assert not any("unreached" in m for m in done[1]["methods"])
 
     def test_what_is_trained_can_be_planned(self, theirs, config, tmp_path):
         said = []

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from tvjax.errors import UserError
+from tvjax.errors import UserError, warn
 from tvjax.methods.base import Answered, Kind, Method, MethodResult, RunContext
 from tvjax.nn.model import Model
 from tvjax.parallel import processes
@@ -22,7 +22,7 @@ from tvjax.text.bench import Right
 from tvjax.text.examples import Examples
 from tvjax.train.log import read_rows
 from tvjax.train.loop import Trainer
-from tvjax.train.state import Hyper
+from tvjax.train.state import Hyper, TrainState, unreached
 from tvjax.vectors.adapters import Adapter, Given
 
 
@@ -129,18 +129,28 @@ class Trained(Method):
 
     def train(self, context: RunContext, folder: Path, members: Members) -> tuple[AdapterExperiment, Any]:
         """Train `members` in `folder`, or read there what was trained; the best parameters of each by the dev split."""
+        experiment, state = self._train(context, folder, members)
+        return experiment, state.chosen
+
+    def _train(self, context: RunContext, folder: Path, members: Members) -> tuple[AdapterExperiment, TrainState]:
         mesh = make_mesh(**dataclasses.asdict(context.training.mesh))
         given = self.given_to(context)
         experiment, trainer = self.trainer(context, given, members, mesh)
         state = context.finish(trainer, folder)
         if processes.count() > 1:  # what is measured, each measures alone
             experiment = dataclasses.replace(experiment, given=given)
-        return experiment, state.chosen
+        return experiment, state
 
     def run(self, context: RunContext, folder: Path) -> MethodResult:
         """Train a member a seed and ask them."""
         members = self.members(context)
-        experiment, params = self.train(context, folder, members)
+        experiment, state = self._train(context, folder, members)
+        params, idle = state.chosen, unreached(state)
+        if idle:
+            paths = ", ".join(path or "its parameters" for path in idle)
+            warn(
+                f"method {self.name}: no gradient has reached {paths} in training: what it says does not depend on them"
+            )
         examples, scale_ML = context.examples[self.reads]["test"], members[1]["scale"]
         right = ask(context, experiment, params, scale_ML, examples)
         context.tick(self.name)
@@ -152,7 +162,7 @@ class Trained(Method):
             lambda: ask(context, experiment, one, scale_ML[:1], some),
             int(some.task_I.shape[0]),
             trainable=trainable(params),
-            about=self.more(experiment.adapter, experiment.given),
+            about=self.more(experiment.adapter, experiment.given) | ({"unreached": idle} if idle else {}),
             train_ms=_train_ms(folder, context.training.examples.batch * len(members[0])),
         )
         self.add(context, result, experiment, params, scale_ML)
