@@ -1,5 +1,6 @@
 """The parts of the step that only some experiments use: L2 in the gradient, the best parameters, idle ones."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,6 +55,19 @@ def test_a_parameter_that_no_gradient_reaches_is_known_though_it_decays(decay, c
         assert unreached(state) == ([] if state.step < 2 else ["idle/kernel"])
     assert (np.asarray(state.params["idle"]["kernel"] == 1.0) == (decay == 0)).all()
     assert unreached(state.replace(opt_state=None)) == []
+
+
+def test_weight_decay_is_for_kernels_and_parameters_without_names_go_without():
+    tx = optimizer(OptimizerConfig(weight_decay=0.5))
+    for params, decayed in (
+        (jnp.ones(2), 0.0),
+        ([jnp.ones(2)], 0.0),
+        ({"bias": jnp.ones(2)}, 0.0),
+        ({"kernel": jnp.ones(2)}, 0.5),
+    ):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        direction, _ = tx.update(zeros, tx.init(params), params)
+        np.testing.assert_array_equal(jax.tree.leaves(direction)[0], jnp.full(2, decayed))
 
 
 def test_the_best_of_each_member_is_kept_and_a_tie_keeps_the_earlier():

@@ -136,7 +136,7 @@ def optimizer(c: OptimizerConfig) -> optax.GradientTransformation:
 
 def _matrices(params: Any) -> Any:
     """Weight decay is for kernels: norms and biases go without."""
-    return jax.tree_util.tree_map_with_path(lambda keys, _: keys[-1].key == "kernel", params)
+    return jax.tree_util.tree_map_with_path(lambda keys, _: getattr([None, *keys][-1], "key", "") == "kernel", params)
 
 
 def unreached(state: TrainState) -> list[str]:
