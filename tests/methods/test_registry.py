@@ -223,7 +223,9 @@ class TestTheirs:
         entry = summary["tasks"][SEEN[0]]
         assert entry["loud_vector_layer"] is None and entry["loud_vector_scale"] in (0.5, 2.0)
         assert entry["loud_vector_by_layer_test"] == [None] * 3 and None not in entry["vector_by_layer_test"][1:]
-        assert "loud vector" in summary_table(summary) and "loud vector" in write_report(tmp_path / "run").read_text()
+        page = write_report(tmp_path / "run").read_text()
+        assert "loud vector" in summary_table(summary)
+        assert "Otherwise: loud vector, added at every layer and all tokens" in page
         vectors, about = tvjax.load_vectors(tmp_path / "run" / "vectors" / f"{SEEN[0]}.safetensors")
         assert vectors["loud_vector"].shape == (3, 32) and about["loud_vector.layer"] == "all"
 
