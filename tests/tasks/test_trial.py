@@ -9,9 +9,11 @@ import pytest
 from tests.tasks.test_families import SETTINGS
 from tvjax import tasks
 from tvjax.errors import UserError
+from tvjax.evals.measure import Measure
 from tvjax.experiments.tvp.settings import TVPSettings
-from tvjax.tasks import GINC, LAYOUTS, Linear, Sinusoid, TokenOffset, shifts_for
-from tvjax.tasks.trial import try_family
+from tvjax.nn.model import Model
+from tvjax.tasks import GINC, LAYOUTS, NO_SHIFT, Linear, Sinusoid, TokenOffset, draw, shifts_for
+from tvjax.tasks.trial import check_oracle, try_family
 
 K = 3  # so that B = 5 and N = 4
 
@@ -125,6 +127,37 @@ def test_a_key_of_its_own_is_a_constant_like_others():
         return {"w": jax.random.normal(key, (batch, 4)) + jax.random.normal(own, (4,))[None]}
 
     attempt(mine(Linear, parameters=parameters))
+
+
+def tokens(of):
+    """An oracle of tokens whose probabilities are uniform, or what `of` makes of their logarithms."""
+
+    def oracle(self, x, y, queries, *, noise=0.0, held_out=False, held_out_queries=False):
+        return of(jnp.full((*y.shape, self.vocab_size), -jnp.log(float(self.vocab_size))))
+
+    return oracle
+
+
+@pytest.mark.parametrize(
+    ("base", "oracle", "line"),
+    [
+        (TokenOffset, tokens(jnp.exp), r"given values whose exp sums to 21\.03; accepted: log-probabilities"),
+        (TokenOffset, tokens(lambda log: log + 1000.0), "given values whose exp sums to inf; accepted: log"),
+        (TokenOffset, tokens(lambda log: log + jnp.nan), "given values whose exp sums to nan; accepted: log"),
+        (Linear, real(lambda y, noise, held_out: y / 0.0), "given values that are not finite; accepted: finite"),
+    ],
+)
+def test_what_no_oracle_can_answer_is_refused_where_it_is_scored(base, oracle, line):
+    task = mine(base, oracle=oracle)
+    measured = Measure(Model({}, None), task, LAYOUTS["xzy"], K, edit="replace", prompts=4, seed=0)
+    drawn = draw(NO_SHIFT, task, LAYOUTS["xzy"], jax.random.key(0), 4, K)
+    with pytest.raises(UserError, match=f"^task family Mine: oracle: {line}"):
+        measured._references(NO_SHIFT, drawn)
+
+
+def test_a_token_that_an_oracle_excludes_may_be_of_probability_0():
+    log = jnp.log(jnp.array([[[0.25, 0.75, 0.0]]]))
+    check_oracle(TokenOffset(), log)
 
 
 @pytest.fixture

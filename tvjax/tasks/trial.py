@@ -1,6 +1,7 @@
 """A trial of a family before anything is trained: do its functions give the shapes that `Task` says?
 
 Nothing is computed: the functions are traced with shapes alone. An exception of the family's own keeps its traceback.
+What its oracle answers is looked at where it is scored (`check_oracle`).
 """
 
 import dataclasses
@@ -17,6 +18,9 @@ from tvjax.errors import UserError
 from tvjax.tasks.base import RealTask, StringTask, Task, TokenTask
 from tvjax.tasks.prompt import Layout
 from tvjax.tasks.shifts import NO_SHIFT, Shift, oracle_knows
+
+TOLERANCE = 1e-2
+"""By how much the probabilities of an oracle may sum to more or less than 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +94,22 @@ def try_family(name: str, task: Task, layout: Layout, demonstrations: int, shift
             if task.has_oracle and knows["held_out"] == held_out:
                 answer = jax.eval_shape(functools.partial(task.oracle, **knows), x, y, x)
                 trial.check("oracle", answer, "B N O")
+
+
+def check_oracle(task: Task, predictions: jax.Array) -> None:
+    """Raise `UserError` for `predictions` of the oracle, on the host, that are not finite, or no log-probabilities.
+
+    The latter of tokens alone, of which a log-probability may be -inf.
+    """
+    values, field = np.asarray(predictions, np.float32), f"task family {type(task).__name__}: oracle"
+    if isinstance(task, TokenTask):
+        with np.errstate(over="ignore"):
+            totals = np.exp(values).sum(-1)
+        wrong = totals[~(np.abs(totals - 1) < TOLERANCE)]
+        if wrong.size:
+            raise UserError(f"{field}: given values whose exp sums to {wrong[0]:.4g}; accepted: log-probabilities")
+    elif not np.isfinite(values).all():
+        raise UserError(f"{field}: given values that are not finite; accepted: finite ones")
 
 
 def _letters(axes: str) -> str:
