@@ -8,7 +8,7 @@ and a few minutes.
 from ml_collections import ConfigDict
 
 from tvjax import tasks
-from tvjax.errors import reject
+from tvjax.errors import one_of, reject
 from tvjax.experiments.tvp.settings import (
     CurriculumConfig,
     EvaluationConfig,
@@ -110,7 +110,7 @@ TASKS = {
 def get_config(task: str = "linear") -> ConfigDict:
     others = [name for name in tasks.FAMILIES if name not in tasks.BUILT_IN]
     if task not in (*TASKS, *others):
-        raise reject("--config argument", task, ", ".join((*TASKS, *others)))
+        raise reject("--config argument", task, one_of((*TASKS, *others)))
     config = ConfigDict()
     config.experiment = "tvp"  # which experiment reads this config
 

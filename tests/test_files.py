@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tvjax.errors import UserError, near, reject
+from tvjax.errors import UserError, near, one_of, reject
 from tvjax.experiments import rundir
 from tvjax.files import nearest_beside, read_json, user_path
 from tvjax.nn.pretrained.shapes import shape_of
@@ -65,6 +65,7 @@ def test_an_environment_that_no_run_wrote_is_refused(content, line, tmp_path):
     ("given", "accepted", "name"),
     [
         ("sinusiod", "linear, sinusoid, quadratic", "sinusoid"),
+        ("linaer", one_of(["sinusoid", "linear"]), "linear"),
         ("LINEAR", "one of linear, sinusoid", "linear"),
         ("float", "float32 or bfloat16", "float32"),
         ("repalce", "'replace' or 'add'", "replace"),

@@ -41,7 +41,7 @@ def folder(tmp_path, monkeypatch):
         ("file", {}, ("file: a file", "save_pretrained")),
         ("empty", {}, ("empty/config.json: missing", "save_pretrained")),
         ("odd", {}, ("odd/config.json", "neither model_type nor experiment")),
-        ("typo", {}, ("config.experiment: given 'tpv'", "did you mean 'tvp'?")),
+        ("typo", {}, ("config.experiment: given 'tpv'", "--plugins=MODULE", "did you mean 'tvp'?")),
         ("other", {}, ("a run of text_model", "other/model")),
         ("~/nothing", {}, ("~/nothing: no such folder",)),
         ("~no-such-user/a", {}, ("path: given '~no-such-user/a'", "home folder")),

@@ -39,6 +39,11 @@ def reject(field: str, value: object, accepted: str) -> UserError:
     return UserError(f"{field}: given {shown}; accepted: {accepted}{near(word, _names(accepted))}")
 
 
+def one_of(names: Iterable[str]) -> str:
+    """What is accepted where a name is one of `names`, or one that a module of the user's own registers."""
+    return f"a name of your own with --plugins=MODULE, or one of {', '.join(names)}"
+
+
 def warn(line: str) -> None:
     """Warn of `line`, at the line of code outside of this package that called into the package."""
     frame, level = sys._getframe(1), 2

@@ -429,7 +429,12 @@ def test_each_member_has_its_own_lambda_and_layers(config, tmp_path):
 WRONG = {
     "unknown field": ({"atv__lambda": 1.0}, "config.atv.lambda", "scale"),
     "unknown group": ({"adaptive": {}}, "config.adaptive", "fields are"),
-    "unknown method": ({"methods": ("zero_shot", "atv")}, "config.methods", "atv_last"),
+    "unknown method": (
+        {"methods": ("zero_shot", "atv")},
+        "config.methods",
+        "--plugins=MODULE, or one of zero_shot",
+        "atv_last",
+    ),
     "ELICIT without its vectors": ({"methods": ("elicit",)}, "config.methods", "function_vector"),
     "ELICIT of what makes no vectors": ({"elicit": {"vectors": "lora"}}, "config.elicit.vectors", "'function_vector'"),
     "no ATV to train again": ({"sensitivity": {"method": "lora"}}, "config.sensitivity.method", "atv_last"),

@@ -318,9 +318,10 @@ class TestReport:
             expected = [text for kind in ("zero_shot", "few_shot", "shuffled_shot") for text in both(kind)]
             for kind in ("vector", "function_vector", "learned_vector"):
                 expected += both(kind)
-                expected += ["at", str(entry[f"{kind}_layer"])] if entry[f"{kind}_works"] else ["none", "works"]
-                scale = entry[f"{kind}_scale"]
-                expected += [f"x{scale:g}"] if entry[f"{kind}_works"] and scale != 1 else []
+                where = f"at {entry[f'{kind}_layer']}" if entry[f"{kind}_works"] else "none works"
+                if entry[f"{kind}_scale"] != 1:
+                    where += f"{'' if entry[f'{kind}_works'] else ','} x{entry[f'{kind}_scale']:g}"
+                expected += where.split()
             assert line.split()[1:] == [*expected, *both("shuffled_vector")]
         assert "Conflicting tasks" in page
         assert {p.name for p in (folder / "report").iterdir()} == {

@@ -2,6 +2,7 @@
 them by their records alone.
 """
 
+import dataclasses
 import json
 import sys
 import textwrap
@@ -18,10 +19,12 @@ from tvjax import methods, plugins
 from tvjax.errors import RunError, UserError
 from tvjax.experiments import planned
 from tvjax.experiments.atv import run as atv
+from tvjax.experiments.atv.settings import ATVSettings
 from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.task_vectors import run as task_vectors
 from tvjax.experiments.task_vectors import settings
-from tvjax.methods.base import Prompted
+from tvjax.methods.base import NoSettings, Prompted
+from tvjax.methods.trained import Trained
 from tvjax.methods.vector import TaskVectors, VectorMethod
 from tvjax.nn.model import Model
 from tvjax.tasks.suite import suite
@@ -77,6 +80,17 @@ class Shift(Adapter):
 
 
 @dataclasses.dataclass(frozen=True)
+class Idle(Shift):
+    """The same vector, beside numbers that it does not read."""
+
+    def init(self, key, frozen):
+        return {"vector": super().init(key, frozen), "gate": {"kernel": jnp.ones((2, 2))}}
+
+    def read(self, params, frozen, queries, scale_L, key):
+        return super().read(params["vector"], frozen, queries, scale_L, key)
+
+
+@dataclasses.dataclass(frozen=True)
 class ShiftFields(TrainedSettings):
     """Of config.shift."""
 
@@ -106,6 +120,12 @@ methods.register(
         knows="query",
         settings=ShiftFields,
         adapter=lambda context, own: Shift(context.target.config, own.start),
+    ),
+    Trained(
+        name="idle",
+        label="one shift, and a gate that is not read",
+        knows="query",
+        adapter=lambda context, own: Idle(context.target.config, 0.0),
     ),
 )
 '''
@@ -171,6 +191,14 @@ class TestTheirs:
                 right = ids[0] == answer[len(prompt)], list(ids) == answer[len(prompt) :]
                 assert right == (found.first[row, 0, column], found.whole[row, 0, column])
 
+    def test_a_parameter_that_changes_nothing_is_named(self, theirs, config, done, tmp_path):
+        asked = changed(config, methods=("zero_shot", "idle"), optimizer__weight_decay=0.1)
+        with pytest.warns(UserWarning, match="method idle: no gradient has reached gate/kernel in training"):
+            summary = atv.run(asked, tmp_path / "run", "train", lambda line: None)
+        assert summary["methods"][1]["unreached"] == ["gate/kernel"]
+        assert "one shift, and a gate that is not read: no gradient has reached gate/kernel" in summary_table(summary)
+        assert not any("unreached" in m for m in done[1]["methods"])
+
     def test_what_is_trained_can_be_planned(self, theirs, config, tmp_path):
         said = []
         planned.plan(changed(config, methods=("shift",)), tmp_path / "plan", said.append)
@@ -195,7 +223,9 @@ class TestTheirs:
         entry = summary["tasks"][SEEN[0]]
         assert entry["loud_vector_layer"] is None and entry["loud_vector_scale"] in (0.5, 2.0)
         assert entry["loud_vector_by_layer_test"] == [None] * 3 and None not in entry["vector_by_layer_test"][1:]
-        assert "loud vector" in summary_table(summary) and "loud vector" in write_report(tmp_path / "run").read_text()
+        page = write_report(tmp_path / "run").read_text()
+        assert "loud vector" in summary_table(summary)
+        assert "Otherwise: loud vector, added at every layer and all tokens" in page
         vectors, about = tvjax.load_vectors(tmp_path / "run" / "vectors" / f"{SEEN[0]}.safetensors")
         assert vectors["loud_vector"].shape == (3, 32) and about["loud_vector.layer"] == "all"
 
@@ -206,11 +236,17 @@ class TestRegister:
         [
             ({"name": "few_shot"}, "method few_shot: given a name of this package"),
             ({"name": "new", "group": "lora"}, "method new: group: given 'lora', in which lora has other fields"),
+            ({"name": "new", "group": "train"}, "method new: group: given 'train', .* accepted: none of experiment, "),
+            ({"name": "model"}, "method model: group: given 'model', which experiments have fields in"),
         ],
     )
     def test_names_and_groups_are_their_own(self, fields, said):
         with pytest.raises(UserError, match=said):
             methods.register(Prompted(label="x", knows="query", prompts=lambda bench, name: [], **fields))
+
+    @pytest.mark.parametrize("kind", [ATVSettings, settings.TaskVectorSettings])
+    def test_no_group_is_one_of_an_experiment(self, kind):
+        assert set(kind.__dataclass_fields__) - {"own"} <= set(methods.TAKEN)
 
     def test_what_it_knows_is_one_of_three(self):
         with pytest.raises(UserError, match="method new: knows: given 'all'; accepted: query, demonstrations, task"):
@@ -243,6 +279,13 @@ def test_every_method_says_what_its_fields_are():
     assert all(
         isinstance(m, VectorMethod) == (m.kind == "vectors" and m.name != "elicit") for m in methods.METHODS.values()
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Loose:
+    """Fields of a trained method that inherit nothing."""
+
+    start: float = 0.0
 
 
 class TestWhatTheyMake:
@@ -281,6 +324,11 @@ class TestWhatTheyMake:
             self.method(None, everywhere=True, positions="everything")
         with pytest.raises(UserError, match=r"settings: given .*; accepted: a dataclass, the class"):
             self.method(None, settings=int)
+        for kind in (Loose, NoSettings):
+            with pytest.raises(
+                UserError, match=f"settings: given {kind.__name__}, which has no rate; accepted: .* under"
+            ):
+                Trained(name="theirs", label="theirs", knows="query", settings=kind, adapter=lambda context, own: None)
 
     @pytest.mark.parametrize(
         ("change", "line"),

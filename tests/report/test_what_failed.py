@@ -307,6 +307,23 @@ class TestText:
         assert "on any task" in task_vectors.PAGE.summary_table(text_vectors(a=0.1, b=0.1))
         assert "Not learned" not in task_vectors.PAGE.summary_table(text_vectors(a=0.8))
 
+    def test_the_scale_of_a_vector_that_does_not_work(self) -> None:
+        tree = text_vectors(fails=0.1)
+        tree["tasks"]["fails"] |= {"function_vector_scale": 4.0}
+        (row,) = [line for line in task_vectors.PAGE.summary_table(tree).splitlines() if line.startswith("fails ")]
+        assert row.count("none works, x4") == 1 and row.count("none works") == len(VECTORS)
+
+    def test_where_a_vector_is_written_that_is_not_written_as_the_others(self) -> None:
+        tree, ends = (
+            text_vectors(works=0.8),
+            {"last": "every layer.", "all": "every layer and all tokens, the answer's too."},
+        )
+        assert task_vectors._methods(tree).caption.endswith("the others follow on it.")
+        for positions, end in ends.items():
+            own = VECTORS[-1] | {"everywhere": True, "positions": positions}
+            caption = task_vectors._methods(tree | {"methods": [*VECTORS[:-1], own]}).caption
+            assert caption.endswith(f"follow on it. Otherwise: {own['label']}, added at {end}")
+
     def test_queries_in_the_first_token_are_warned_of(self) -> None:
         told = task_vectors.cautions(text_vectors(a=0.8) | {"query_first": True})
         assert len(told) == 1 and "attention sinks" in told[0] and "config.template.start" in told[0]

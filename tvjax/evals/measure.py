@@ -10,6 +10,7 @@ from tvjax.evals import prompting
 from tvjax.evals.statistics import with_interval
 from tvjax.nn.model import Model
 from tvjax.tasks import Layout, Shift, ShiftedPrompts, Task, draw, oracle_knows, reference_scores
+from tvjax.tasks.trial import check_oracle
 
 CHUNK = 256
 """Prompts that are evaluated at once: what bounds the memory of an evaluation."""
@@ -89,4 +90,10 @@ class Measure:
         name = tuple(sorted(knows.items()))
         if name not in self._oracles:
             self._oracles[name] = jax.jit(functools.partial(task.oracle, **knows))
-        return reference_scores(shift, task, drawn, self._oracles[name])
+
+        def oracle(*pairs: jax.Array) -> jax.Array:
+            predictions: jax.Array = self._oracles[name](*pairs)
+            check_oracle(task, predictions)
+            return predictions
+
+        return reference_scores(shift, task, drawn, oracle)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvjax.errors import UserError, reject
+from tvjax.errors import UserError, one_of, reject
 from tvjax.settings import setting
 
 if TYPE_CHECKING:  # a report imports this and needs no jax
@@ -92,5 +92,5 @@ def experiment_of(config: Config) -> Experiment:
     """The experiment that `config` names. Raises `UserError` for an unknown name."""
     name = config.get("experiment")
     if not isinstance(name, str) or name not in names():
-        raise reject("config.experiment", name, ", ".join(names()))
+        raise reject("config.experiment", name, one_of(names()))
     return named(name)

@@ -7,7 +7,7 @@ A method is a record (`base.Method`), of one of these kinds: prompts alone (`bas
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tvjax.errors import UserError, reject
+from tvjax.errors import UserError, one_of, reject
 from tvjax.methods import (
     atv,
     bm25_shot,
@@ -27,12 +27,16 @@ from tvjax.settings import build, coerce, defaults
 
 METHODS: dict[str, Method] = {}
 """All methods, by their names."""
+TAKEN: tuple[str, ...] = ("experiment", "plan", "model", "target", "generator", "training", "data", "tasks", "template")
+TAKEN += ("templates", "vectors", "methods", "train", "optimizer", "evaluation", "sensitivity", "mesh")
+"""What else the config of an experiment that compares methods has: no method has its fields there."""
 
 
 def register(*methods: Method) -> None:
     """Make methods known; a later one of the same name takes its place.
 
-    Raises `UserError` for the name of a method of this package, and for a group in which another has other fields.
+    Raises `UserError` for the name of a method of this package, and for a group in which another method, or an
+    experiment, has other fields.
     """
     for method in methods:
         if method.name in BUILT_IN:
@@ -41,6 +45,9 @@ def register(*methods: Method) -> None:
 
 
 def _add(method: Method) -> None:
+    if method.group in TAKEN:
+        value = f"{method.group!r}, which experiments have fields in"
+        raise UserError(f"method {method.name}: group: given {value}; accepted: none of {', '.join(TAKEN)}")
     for other in METHODS.values():
         if other.group == method.group and other.name != method.name and other.settings != method.settings:
             value = f"{method.group!r}, in which {other.name} has other fields"
@@ -73,7 +80,7 @@ def chosen(names: Any) -> tuple[Method, ...]:
         raise reject("config.methods", names, "different methods, at least one")
     for name in names:
         if name not in METHODS:
-            raise reject("config.methods", name, ", ".join(METHODS))
+            raise reject("config.methods", name, one_of(METHODS))
     return tuple(METHODS[name] for name in names)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from tvjax.errors import UserError, warn
 from tvjax.methods.base import Answered, Kind, Method, MethodResult, RunContext
 from tvjax.nn.model import Model
 from tvjax.parallel import processes
@@ -21,7 +22,7 @@ from tvjax.text.bench import Right
 from tvjax.text.examples import Examples
 from tvjax.train.log import read_rows
 from tvjax.train.loop import Trainer
-from tvjax.train.state import Hyper
+from tvjax.train.state import Hyper, TrainState, unreached
 from tvjax.vectors.adapters import Adapter, Frozen
 
 
@@ -62,6 +63,12 @@ class Trained(Method):
     reads: Literal["query", "shown"] = "query"
     more: Callable[[Any, Frozen], dict[str, Any]] = lambda adapter, frozen: {}
     in_front: Callable[[Frozen], int] = lambda frozen: 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "rate" not in {field.name for field in dataclasses.fields(self.settings)}:
+            given = f"{self.settings.__name__}, which has no rate"
+            raise UserError(f"method {self.name}: settings: given {given}; accepted: a dataclass under TrainedSettings")
 
     @property
     def trains(self) -> bool:
@@ -122,18 +129,28 @@ class Trained(Method):
 
     def train(self, context: RunContext, folder: Path, members: Members) -> tuple[AdapterExperiment, Any]:
         """Train `members` in `folder`, or read there what was trained; the best parameters of each by the dev split."""
+        experiment, state = self._train(context, folder, members)
+        return experiment, state.chosen
+
+    def _train(self, context: RunContext, folder: Path, members: Members) -> tuple[AdapterExperiment, TrainState]:
         mesh = make_mesh(**dataclasses.asdict(context.training.mesh))
         frozen = self.frozen_of(context)
         experiment, trainer = self.trainer(context, frozen, members, mesh)
         state = context.finish(trainer, folder)
         if processes.count() > 1:  # what is measured, each measures alone
             experiment = dataclasses.replace(experiment, frozen=frozen)
-        return experiment, state.chosen
+        return experiment, state
 
     def run(self, context: RunContext, folder: Path) -> MethodResult:
         """Train a member a seed and ask them."""
         members = self.members(context)
-        experiment, params = self.train(context, folder, members)
+        experiment, state = self._train(context, folder, members)
+        params, idle = state.chosen, unreached(state)
+        if idle:
+            paths = ", ".join(path or "its parameters" for path in idle)
+            warn(
+                f"method {self.name}: no gradient has reached {paths} in training: what it says does not depend on them"
+            )
         examples, scale_ML = context.examples[self.reads]["test"], members[1]["scale"]
         right = ask(context, experiment, params, scale_ML, examples)
         context.tick(self.name)
@@ -145,7 +162,7 @@ class Trained(Method):
             lambda: ask(context, experiment, one, scale_ML[:1], some),
             int(some.task_I.shape[0]),
             trainable=trainable(params),
-            about=self.more(experiment.adapter, experiment.frozen),
+            about=self.more(experiment.adapter, experiment.frozen) | ({"unreached": idle} if idle else {}),
             train_ms=_train_ms(folder, context.training.examples.batch * len(members[0])),
         )
         self.add(context, result, experiment, params, scale_ML)

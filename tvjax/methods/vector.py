@@ -83,6 +83,10 @@ class VectorMethod(Method):
                 f"method {self.name}: positions: given {self.positions!r}; accepted: last, unless everywhere"
             )
 
+    def described(self) -> dict[str, Any]:
+        """What a table and a page need to know of the method, with where its vectors are written."""
+        return super().described() | {"everywhere": self.everywhere, "positions": self.positions}
+
     def vectors(self, bench: Bench, own: Any) -> TaskVectors:
         """The vectors that `make` makes.
 

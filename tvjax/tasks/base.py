@@ -50,8 +50,8 @@ class Task(abc.ABC):
         noise: label noise of the demonstrations, added to the family's own.
         held_out: whether the tasks are the held-out ones.
 
-        The oracle knows the family, its split and the label noise, not the task. Raises `UserError` for a family whose
-        best prediction has no closed form; `has_oracle` is then False.
+        Of tokens the predictions are log-probabilities. The oracle knows the family, its split and the label noise, not
+        the task. Raises `UserError` for a family whose best prediction has no closed form; `has_oracle` is then False.
         """
         raise reject("config.task.name", type(self).__name__, "a family that has an oracle")
 

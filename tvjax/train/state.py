@@ -136,7 +136,23 @@ def optimizer(c: OptimizerConfig) -> optax.GradientTransformation:
 
 def _matrices(params: Any) -> Any:
     """Weight decay is for kernels: norms and biases go without."""
-    return jax.tree_util.tree_map_with_path(lambda keys, _: keys[-1].key == "kernel", params)
+    return jax.tree_util.tree_map_with_path(lambda keys, _: getattr([None, *keys][-1], "key", "") == "kernel", params)
+
+
+def unreached(state: TrainState) -> list[str]:
+    """The paths of the parameters that no gradient has reached in training, of any member.
+
+    Adam's moments of these are still 0, whatever weight decay made of them; with `l2` that is seen only of what is 0.
+    After one step nothing is said, nor if the moments are not there: a factor beside one that begins at 0, as LoRA's,
+    has its first gradient in the second.
+    """
+    states = jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, optax.ScaleByAdamState))
+    adam = [one for one in states if isinstance(one, optax.ScaleByAdamState)]
+    if not adam or int(state.step) < 2:
+        return []
+    reached = jax.tree.map(lambda m, v: bool(m.any() | v.any()), adam[0].mu, adam[0].nu)
+    rows = jax.tree_util.tree_leaves_with_path(reached)
+    return [jax.tree_util.keystr(keys, simple=True, separator="/") for keys, one in rows if not one]
 
 
 def member_key(hyper: Hyper, stream: int) -> jax.Array:

@@ -78,6 +78,10 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
             " which pretrained models use as attention sinks: little can be read of them there. The fourth text of a"
             " template in config.templates puts a token before them."
         )
+    for m in summary["methods"]:
+        if m.get("unreached"):
+            paths = ", ".join(path or "its parameters" for path in m["unreached"])
+            sentences.append(f"{names[m['name']]}: no gradient has reached {paths} in training.")
     for group, label in groups_of(summary).items():
         least = f"clearly above {reference(summary, group):.2f}, what asking or guessing without help gives"
         tried = [name for name in names if name != "zero_shot"]

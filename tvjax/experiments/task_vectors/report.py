@@ -31,8 +31,8 @@ def lines(summary: Mapping[str, Any]) -> list[str | Table]:
     k = summary["num_demonstrations"]
     parts: list[str | Table] = [
         f"accuracy on the test split, of first tokens and of whole answers; vectors of {summary['num_prompts']} prompts"
-        f" of {k} demonstrations, each at the layer (of {summary['num_layers']}) and scale that the dev split prefers,"
-        " named where it beats zero-shot there",
+        f" of {k} demonstrations, each at the layer (of {summary['num_layers']}; all: added at each) and of the scale"
+        " that the dev split prefers; the layer is named where it beats zero-shot there",
         *cautions(summary),
         _tasks(summary, plain=True),
     ]
@@ -60,11 +60,19 @@ def _at(entry: Mapping[str, Any], vector: str) -> str:
     """The layer of a vector if it has one and works there, and its scale unless that is 1."""
     if f"{vector}_layer" not in entry:
         return ""
+    scale, layer = entry[f"{vector}_scale"], entry[f"{vector}_layer"]
+    factor = f" x{scale:g}" if scale != 1 else ""
     if not entry[f"{vector}_works"]:
-        return "none works"
-    scale = entry[f"{vector}_scale"]
-    layer = entry[f"{vector}_layer"]
-    return f"at {'all' if layer is None else layer}" + (f" x{scale:g}" if scale != 1 else "")
+        return "none works" + (factor and f",{factor}")
+    return f"at {'all' if layer is None else layer}{factor}"
+
+
+def _otherwise(summary: Mapping[str, Any]) -> str:
+    """The sentence on the vectors that are not written at one layer and the last token."""
+    names, kinds = _names(summary), [m for m in summary["methods"] if m.get("everywhere")]
+    where = {"last": "every layer", "all": "every layer and all tokens, the answer's too"}
+    ways = [f"{names[m['name']]}, added at {where[m['positions']]}" for m in kinds]
+    return f" Otherwise: {'; '.join(ways)}." if ways else ""
 
 
 def contents(run: Run) -> Contents:
@@ -115,7 +123,8 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
         "Accuracy of each task zero-shot, zero-shot with each kind of task vector, and with demonstrations, of first"
         " tokens and of whole answers",
         "Where the mark of a vector stands near that of the demonstrations, one vector does their work. It is written"
-        " at the last token of the query, from which the first token of the answer is read; the others follow on it.",
+        " at the last token of the query, from which the first token of the answer is read; the others follow on it."
+        + _otherwise(summary),
         draw,
     )
 
@@ -238,10 +247,10 @@ def _tasks(summary: Mapping[str, Any], *, plain: bool = False) -> Table:
         rows.append(Row(("mean over tasks" if mean and not plain else name, *cells, *more), reference=mean))
     caption = (
         "Accuracy on the test split, with 90% bootstrap intervals over questions: above of the first tokens of answers,"
-        " below of whole answers. With each vector the layer at which it is written, and the factor that it is"
-        " multiplied with, chosen on the dev split by first tokens; none works where the interval of its gain over"
-        " zero-shot there is not all above 0. In words: the tokens that the state vector favours, read as if it were"
-        " the last state."
+        " below of whole answers. With each vector the layer at which it is written (all: added at each), and the"
+        " factor that it is multiplied with, unless that is 1, chosen on the dev split by first tokens; none works"
+        " where the interval of its gain over zero-shot there is not all above 0. In words: the tokens that the state"
+        " vector favours, read as if it were the last state."
     )
     return Table(caption, tuple(heads), tuple(rows))
 

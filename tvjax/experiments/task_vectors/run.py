@@ -1,8 +1,9 @@
 """Task vectors of a language model on text tasks: how well they replace demonstrations, and at which layer.
 
-Vectors are made from the train split (`tvjax.methods.vector`) and written at the last token of zero-shot prompts. Layer
-and scale are chosen on the dev split, everything else is measured on the test split. Accuracy is that of whole answers,
-and beside it (`_first`) that of their first tokens, which is what a vector at the last token steers.
+Vectors are made from the train split (`tvjax.methods.vector`) and written into zero-shot prompts, at the last token
+unless the method says otherwise. Layer and scale are chosen on the dev split, everything else is measured on the test
+split. Accuracy is that of whole answers, and beside it (`_first`) that of their first tokens, which is what a vector at
+the last token steers.
 """
 
 import dataclasses
@@ -264,7 +265,7 @@ def _line(name: str, e: Mapping[str, Any], s: TaskVectorSettings) -> str:
         kind, layer = method.name, e[f"{method.name}_layer"]
         scale = f" times {e[f'{kind}_scale']:g}" if len(method.scales(s.own[method.group])) > 1 else ""
         at = "at all layers" if layer is None else f"at layer {layer}"
-        where = f"{at}{scale}" if e[f"{kind}_works"] else "none works"
+        where = f"{at}{scale}" if e[f"{kind}_works"] else "none works" + (scale and f",{scale}")
         kinds.append(f"{method.label} {e[f'{kind}_first']:.2f} ({where})")
     shots = f"zero-shot {e['zero_shot_first']:.2f}, {s.vectors.demonstrations}-shot {e['few_shot_first']:.2f}"
     return f"{name}, first tokens: {shots}, {', '.join(kinds)}"

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tvjax.errors import reject
+from tvjax.errors import one_of, reject
 from tvjax.experiments.population import PopulationConfig, check_members, check_population_mesh, check_tvp
 from tvjax.nn.decoder import FAMILY_FIELDS, Decoder, DecoderConfig
 from tvjax.parallel.mesh import MeshConfig
 from tvjax.settings import SEED, Checked, Settings, at_least, build, group, parts, setting
 from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Shift, Task, shifts_for
+from tvjax.tasks.trial import try_family
 from tvjax.train.loop import BatchConfig, TrainConfig
 from tvjax.train.state import OptimizerConfig
 from tvjax.vectors import tvp
@@ -120,7 +121,7 @@ class TVPSettings(Settings):
         values = dict(group(config.get("task"), "config.task"))
         family = values.pop("name", None)
         if family not in FAMILIES:
-            raise reject("config.task.name", family, f"one of {', '.join(FAMILIES)}")
+            raise reject("config.task.name", family, one_of(FAMILIES))
         task = build(FAMILIES[family], values, "config.task")
         if not (task.has_oracle or task.centred):
             accepted = f"settings of {family} with which it has an `oracle`, or is `centred`: see its docstring"
@@ -134,6 +135,7 @@ class TVPSettings(Settings):
         """Raise `UserError` for groups that do not fit each other."""
         for check in (_check_prompt, _check_model, _check_population):
             check(self)
+        try_family(self.task_name, self.task, self.layout, self.prompt.demonstrations, self.shifts)
 
 
 def _check_prompt(s: TVPSettings) -> None:
