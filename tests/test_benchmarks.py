@@ -60,7 +60,7 @@ def test_a_config_is_timed_as_it_is_planned(name):
     assert ("bfloat16" in evaluation) == (name == "atv_llama3_8b")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_tally_of_killed_runs_is_kept():
     command = [sys.executable, FOLDER / "survival.py", "--toy", "--kills=2", "--kills-a-run=2", "--steps=60"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -70,7 +70,7 @@ def test_the_tally_of_killed_runs_is_kept():
     assert tally["kills"] == 2 and tally["steps_lost_at_most"] <= tally["checkpoint_interval"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_real_model_is_timed_beside_transformers(tmp_path):
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

@@ -327,7 +327,7 @@ class TestRun:
             assert logged(done[0] / path) == logged(tmp_path / "run" / path)
 
     @pytest.mark.parametrize(
-        "chosen", [pytest.param((1, 2, 4), marks=pytest.mark.slow), pytest.param((0, 3), marks=pytest.mark.exhaustive)]
+        "chosen", [pytest.param((3,), marks=pytest.mark.slow), pytest.param((0, 1, 2, 4), marks=pytest.mark.exhaustive)]
     )
     def test_killed_and_stopped_at_any_moment_it_ends_with_the_same_bits(self, config, chosen, tmp_path):
         runs = Runs("atv", config, tmp_path)
@@ -354,7 +354,7 @@ class TestRun:
         folder, summary = done
         assert run(config, folder, "eval") == summary
 
-    @pytest.mark.slow
+    @pytest.mark.exhaustive
     def test_a_mesh_changes_nothing_but_rounding(self, done, config, tmp_path):
         """After 20 steps losses and parameters agree, at the end accuracies do within their intervals."""
         summary = run(changed(config, mesh={"member": 2, "data": 4}, methods=("atv_last",)), tmp_path / "run")

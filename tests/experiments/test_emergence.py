@@ -222,7 +222,7 @@ def test_what_is_usable_is_blue():
     assert LogNorm(*figures.LIMITS)(USABLE) == pytest.approx(0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_killed_study_goes_on(tmp_path):
     """Killed in its second population and started again, it ends with the answers of one that was left alone."""
     config = changed(CONFIG, base__evaluation__shifts=False, grid__layout=(), grid__num_layers=())

@@ -58,7 +58,7 @@ def test_baselines_are_asked_what_the_model_is(name):
         assert summary["members"][0]["icl_accuracy"] == [0.5] * 3
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_whole_run_of_maps_with_probes(tmp_path):
     """y = W x: every part takes several outputs, and the probes look at the rank of what a vector carries."""
     task = {"name": "linear", "input_width": 3, "outputs": 2}

@@ -17,8 +17,13 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LEAST = {"batch": 1, "steps": 2, "log_every": 1, "evaluate_every": 2, "checkpoint_every": 2}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("source", "tokens"), [("tvp_ginc.py:published", 50), ("tvp_regbench.py:published", 20)])
+@pytest.mark.parametrize(
+    ("source", "tokens"),
+    [
+        pytest.param("tvp_ginc.py:published", 50, marks=pytest.mark.exhaustive),
+        pytest.param("tvp_regbench.py:published", 20, marks=pytest.mark.slow),
+    ],
+)
 def test_the_first_steps_at_published_scale(source, tokens):
     """Before its first step a model knows as little as a guess, on one prompt; two steps change every kernel."""
     flags = [f"--config.train.{name}={value}" for name, value in LEAST.items()]

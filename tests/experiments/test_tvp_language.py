@@ -333,6 +333,7 @@ class TestRun:
         again = tvp_language.run(changed(config, mesh=mesh), tmp_path / "run", "eval", quiet)
         assert again == ran[1]
 
+    @pytest.mark.exhaustive
     def test_stopped_and_started_again_it_ends_with_the_same_bits(self, config, ran, tmp_path):
         runs = Runs("tvp_language", config, tmp_path)
         assert runs.finish(runs.whole) == (0, "")

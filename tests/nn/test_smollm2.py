@@ -56,6 +56,7 @@ def reference(file):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    torch.set_num_threads(1)  # as llama.cpp: threads that wait for each other beside other tests take far longer
     folder, name = file.parent, file.name
     whole = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.float32}
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, **whole)

@@ -133,8 +133,9 @@ def test_sigterm_saves_on_all_together(jobs, asked):
     assert begun <= saved == logged(folder)[-1]["step"] < begun + 100
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(
+    "victim", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.exhaustive)]
+)
 def test_a_process_that_hangs_is_noticed_and_named(jobs, victim):
     folder = jobs.folder / f"hung{victim}"
     process = jobs.start(*TOY, json.dumps(LONG), str(folder))
@@ -231,7 +232,7 @@ def test_tvp_on_four_processes_is_tvp_on_one(tmp_path):
     assert (four / "report" / "index.html").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_atv_on_four_processes_is_atv_on_one(tmp_path):
     train = {"steps": 20, "log_every": 20, "evaluate_every": 20, "checkpoint_every": 20, "tensorboard": False}
     config = changed(

@@ -25,8 +25,11 @@ def bytes_on_a_device(tree):
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def marked(mesh):
+    return pytest.param(mesh, marks=pytest.mark.slow if mesh == MESHES[-1] else pytest.mark.exhaustive)
+
+
+@pytest.mark.parametrize("mesh", map(marked, MESHES), ids=str)
 def test_it_is_what_training_takes(mesh, tmp_path):
     found = planned.plan({**CONFIG, "mesh": mesh, "plan": {}}, tmp_path, lambda line: None)
     trainer = make_trainer(TVPSettings.from_config(changed(CONFIG, mesh=mesh)))
