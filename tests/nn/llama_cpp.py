@@ -126,7 +126,8 @@ def library() -> Any:
 class LlamaCpp:
     """A GGUF file that llama.cpp has opened: ``with LlamaCpp(path) as llama: llama.logits([1, 2, 3])``.
 
-    context: tokens of all sequences. sequences: those that are run side by side, for `generate`. threads: of a pass; several that wait for each other on busy cores take ten times as long.
+    context: tokens of all sequences. sequences: those that are run side by side, for `generate`. threads: of a pass;
+    several wait for each other, and on busy cores take ten times as long.
     vocab_only: no weights are read; `ids` and `text` alone work. Raises ValueError, in llama.cpp's own words, where it
     refuses the file.
     """
