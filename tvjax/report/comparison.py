@@ -94,14 +94,15 @@ class Comparison:
                     _words(key) if index == first else "",
                     str(index + 1),
                     _cell(one.estimate()),
-                    str(len(one.by_seed)),
+                    "" if None in one.by_seed else str(len(one.by_seed)),
                     _cell(less) if less else "",
                 )
                 lines.append(Line(cells, names=2))
         caption = (
             "Headline numbers with 90% intervals: of several seeds Student's t over seeds, of one seed the bootstrap"
-            " over prompts. Differences are from the first run of the block, over the seeds that both have; of one"
-            " seed a difference has no interval."
+            " over prompts. Where no seeds are counted the number is of no member, or a sweep's own mean over seeds."
+            " Differences are from the first run of the block, over the seeds that both have; of one seed a difference"
+            " has no interval."
         )
         return Table(caption, ("number", "run", "value", "seeds", "less the first"), tuple(lines))
 
