@@ -22,7 +22,7 @@ from tvjax.report.html import Exhibit, box, document, figure, write_figure
 from tvjax.report.reader import Run, read_run
 from tvjax.report.results import FIRST, LAST, Row, differing, rows
 from tvjax.report.style import HUES, open_figure, quiet
-from tvjax.report.tables import Cell, Table
+from tvjax.report.tables import Cell, Table, estimate
 from tvjax.report.tables import Row as Line
 from tvjax.report.words import number
 
@@ -93,9 +93,9 @@ class Comparison:
                 cells = (
                     _words(key) if index == first else "",
                     str(index + 1),
-                    _cell(one.estimate()),
+                    estimate(*one.estimate(), number),
                     "" if None in one.by_seed else str(len(one.by_seed)),
-                    _cell(less) if less else "",
+                    estimate(*less, number) if less else "",
                 )
                 lines.append(Line(cells, names=2))
         caption = (
@@ -208,8 +208,3 @@ def _words(key: Key) -> str:
         names.pop("prescribed_layer", None)
     of = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in names.items() if name != "index")
     return f"{metric} ({of})" if of else metric
-
-
-def _cell(estimate: tuple[float, Sequence[float] | None]) -> Cell:
-    value, ends = estimate
-    return Cell(number(value), f"[{number(ends[0])}, {number(ends[1])}]" if ends else "")

@@ -41,14 +41,13 @@ class Cell:
         return "; ".join(f"{part.text} {part.interval}".strip() for part in (self, *self.more))
 
 
-def estimate(value: float, interval: Sequence[float], form: str | Callable[[float], str] = ".2f") -> Cell:
-    """A number with the interval behind it: ``0.16 [0.15, 0.17]``.
+def estimate(value: float, interval: Sequence[float] | None, form: str | Callable[[float], str] = ".2f") -> Cell:
+    """A number with the interval behind it, if it has one: ``0.16 [0.15, 0.17]``.
 
     form: a format, or a function from a number to text.
     """
     write = form if callable(form) else lambda one: f"{one:{form}}"
-    low, high = interval
-    return Cell(write(value), f"[{write(low)}, {write(high)}]")
+    return Cell(write(value), f"[{write(interval[0])}, {write(interval[1])}]" if interval else "")
 
 
 def of(entry: Any, name: str, form: str | Callable[[float], str] = ".2f") -> Cell:
