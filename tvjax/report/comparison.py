@@ -28,7 +28,7 @@ from tvjax.report.words import number
 
 PROMPTS = ("task", "prompt", "data", "template", "templates", "tasks", "evaluation", "vectors", "formats")
 """Groups of a config that say what is asked: runs that differ in them were measured on different prompts."""
-MOST_PANELS = 8
+MOST_PANELS, MOST_TICKS = 8, 20
 Key = tuple[tuple[str, Any], ...]
 
 
@@ -127,19 +127,20 @@ class Comparison:
         def draw() -> Figure:
             """A panel a number, a line a run, with intervals."""
             columns = min(len(keys), 2)
-            height = (0.5 + 0.22 * len(self.runs)) * math.ceil(len(keys) / columns) + 0.3
+            height = (0.5 + 0.22 * min(len(self.runs), 2 * MOST_TICKS)) * math.ceil(len(keys) / columns) + 0.3
             drawn = open_figure(9, height, "Headline numbers by run", "90% intervals")
             axes = np.atleast_1d(drawn.subplots(math.ceil(len(keys) / columns), columns, squeeze=False)).ravel()
             for ax in axes[len(keys) :]:
                 ax.set_visible(False)
             for ax, key in zip(axes, keys, strict=False):
-                for index, one in self.numbers[key].items():
-                    value, ends = one.estimate()
-                    ax.plot(value, index, "o", color=HUES[0], markersize=5)
-                    if ends:
-                        ax.plot(list(ends), [index, index], "-", color=HUES[0], linewidth=1.5)
+                estimates = {index: one.estimate() for index, one in self.numbers[key].items()}
+                ax.plot([value for value, _ in estimates.values()], list(estimates), "o", color=HUES[0], markersize=5)
+                ends = {index: interval for index, (_, interval) in estimates.items() if interval}
+                low, high = ([interval[end] for interval in ends.values()] for end in (0, 1))
+                ax.hlines(list(ends), low, high, color=HUES[0], linewidth=1.5)
                 quiet(ax, "", "", _words(key))
-                ax.set_yticks(range(len(self.runs)), [str(i) for i in range(1, len(self.runs) + 1)])
+                ticks = range(0, len(self.runs), -(-len(self.runs) // MOST_TICKS))
+                ax.set_yticks(ticks, [str(i + 1) for i in ticks])
                 ax.set_ylim(len(self.runs) - 0.5, -0.5)
             return drawn
 
