@@ -63,8 +63,8 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
     if mode not in MODES:
         raise reject("--mode", mode, ", ".join(MODES))
     plugins.load(str(flags.pop("plugins", "")))
-    swept = {name: str(flags.pop(name)) for name in list(flags) if name.startswith(SWEEP)}
-    swept |= _swept_together(str(flags.pop("sweep", "")))
+    swept = [(name, str(flags.pop(name))) for name in list(flags) if name.startswith(SWEEP)]
+    swept += _swept_together(str(flags.pop("sweep", "")))
     run = _config_of_run(workdir, mode) if mode in READING or not source else {}
     file, *argument = source.split(":", 1) if source else [""]
     if source:
@@ -236,30 +236,37 @@ def _override(config: Any, fields: Mapping[str, str | bool]) -> dict[str, Any]:
         raise _misfit(error, config) from None
 
 
-def _swept_together(text: str) -> dict[str, str]:
+def _swept_together(text: str) -> list[tuple[str, str]]:
     """The fields of ``--sweep='FIELD=VALUES ..'`` as flags of their own. Raises `UserError` for other text."""
     words = [word.partition("=") for word in text.split()]
     for name, _, values in words:
         if not name or not values:
             raise reject("--sweep", text, NAMES["sweep"])
-    return {f"{SWEEP}{name}": values for name, _, values in words}
+    return [(f"{SWEEP}{name}", values) for name, _, values in words]
 
 
-def _swept(values: dict[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+def _swept(values: dict[str, Any], fields: list[tuple[str, str]]) -> dict[str, Any]:
     """The config of a sweep of the run that `values` describe, or that sweep with other values, if it is one.
 
-    A field of config.population may be named without its group. Raises `UserError` for a field of the sweep that is a
-    group and a field at once.
+    A field of config.population may be named without its group. Raises `UserError` for a field that is there twice, and
+    for a field of the sweep that is a group and a field at once.
     """
     if values.get("experiment") != "sweep":
         from tvjax.experiments.sweep.settings import CutConfig
         from tvjax.settings import defaults
 
         values = {"experiment": "sweep", "base": values, "sweep": {}, "cut": defaults(CutConfig)}
-    for flag, value in fields.items():
+    seen: dict[tuple[str, ...], str] = {}
+    for flag, value in fields:
         *groups, last = flag.removeprefix(SWEEP).split(".")
         if not groups and last in values["base"].get("population", {}):
             groups = ["population"]
+        path = (*groups, last)
+        if path in seen:
+            raise UserError(
+                f"--{flag}: given twice, {seen[path]!r} and {value!r}; accepted: the values of a field once"
+            )
+        seen[path] = value
         group = values["sweep"]
         for inner in groups:
             group = group.setdefault(inner, {})

@@ -236,6 +236,7 @@ def test_values_that_are_tuples():
     [
         ("--sweep.population.seed", "--sweep.population.seed: given ''; accepted: values with commas"),
         ("--sweep.population.seed=", "--sweep.population.seed: given ''; accepted: values with commas"),
+        ("--sweep=seed=1 population.seed=2", "--sweep.population.seed: given twice, '1' and '2'"),
         ("--sweep=seed", "--sweep: given 'seed'; accepted: fields with values"),
         ("--sweep=seed= 3", "--sweep: given 'seed= 3'; accepted: fields with values"),
         ("--sweeps.population.seed=1", "--sweeps.population.seed"),

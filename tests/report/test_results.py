@@ -173,3 +173,32 @@ def test_bad_input_is_one_line(two, words, line, tmp_path, monkeypatch):
 def test_a_run_twice_is_no_data_frame(two):
     with pytest.raises(UserError, match="given twice"):
         tvjax.results([two[0], two[0]])
+
+
+def test_members_that_differ_in_their_rate_alone_are_two_settings(tmp_path):
+    """A summary does not have the rate: the config does."""
+    folder = write_run(tmp_path / "run", [("slow", 0, 1.0, 2), ("fast", 0, 1.0, 2)])
+    config = json.loads((folder / "config.json").read_text())
+    population = {"name": ["slow", "fast"], "learning_rate": [0.001, 0.01]}
+    (folder / "config.json").write_text(json.dumps({**config, "population": population}))
+    shifted = [
+        r
+        for r in rows(
+            Run(folder, {"population": population}, {}, json.loads((folder / "eval/summary.json").read_text()))
+        )
+        if "shift" in r and "member" in r
+    ]
+    assert {(r["member"], r["learning_rate"]) for r in shifted} == {("slow", 0.001), ("fast", 0.01)}
+    other = write_run(tmp_path / "other", PAIR)
+    keys = [dict(key) for key in compare([folder, other]).numbers]
+    assert {k.get("learning_rate") for k in keys if k["metric"] == "icl_risk" and k["tvp_weight"]} == {
+        0.001,
+        0.01,
+        None,
+    }
+
+
+def test_what_a_sweep_asks_is_asked_of_its_base(two):
+    for folder, prompts in zip(two, (3, 4), strict=True):
+        (folder / "config.json").write_text(json.dumps({"base": {"evaluation": {"prompts": prompts}}}))
+    assert "config.base.evaluation.prompts" in compare(two).notes()[0]

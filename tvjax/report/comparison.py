@@ -61,7 +61,7 @@ class Comparison:
 
     def notes(self) -> list[str]:
         """What a reader must know first: why there are no differences, or none of some numbers."""
-        asked = [name for name in self.fields if name.split(".")[1] in PROMPTS]
+        asked = [name for name in self.fields if _asks(name)]
         if len({run.experiment for run in self.runs}) > 1:
             return ["The runs are of different experiments: no differences are shown."]
         if asked:
@@ -199,6 +199,12 @@ def _key(row: Row, apart: Sequence[str] = (), whole: bool = False) -> Key:
     left = {"run", "experiment", *LAST, *apart, *(("member", "seed", "index", "layer") if settled else ())}
     order = [*FIRST, *(name for name in row if name not in FIRST)]
     return tuple((name, row[name]) for name in order if name in row and name not in left)
+
+
+def _asks(field: str) -> bool:
+    """Whether a field says what is asked: by one of its groups, in ``config.base`` of a sweep too."""
+    first, *rest = field.split(".")[1:]
+    return any(name in PROMPTS for name in (first, *rest[:-1]))
 
 
 def _words(key: Key) -> str:

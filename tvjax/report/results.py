@@ -26,6 +26,8 @@ NAMED = {
 """Parts of a summary whose entries have names, and the column of those names."""
 SETTINGS = ("seed", "tvp_weight", "prescribed_layer")
 """What a member was trained with, as its entry in a summary says: columns, and no results."""
+RATE = "learning_rate"
+"""What else members may differ in, as the config says: a column of the runs whose members do."""
 FIRST = ("run", "experiment", "member", *SETTINGS, "metric", "layer", "shift")
 LAST = ("value", "low", "high")
 """The columns that every row has, before and after those of the runs at hand."""
@@ -34,7 +36,7 @@ LAST = ("value", "low", "high")
 def rows(run: Run) -> list[Row]:
     """The numbers of one run's summary, each with the columns that it needs."""
     of = {"run": str(run.path), "experiment": run.experiment}
-    return list(_tree(run.summary, of, "", _members(run.summary)))
+    return list(_tree(run.summary, of, "", _members(run)))
 
 
 def results(folders: Sequence[str | Path]) -> Any:
@@ -82,11 +84,14 @@ def _fields(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
             yield f"{path}.{name}", value
 
 
-def _members(summary: Mapping[str, Any]) -> list[Row]:
+def _members(run: Run) -> list[Row]:
     """Name and settings of each member: the same under every shift, where only its place is said."""
-    members = summary.get("members")
+    members, population = run.summary.get("members"), run.config.get("population", {})
+    rates = dict(zip(population.get("name", ()), population.get(RATE, ()), strict=False))
+    differ = len(set(rates.values())) > 1
     entries = members if isinstance(members, list) else []
-    return [_member(entry) for entry in entries if isinstance(entry, Mapping)]
+    rows = [_member(entry) for entry in entries if isinstance(entry, Mapping)]
+    return [{**row, RATE: rates.get(row["member"])} if differ else row for row in rows]
 
 
 def _member(entry: Mapping[str, Any]) -> Row:
@@ -120,7 +125,10 @@ def _entries(column: str, value: Any, of: Row, path: str, members: Sequence[Row]
     for number, (name, entry) in enumerate(value.items() if isinstance(value, Mapping) else _by_name(value)):
         names = {column: name}
         if column == "member":
-            names = _member(entry) if "name" in entry else dict(enumerate(members)).get(number, names)
+            known = (
+                [row for row in members if row["member"] == name] if "name" in entry else members[number : number + 1]
+            )
+            names = {**(_member(entry) if "name" in entry else names), **(known[0] if known else {})}
         yield from _tree(entry, {**of, **names}, path, members)
 
 

@@ -88,7 +88,7 @@ def over_seeds(parts: Sequence[tuple[Part, Sequence[results.Row]]]) -> list[dict
             if isinstance(row["value"], int):  # a count, or which layer is best: no mean
                 continue
             of = {name: value for name, value in row.items() if name not in LEFT}
-            of = {**{f"{BASE}{field}": value for field, value in part.values.items()}, **of}
+            of = {**{f"{BASE}{field}": _scalar(value) for field, value in part.values.items()}, **of}
             numbers.setdefault(tuple(map(repr, of.items())), (of, []))[1].append(row)
     entries = []
     for of, table in numbers.values():
@@ -98,6 +98,11 @@ def over_seeds(parts: Sequence[tuple[Part, Sequence[results.Row]]]) -> list[dict
         by_seed = {str(row["seed"]): row["value"] for row in table if "seed" in row}
         entries.append({**of, "value": value, "value_ci": ends, "by_seed": by_seed})
     return entries
+
+
+def _scalar(value: Any) -> Any:
+    """A value as one entry of a column: tuples are text."""
+    return str(value) if isinstance(value, tuple | list) else value
 
 
 def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
