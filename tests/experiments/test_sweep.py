@@ -16,6 +16,7 @@ from tvjax.errors import UserError
 from tvjax.evals.statistics import student
 from tvjax.experiments import rundir
 from tvjax.experiments.pages import summary_table, write_report
+from tvjax.experiments.sweep import report
 from tvjax.experiments.sweep import run as sweep
 from tvjax.experiments.sweep.settings import SweepSettings
 from tvjax.experiments.tvp import run as tvp
@@ -187,6 +188,22 @@ def test_two_axes_are_a_heatmap(ran, tmp_path):
     page = write_report(folder).read_text()
     assert (folder / "report" / "heatmap.png").is_file() and 'src="heatmap.png"' in page
     assert "TVP risk at l*, TVP-loss 1 at layer 2: 2.00" in page
+
+
+def test_the_icl_loss_alone_is_drawn_where_it_belongs_and_nothing_is_left_out_without_a_word(ran):
+    """Ten widths, for nine of which there are panels, with that width's own members alone."""
+    tree = copy.deepcopy(ran[1])
+    by_layer = [n for n in tree["numbers"] if n["metric"] == "tvp_risk_by_layer" and "shift" not in n]
+    tree["numbers"] = [
+        {"base.model.width": w, **n, "value": n["value"] * w, "value_ci": None} for w in range(1, 11) for n in by_layer
+    ]
+    (exhibit,) = report._curves(tree)
+    assert "1 more panels are left out" in exhibit.caption
+    panels = [ax for ax in exhibit.draw().axes if ax.get_visible()]
+    assert [ax.get_title(loc="left") for ax in panels] == [f"width {w}" for w in range(1, 10)]
+    for width, ax in enumerate(panels, start=1):
+        drawn = sorted(line.get_ydata()[0] / width for line in ax.lines)
+        np.testing.assert_allclose(drawn, sorted(n["value"] for n in by_layer if n["layer"] == 0))
 
 
 def test_its_numbers_are_rows_and_compare_with_another_sweep(ran, tmp_path):

@@ -12,7 +12,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from tvjax.errors import UserError
@@ -129,7 +128,7 @@ class Comparison:
             columns = min(len(keys), 2)
             height = (0.5 + 0.22 * min(len(self.runs), 2 * MOST_TICKS)) * math.ceil(len(keys) / columns) + 0.3
             drawn = open_figure(9, height, "Headline numbers by run", "90% intervals")
-            axes = np.atleast_1d(drawn.subplots(math.ceil(len(keys) / columns), columns, squeeze=False)).ravel()
+            axes = drawn.subplots(math.ceil(len(keys) / columns), columns, squeeze=False).ravel()
             for ax in axes[len(keys) :]:
                 ax.set_visible(False)
             for ax, key in zip(axes, keys, strict=False):

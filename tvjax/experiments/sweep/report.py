@@ -23,6 +23,7 @@ Entry = Mapping[str, Any]
 Arm = tuple[tuple[str, Any], ...]
 PLACE = ("run", "experiment", "metric", "layer", "index", "shift", "value", "low", "high")
 """What says which number an entry is; the rest says which setting it is of."""
+TRAINED = ("tvp_weight", "prescribed_layer")
 MOST_LINES = 8
 MOST_PANELS = 9
 LONG = {
@@ -59,19 +60,22 @@ def _name(field: str) -> str:
     return field.removeprefix("base.").rpartition(".")[2].replace("_", " ")
 
 
-def _words(arm: Arm, varying: Sequence[str]) -> str:
-    """A setting in words, by what differs between settings: ``TVP-loss 0.3 at layer 2, width 32``."""
+def _words(arm: Arm, varying: Sequence[str], left: str = "") -> str:
+    """A setting in words, by what differs between settings: ``TVP-loss 0.3 at layer 2, width 32``.
+
+    left: a field that is said elsewhere.
+    """
     values, words = dict(arm), []
-    if "tvp_weight" in values:
-        weight = values["tvp_weight"]
-        words.append(f"TVP-loss {weight:g} at layer {values['prescribed_layer']}" if weight else "ICL loss alone")
-    return (
-        ", ".join([*words, *(f"{_name(field)} {values.get(field)}" for field in varying if field not in TRAINED)])
-        or "all"
-    )
-
-
-TRAINED = ("tvp_weight", "prescribed_layer")
+    if not values.get("tvp_weight", 1):
+        words.append("ICL loss alone")
+    elif "tvp_weight" in values:
+        said = {
+            "tvp_weight": f"TVP-loss {values['tvp_weight']:g}",
+            "prescribed_layer": f"layer {values['prescribed_layer']}",
+        }
+        words.append(" at ".join(text for field, text in said.items() if field != left))
+    words += [f"{_name(field)} {values.get(field)}" for field in varying if field not in (*TRAINED, left)]
+    return ", ".join(words) or "all"
 
 
 def _varying(arms: Sequence[Arm]) -> dict[str, list[Any]]:
@@ -135,8 +139,7 @@ def _cautions(summary: Entry) -> list[str]:
 def _panels(arms: Sequence[Arm], varying: Mapping[str, Sequence[Any]], apart: Sequence[str]) -> list[Arm]:
     """The combinations of the varying fields that are no axis of a panel."""
     rest = [field for field in varying if field not in apart]
-    present = dict.fromkeys(tuple((name, value) for name, value in arm if name in rest) for arm in arms)
-    return list(present)[:MOST_PANELS]
+    return list(dict.fromkeys(tuple((name, value) for name, value in arm if name in rest) for arm in arms))
 
 
 def _heatmap(summary: Entry) -> list[Exhibit]:
@@ -150,7 +153,8 @@ def _heatmap(summary: Entry) -> list[Exhibit]:
         m for m in dict.fromkeys(row["metric"] for row in chosen if _arm(row) in arms) if not m.startswith("zero")
     ]
     trained = [arm for arm in arms if dict(arm).get("tvp_weight", 1)]
-    panels = _panels(trained, varying, (down, across))
+    every = _panels(trained, varying, (down, across))
+    panels = every[:MOST_PANELS]
     values = {(_arm(row), row["metric"]): row["value"] for row in chosen}
 
     def grid(metric: str, panel: Arm) -> np.ndarray:
@@ -164,7 +168,7 @@ def _heatmap(summary: Entry) -> list[Exhibit]:
     def draw() -> Figure:
         """A row of panels a metric."""
         size = (len(panels), len(metrics))
-        height = sum(0.9 + 0.33 * len(varying[down]) for _ in range(size[0]))
+        height = size[0] * (0.9 + 0.33 * len(varying[down]))
         title = f"{_name(down)} {chr(215)} {_name(across)}"
         drawn = open_figure(max(4.5, 4.2 * size[1]), height + 0.4, title, "mean over seeds")
         axes = drawn.subplots(*size, squeeze=False)
@@ -196,7 +200,7 @@ def _heatmap(summary: Entry) -> list[Exhibit]:
     )
     caption = (
         "Each cell is the mean over seeds of one setting; the table has the intervals, and the ICL loss alone, for"
-        " which no layer is prescribed."
+        " which no layer is prescribed." + _left_out(len(every) - len(panels), "panels")
     )
     return [Exhibit("heatmap", f"By {_name(down)} and {_name(across)}", alt, caption, draw)]
 
@@ -213,15 +217,20 @@ def _curves(summary: Entry) -> list[Exhibit]:
     varying = _varying(arms)
     first = next(iter(sorted(varying, key=lambda field: -len(varying[field]))), "")
     whole = len(arms) <= MOST_LINES
-    keys: list[Any] = [None] if whole else varying[first][:MOST_PANELS]
+    every: list[Any] = [None] if whole else varying[first]
+    keys = every[:MOST_PANELS]
     what = metric.removesuffix("_by_layer").replace("tvp", "TVP").replace("_", " ")
     prior = [row["value"] for row in _entries(summary) if row["metric"] == "prior_risk" and "shift" not in row]
     prior = prior if "risk" in metric and len(prior) == 1 else []
-    always = [arm for arm in arms if not dict(arm).get("tvp_weight", 1)][:1]
+    # The ICL loss alone has no weight and no layer: it is in each panel of these, and else in that of its own value.
+    always = [arm for arm in arms if not dict(arm).get("tvp_weight", 1)] if first in TRAINED else []
 
     def inside(key: Any) -> list[Arm]:
-        here = arms if key is None else [*always, *(a for a in arms if dict(a).get(first) == key and a not in always)]
-        return here[:MOST_LINES]
+        if key is None:
+            return arms
+        return [*always, *(a for a in arms if dict(a).get(first) == key and a not in always)]
+
+    fewer = sum(max(0, len(inside(key)) - MOST_LINES) for key in keys)
 
     def draw() -> Figure:
         """Means with intervals."""
@@ -235,10 +244,8 @@ def _curves(summary: Entry) -> list[Exhibit]:
             ax.set_visible(False)
         styles: dict[str, Line2D] = {}
         for ax, key in zip(axes, keys, strict=False):
-            for arm in inside(key):
-                text = _words(arm, [f for f in varying if key is None or f != first])
-                if key is not None and first in TRAINED:
-                    text = _rest(arm, first, list(varying))
+            for arm in inside(key)[:MOST_LINES]:
+                text = _words(arm, list(varying), first if key is not None else "")
                 entries = sorted((row for row in by_layer if _arm(row) == arm), key=lambda row: row["layer"])
                 place = len(styles) if text not in styles else list(styles).index(text)
                 color, marker = HUES[place % len(HUES)], MARKERS[place % len(MARKERS)]
@@ -262,23 +269,22 @@ def _curves(summary: Entry) -> list[Exhibit]:
         f"{_words(arm, list(varying))}: " + ", ".join(number(row["value"]) for row in by_layer if _arm(row) == arm)
         for arm in arms[:MOST_LINES]
     )
-    caption = "Along the layers whose state the vector replaces. Shades are 90% intervals over seeds."
+    caption = (
+        "Along the layers whose state the vector replaces. Shades are 90% intervals over seeds."
+        + _left_out(len(every) - len(keys), "panels")
+        + _left_out(fewer, "lines")
+    )
     return [Exhibit("by_layer", f"{what} by layer", alt, caption, draw)]
 
 
-def _rest(arm: Arm, first: str, varying: Sequence[str]) -> str:
-    """A setting without the field that its panel names."""
-    values = dict(arm)
-    if not values.get("tvp_weight", 1):
-        return "ICL loss alone"
-    named = {"tvp_weight": "TVP-loss {:g}", "prescribed_layer": "layer {}"}
-    rest = [field for field in dict.fromkeys((*TRAINED, *varying)) if field != first and field in values]
-    return ", ".join(named.get(field, f"{_name(field)} {{}}").format(values[field]) for field in rest)
+def _left_out(count: int, what: str) -> str:
+    """The sentence on what a figure has no room for; "" if it has all."""
+    return f" {count} more {what} are left out here; eval/summary.json has all numbers." if count else ""
 
 
 def _shifts(summary: Entry) -> list[str]:
     """A table a metric: a line a shift, a column a setting."""
-    under = headline_under_shifts(_entries(summary))
+    under = [row for row in _entries(summary) if "shift" in row]
     if not under:
         return []
     arms = _arms(under)
@@ -293,11 +299,6 @@ def _shifts(summary: Entry) -> list[str]:
         caption = f"{LONG.get(metric, metric)} under each shift, mean over seeds with its 90% interval"
         parts.append(Table(caption, ("shift", *(_words(arm, fields) for arm in arms)), body).html())
     return parts
-
-
-def headline_under_shifts(table: Sequence[Entry]) -> list[Entry]:
-    """The numbers under shifts, which a sweep keeps of headline ones alone."""
-    return [row for row in table if "shift" in row]
 
 
 def _value(row: Entry | None) -> Cell:
