@@ -44,6 +44,11 @@ def one_of(names: Iterable[str]) -> str:
     return f"a name of your own with --plugins=MODULE, or one of {', '.join(names)}"
 
 
+def within(field: str, error: UserError) -> UserError:
+    """The error of an inner config, named by the field of the outer one that holds it or makes it."""
+    return UserError(f"{field}: {str(error).removeprefix('config.')}")
+
+
 def warn(line: str) -> None:
     """Warn of `line`, at the line of code outside of this package that called into the package."""
     frame, level = sys._getframe(1), 2

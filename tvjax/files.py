@@ -6,6 +6,7 @@ Of several processes the first alone writes.
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,19 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all. Raises ValueError for a number that JSON does not have."""
     write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def flatten(config: Mapping[str, Any], path: str = "config") -> dict[str, Any]:
+    """``{'config.model.width': 64, ...}``; tuples are lists, as in JSON."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{path}.{name}")
+        else:
+            flat[f"{path}.{name}"] = _lists(value)
+    return flat
+
+
+def _lists(value: Any) -> Any:
+    """Tuples, and those in them, as lists."""
+    return [_lists(one) for one in value] if isinstance(value, tuple | list) else value

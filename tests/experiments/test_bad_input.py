@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import SMALL, changed
 from tvjax.errors import UserError
 from tvjax.experiments.tvp.settings import TVPSettings
+from tvjax.files import flatten
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "configs" / "tvp_synthetic.py"
@@ -413,7 +414,7 @@ def test_a_run_brings_its_own_config(folder, monkeypatch):
     config = read_flags(["main", f"--config={CONFIG}"])[0]
     rundir.prepare(folder / "run", config, new=True)
     again, name, workdir, mode = read_flags(["main", f"--workdir={folder}/run", "--mode=eval"])
-    assert rundir.flatten(again) == rundir.flatten(config)
+    assert flatten(again) == flatten(config)
     assert (name, workdir, mode) == ("run", f"{folder}/run", "eval")
 
 

@@ -15,7 +15,7 @@ import jax
 from tvjax.errors import UserError, reject
 from tvjax.experiments import code
 from tvjax.experiments.base import Experiment
-from tvjax.files import read_json, write_json, write_whole
+from tvjax.files import flatten, read_json, write_json, write_whole
 from tvjax.parallel import processes
 from tvjax.train.loop import Trainer
 from tvjax.train.state import TrainState
@@ -29,22 +29,6 @@ FREE = ("mesh",)
 
 LATER = {"matmul_precision": "highest", "start": "", "l2": 0.0, "keep_best": ""}
 """Fields that the config.json of an older run lacks, and the values that such a run had."""
-
-
-def flatten(config: Mapping[str, Any], path: str = "config") -> dict[str, Any]:
-    """``{'config.model.width': 64, ...}``; tuples are lists, as in JSON."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{path}.{name}")
-        else:
-            flat[f"{path}.{name}"] = _lists(value)
-    return flat
-
-
-def _lists(value: Any) -> Any:
-    """Tuples, and those in them, as lists."""
-    return [_lists(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tvjax.errors import UserError
+from tvjax.files import flatten
 from tvjax.report.reader import Run, read_run
 
 Row = dict[str, Any]
@@ -70,18 +71,10 @@ def results(folders: Sequence[str | Path]) -> Any:
 
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """The fields in which the configs of `runs` differ, ``{"config.FIELD": [a value a run]}``; None: no such field."""
-    flat = [dict(_fields(run.config, "config")) for run in runs]
+    flat = [flatten(run.config) for run in runs]
     names = dict.fromkeys(name for fields in flat for name in fields)
     values = {name: [fields.get(name) for fields in flat] for name in names}
     return {name: column for name, column in values.items() if any(value != column[0] for value in column)}
-
-
-def _fields(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _fields(value, f"{path}.{name}")
-        else:
-            yield f"{path}.{name}", value
 
 
 def _members(run: Run) -> list[Row]:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tvjax.errors import UserError
+from tvjax.errors import UserError, within
 from tvjax.experiments.base import Experiment, named
 from tvjax.settings import Settings, build, groups, setting
 
@@ -81,7 +81,7 @@ class EmergenceSettings(Settings):
         try:
             settings = populations_run().settings(config["base"])
         except UserError as error:
-            raise _within("config.base", error) from None
+            raise within("config.base", error) from None
         grid = build(GridConfig, config["grid"], "config.grid")
         study = build(StudyConfig, config["study"], "config.study")
         held = {"prompt": settings.prompt, "model": settings.decoder}
@@ -96,17 +96,13 @@ class EmergenceSettings(Settings):
             try:
                 populations_run().settings(population.config)
             except UserError as error:
-                raise _within(f"config.grid: population {population.name}", error) from None
+                raise within(f"config.grid: population {population.name}", error) from None
         return {"base": base, "conditions": conditions, "study": study, "populations": tuple(populations)}
 
 
 def populations_run() -> Experiment:
     """What a population is a run of."""
     return named("tvp")
-
-
-def _within(field: str, error: UserError) -> UserError:
-    return UserError(f"{field}: {str(error).removeprefix('config.')}")
 
 
 def _conditions(base: Condition, grid: GridConfig) -> list[Condition]:

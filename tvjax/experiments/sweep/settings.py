@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tvjax.errors import UserError, reject
+from tvjax.errors import UserError, reject, within
 from tvjax.experiments.base import experiment_of
 from tvjax.settings import Settings, build, group, groups, setting
 
@@ -65,7 +65,7 @@ class SweepSettings(Settings):
         try:
             experiment.settings(base)
         except UserError as error:
-            raise _within("config.base", error) from None
+            raise within("config.base", error) from None
         cut = build(CutConfig, config["cut"], "config.cut")
         axes = dict(_axes(config["sweep"], base))
         if not axes:
@@ -78,12 +78,8 @@ class SweepSettings(Settings):
             try:
                 experiment.settings(part.config)
             except UserError as error:
-                raise _within(f"config.sweep: {part.name}", error) from None
+                raise within(f"config.sweep: {part.name}", error) from None
         return {"swept": experiment.name, "axes": axes, "cut": cut, "parts": parts}
-
-
-def _within(field: str, error: UserError) -> UserError:
-    return UserError(f"{field}: {str(error).removeprefix('config.')}")
 
 
 def _axes(sweep: Mapping[str, Any], base: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, tuple[Any, ...]]]:
