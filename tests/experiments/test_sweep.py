@@ -176,6 +176,20 @@ def test_the_page_and_the_table(ran):
         "TVP-loss 0.5 at layer 2",
     ]
     assert "population.tvp_weight (2)" in text and "prior risk" in text
+    first = "ICL was not learned in 3 of 3 settings: the interval of its risk"
+    assert first in text.splitlines()[1] and page.index(first) < page.index("<h2>Results")
+
+
+def test_what_has_learned_is_not_named_and_each_metric_by_layer_is_drawn(ran):
+    tree = copy.deepcopy(ran[1])
+    (prior,) = (n["value"] for n in tree["numbers"] if n["metric"] == "prior_risk" and "shift" not in n)
+    for entry in tree["numbers"]:
+        if entry["metric"] == "icl_risk" and entry["prescribed_layer"] == 2:
+            entry |= {"value": 0.1 * prior, "value_ci": [0.05 * prior, 0.2 * prior]}
+    assert "in 2 of 3 settings (ICL loss alone; TVP-loss 0.5 at layer 1)" in summary_table(tree)
+    of_risk = [n for n in tree["numbers"] if n["metric"] == "tvp_risk_by_layer"]
+    tree["numbers"] += [{**n, "metric": "tvp_accuracy_by_layer"} for n in of_risk]
+    assert [e.stem for e in report._curves(tree)] == ["by_layer", "tvp_accuracy_by_layer"]
 
 
 def test_two_axes_are_a_heatmap(ran, tmp_path):

@@ -47,7 +47,7 @@ def estimate(value: float, interval: Sequence[float] | None, form: str | Callabl
     form: a format, or a function from a number to text.
     """
     write = form if callable(form) else lambda one: f"{one:{form}}"
-    return Cell(write(value), f"[{write(interval[0])}, {write(interval[1])}]" if interval else "")
+    return Cell(write(value), f"[{write(interval[0])}, {write(interval[1])}]" if interval is not None else "")
 
 
 def of(entry: Any, name: str, form: str | Callable[[float], str] = ".2f") -> Cell:

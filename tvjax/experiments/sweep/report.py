@@ -10,8 +10,9 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from tvjax.evals.learned import USABLE, standing
 from tvjax.report.comparison import headline
-from tvjax.report.html import Exhibit
+from tvjax.report.html import Exhibit, box
 from tvjax.report.page import Contents, Page
 from tvjax.report.reader import Run
 from tvjax.report.results import rows
@@ -35,6 +36,8 @@ LONG = {
     "zero_shot_accuracy": "0-shot accuracy",
     "prior_risk": "prior risk",
     "oracle_risk": "oracle risk at K",
+    "prior_accuracy": "prior accuracy",
+    "oracle_accuracy": "oracle accuracy at K",
 }
 """Metrics, as readers know them."""
 
@@ -130,10 +133,26 @@ def lines(summary: Entry) -> list[str | Table]:
 
 
 def _cautions(summary: Entry) -> list[str]:
-    """What comes before any number."""
-    return (
-        [] if _seeds(summary) > 1 else ["One seed: another seed would give other numbers; --sweep.population.seed=0:4."]
-    )
+    """What comes before any number: settings that have not learned ICL, and that there is one seed."""
+    chosen = headline(_entries(summary))
+    priors = {frozenset(_arm(row)): row["value"] for row in chosen if row["metric"] == "prior_risk"}
+    icl = {_arm(row): row["high"] for row in chosen if row["metric"] == "icl_risk"}
+    failed = [
+        _words(arm, list(_varying(list(icl))))
+        for arm, high in icl.items()
+        for setting, prior in priors.items()
+        if setting <= set(arm) and standing(high / prior) != "good"
+    ]
+    sentences = []
+    if failed:
+        which = f" ({'; '.join(failed)})" if len(failed) < len(icl) else ""
+        sentences.append(
+            f"ICL was not learned in {len(failed)} of {len(icl)} settings{which}: the interval of its risk reaches"
+            f" above {USABLE:g} of the prior's. Of these nothing can be said of vectors, and nothing compared."
+        )
+    if _seeds(summary) == 1:
+        sentences.append("One seed: another seed would give other numbers; --sweep.population.seed=0:4.")
+    return sentences
 
 
 def _panels(arms: Sequence[Arm], varying: Mapping[str, Sequence[Any]], apart: Sequence[str]) -> list[Arm]:
@@ -206,13 +225,14 @@ def _heatmap(summary: Entry) -> list[Exhibit]:
 
 
 def _curves(summary: Entry) -> list[Exhibit]:
-    """By-layer metrics: a line a setting, at most eight a panel, panels by the first varying field."""
-    by_layer = [row for row in _entries(summary) if "layer" in row and "shift" not in row]
-    metrics = list(dict.fromkeys(row["metric"] for row in by_layer))
-    if not metrics:
-        return []
-    metric = metrics[0]
-    by_layer = [row for row in by_layer if row["metric"] == metric]
+    """A figure a by-layer metric."""
+    metrics = [row["metric"] for row in _entries(summary) if "layer" in row and "shift" not in row]
+    return [_curve(summary, metric) for metric in dict.fromkeys(metrics)]
+
+
+def _curve(summary: Entry, metric: str) -> Exhibit:
+    """A metric by layer: a line a setting, at most eight a panel, panels by the field with the most values."""
+    by_layer = [row for row in _entries(summary) if row["metric"] == metric and "shift" not in row]
     arms = _arms(by_layer)
     varying = _varying(arms)
     first = next(iter(sorted(varying, key=lambda field: -len(varying[field]))), "")
@@ -274,7 +294,7 @@ def _curves(summary: Entry) -> list[Exhibit]:
         + _left_out(len(every) - len(keys), "panels")
         + _left_out(fewer, "lines")
     )
-    return [Exhibit("by_layer", f"{what} by layer", alt, caption, draw)]
+    return Exhibit(metric.removeprefix("tvp_risk_"), f"{what} by layer", alt, caption, draw)
 
 
 def _left_out(count: int, what: str) -> str:
@@ -308,7 +328,7 @@ def _value(row: Entry | None) -> Cell:
 def contents(run: Run) -> Contents:
     """What is on the page of a run."""
     summary = run.summary
-    above = [*(f"<p>{text}</p>" for text in _cautions(summary)), "<h2>Results</h2>", table(summary).html()]
+    above = [box(_cautions(summary)), "<h2>Results</h2>", table(summary).html()]
     return Contents("a sweep", above, [*_heatmap(summary), *_curves(summary)], _shifts(summary))
 
 
