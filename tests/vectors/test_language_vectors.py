@@ -13,7 +13,7 @@ from tvjax.nn.answers import Questions, correct, risk
 from tvjax.nn.pretrained import load_model
 from tvjax.nn.tokens import pad
 from tvjax.parallel.batches import Batches
-from tvjax.vectors.above import alike, head_effects, likeliest
+from tvjax.vectors.above import alike, head_attributions, head_effects, likeliest
 from tvjax.vectors.from_prompts import last_states_and_heads
 from tvjax.vectors.function_vectors import function_vector, strongest
 from tvjax.vectors.learned import learn, lowest, upper
@@ -85,6 +85,17 @@ class TestFunctionVectors:
             np.testing.assert_allclose(effects[layer, head], np.mean(change), atol=1e-5)
         assert np.abs(effects).min() > 0
 
+    def test_the_attribution_is_the_slope_of_the_effect(self, name):
+        """Of a mean that hardly differs from what the heads hold, the effect itself."""
+        model = golden(name)
+        c = model.config
+        held = last_states_and_heads(model, pad(make.PROMPTS[:1], side="right"))["heads"][0]
+        q = jax.tree.map(lambda a: a[:1], asked())
+        near = held + 1e-2 * jax.random.normal(jax.random.key(0), held.shape)
+        slope, effect = (np.asarray(f(model.bare, near, q))[0] for f in (head_attributions, head_effects))
+        assert slope.shape == (c.num_layers, c.num_heads) and np.abs(effect).max() > 1e-6
+        np.testing.assert_allclose(slope, effect, atol=0.03 * np.abs(effect).max())
+
     def test_all_heads_of_a_layer_sum_to_what_attention_adds(self, name):
         model, ids = golden(name), jnp.array([make.PROMPTS[0]])
         found = tvjax.capture(model, ids, ["blocks/heads", "blocks/attn_out"], positions="last")
@@ -141,12 +152,14 @@ def test_the_strongest_heads_are_those_of_the_greatest_effect():
 
 
 class TestLearned:
-    def learned(self, layers, batches=PLENTY, rate=0.1, cut=True):
+    def learned(self, layers, batches=PLENTY, rate=0.1, cut=True, epochs=1, decay=0.0, first=None):
         model = golden("llama3")
-        rows = jnp.asarray(np.random.default_rng(0).integers(0, 3, (40, 3)))
+        rows = jnp.asarray(np.random.default_rng(0).integers(0, 3, (epochs, 40 // epochs, 3)))
         start = lowest(min(layers), model.config.num_layers) if cut else 0
-        fixed = (model.bare, upper(model, start), asked(), rows, jnp.asarray(rate))
-        return np.asarray(batches(learn, (), fixed, jnp.array(layers)))
+        first = jnp.zeros(model.config.width) if first is None else first
+        fixed = (model.bare, upper(model, start), asked(), rows, jnp.asarray(rate), jnp.asarray(decay), first)
+        by_epoch = np.asarray(batches(learn, (), fixed, jnp.array(layers)))
+        return by_epoch if epochs > 1 else by_epoch[:, 0]
 
     def with_vector(self, vector, layer):
         model, q = golden("llama3"), asked()
@@ -168,6 +181,20 @@ class TestLearned:
     def test_a_layer_does_not_depend_on_those_beside_it(self):
         np.testing.assert_allclose(self.learned([2])[0], self.learned(range(4))[2], atol=1e-4)
 
+    def test_epochs_are_moments_of_one_way(self):
+        """The last is what the steps in one part end at; the others are on the way to it."""
+        by_epoch = self.learned([2], epochs=4)[0]
+        np.testing.assert_allclose(by_epoch[-1], self.learned([2])[0], atol=1e-5)
+        away = np.linalg.norm(by_epoch - by_epoch[-1], axis=-1)
+        assert (np.diff(away) < 0).all() and away[0] > 0
+
+    def test_it_begins_where_it_is_told_and_is_decayed(self):
+        """Of AdamW: without a gradient's help a vector shrinks by rate * decay a step."""
+        first = 5 * jnp.ones(golden("llama3").config.width)
+        plain, decayed = (self.learned([2], rate=1e-3, first=first, decay=decay)[0] for decay in (0.0, 10.0))
+        assert np.abs(plain - 5).max() <= 0.04 + 1e-3
+        np.testing.assert_allclose(np.mean(decayed) / np.mean(plain), (1 - 1e-2) ** 40, rtol=0.02)
+
     def test_the_blocks_below_do_not_matter(self):
         """Those above alone are run, from what stands below: the same vectors as from the whole model."""
         assert lowest(2, golden("llama3").config.num_layers) == 2
@@ -177,9 +204,9 @@ class TestLearned:
     def test_the_first_step_goes_down_the_gradient_by_the_rate(self):
         """Adam's first step is the rate against the gradient's sign, here taken through the public way to write."""
         model, q = golden("llama3"), asked()
-        rows = jnp.arange(3)[None]
-        fixed = (model.bare, model.bare, q, rows, jnp.asarray(0.01))
-        step = PLENTY(learn, (), fixed, jnp.array([2]))[0]
+        rows, zero = jnp.arange(3)[None, None], jnp.zeros(model.config.width)
+        fixed = (model.bare, model.bare, q, rows, jnp.asarray(0.01), jnp.asarray(0.0), zero)
+        step = PLENTY(learn, (), fixed, jnp.array([2]))[0, 0]
         where = self.places(q)
 
         def loss(vector):

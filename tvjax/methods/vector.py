@@ -58,6 +58,8 @@ class VectorMethod(Method):
     scales: the factors of which the dev split chooses one.
     everywhere: whether the vector is added at all layers, and not at the layer that the dev split prefers.
     positions: if `everywhere`, the tokens it is added at: "last" (the prompt's last) or "all" (with the answer's).
+    rescaled: if `everywhere`, whether the states keep their lengths.
+    stored: whether a run keeps the vectors in its vectors/.
     making: how many parts `make` has, each a tick of the bench by the method's name, and about how many tokens a part
         takes through all blocks.
     """
@@ -69,6 +71,8 @@ class VectorMethod(Method):
     scales: Callable[[Any], tuple[float, ...]] = one_scale
     everywhere: bool = False
     positions: Positions = "last"
+    rescaled: bool = False
+    stored: bool = True
     making: Callable[[Bench, Any], tuple[int, float]] = nothing_more
 
     def __post_init__(self) -> None:
@@ -82,6 +86,8 @@ class VectorMethod(Method):
             raise UserError(
                 f"method {self.name}: positions: given {self.positions!r}; accepted: last, unless everywhere"
             )
+        if self.rescaled and not self.everywhere:
+            raise UserError(f"method {self.name}: rescaled: given True; accepted: False, unless everywhere")
 
     def described(self) -> dict[str, Any]:
         """What a table and a page need to know of the method, with where its vectors are written."""
@@ -96,17 +102,21 @@ class VectorMethod(Method):
         result, where = self.make(bench, own), f"method {self.name}: make"
         if not isinstance(result, TaskVectors):
             raise UserError(f"{where}: given a {type(result).__name__}; accepted: a methods.vector.TaskVectors")
-        shape = (len(bench.layers), bench.model.config.width)
+        shape = self.shape(bench)
         for name in bench.tasks:
             if name not in result.vectors:
                 raise UserError(f"{where}: given no vector of {name}; accepted: one of each task")
             vectors_LD = np.asarray(result.vectors[name])
             if vectors_LD.shape != shape:
-                accepted = f"{shape}, h^0..h^L of width D"
+                accepted = f"{shape}{', h^0..h^L of width D' if self.stored else ''}"
                 raise UserError(f"{where}: {name}: given shape {vectors_LD.shape}; accepted: {accepted}")
             if not np.isfinite(vectors_LD).all():
                 raise RunError(f"{where}: the vectors of {name} are not finite; nothing is measured with them")
         return result
+
+    def shape(self, bench: Bench) -> tuple[int, ...]:
+        """Of the vectors of a task: ``[L+1, D]``."""
+        return len(bench.layers), bench.model.config.width
 
     def layers(self, bench: Bench, result: TaskVectors, name: str) -> list[Layer]:
         """The layers of which the dev split chooses one. At 0 the last tokens of all prompts have the same state."""
@@ -126,7 +136,7 @@ class VectorMethod(Method):
         ``[n, layers, scales]``.
         """
         if self.everywhere:
-            return added_everywhere(bench, name, split, vectors_LD[1:], scales, self.positions)
+            return added_everywhere(bench, name, split, vectors_LD[1:], scales, self.positions, self.rescaled)
         at = [layer for layer in layers if layer is not None]
         return bench.swept(name, split, vectors_LD[at], at, self.keep, scales)
 
@@ -165,19 +175,25 @@ class VectorMethod(Method):
 
 
 def added_everywhere(
-    bench: Bench, name: str, split: str, vectors_LD: np.ndarray, scales: Sequence[float], positions: Positions
+    bench: Bench,
+    name: str,
+    split: str,
+    vectors_LD: np.ndarray,
+    scales: Sequence[float],
+    positions: Positions,
+    rescaled: bool = False,
 ) -> Right:
     """Whether each question is answered right with a vector added at each of the layers 1..L: ``[n, 1, scales]``."""
     pairs = bench.sample(name, split)
     q, back_B, begin = bench.ask_all(bench.zero_shot(pairs), bench.accepted(name, pairs))
     fixed = (bench.model.bare, jnp.asarray(vectors_LD, jnp.float32), jnp.asarray(scales, jnp.float32))
-    tokens_BUA = np.asarray(bench.batches(_everywhere, (positions,), fixed, q))
+    tokens_BUA = np.asarray(bench.batches(_everywhere, (positions, rescaled), fixed, q))
     return graded(q, tokens_BUA[:, None], back_B, begin)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _everywhere(
-    positions: Positions, model: Model, vectors_LD: jax.Array, scale_U: jax.Array, q: Questions
+    positions: Positions, rescaled: bool, model: Model, vectors_LD: jax.Array, scale_U: jax.Array, q: Questions
 ) -> jax.Array:
     """The likeliest token at each place of the answers, with the vectors times each scale: ``[B, U, A]``."""
     layers, batch = tuple(range(1, model.config.num_layers + 1)), q.last_B.shape[0]
@@ -185,6 +201,7 @@ def _everywhere(
     def one(scale: jax.Array) -> jax.Array:
         """Of one scale, ``[B, A]``."""
         vectors_BLD = jnp.broadcast_to(scale * vectors_LD[None], (batch, *vectors_LD.shape))
-        return likeliest(model, q, inject(vectors_BLD, layers, positions, model.config, q))
+        tree = inject(vectors_BLD, layers, positions, model.config, q, rescaled=rescaled)
+        return likeliest(model, q, tree)
 
     return jax.lax.map(one, scale_U).swapaxes(0, 1)

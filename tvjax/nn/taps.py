@@ -28,14 +28,19 @@ class Edit:
 
     Replace is ``keep=0, add=v``, add is ``keep=1, add=scale*v``, mix is both; `here` (everywhere if None) lets the
     edit of one position be stored as one. For an address inside `blocks` all leaves carry a leading axis of L.
+    With `rescaled` the new activation is made as long as the old one, over its last axis.
     """
 
     keep: jax.Array
     add: jax.Array
     here: jax.Array | None = None
+    rescaled: bool = struct.field(pytree_node=False, default=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         new = self.keep.astype(x.dtype) * x + self.add.astype(x.dtype)
+        if self.rescaled:
+            was, now = (jnp.linalg.norm(a.astype(jnp.float32), axis=-1, keepdims=True) for a in (x, new))
+            new = new * (was / jnp.maximum(now, 1e-30)).astype(x.dtype)
         return new if self.here is None else jnp.where(self.here, new, x)
 
 

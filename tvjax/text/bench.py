@@ -7,8 +7,8 @@ are padded to one of a few lengths (`room`), so that few programs are compiled.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from tvjax.settings import SEED, setting
 from tvjax.tasks.text import Answers, Pair, Template, TextTask, drawn, shots, some
 from tvjax.vectors.above import likeliest
 from tvjax.vectors.from_prompts import ADDED, last_outputs, last_states, last_states_and_heads
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Bench:
         if model.config.positions == "learned" and longest > limit:
             raise reject("config.vectors.demonstrations", config.demonstrations, f"prompts of {limit} tokens")
         self.batches = batches or Batches(config.memory, config.batch)
-        self._shown: dict[tuple[str, bool], dict[str, np.ndarray]] = {}
+        self._known: dict[Hashable, Any] = {}
 
     def _longest(self) -> int:
         """At least as many tokens as any prompt with its answer has."""
@@ -296,11 +298,21 @@ class Bench:
 
         "states", h^0..h^L ``[L+1, D]``, and "heads", what each head writes ``[L, H, C]``.
         """
-        if (name, shuffled) not in self._shown:
+
+        def read() -> dict[str, np.ndarray]:
+            """Now."""
             arrays = self._read(_shown, self._to_read(name, shuffled))
-            self._shown[name, shuffled] = {kind: a.mean(0) for kind, a in arrays.items()}
             self.tick("shown")
-        return self._shown[name, shuffled]
+            return {kind: a.mean(0) for kind, a in arrays.items()}
+
+        return self.once(("shown", name, shuffled), read)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` makes, made once for all methods that ask for it by the same key."""
+        if key not in self._known:
+            self._known[key] = make()
+        known: T = self._known[key]
+        return known
 
     def few_shot_states(self, name: str) -> np.ndarray:
         """h^0..h^L at the last tokens of `prompts` few-shot prompts, ``[prompts, L+1, D]``."""

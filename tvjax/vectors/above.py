@@ -127,3 +127,25 @@ def head_effects(model: Model, mean_LHC: jax.Array, q: Questions) -> jax.Array:
 
     chance_LHB = jax.lax.map(in_block, jnp.arange(layers))
     return (chance_LHB - chance(out)[None, None]).transpose(2, 0, 1)
+
+
+def head_attributions(model: Model, mean_LHC: jax.Array, q: Questions) -> jax.Array:
+    """`head_effects` to first order, ``[B, L, H]``: the gradient of the chance along what putting a mean in changes.
+
+    All heads from one backward pass, where `head_effects` takes a pass a head. [ours: Pham et al. (2026) choose heads
+    by gradients too, by a rule that could not be read]
+    """
+    past, q = from_last(model, Questions(q.tokens, q.last_B, q.answers_BA[:, :1], q.real_BA[:, :1]))
+
+    def chance(added_LBHC: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Summed over prompts, with what each head holds."""
+        tree = edit_at(HEADS, added_LBHC[:, :, None], keep=1.0)
+        ids_BT, positions_BT = q.tokens.ids_BT, q.tokens.positions_BT
+        out, activations = forward(model, ids_BT, edits=tree, addresses=(HEADS,), positions_BT=positions_BT, past=past)
+        chances_B = jnp.take_along_axis(jax.nn.softmax(out[:, 0]), q.answers_BA, axis=1)[:, 0]
+        return chances_B.sum(), activations[HEADS][:, :, 0]
+
+    layers, heads, channels = mean_LHC.shape
+    nothing = jnp.zeros((layers, len(q.last_B), heads, channels), mean_LHC.dtype)
+    slope_LBHC, heads_LBHC = jax.grad(chance, has_aux=True)(nothing)
+    return ((mean_LHC[:, None] - heads_LBHC) * slope_LBHC).sum(-1).swapaxes(0, 1)

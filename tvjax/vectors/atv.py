@@ -89,13 +89,20 @@ def dropped(key: jax.Array, c: DecoderConfig, rate: float, batch: int, length: i
 
 
 def inject(
-    vectors_BLD: jax.Array, layers: tuple[int, ...], positions: Positions, c: DecoderConfig, q: Questions
+    vectors_BLD: jax.Array,
+    layers: tuple[int, ...],
+    positions: Positions,
+    c: DecoderConfig,
+    q: Questions,
+    *,
+    rescaled: bool = False,
 ) -> Tree:
     """The edits tree that adds a vector (``lambda^l v^l``) to h^l, for `layers`, in prompts with answers behind them.
 
     vectors_BLD: of `layers` alone.
     positions: "last", the prompt's last token, whose state the answer's first token is read from; or "all" tokens,
         those of the answer too, as when they are generated one by one.
+    rescaled: whether states keep their lengths.
     """
     count, batch, length = c.num_layers, *q.tokens.ids_BT.shape
     added_LBD = jnp.zeros((count, batch, c.width)).at[jnp.array(layers) - 1].set(vectors_BLD.swapaxes(0, 1))
@@ -103,4 +110,4 @@ def inject(
     if positions == "last":
         here_BT = jnp.arange(length)[None] == q.last_B[:, None]
         here = jnp.broadcast_to(here_BT[None, :, :, None], (count, batch, length, 1))
-    return edit_at("blocks/resid", added_LBD[:, :, None], keep=1.0, here=here)
+    return edit_at("blocks/resid", added_LBD[:, :, None], keep=1.0, here=here, rescaled=rescaled)

@@ -31,6 +31,8 @@ WRITABLE = ("blocks/resid", "blocks/attn_out", "blocks/mlp_out", HEADS)
 class Write:
     """``a <- keep * a + scale * vectors`` at `address`, `layers` and `positions`; elsewhere nothing changes.
 
+    With `rescaled` the new a is made as long as the old one.
+
     vectors: ``[D]``, ``[B, D]``, or either with a leading axis of the layers (`per_layer`); at "blocks/heads" D is
     ``H, C``, and `heads` (empty: all) says which of them are written.
     keep, scale: a number, or one for each layer or prompt, ``[layers]``, ``[B]`` or ``[layers or 1, B or 1]``.
@@ -48,6 +50,7 @@ class Write:
     per_layer: bool = struct.field(pytree_node=False, default=False)
     address: str = struct.field(pytree_node=False, default="blocks/resid")
     heads: Chosen = struct.field(pytree_node=False, default=())
+    rescaled: bool = struct.field(pytree_node=False, default=False)
     listed: bool = struct.field(pytree_node=False, default=False)
     origin: Origin | None = struct.field(pytree_node=False, default=None)
 
@@ -63,6 +66,7 @@ def mix(
     scale: Any = 1.0,
     address: str = "blocks/resid",
     heads: Any = (),
+    rescaled: bool = False,
     any_model: bool = False,
 ) -> Write:
     """Write ``keep * a + scale * vectors``. A leading axis of `vectors` as long as a list of `layers` is per layer.
@@ -72,6 +76,8 @@ def mix(
     positions: "last", "all", an int or ints ``[N]`` of every prompt, ints ``[B, N]`` of each, a slice, or a mask of
         bools ``[T]`` or ``[B, T]``, of which padding does not count.
     keep, scale: a number, or as `Write` has them.
+    rescaled: whether what is written is made as long as what stood there, over its last axis; such a write is the only
+        one at its address.
     any_model: write vectors of a file (`tvjax.load_vectors`) into another model too, which refuses them otherwise.
 
     Raises `UserError` for what is none of that, for a layer, head or position that is named twice, for vectors that are
@@ -95,7 +101,8 @@ def mix(
     if vectors.ndim - per_layer not in (unit, unit + 1):
         shape = "H, C" if unit == 2 else "D"
         raise reject("vectors", vectors.shape, f"[{shape}], [B, {shape}], or either with a leading axis of the layers")
-    where = (chosen, *selection.positions(positions), per_layer, address, named, several)
+    rescaled = selection.flag("rescaled", rescaled)
+    where = (chosen, *selection.positions(positions), per_layer, address, named, rescaled, several)
     return Write(vectors, selection.factor("keep", keep), selection.factor("scale", scale), *where, source)
 
 
@@ -111,7 +118,7 @@ def _check_leading(vectors: jax.Array, count: int) -> None:
 
 
 def replace(vectors: Any, *, layers: Any, positions: Any = "last", **where: Any) -> Write:
-    """Put `vectors` in the place of the states (Hendel et al. 2023). `where`: address, heads, any_model."""
+    """Put `vectors` in the place of the states (Hendel et al. 2023). `where`: address, heads, rescaled, any_model."""
     return mix(vectors, layers=layers, positions=positions, **where)
 
 
@@ -120,19 +127,22 @@ def add(vectors: Any, *, layers: Any, positions: Any = "last", scale: Any = 1.0,
     return mix(vectors, layers=layers, positions=positions, keep=1.0, scale=scale, **where)
 
 
-def edit_at(address: str, add: jax.Array, *, keep: Any = 0.0, here: jax.Array | None = None) -> Tree:
+def edit_at(
+    address: str, add: jax.Array, *, keep: Any = 0.0, here: jax.Array | None = None, rescaled: bool = False
+) -> Tree:
     """The edits tree of one write, ``a <- keep * a + add`` where `here` is true: all other trees are made of this.
 
     address: what is written, which has the axes ``[B, T, D]``, or ``[B, T, H, C]`` at "blocks/heads".
     add: of those axes, each as long as theirs or 1, and for an address in `blocks` a leading axis of L.
     keep: a number, or an array of the same axes as `add`.
     here: a mask of the same axes, which may be traced; None: everywhere.
+    rescaled: whether the new activation is made as long as the old one.
     """
     group, _, name = address.rpartition("/")
     layers = (len(add),) if group else ()
     if not isinstance(keep, jax.Array):
         keep = jnp.full((*layers, *[1] * (add.ndim - len(layers))), keep, add.dtype)
-    edit = Edit(keep, add, here)
+    edit = Edit(keep, add, here, rescaled)
     return {group: {name: edit}} if group else {name: edit}
 
 
@@ -152,13 +162,13 @@ def affine(
     return _stream(jnp.asarray(keep).reshape(1, 1, 1, 1), scale * vectors, here)
 
 
-def _stream(keep: jax.Array, added: jax.Array, here: jax.Array) -> Tree:
+def _stream(keep: jax.Array, added: jax.Array, here: jax.Array, rescaled: bool = False) -> Tree:
     """The tree of ``[L+1, ...]`` leaves over h^0..h^L."""
     layers = here.shape[0]
     keep = jnp.broadcast_to(jnp.asarray(keep, added.dtype), (layers, *keep.shape[1:]))
     added = jnp.broadcast_to(added, (layers, *added.shape[1:]))
-    embed = edit_at("embed", keep=keep[0], add=added[0], here=here[0])
-    return embed | edit_at("blocks/resid", keep=keep[1:], add=added[1:], here=here[1:])
+    embed = edit_at("embed", keep=keep[0], add=added[0], here=here[0], rescaled=rescaled)
+    return embed | edit_at("blocks/resid", keep=keep[1:], add=added[1:], here=here[1:], rescaled=rescaled)
 
 
 def at_layer(layer: Any, num_layers: int) -> jax.Array:
@@ -184,6 +194,8 @@ def _merge(first: Tree, second: Tree) -> Tree:
 
 
 def _compose(a: Edit, b: Edit) -> Edit:
+    if a.rescaled or b.rescaled:
+        raise reject("edits", "a rescaled write beside another one at its address", "one write there, or none rescaled")
     keep_a, add_a = (a.keep, a.add) if a.here is None else (jnp.where(a.here, a.keep, 1), jnp.where(a.here, a.add, 0))
     keep, added = b.keep * keep_a, b.keep * add_a + b.add
     if b.here is not None:
@@ -298,5 +310,5 @@ def _one(write: Write, c: DecoderConfig, at_position: jax.Array, batch: int) -> 
         return values.reshape(*values.shape, 1, *blank)
 
     added = factors("scale", write.scale) * vectors
-    tree = _stream(over_layers(factors("keep", write.keep)), over_layers(added), here)
+    tree = _stream(over_layers(factors("keep", write.keep)), over_layers(added), here, write.rescaled)
     return tree if stream else {"blocks": {write.address.split("/")[1]: tree["blocks"]["resid"]}}

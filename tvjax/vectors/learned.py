@@ -35,17 +35,20 @@ def learn(
     q: Questions,
     rows: jax.Array,
     rate: jax.Array,
+    decay: jax.Array,
+    first_D: jax.Array,
     layers_L: jax.Array,
 ) -> jax.Array:
-    """For each of `layers_L` (`start`..L) the vector, ``[L, D]``, that answers `q` best, added at the last token.
+    """For each of `layers_L` (`start`..L) the vector that answers `q` best, added at the last token: ``[L, E, D]``.
 
-    From zero by steps of Adam, each on the mean risk of the prompts in its row of `rows`; the layers side by side, each
-    with a vector of its own. [ours: what vectors read from states are to be compared with]
+    By steps of AdamW, each on the mean risk of the prompts in its row of `rows`; the layers side by side, each with a
+    vector of its own, as it stands after each of E epochs (Yang, Cho, Ding and Inoue 2026, arXiv 2509.24169).
 
     model: a bare one.
     above: its `upper` blocks, those above `start`, which alone are run in a step.
-    rows: the prompts of each step, ``[steps, B]``.
-    rate: of Adam.
+    rows: the prompts of each step, ``[E, steps, B]``.
+    rate, decay: of AdamW.
+    first_D: the vector before the first step, at every layer.
     layers_L: the numbers of the layers.
     """
     start = model.config.num_layers - above.config.num_layers
@@ -53,7 +56,7 @@ def learn(
     h_BAD = states(model, past, q)[0][start]
     past = Past(past.keys[start:], past.values[start:], past.positions_BS)
     length = q.tokens.ids_BT.shape[1]
-    optimizer = optax.adam(rate)
+    optimizer = optax.adamw(rate, weight_decay=decay)
 
     def loss(vector_D: jax.Array, layer: jax.Array, drawn: Questions, seen: Past, h_BAD: jax.Array) -> jax.Array:
         tree = merge(
@@ -66,9 +69,13 @@ def learn(
         drawn, seen = jax.tree.map(lambda a: a[row_B], q), rows_of(past, row_B)
         slope = jax.vmap(jax.grad(loss), in_axes=(0, 0, None, None, None))
         gradient_LD = slope(vectors_LD, layers_L, drawn, seen, h_BAD[row_B])
-        updates, moments = optimizer.update(gradient_LD, moments)
+        updates, moments = optimizer.update(gradient_LD, moments, vectors_LD)
         return (optax.apply_updates(vectors_LD, updates), moments), None
 
-    zero_LD = jnp.zeros((len(layers_L), model.config.width))
-    (vectors_LD, _), _ = jax.lax.scan(step, (zero_LD, optimizer.init(zero_LD)), rows)
-    return vectors_LD
+    def epoch(state: tuple[jax.Array, Any], rows: jax.Array) -> tuple[tuple[jax.Array, Any], jax.Array]:
+        state, _ = jax.lax.scan(step, state, rows)
+        return state, state[0]
+
+    first_LD = jnp.broadcast_to(first_D, (len(layers_L), *first_D.shape))
+    _, vectors_ELD = jax.lax.scan(epoch, (first_LD, optimizer.init(first_LD)), rows)
+    return vectors_ELD.swapaxes(0, 1)

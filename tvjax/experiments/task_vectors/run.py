@@ -175,13 +175,15 @@ def _save(
     results: Mapping[str, TaskVectors],
 ) -> None:
     """The vectors of a task, with what one must know to use them."""
-    c, kinds = bench.config, [method.name for method in s.methods]
+    c, methods = bench.config, [method for method in s.methods if method.stored]
+    kinds = [method.name for method in methods]
     about = {
         "made_by": f"{c.prompts} prompts of {c.demonstrations} demonstrations of {name}",
         **{f"{kind}.layer": "all" if entry[f"{kind}_layer"] is None else entry[f"{kind}_layer"] for kind in kinds},
         **{f"{kind}.scale": entry[f"{kind}_scale"] for kind in kinds},
-        **{f"{method.name}.edit": "add" if method.keep else "replace" for method in s.methods},
-        **{f"{method.name}.positions": method.positions for method in s.methods},
+        **{f"{method.name}.edit": "add" if method.keep else "replace" for method in methods},
+        **{f"{method.name}.positions": method.positions for method in methods},
+        **{f"{method.name}.rescaled": True for method in methods if method.rescaled},
     }
     store.save_vectors(
         path,
