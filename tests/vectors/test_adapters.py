@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tvjax
 from tvjax.methods.atv import ATV
 from tvjax.methods.i2cl import I2CL
 from tvjax.methods.lora import LoRA
 from tvjax.methods.prefix import Prefix
+from tvjax.methods.soft_injection import SoftInjection
 from tvjax.methods.static import StaticVectors
 from tvjax.nn.answers import Questions, correct, risk
 from tvjax.nn.decoder import Decoder, DecoderConfig
@@ -53,7 +55,8 @@ def given(params):
         n: jax.random.normal(jax.random.key(i), (TASKS + 1, 3, 16)) for i, n in enumerate(("attn_out", "mlp_out"))
     }
     target, words = Model(params, CONFIG), jnp.array([1, 5, 2, 7])
-    return {"target": target, "generator": small, "summaries": summaries, "words": words}
+    heads = jax.random.normal(jax.random.key(7), (TASKS + 1, CONFIG.num_layers, CONFIG.num_heads, CONFIG.channels))
+    return {"target": target, "generator": small, "summaries": summaries, "words": words, "heads": heads}
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +106,14 @@ def test_it_begins_by_changing_nothing_bit_for_bit(name, given, queries, q):
     np.testing.assert_array_equal(logits(adapter, params, given, queries, q), bare(given, q))
 
 
-@pytest.mark.parametrize("name", [*ADAPTERS, "i2cl", "prefix"])
+@pytest.mark.parametrize("name", [*ADAPTERS, "i2cl", "prefix", "soft_injection"])
 def test_every_trained_number_has_a_gradient(name, given, queries, q):
-    adapter = {**ADAPTERS, "i2cl": I2CL(CONFIG, TASKS), "prefix": Prefix(CONFIG)}[name]
+    adapter = {
+        **ADAPTERS,
+        "i2cl": I2CL(CONFIG, TASKS),
+        "prefix": Prefix(CONFIG),
+        "soft_injection": SoftInjection(CONFIG, TASKS),
+    }[name]
     start = adapter.init(jax.random.key(3), given)
     noise = lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape)
     params = jax.tree.map(noise, start)
@@ -231,6 +239,22 @@ class TestPrefix:
         with_, without = (risk(given["target"], q, past=p) for p in (past, None))
         assert (with_ != without).all()
         assert correct(given["target"], q, past=past).shape == (3,)
+
+
+def test_soft_injection_puts_a_heads_mean_in_by_its_share(given, queries, q):
+    """All of one head, half of another: written one prompt at a time through the public way to write."""
+    adapter = SoftInjection(CONFIG, TASKS)
+    alpha = jnp.full((TASKS, 3, 4), -50.0).at[:, 1, 2].set(50.0).at[:, 2, 0].set(0.0)
+    found = logits(adapter, {"alpha": alpha}, given, queries, q)
+    for row, (task, last) in enumerate(zip((0, 2, TASKS), (2, 2, 1), strict=True)):
+        ids = q.tokens.ids_BT[row : row + 1, : last + 1]
+        means = given["heads"][task]
+        writes = [
+            tvjax.mix(means[1], layers=2, heads=2, address="blocks/heads", keep=0.0),
+            tvjax.mix(means[2], layers=3, heads=0, address="blocks/heads", keep=0.5, scale=0.5),
+        ]
+        alone = tvjax.run(given["target"], ids, edits=writes)
+        np.testing.assert_allclose(found[row, last], alone[0, -1], atol=1e-4)
 
 
 class TestI2CL:
