@@ -16,7 +16,7 @@ from tvjax.vectors.edits import HEADS, edit_at
 
 @dataclasses.dataclass(frozen=True)
 class SoftInjection(Adapter):
-    """At the last token each head gives ``(1 - alpha) * its own + alpha * mean``, alpha in [0, 1] learned for each head.
+    """At the last token a head gives ``(1 - alpha) * its own + alpha * mean``, alpha in [0, 1] learned for each head.
 
     ``frozen["heads"] [tasks, L, H, C]`` are the means at the last tokens of few-shot prompts. alpha is the sigmoid of a
     parameter that begins at zero, one for each of `tasks`, of which another task gets the mean. [ours]
