@@ -64,6 +64,8 @@ class TestEveryVariant:
             "blocks/attn_out": (3, 3, 9, 16),
             "blocks/mlp_out": (3, 3, 9, 16),
             "blocks/heads": (3, 3, 9, 4, c.channels),
+            "blocks/queries": (3, 3, 9, 4, c.channels),
+            "blocks/mlp_hidden": (3, 3, 9, c.hidden),
             "blocks/keys": (3, 3, 9, c.kv_heads, c.channels),
             "blocks/values": (3, 3, 9, c.kv_heads, c.channels),
         }
@@ -74,6 +76,25 @@ class TestEveryVariant:
         written = found["blocks/attn_out"] + found["blocks/mlp_out"]
         stream = found["embed"][None] + jnp.cumsum(written, axis=0)
         np.testing.assert_allclose(found["blocks/resid"], stream, atol=1e-5)
+
+    def test_queries_ask_the_keys_for_what_heads_hold(self, changes):
+        """Softmax of q k / sqrt(C) over what came before, times v, written out."""
+        model, inputs = made(tuple(changes.items()))
+        c = model.config
+        _, found = forward(model, inputs, addresses=ADDRESSES)
+        repeat = c.num_heads // c.kv_heads
+        k, v = (jnp.repeat(found[f"blocks/{name}"], repeat, axis=3) for name in ("keys", "values"))
+        logits = jnp.einsum("lbthc,lbshc->lbhts", found["blocks/queries"], k) / c.channels**0.5
+        weights = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((1, 1, 1, 9, 9), bool)), logits, -jnp.inf))
+        np.testing.assert_allclose(found["blocks/heads"], jnp.einsum("lbhts,lbshc->lbthc", weights, v), atol=1e-5)
+
+    def test_the_last_map_of_the_mlp_makes_its_output(self, changes):
+        model, inputs = made(tuple(changes.items()))
+        _, found = forward(model, inputs, addresses=ADDRESSES)
+        down = model.params["blocks"]["down"]
+        out = jnp.einsum("lbtf,lfd->lbtd", found["blocks/mlp_hidden"], down["kernel"])
+        out = out + (down["bias"][:, None, None] if "bias" in down else 0.0)
+        np.testing.assert_allclose(found["blocks/mlp_out"], out, atol=1e-5)
 
     def test_nothing_sees_the_future(self, changes):
         model, inputs = made(tuple(changes.items()))

@@ -2,8 +2,9 @@
 
 Layers are numbered as in the papers: h^0 is the embedding (address `embed`), h^l the residual stream after block l
 (address `blocks/resid`, entry l - 1). `blocks/attn_out` and `blocks/mlp_out` are what attention and the MLP add to the
-stream, `blocks/heads` what each head holds before the output projection, `blocks/keys` and `blocks/values` what later
-positions read: given back as a `Past`, they are the cache. Parameters are one stacked tree always.
+stream, `blocks/heads` what each head holds before the output projection, `blocks/queries` what asks (behind rotary
+positions), `blocks/keys` and `blocks/values` what later positions read: given back as a `Past`, they are the cache.
+`blocks/mlp_hidden` is what the MLP holds before its last map. Parameters are one stacked tree always.
 """
 
 import dataclasses
@@ -255,6 +256,7 @@ class Block(nn.Module):
             frequency = frequencies(c.rotary_width or c.channels, c.rotary_base, c.rotary_scaling)
             q_BTHC = rotate(q_BTHC, sight.positions_BT, frequency)
             k_BTGC = rotate(k_BTGC, sight.positions_BT, frequency)
+        q_BTHC = tap(self, "queries", q_BTHC)
         k_BTGC, v_BTGC = tap(self, "keys", k_BTGC), tap(self, "values", v_BTGC)
         mask_BTT, past_mask_BTS = sight.masks(window)
         before = None if past is None or past_mask_BTS is None else (*past, past_mask_BTS)
@@ -281,6 +283,7 @@ class Block(nn.Module):
             up_BTF = activation(Linear(c, "mlp", width, hidden, name="gate")(x_BTD)) * up_BTF
         else:
             up_BTF = activation(up_BTF)
+        up_BTF = tap(self, "mlp_hidden", up_BTF)
         out_BTD = Linear(c, "mlp", hidden, width, 1 / (2 * c.num_layers), name="down")(up_BTF)
         return Norm(c, name="mlp_post_norm")(out_BTD) if c.post_norms else out_BTD
 

@@ -20,9 +20,21 @@ ADDRESSES = (
     "blocks/attn_out",
     "blocks/mlp_out",
     "blocks/heads",
+    "blocks/queries",
     "blocks/keys",
     "blocks/values",
+    "blocks/mlp_hidden",
 )
+
+
+def unit(c: DecoderConfig, address: str) -> tuple[int, ...]:
+    """The axes of an activation behind those of prompts and tokens: of heads ``(H, C)``, of the stream ``(D,)``, ..."""
+    heads = {"blocks/heads": c.num_heads, "blocks/queries": c.num_heads}
+    heads |= {"blocks/keys": c.kv_heads, "blocks/values": c.kv_heads}
+    if address in heads:
+        return heads[address], c.channels
+    return (c.hidden,) if address == "blocks/mlp_hidden" else (c.width,)
+
 
 FEW = 64
 """Tokens up to which a pass of a large model takes about as long as its parameters are read: only there `apart` pays,
@@ -190,11 +202,10 @@ def _captures(
     read_BS = jnp.broadcast_to(read_BS, (batch, read_BS.shape[1]))
     blocks = jnp.array(layers, jnp.int32) - 1
     slots_L = jnp.full(c.num_layers, len(layers)).at[blocks].set(jnp.arange(len(layers)))
-    heads = {"blocks/heads": c.num_heads, "blocks/keys": c.kv_heads, "blocks/values": c.kv_heads}
     captures: dict[str, Any] = {}
     buffers: dict[str, Any] = {}
     for address in addresses:
-        shape = (*read_BS.shape, heads[address], c.channels) if address in heads else (*read_BS.shape, c.width)
+        shape = (*read_BS.shape, *unit(c, address))
         group, _, name = address.rpartition("/")
         if group:
             capture = Capture(slots_L, jnp.broadcast_to(read_BS, (c.num_layers, *read_BS.shape)))

@@ -47,7 +47,8 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 # Activations at their addresses, from the first dimension on; those that are not here are [B, T, D].
-HEADS = ("heads", "keys", "values")  # [B, T, H, C]
+HEADS = ("heads", "queries", "keys", "values")  # [B, T, H, C]
+HIDDEN = "mlp_hidden"  # [B, T, F]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,13 +156,13 @@ def shard_batch(tree: Any) -> Any:
 
 
 def shard_activation(name: str, x: jax.Array) -> jax.Array:
-    """Constrain the activation ``[B, T, ...]`` at an address that ends in `name`: its batch, and heads over `tensor`.
+    """Constrain the activation ``[B, T, ...]`` at an address that ends in `name`: its batch; heads and hidden over `tensor`.
 
     A no-op without a mesh and on one device. An axis that does not divide is left out. Captured and written values lie
     as the activation does.
     """
-    spec = P(BATCH, None, "tensor", None) if name in HEADS else P(BATCH, *[None] * (x.ndim - 1))
-    return _constrain(x, spec)
+    inner = ("tensor", None) if name in HEADS else ("tensor",) if name == HIDDEN else (None,) * (x.ndim - 2)
+    return _constrain(x, P(BATCH, None, *inner))
 
 
 def _constrain(x: Any, spec: P) -> Any:

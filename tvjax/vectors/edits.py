@@ -16,7 +16,7 @@ from flax import struct
 from tvjax.errors import reject
 from tvjax.nn import selection
 from tvjax.nn.decoder import DecoderConfig
-from tvjax.nn.model import ADDRESSES
+from tvjax.nn.model import ADDRESSES, unit
 from tvjax.nn.selection import Chosen, Positions
 from tvjax.nn.show import brief
 from tvjax.nn.taps import Edit
@@ -251,13 +251,11 @@ def by_address(tree: Any) -> dict[str, Edit]:
 
 def check_tree(tree: Any, config: DecoderConfig, batch: int, length: int) -> None:
     """Raise `UserError` for a tree with what no tap reads, with a shape that does not fit, or that changes nothing."""
-    heads, groups = (config.num_heads, config.channels), (config.kv_heads, config.channels)
-    units = {"embed": (config.width,), "blocks/heads": heads, "blocks/keys": groups, "blocks/values": groups}
     if not tree:
         raise reject("edits", tree, "a tree with at least one Edit, or None")
     for address, edit in by_address(tree).items():
         layers = (config.num_layers,) if address.startswith("blocks/") else ()
-        _check_edit(address, edit, layers, (batch, length, *units.get(address, (config.width,))))
+        _check_edit(address, edit, layers, (batch, length, *unit(config, address)))
 
 
 def _check_edit(address: str, edit: Edit, layers: tuple[int, ...], shape: tuple[int, ...]) -> None:
