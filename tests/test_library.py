@@ -7,8 +7,13 @@ import pytest
 
 import tvjax
 from tests.conftest import SMALL, changed
+from tests.nn.golden import GOLDEN
 from tvjax.errors import UserError
 from tvjax.experiments.tvp import run as experiment
+from tvjax.nn.model import forward
+from tvjax.nn.pretrained import load_model
+from tvjax.nn.tokens import pad
+from tvjax.vectors.edits import edit_at, merge, place
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +102,53 @@ def test_a_run_leaves_what_the_contract_names(run_dir):
         assert (run_dir / name).is_file()
     theta = tvjax.load_vectors(run_dir / "vectors" / "tvp.safetensors")[0]["theta"]
     assert theta.shape == (3, 32, 16)
+
+
+@pytest.fixture(scope="module")
+def words():
+    return load_model(GOLDEN / "llama3", unroll=1)
+
+
+def test_the_lens_at_the_last_layer_is_what_the_model_says(words, model, prompt):
+    for one, prompts in ((words, jnp.array([[3, 1, 4], [1, 5, 9]])), (model, prompt)):
+        states = tvjax.capture(one, prompts, "blocks/resid")["blocks/resid"]
+        seen = tvjax.logit_lens(one, states)
+        np.testing.assert_allclose(seen[-1], tvjax.run(one, prompts), atol=1e-4)
+        assert seen.shape[:3] == states.shape[:3] and np.abs(seen[0] - seen[-1]).max() > 1e-2
+        with pytest.raises(UserError, match="states: given 'shape"):
+            tvjax.logit_lens(one, states[..., 1:])
+
+
+@pytest.mark.parametrize("address", ["blocks/resid", "blocks/heads", "embed", "blocks/mlp_hidden"])
+def test_attributions_are_slopes_of_the_log_probability(words, address):
+    """Against the difference that a small write makes, with another write in place."""
+    prompts, tokens = [[3, 1, 4], [1, 5]], np.array([7, 2])
+    tokens_of = pad(prompts, side="left")
+    held = tvjax.add(0.5 * np.ones(words.config.width), layers=1)
+    slope = np.asarray(tvjax.attribute(words, tokens_of, tokens, address, edits=held))
+    where = (slice(None), slice(2, 3)) if address == "embed" else (slice(1, 2), slice(None), slice(2, 3))
+    step = np.zeros_like(slope)
+    step[where] = np.random.default_rng(0).normal(size=step[where].shape)
+
+    def log_chance(size):
+        probe = edit_at(address, jnp.asarray(size * step), keep=1.0)
+        tree = merge(place(held, words.config, tokens_of.positions_BT, 2), probe)
+        out = forward(words, tokens_of.ids_BT, edits=tree, positions_BT=tokens_of.positions_BT)[0][:, -1]
+        return np.asarray(jax.nn.log_softmax(out))[np.arange(2), tokens].astype(float)
+
+    axes = tuple(axis for axis in range(step.ndim) if axis != (0 if address == "embed" else 1))
+    expected = (log_chance(1e-2) - log_chance(-1e-2)) / 2e-2
+    np.testing.assert_allclose((slope * step).sum(axes), expected, rtol=0.02, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda m: tvjax.attribute(m, jnp.array([[1, 2]]), [1, 2], "embed"), "tokens: given"),
+        (lambda m: tvjax.attribute(m, jnp.array([[1, 2]]), [10**6], "embed"), "tokens: given"),
+        (lambda m: tvjax.attribute(m, jnp.array([[1, 2]]), [1], "blocks/logits"), "blocks/resid"),
+    ],
+)
+def test_what_has_no_attribution_is_refused(words, call, line):
+    with pytest.raises(UserError, match=line):
+        call(words)

@@ -36,7 +36,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tvjax.library import atv, capture, export, generate, load, run, sweep
+    from tvjax.library import attribute, atv, capture, export, generate, load, logit_lens, run, sweep
     from tvjax.nn.taps import Edit
     from tvjax.report.results import results
     from tvjax.vectors.edits import add, mix, replace
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
-    **dict.fromkeys(("atv", "capture", "export", "generate", "load", "run", "sweep"), "tvjax.library"),
+    **dict.fromkeys(("attribute", "atv", "capture", "export", "generate", "load"), "tvjax.library"),
+    **dict.fromkeys(("logit_lens", "run", "sweep"), "tvjax.library"),
     "Edit": "tvjax.nn.taps",
     "results": "tvjax.report.results",
     **dict.fromkeys(("add", "mix", "replace"), "tvjax.vectors.edits"),
@@ -55,12 +56,14 @@ _PLACES = {
 __all__ = [
     "Edit",
     "add",
+    "attribute",
     "atv",
     "capture",
     "export",
     "generate",
     "load",
     "load_vectors",
+    "logit_lens",
     "mix",
     "replace",
     "results",

@@ -22,7 +22,7 @@ from tvjax.files import nearest_beside, read_json, user_path
 from tvjax.nn import decoding
 from tvjax.nn.decoder import PADDING, PRECISIONS, Precision
 from tvjax.nn.inputs import Inputs, Prompts, check_length, inputs_of, texts_of
-from tvjax.nn.model import ADDRESSES, Model, forward
+from tvjax.nn.model import ADDRESSES, Model, forward, unit
 from tvjax.nn.selection import addresses as addresses_of
 from tvjax.nn.selection import finite, flag, integer, several
 from tvjax.nn.selection import positions as positions_of
@@ -32,6 +32,7 @@ from tvjax.parallel.processes import keep_libtpu_quiet
 from tvjax.vectors import edits as editing
 from tvjax.vectors import origin
 from tvjax.vectors.edits import Write
+from tvjax.vectors.from_prompts import vocabulary
 
 Edits = Write | Sequence[Write] | dict[str, Any] | None
 A_MODEL = (
@@ -333,6 +334,75 @@ def sweep(
     index_B = _one_position(inputs, position)
     positions_BT = jnp.broadcast_to(inputs.all_positions_BT, inputs.values.shape[:2])
     return _sweep(edit, model.bare, inputs.values, positions_BT, index_B, jnp.asarray(vectors))
+
+
+def logit_lens(model: Model, states: Any) -> jax.Array:
+    """The readout ``[..., O]`` of states ``[..., D]``, of any layer, as if each were the last: final norm and readout.
+
+    Raises `UserError` for another width.
+    """
+    states, width = jnp.asarray(finite("states", states)), model.config.width
+    if not states.ndim or states.shape[-1] != width:
+        raise reject("states", f"shape {list(states.shape)}", f"[..., D = {width}]")
+    return vocabulary(model.bare, states.reshape(-1, width)).reshape(*states.shape[:-1], -1)
+
+
+def attribute(model: Model, prompts: Prompts, tokens: Any, address: str, *, edits: Edits = None) -> jax.Array:
+    """The gradient of ``log p(token)`` at each prompt's last position by the activation at `address`.
+
+    ``[B, T, ...]`` of the padded prompts, with a leading axis of L inside `blocks`; its product with the activation,
+    or with another one less it, is what that would change to first order.
+
+    tokens: ids ``[B]``, one a prompt.
+    edits: what is written before the gradient is taken.
+
+    Raises `UserError` for an address or a token that is not there, and for a model of no tokens.
+    """
+    inputs, c = inputs_of(model, prompts), model.config
+    if c.inputs != "tokens":
+        raise reject("model", "one of real features", "a model of tokens: no other has their probabilities")
+    (address,) = addresses_of(address, ADDRESSES)
+    ids_B = np.asarray(tokens)
+    if (
+        ids_B.shape != (inputs.batch,)
+        or ids_B.dtype.kind not in "iu"
+        or not ((ids_B >= 0) & (ids_B < c.num_outputs)).all()
+    ):
+        raise reject("tokens", tokens, f"{inputs.batch} ids, one a prompt, of 0..{c.num_outputs - 1}")
+    layers = (c.num_layers,) if address.startswith("blocks/") else ()
+    shape = (*layers, *inputs.values.shape[:2], *unit(c, address))
+    last_B1 = jnp.broadcast_to(inputs.own().index("last"), (inputs.batch, 1))
+    return _slope(
+        address,
+        shape,
+        model.bare,
+        inputs.values,
+        inputs.positions_BT,
+        last_B1,
+        jnp.asarray(ids_B),
+        _tree(model, edits, inputs),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _slope(
+    address: str,
+    shape: tuple[int, ...],
+    model: Model,
+    inputs: jax.Array,
+    positions_BT: jax.Array | None,
+    last_B1: jax.Array,
+    ids_B: jax.Array,
+    tree: Any,
+) -> jax.Array:
+    def log_chance(added: jax.Array) -> jax.Array:
+        """Summed over prompts, which do not see each other."""
+        probe = editing.edit_at(address, added, keep=1.0)
+        whole = editing.merge(tree, probe) if tree else probe
+        out = forward(model, inputs, edits=whole, at=last_B1, positions_BT=positions_BT)[0][:, 0]
+        return jnp.take_along_axis(jax.nn.log_softmax(out), ids_B[:, None], axis=1).sum()
+
+    return jax.grad(log_chance)(jnp.zeros(shape, model.config.dtype))
 
 
 def _one_position(inputs: Inputs, position: Any) -> jax.Array:

@@ -156,10 +156,10 @@ def shard_batch(tree: Any) -> Any:
 
 
 def shard_activation(name: str, x: jax.Array) -> jax.Array:
-    """Constrain the activation ``[B, T, ...]`` at an address that ends in `name`: its batch; heads and hidden over `tensor`.
+    """Constrain the activation ``[B, T, ...]`` at an address that ends in `name`: its batch, heads and hidden channels.
 
-    A no-op without a mesh and on one device. An axis that does not divide is left out. Captured and written values lie
-    as the activation does.
+    The last two lie over `tensor`. A no-op without a mesh and on one device. An axis that does not divide is left out.
+    Captured and written values lie as the activation does.
     """
     inner = ("tensor", None) if name in HEADS else ("tensor",) if name == HIDDEN else (None,) * (x.ndim - 2)
     return _constrain(x, P(BATCH, None, *inner))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import DecoderConfig
-from tvjax.nn.model import Model, forward
+from tvjax.nn.model import Model, cut, forward
 from tvjax.nn.tokens import Tokens
 from tvjax.vectors import edits
 from tvjax.vectors.tvp import STREAM, stream_at
@@ -81,10 +81,10 @@ def at_last(c: DecoderConfig, vectors: jax.Array, layer: Any, last_B: jax.Array,
 
 
 def vocabulary(model: Model, vectors_UD: jax.Array) -> jax.Array:
-    """Logits ``[U, V]`` of vectors read as if they were the last state: final norm, then readout (the "logit lens")."""
-    tree = edits.affine(
-        vectors_UD[None, :, None],
-        at_layer=edits.at_layer(model.config.num_layers, model.config.num_layers),
-        at_position=jnp.ones((1, 1), bool),
-    )
-    return forward(model, jnp.zeros((len(vectors_UD), 1), jnp.int32), edits=tree)[0][:, 0]
+    """The readout ``[U, O]`` of vectors as if they were the last state: final norm, then readout (the "logit lens")."""
+    layers, inputs = model.config.num_layers, jnp.zeros((len(vectors_UD), 1), jnp.int32)
+    if model.config.inputs == "real":
+        inputs = jnp.zeros((*inputs.shape, model.params["front"]["kernel"].shape[0]))
+    last = cut(model, layers - 1)[1] if layers > 1 else model  # one block is enough to be written behind
+    tree = edits.affine(vectors_UD[None, :, None], at_layer=edits.at_layer(1, 1), at_position=jnp.ones((1, 1), bool))
+    return forward(last, inputs, edits=tree)[0][:, 0]
