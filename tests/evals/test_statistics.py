@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from tvjax.evals.statistics import macro, over_seeds, over_tasks, student
+from tvjax.evals.statistics import macro, of_metric, over_seeds, over_tasks, student
 
 
 class TestMacro:
@@ -68,3 +68,21 @@ class TestSeeds:
         assert student([0.3]) == (0.3, None)
         found, limits = over_seeds([0.3])
         assert found == pytest.approx(0.3) and limits is None
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "rule"),
+    [
+        ("icl_risk", [0.01, 0.1, 0.02], over_seeds),
+        ("eval.tvp_risk_by_layer", [0.01, 0.1, 0.02], over_seeds),
+        ("icl_loss", [0.01, 0.1], over_seeds),
+        ("icl_risk", [0.01, 0.0], student),
+        ("icl_accuracy", [0.5, 0.7], student),
+        ("risk_difference", [0.5, 0.7], student),
+        ("icl_risk", [0.3], over_seeds),
+    ],
+)
+def test_risks_have_the_geometric_mean(name, values, rule):
+    assert of_metric(name, values) == rule(values)
+    ends = of_metric(name, values)[1]
+    assert rule is student or ends is None or 0 < ends[0] < min(values)

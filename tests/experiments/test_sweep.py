@@ -13,7 +13,7 @@ from tests.conftest import TINY, changed, quiet
 from tests.runs import Runs
 from tvjax.cli import read_flags
 from tvjax.errors import UserError
-from tvjax.evals.statistics import student
+from tvjax.evals.statistics import of_metric
 from tvjax.experiments import rundir
 from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.sweep import report
@@ -125,12 +125,12 @@ def test_each_number_is_over_seeds(ran):
                 if n["metric"] == "tvp_risk_by_layer" and "shift" not in n and n["layer"] == layer_read
             )
             values = [m["tvp_risk_by_layer"][layer_read] for m in mine]
-            assert (entry["value"], entry["value_ci"]) == student(values)
+            assert (entry["value"], entry["value_ci"]) == of_metric(entry["metric"], values)
             assert entry["by_seed"] == {str(m["seed"]): value for m, value in zip(mine, values, strict=True)}
         under = [n for n in numbers if n.get("shift") == "input_scale_2" and n["metric"] == "icl_risk"]
         members = [own["members"].index(m) for m in mine]
         values = [own["shifts"]["input_scale_2"]["members"][i]["icl_risk"][-1] for i in members]
-        assert len(under) == 1 and under[0]["value"] == student(values)[0]
+        assert len(under) == 1 and under[0]["value"] == of_metric(under[0]["metric"], values)[0]
     assert not any(n["metric"] in ("best_layer", "num_demonstrations") for n in summary["numbers"]), (
         "no means of counts"
     )
@@ -177,7 +177,7 @@ def test_the_page_and_the_table(ran):
     ]
     assert "population.tvp_weight (2)" in text and "prior risk" in text
     first = "ICL was not learned in 3 of 3 settings: the interval of its risk"
-    assert first in text.splitlines()[1] and page.index(first) < page.index("<h2>Results")
+    assert first in text.splitlines()[1] and page.index(first) < page.index('<h2 id="results">')
 
 
 def test_what_has_learned_is_not_named_and_each_metric_by_layer_is_drawn(ran):

@@ -34,7 +34,7 @@ def test_members_that_end_as_one_model_are_named(ran):
     assert "first, other are one model" in warning and "trained" not in warning
     said = "first and other ended as one model, bit for bit"
     page = write_report(folder).read_text()
-    assert said in summary_table(summary) and page.index(said) < page.index("<h2>Results")
+    assert said in summary_table(summary) and page.index(said) < page.index('<h2 id="results">')
 
 
 def test_a_mean_over_the_prompt_is_logged_as_a_loss_and_risks_are_those_of_the_table(ran):

@@ -12,7 +12,7 @@ from tvjax.errors import UserError
 from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.tvp.report.gallery import gallery
 from tvjax.experiments.tvp.report.looks import looks
-from tvjax.experiments.tvp.report.probes import probes_figure, probes_text, rank_figure, rank_text
+from tvjax.experiments.tvp.report.probes import probe_figure, probes_shown, rank_figure, rank_text
 from tvjax.experiments.tvp.report.reader import TVPRun
 from tvjax.report.reader import read_run
 
@@ -64,9 +64,13 @@ def probed_dir(pair_dir: Path, edit: Callable) -> Path:
     return pair_dir
 
 
-def panels(figure: Any) -> dict[str, Any]:
-    """By what each asks."""
-    return {ax.get_title(loc="left").split("?")[0] + "?": ax for ax in figure.axes if ax.get_visible()}
+def panels(summary: Any) -> dict[str, Any]:
+    """The only axes of each probe's figure, by the probe's name."""
+    return {probe.stem.removeprefix("probe_"): probe_figure(summary, probe).axes[0] for probe in probes_shown(summary)}
+
+
+def probes_text(summary: Any) -> str:
+    return " ".join(probe.text(summary) for probe in probes_shown(summary))
 
 
 def drawn(ax: Any, color: str) -> list[np.ndarray]:
@@ -76,30 +80,30 @@ def drawn(ax: Any, color: str) -> list[np.ndarray]:
 class TestFigure:
     def test_a_panel_a_probe_with_its_numbers(self, probed_dir: Path) -> None:
         summary = TVPRun.of(read_run(probed_dir)).summary
-        found = panels(probes_figure(summary))
+        found = panels(summary)
         assert len(found) == 5
         tvp = looks(summary)[1].color
         lines = {title: drawn(ax, tvp) for title, ax in found.items()}
-        np.testing.assert_allclose(lines["Can the task be read?"], [[0, 0.45, 0.9, 0.9, 0.9], [0, 0.35, 0.7, 0.7, 0.7]])
-        np.testing.assert_allclose(lines["Is the dummy query in it?"], [[np.nan, 3, 0.1, 3, np.nan]])
-        np.testing.assert_allclose(lines["Does a mean over dummies help?"], [[0.05, 0.045, 0.04, 0.035]])
-        vector, own, prompt, other = lines["Whose answer after a swap?"]
+        np.testing.assert_allclose(lines["read"], [[0, 0.45, 0.9, 0.9, 0.9], [0, 0.35, 0.7, 0.7, 0.7]])
+        np.testing.assert_allclose(lines["dummy"], [[np.nan, 3, 0.1, 3, np.nan]])
+        np.testing.assert_allclose(lines["averaging"], [[0.05, 0.045, 0.04, 0.035]])
+        vector, own, prompt, other = lines["swap"]
         np.testing.assert_allclose(vector, [1.9, 1.9, 0.05, 1.9, 1.9])
         np.testing.assert_allclose(prompt, [0.05, 0.05, 1.9, 0.05, 0.05])
         assert (own.tolist(), other.tolist()) == ([1.9], [0.05])
-        first, second, mixture = lines["What does a mix say?"]
+        first, second, mixture = lines["mix"]
         np.testing.assert_allclose(first[::4], [1.9, 0.05])
         np.testing.assert_allclose(second[::4], [0.05, 1.9])
         np.testing.assert_allclose(mixture, 0.3)
 
     def test_bands_are_the_intervals(self, probed_dir: Path) -> None:
-        ax = panels(probes_figure(TVPRun.of(read_run(probed_dir)).summary))["What does a mix say?"]
+        ax = panels(TVPRun.of(read_run(probed_dir)).summary)["mix"]
         band = ax.collections[1].get_paths()[0].vertices[:, 1]
         assert band.min() == pytest.approx(0.05 * 0.95) and band.max() == pytest.approx(1.9 * 1.05)
 
     def test_the_prescribed_layer_is_ringed(self, probed_dir: Path) -> None:
-        found = panels(probes_figure(TVPRun.of(read_run(probed_dir)).summary))
-        for title in ("Can the task be read?", "Is the dummy query in it?", "Whose answer after a swap?"):
+        found = panels(TVPRun.of(read_run(probed_dir)).summary)
+        for title in ("read", "dummy", "swap"):
             (ring,) = [line for line in found[title].lines if line.get_label() == "prescribed layer"]
             assert ring.get_xdata()[0] == 2
 
@@ -109,11 +113,9 @@ class TestFigure:
         copy = Path(copytree(tokens_dir, tmp_path / "copy"))
         edit(copy, add_probes)
         summary = TVPRun.of(read_run(copy)).summary
-        found = panels(probes_figure(summary))
-        np.testing.assert_allclose(drawn(found["Whose answer after a swap?"], looks(summary)[1].color)[0][2], 0.9)
-        assert (
-            found["What does a mix say?"].get_ylim()[1] > 1 and "accuracy" in found["What does a mix say?"].get_ylabel()
-        )
+        found = panels(summary)
+        np.testing.assert_allclose(drawn(found["swap"], looks(summary)[1].color)[0][2], 0.9)
+        assert found["mix"].get_ylim()[1] > 1 and "accuracy" in found["mix"].get_ylabel()
         assert "closer (whole intervals)" in probes_text(summary)
         assert "TVP-loss at layer 2: to the vector's task" in probes_text(summary)
 
@@ -124,16 +126,16 @@ class TestFigure:
 
         edit(probed_dir, change)
         run = TVPRun.of(read_run(probed_dir))
-        assert len(panels(probes_figure(run.summary))) == 3
-        (exhibit,) = [e for e in gallery(run) if e.stem == "probes"]
-        assert "Swaps and mixes are left out" in exhibit.caption and "After a swap" not in exhibit.caption
+        assert len(panels(run.summary)) == 3
+        shown = [e.stem for e in gallery(run) if e.stem.startswith("probe_")]
+        assert shown == ["probe_read", "probe_dummy", "probe_averaging"]
         assert "-         -" in summary_table(__import__("json").loads((probed_dir / "eval/summary.json").read_text()))
 
     def test_rank_only_where_there_are_several_outputs(self, probed_dir: Path, edit: Callable) -> None:
-        assert [e.stem for e in gallery(TVPRun.of(read_run(probed_dir))) if e.stem in ("probes", "rank")] == ["probes"]
+        assert "rank" not in [e.stem for e in gallery(TVPRun.of(read_run(probed_dir)))]
         edit(probed_dir, lambda tree: add_probes(tree, rank=True))
         run = TVPRun.of(read_run(probed_dir))
-        assert [e.stem for e in gallery(run) if e.stem in ("probes", "rank")] == ["probes", "rank"]
+        assert [e.stem for e in gallery(run)][8:10] == ["probe_mix", "rank"]
         figure = rank_figure(run.summary)
         left, right = figure.axes
         color = looks(run.summary)[1].color
@@ -174,7 +176,7 @@ class TestWords:
         edit(copy, change)
         summary = TVPRun.of(read_run(copy)).summary
         assert "to the vector's task (3 of 4 seeds), to the prompt's own task (1 of 4 seeds)" in probes_text(summary)
-        assert len(panels(probes_figure(summary))) == 5
+        assert len(panels(summary)) == 5
 
     def test_the_terminal_has_a_row_a_member(self, probed_dir: Path) -> None:
         import json
@@ -189,15 +191,15 @@ class TestWords:
 
     def test_the_page_has_the_figure_with_its_caption(self, probed_dir: Path) -> None:
         text = write_report(probed_dir).read_text()
-        assert (probed_dir / "report" / "probes.png").read_bytes().startswith(b"\x89PNG")
-        assert "After a swap there, the answer is closer" in text
+        assert (probed_dir / "report" / "probe_swap.png").read_bytes().startswith(b"\x89PNG")
+        assert "After a swap at l*, the answer is closer" in text
 
 
 class TestReading:
     def test_runs_without_probes_have_none(self, regression_dir: Path, pair_dir: Path, edit: Callable) -> None:
         run = TVPRun.of(read_run(regression_dir))
         assert all(member.probes is None for member in run.summary.members)
-        assert "probes" not in [exhibit.stem for exhibit in gallery(run)]
+        assert not [exhibit for exhibit in gallery(run) if exhibit.stem.startswith("probe")]
 
     def test_several_parameters_are_drawn_together(self, probed_dir: Path, edit: Callable) -> None:
         def change(tree: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import tvjax
 from tests.report.conftest import EIGHT, PAIR, SHIFTS, edit_summary, write_run
 from tvjax import compare as command
 from tvjax.errors import UserError
-from tvjax.evals.statistics import student
+from tvjax.evals.statistics import over_seeds, student
 from tvjax.report.comparison import compare
 from tvjax.report.reader import Run
 from tvjax.report.results import FIRST, LAST, rows
@@ -100,7 +100,7 @@ def test_differences_are_paired_by_seed(two):
         np.testing.assert_allclose(mean, 0.0115, atol=1e-9)
         np.testing.assert_allclose(ends, student([0.01, 0.011, 0.012, 0.013])[1], atol=1e-9)
         values = [value for value, *_ in first.by_seed.values()]
-        assert first.estimate() == student(values) and len(values) == 4
+        assert first.estimate() == over_seeds(values) and len(values) == 4
     text = comparison.number_table().text()
     assert "icl_risk (tvp weight 1.0, prescribed layer 2)" in text and "0.0115 [1.0e-2, 0.0130]" in text
 

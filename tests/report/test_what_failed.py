@@ -17,7 +17,7 @@ from tvjax.experiments.text_model import report as text_model_page
 from tvjax.experiments.tvp.report.findings import headline, robustness
 from tvjax.experiments.tvp.report.gallery import gallery
 from tvjax.experiments.tvp.report.looks import looks
-from tvjax.experiments.tvp.report.probes import probes_text
+from tvjax.experiments.tvp.report.probes import SWAP
 from tvjax.experiments.tvp.report.reader import TVPRun
 from tvjax.experiments.tvp.report.summary import parse_summary
 from tvjax.experiments.tvp_language import report as language
@@ -118,7 +118,7 @@ class TestPageAndTable:
     def test_no_layer_is_called_best_where_none_works(self, run_dir: Path, undrawn: None) -> None:
         page = write_report(run_dir).read_text()
         assert page.count("none works: ") == 2 and "<td>layer 2: 1.33" in page
-        assert page.index("has not learned the task") < page.index("<h2>Results")
+        assert page.index("has not learned the task") < page.index('<h2 id="results">')
         assert f"{TRAINED} (task not learned)" in page
 
     def test_the_table_says_it_first(self, run_dir: Path) -> None:
@@ -137,7 +137,7 @@ class TestPageAndTable:
         assert [look.label for look in looks(run.summary)] == [PLAIN, f"{TRAINED} (task not learned)"]
         assert f"{TRAINED}: nothing to read, task not learned." in robustness(run.summary)
         assert f"{PLAIN}: ICL in 8, no vector" in robustness(run.summary)
-        assert f"{TRAINED}: nothing to read, task not learned" in probes_text(run.summary)
+        assert f"{TRAINED}: nothing to read, task not learned" in SWAP.text(run.summary)
         captions = {exhibit.stem: exhibit.caption for exhibit in gallery(run)}
         assert f"{TRAINED} (task not learned): 1.02" in captions["icl_by_demonstrations"]
         assert f"{PLAIN}: 1.08; {TRAINED} (task not learned): 1.33" in captions["tvp_by_layer"]

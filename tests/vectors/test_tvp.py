@@ -258,3 +258,20 @@ class TestControl:
             risk = task.scores(alone[:, -1:], y[:, place : place + 1])["risk"][:, 0]
             np.testing.assert_allclose(scores["risk"][:, place], risk, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(out, tvp.run_prompt(model, prompt)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "start", "shares"),
+    [
+        ("constant", 0, [1, 1, 1, 1, 1]),
+        ("constant", 3, [0, 0, 0, 1, 1]),
+        ("up", 0, [0, 0.25, 0.5, 0.75, 1]),
+        ("up", 2, [0, 0, 0, 0.5, 1]),
+        ("down", 0, [1, 0.75, 0.5, 0.25, 0]),
+        ("down", 2, [0, 0, 1, 0.5, 0]),
+        ("up", 4, [0, 0, 0, 0, 0]),
+    ],
+)
+def test_the_share_of_the_weight_goes_by_its_schedule(schedule, start, shares):
+    config = tvp.TVPConfig(schedule=schedule, start_step=start)
+    np.testing.assert_allclose([float(config.share(jnp.array(step), 5)) for step in range(5)], shares, atol=1e-7)

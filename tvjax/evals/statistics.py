@@ -100,3 +100,13 @@ def over_seeds(values: Sequence[float], *, level: float = LEVEL) -> tuple[float,
     """The geometric mean of positive numbers, one a seed, and its interval: `student` of their logarithms."""
     mean, limits = student([math.log(value) for value in values], level=level)
     return float(np.exp(mean)), limits and [float(np.exp(end)) for end in limits]
+
+
+def of_metric(name: str, values: Sequence[float]) -> tuple[float, list[float] | None]:
+    """The mean over seeds of a metric and its interval: of risks and losses geometric, of all else arithmetic. [ours]
+
+    Risks of seeds differ by factors, and their arithmetic interval would reach below 0. With a risk of 0 among them it
+    is arithmetic after all.
+    """
+    by_factors = name.endswith(("_risk", "_loss", "_risk_by_layer", "_loss_by_layer"))
+    return over_seeds(values) if by_factors and min(values) > 0 else student(values)

@@ -59,8 +59,8 @@ class Progress:
         """The progress in words."""
         seconds, share = time.monotonic() - self._began, self._done / self._total if self._total else 0.0
         if share <= 0:
-            return f"at work for {_spelled(seconds)}"
-        return f"{min(share, 1):.0%} done, about {_spelled(seconds * max(1 / share - 1, 0))} left"
+            return f"at work for {spelled(seconds)}"
+        return f"{min(share, 1):.0%} done, about {spelled(seconds * max(1 / share - 1, 0))} left"
 
     def _watch(self) -> None:
         while not self._end.wait(min(1.0, self._every / 4)):
@@ -68,6 +68,6 @@ class Progress:
                 self.say(self.line())
 
 
-def _spelled(seconds: float) -> str:
+def spelled(seconds: float) -> str:
     """A time in words, in seconds or minutes."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

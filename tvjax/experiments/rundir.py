@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import jax
 from tvjax.errors import UserError, reject
 from tvjax.experiments import code
 from tvjax.experiments.base import Experiment
+from tvjax.experiments.progress import spelled
 from tvjax.files import flatten, read_json, write_json, write_whole
 from tvjax.parallel import processes
 from tvjax.train.loop import Trainer
@@ -27,7 +29,7 @@ PLAN = "plan.json"
 FREE = ("mesh",)
 """Groups of the config that may change when a run goes on, since they do not change the results."""
 
-LATER = {"matmul_precision": "highest", "start": "", "l2": 0.0, "keep_best": ""}
+LATER = {"matmul_precision": "highest", "start": "", "l2": 0.0, "keep_best": "", "schedule": "constant"}
 """Fields that the config.json of an older run lacks, and the values that such a run had."""
 
 
@@ -136,10 +138,17 @@ def run_parts(
 ) -> dict[str, Path]:
     """Run all of `configs`, each in a folder of its name in `folder`; return these folders.
 
-    What `folder` holds already is not trained again, but with mode "eval" measured again.
+    What `folder` holds already is not trained again, but with mode "eval" measured again. Between two runs a line says
+    how long the rest takes, by the time that those before took for a member's step.
     """
     paths = {name: folder / name for name in configs}
+    costs = {name: _member_steps(config) for name, config in configs.items()}
+    seconds, done = 0.0, 0
     for number, (name, config) in enumerate(configs.items(), start=1):
+        if seconds:
+            left = sum(list(costs.values())[number - 1 :])
+            say(f"{number - 1} of {len(configs)} done, about {spelled(seconds * left / done)} left")
+        began, new = time.monotonic(), not (paths[name] / "eval" / "summary.json").is_file()
         members = len(config.get("population", {}).get("name", ()))
         what = (
             f"population {number} of {len(configs)} ({members} members)"
@@ -151,7 +160,14 @@ def run_parts(
         else:
             say(f"measuring {what} in {paths[name]}")
             experiment.run(config, paths[name], mode, say)
+        if new or mode != "train":  # what was there already says nothing of the time that another takes
+            seconds, done = seconds + time.monotonic() - began, done + costs[name]
     return paths
+
+
+def _member_steps(config: Mapping[str, Any]) -> int:
+    """What a run costs beside others of its kind: its members times their steps."""
+    return max(1, len(config.get("population", {}).get("name", ()))) * config.get("train", {}).get("steps", 1)
 
 
 def trained_state(trainer: Trainer, folder: Path, mode: str, say: Callable[[str], None]) -> TrainState:

@@ -15,9 +15,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from tvjax.errors import UserError
-from tvjax.evals.statistics import student
+from tvjax.evals.statistics import of_metric, student
 from tvjax.files import write_whole
-from tvjax.report.html import Exhibit, box, document, figure, write_figure
+from tvjax.report.html import Exhibit, box, document, figure, files, with_contents, write_figure
 from tvjax.report.reader import Run, read_run
 from tvjax.report.results import FIRST, LAST, Row, differing, rows
 from tvjax.report.style import HUES, open_figure, quiet
@@ -35,6 +35,7 @@ Key = tuple[tuple[str, Any], ...]
 class Number:
     """A headline number of one run: by seed (None: of no seed) the value and its interval."""
 
+    metric: str
     by_seed: Mapping[Any, tuple[float, float, float]]
 
     def estimate(self) -> tuple[float, Sequence[float] | None]:
@@ -42,7 +43,7 @@ class Number:
         values = list(self.by_seed.values())
         if len(values) == 1:
             return values[0][0], values[0][1:]
-        return student([value for value, *_ in values])
+        return of_metric(self.metric, [value for value, *_ in values])
 
     def less(self, other: "Number") -> tuple[float, Sequence[float] | None] | None:
         """The mean over the seeds that both have of this number less `other`; None if they share no seed."""
@@ -98,8 +99,9 @@ class Comparison:
                 )
                 lines.append(Line(cells, names=2))
         caption = (
-            "Headline numbers with 90% intervals: of several seeds Student's t over seeds, of one seed the bootstrap"
-            " over prompts. Where no seeds are counted the number is of no member, or a sweep's own mean over seeds."
+            "Headline numbers with 90% intervals: of several seeds Student's t over seeds (of risks the geometric mean,"
+            " and the interval of the logarithms), of one seed the bootstrap over prompts. Where no seeds are counted"
+            " the number is of no member, or a sweep's own mean over seeds."
             " Differences are from the first run of the block, over the seeds that both have; of one seed a difference"
             " has no interval."
         )
@@ -111,10 +113,11 @@ class Comparison:
         exhibit = self._figure()
         parts += [f"<p>{i}: {escape(str(run.path))}</p>" for i, run in enumerate(self.runs, start=1)]
         if exhibit:
-            parts.append(figure(exhibit, write_figure(exhibit, folder)))
+            parts += ["<h2>Figures</h2>", figure(exhibit, write_figure(exhibit, folder))]
         parts += ["<h2>Numbers</h2>", self.number_table().html(), "<h2>Fields</h2>", self.field_table().html()]
+        parts.append(files([("numbers.csv", "the table of numbers")]))
         page = folder / "index.html"
-        write_whole(page, document("Runs compared", parts))
+        write_whole(page, document("Runs compared", with_contents(parts)))
         write_whole(folder / "numbers.csv", self.number_table().csv())
         return page
 
@@ -170,7 +173,10 @@ def compare(folders: Sequence[str | Path]) -> Comparison:
     return Comparison(
         runs,
         differing(runs),
-        {key: {index: Number(seeds) for index, seeds in by_run.items()} for key, by_run in numbers.items()},
+        {
+            key: {index: Number(dict(key)["metric"], seeds) for index, seeds in by_run.items()}
+            for key, by_run in numbers.items()
+        },
     )
 
 

@@ -2,10 +2,12 @@
 
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape, unescape
 from pathlib import Path
+from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
@@ -14,6 +16,8 @@ from tvjax.report.look import CSS
 from tvjax.report.style import DPI
 
 Size = tuple[int, int]
+FORMATS: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+"""The formats of a figure's files, each with what is left out of its metadata: the page shows the last."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,48 @@ def box(sentences: Sequence[str]) -> str:
 def write_figure(exhibit: Exhibit, folder: Path) -> Size:
     """Draw and save one figure; return the width and height at which the page shows it, in CSS pixels."""
     drawn = exhibit.draw()
-    content = io.BytesIO()
-    drawn.savefig(content, format="png", dpi=DPI)
-    write_whole(folder / f"{exhibit.stem}.png", content.getvalue())
+    for form, undated in FORMATS.items():
+        content = io.BytesIO()
+        drawn.savefig(content, format=form, dpi=DPI, metadata=undated)
+        write_whole(folder / f"{exhibit.stem}.{form}", content.getvalue())
     width, height = drawn.get_size_inches()
     return round(96 * width), round(96 * height)
 
 
 def figure(exhibit: Exhibit, size: Size) -> str:
     """The figure under its heading, with its caption."""
+    stem = exhibit.stem
+    links = " ".join(f'<a href="{stem}.{form}">{form.upper()}</a>' for form in FORMATS)
     return (
-        f'<h3>{escape(exhibit.heading)}</h3>\n<figure><img src="{exhibit.stem}.png" width="{size[0]}"'
-        f' height="{size[1]}" alt="{escape(exhibit.alt)}"><figcaption>{escape(exhibit.caption)}</figcaption></figure>'
+        f'<h3>{escape(exhibit.heading)}</h3>\n<figure><a href="{stem}.png" title="the figure alone, larger">'
+        f'<img src="{stem}.png" width="{size[0]}" height="{size[1]}" alt="{escape(exhibit.alt)}"></a>'
+        f"<figcaption>{escape(exhibit.caption)} <small>{links}</small></figcaption></figure>"
     )
+
+
+def with_contents(parts: Sequence[str]) -> list[str]:
+    """The parts of a page, each heading of them with an anchor; behind the first part links to the headings."""
+    anchors: dict[str, str] = {}
+
+    def named(match: re.Match[str]) -> str:
+        level, text = match.groups()
+        slug = re.sub(r"[^a-z0-9]+", "-", unescape(text).lower()).strip("-") or "part"
+        while slug in anchors:
+            slug += "-more"
+        anchors[slug] = f'<li class="h{level}"><a href="#{slug}">{text}</a></li>'
+        return f'<h{level} id="{slug}">{text}</h{level}>'
+
+    first, *rest = [re.sub(r"<h([23])>(.*?)</h\1>", named, part) for part in parts]
+    nav = f'<nav aria-label="Contents"><ul>{"".join(anchors.values())}</ul></nav>' if anchors else ""
+    return [first, nav, *rest]
+
+
+def files(links: Sequence[tuple[str, str]]) -> str:
+    """Links to files of the run: a path from the page, and what the file is."""
+    items = "".join(
+        f'<li><a href="{escape(quote(path))}">{escape(path)}</a>: {escape(text)}</li>' for path, text in links
+    )
+    return f"<h2>Files</h2>\n<ul>{items}</ul>" if items else ""
 
 
 def details(title: str, tree: dict[str, object]) -> str:

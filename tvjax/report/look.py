@@ -23,6 +23,10 @@ figure img { display: block; max-width: 100%; height: auto; background: #fff; bo
   border-radius: 6px; padding: .5rem; }
 figcaption { margin-top: .6rem; max-width: 46rem; font-size: .95rem; }
 .scroll { overflow-x: auto; margin: 0 0 1.25rem; }
+nav ul { columns: 18rem; margin: 1.25rem 0 0; padding: 0; list-style: none; font-size: .9rem; }
+nav .h3 { padding-left: 1rem; }
+a { color: var(--accent); }
+figcaption small a { margin-right: .35rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption span { display: block; max-width: 46rem; }
 thead td { border-bottom: 0; }
@@ -30,6 +34,7 @@ caption { text-align: left; padding: 0 0 .5rem; caption-side: top; }
 th, td { padding: .4rem .75rem .4rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
 tbody th { font-weight: 500; min-width: 10rem; }
+tr > :first-child { position: sticky; left: 0; background: var(--page); }
 thead th { vertical-align: bottom; }
 th[scope="colgroup"] { border-bottom: 0; }
 td { white-space: nowrap; }
@@ -42,5 +47,7 @@ summary { cursor: pointer; font-weight: 600; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: 1rem; overflow-x: auto;
   font: .82rem/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 footer { margin-top: 3rem; font-size: .9rem; color: var(--quiet); }
+@media (max-width: 34rem) { main { padding: 1.25rem .75rem 3rem; } h1 { font-size: 1.4rem; } table { font-size: .8rem; }
+  tbody th { min-width: 6rem; max-width: 9rem; overflow-wrap: anywhere; } .headline { padding: .75rem; } }
 @media print { main { max-width: none; padding: 0; } figure, tr { break-inside: avoid; } }
 """

@@ -8,9 +8,23 @@ from typing import Any
 
 from tvjax.errors import UserError
 from tvjax.files import write_whole
-from tvjax.report.html import Exhibit, details, document, figure, write_figure
+from tvjax.report.html import Exhibit, details, document, figure, files, with_contents, write_figure
 from tvjax.report.reader import Run
 from tvjax.report.tables import Table
+
+FILES = {
+    "eval/summary.json": "every final number, with its interval",
+    "eval/*.jsonl": "answers, one a line",
+    "metrics.jsonl": "metrics during training, one line a step and member",
+    "*/metrics.jsonl": "metrics during the training of a part",
+    "vectors/*.safetensors": "the vectors",
+    "populations/*/report/index.html": "the page of one population, with its single seeds",
+    "config.json": "every field",
+    "environment.json": "versions, devices, commit",
+}
+"""The files of a run that its page links to, and what they are."""
+MOST_FILES = 12
+"""The most files of one kind that are listed; of more, their folder follows."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +73,22 @@ class Page:
             "<h2>Figures</h2>" if figures else "",
             *figures,
             *contents.below,
+            files(_files(run.path)),
             "<h2>How it was made</h2>",
             details("Configuration", run.config),
             details("Environment", run.environment),
         ]
         page = folder / "index.html"
-        write_whole(page, document(f"{name}: {contents.heading}", body))
+        write_whole(page, document(f"{name}: {contents.heading}", with_contents(body)))
         return page
+
+
+def _files(folder: Path) -> list[tuple[str, str]]:
+    """The files of a run that a reader may want, as paths from its page."""
+    found = []
+    for pattern, text in FILES.items():
+        paths = sorted(folder.glob(pattern))
+        found += [(f"../{path.relative_to(folder).as_posix()}", text) for path in paths[:MOST_FILES]]
+        if len(paths) > MOST_FILES:
+            found.append((f"../{paths[0].relative_to(folder).parent.as_posix()}", f"{len(paths)} files: {text}"))
+    return found

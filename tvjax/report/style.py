@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -21,6 +23,13 @@ PRIOR: dict[str, Any] = {"color": "#6b6b6b", "linestyle": (0, (4, 3)), "linewidt
 ORACLE: dict[str, Any] = {"color": INK, "linestyle": "-", "linewidth": 1.6}
 HUES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#e69f00", "#56b4e9", "#882255", "#7f7f00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
+
+
+def hues(count: int) -> tuple[str, ...]:
+    """`count` different colours: the first of `HUES`, or, of more than there are, steps around a map of colours."""
+    if count <= len(HUES):
+        return HUES[:count]
+    return tuple(to_hex(color) for color in colormaps["turbo"](np.linspace(0.03, 0.97, count)))
 
 
 def open_figure(width: float, height: float, title: str, subtitle: str) -> Figure:

@@ -1,4 +1,4 @@
-"""One table: as plain text for the terminal, as HTML for a page, and as CSV."""
+"""One table: as plain text for the terminal, as HTML for a page, as Markdown, and as CSV."""
 
 import csv
 import io
@@ -134,6 +134,13 @@ class Table:
             kinds = " ".join(kind for kind, there in (("good", cell.good), ("wrap", cell.wrap)) if there)
             parts.append(f'<td class="{kinds}">{cell.html()}</td>' if kinds else f"<td>{cell.html()}</td>")
         return f"<tr{' class=' + chr(34) + 'reference' + chr(34) if row.reference else ''}>{''.join(parts)}</tr>"
+
+    def markdown(self) -> str:
+        """Rows of Markdown, without the caption."""
+        rows = [[head.text for head in self._heads()], ["---"] * len(self.heads)]
+        rows += [[_cell(cell).csv() for cell in row.cells] for row in self.rows]
+        rows = [row + [""] * (len(self.heads) - len(row)) for row in rows]
+        return "".join("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |\n" for row in rows)
 
     def csv(self) -> str:
         """Comma-separated values, under the long heads."""

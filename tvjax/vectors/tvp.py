@@ -35,6 +35,15 @@ class TVPConfig:
     answered_from: Literal["vector", "demonstrations"] = setting(
         "vector", "vector: the TVP-loss; demonstrations: a control for what it costs, the same x' in the prompt itself"
     )
+    schedule: Literal["constant", "up", "down"] = setting(
+        "constant", "of tvp_weight, from start_step to the last step: up from 0 to it, or down from it to 0, in a line"
+    )
+
+    def share(self, step: jax.Array, steps: int) -> jax.Array:
+        """The share of tvp_weight that counts at `step` (from 0) of `steps`, in [0, 1]."""
+        along = jnp.clip((step - self.start_step) / max(steps - 1 - self.start_step, 1), 0.0, 1.0)
+        share = {"constant": jnp.ones_like(along), "up": along, "down": 1.0 - along}[self.schedule]
+        return jnp.where(step >= self.start_step, share, 0.0)
 
 
 def stream_at(activations: dict[str, jax.Array], positions: slice) -> jax.Array:

@@ -18,7 +18,7 @@ from tvjax.report.html import Exhibit, box
 from tvjax.report.page import Contents, Page
 from tvjax.report.pca import principal
 from tvjax.report.reader import Run
-from tvjax.report.style import GRID, HUES, INK, MARKERS, PRIOR, QUIET, bottom_legend, open_figure, quiet
+from tvjax.report.style import GRID, HUES, INK, MARKERS, PRIOR, QUIET, bottom_legend, hues, open_figure, quiet
 from tvjax.report.tables import Cell, Head, Row, Table, both
 
 KINDS = {"prompts": "prompts", "vectors": "vectors, not trained", "trained": "trained baselines", "atv": "ATV"}
@@ -352,8 +352,8 @@ def _pca(summary: dict[str, Any], vectors: dict[str, np.ndarray]) -> Exhibit:
             own = points[start : start + len(values)]
             start += len(values)
             look: dict[str, Any] = {
-                "color": HUES[index % len(HUES)],
-                "marker": MARKERS[(index // len(HUES)) % len(MARKERS)],
+                "color": hues(len(vectors))[index],
+                "marker": MARKERS[index % len(MARKERS)],
             }
             ax.plot(*own.T, linestyle="none", markersize=3, alpha=0.6, markeredgewidth=0, **look)
             ax.plot(*own.mean(0), markersize=10, markeredgecolor=INK, **look)

@@ -10,7 +10,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tvjax.evals.learned import USABLE
-from tvjax.report.style import HUES, INK, MARKERS, PRIOR, QUIET, bottom_legend, log_axis, log_limits, open_figure, quiet
+from tvjax.report.style import (
+    HUES,
+    INK,
+    MARKERS,
+    PRIOR,
+    QUIET,
+    bottom_legend,
+    hues,
+    log_axis,
+    log_limits,
+    open_figure,
+    quiet,
+)
 
 Tree = Mapping[str, Any]
 ARMS = {"icl": "ICL loss alone", "tvp": "ICL + TVP-loss", "control": "ICL + the same queries, no vector"}
@@ -174,7 +186,7 @@ def training(summary: Tree) -> Figure:
             groups.setdefault(ARMS["icl"] if known["arm"] == "icl" else second_loss(known), []).append(known)
     drawn, handles = [], []
     for index, (name, members) in enumerate(groups.items()):
-        color = HUES[index % len(HUES)]
+        color = hues(len(groups))[index]
         steps = members[0]["history"]["step"]
         curves = (
             [np.array(m["history"]["icl_risk"], float) / m["prior_risk"] for m in members],
@@ -217,7 +229,7 @@ def prescribed(summary: Tree) -> Figure:
     for row in trained:
         index = weights.index(row["tvp_weight"])
         x = row["prescribed_layer"] + 0.12 * (index - (len(weights) - 1) / 2)
-        look = (HUES[index % len(HUES)], MARKERS[index % len(MARKERS)])
+        look = (hues(len(weights))[index], MARKERS[index % len(MARKERS)])
         _mark(left, x, row["tvp"], *look, upright=True)
         _mark(right, x, row["icl_over_plain"], *look, upright=True)
     beside = max(row["prescribed_layer"] for row in trained) + 1
@@ -232,7 +244,7 @@ def prescribed(summary: Tree) -> Figure:
     quiet(left, "prescribed layer", "TVP risk there / prior's risk")
     quiet(right, "prescribed layer", "ICL risk / ICL loss alone")
     names = [f"TVP-loss, weight {weight:g}" for weight in weights]
-    handles = [_key(HUES[i % len(HUES)], MARKERS[i % len(MARKERS)], name) for i, name in enumerate(names)]
+    handles = [_key(hues(len(names))[i], MARKERS[i % len(MARKERS)], name) for i, name in enumerate(names)]
     if control:
         handles.append(_key(QUIET, "D", ARMS["control"]))
     handles.append(Line2D([], [], label="left: prior; right: ICL loss alone", **PRIOR))

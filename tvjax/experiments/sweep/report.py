@@ -16,7 +16,7 @@ from tvjax.report.html import Exhibit, box
 from tvjax.report.page import Contents, Page
 from tvjax.report.reader import Run
 from tvjax.report.results import rows
-from tvjax.report.style import HUES, MARKERS, PRIOR, bottom_legend, log_axis, log_limits, open_figure, quiet
+from tvjax.report.style import MARKERS, PRIOR, bottom_legend, hues, log_axis, log_limits, open_figure, quiet
 from tvjax.report.tables import Cell, Row, Table, estimate
 from tvjax.report.words import number
 
@@ -114,7 +114,7 @@ def table(summary: Entry) -> Table:
     heads = ("setting", *(LONG.get(metric, metric) for metric in metrics))
     seeds = _seeds(summary)
     what = (
-        f"{seeds} seeds, 90% intervals of Student's t over them"
+        f"{seeds} seeds, of risks the geometric mean; 90% intervals of Student's t over them"
         if seeds > 1
         else "one seed, its 90% interval over prompts"
     )
@@ -257,18 +257,25 @@ def _curve(summary: Entry, metric: str) -> Exhibit:
         columns = min(3, len(keys))
         height = -(-len(keys) // columns)
         drawn = open_figure(
-            max(6.5, 3.6 * columns), 2.7 * height + 0.8, f"{what} by layer", "mean and 90% interval over seeds"
+            max(6.5, 3.6 * columns),
+            2.7 * height + 0.8,
+            f"{what} by layer",
+            "mean (of risks geometric) and 90% interval over seeds",
         )
         axes = drawn.subplots(height, columns, squeeze=False, sharey=True).ravel()
         for ax in axes[len(keys) :]:
             ax.set_visible(False)
+        shown = {key: inside(key)[:MOST_LINES] for key in keys}
+        texts = dict.fromkeys(
+            _words(arm, list(varying), first if key is not None else "") for key, arms in shown.items() for arm in arms
+        )
+        colors = dict(zip(texts, hues(len(texts)), strict=True))
         styles: dict[str, Line2D] = {}
         for ax, key in zip(axes, keys, strict=False):
-            for arm in inside(key)[:MOST_LINES]:
+            for arm in shown[key]:
                 text = _words(arm, list(varying), first if key is not None else "")
                 entries = sorted((row for row in by_layer if _arm(row) == arm), key=lambda row: row["layer"])
-                place = len(styles) if text not in styles else list(styles).index(text)
-                color, marker = HUES[place % len(HUES)], MARKERS[place % len(MARKERS)]
+                color, marker = colors[text], MARKERS[list(colors).index(text) % len(MARKERS)]
                 layers, mean = [row["layer"] for row in entries], [row["value"] for row in entries]
                 ax.plot(layers, mean, color=color, marker=marker, markersize=4, linewidth=1.4)
                 if all(row["low"] is not None for row in entries):

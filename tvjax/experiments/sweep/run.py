@@ -1,7 +1,7 @@
 """A sweep: the runs of all combinations of some fields' values, each resumed like any other, and their numbers.
 
 The runs stand in populations/ of the workdir. Members of one shape train as one population (`settings`). The summary
-has every number over seeds: the mean, the 90% interval by Student's t, and the value of each seed.
+has every number over seeds: the mean (of risks the geometric one), the 90% interval by Student's t, and each value.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from tvjax.errors import reject
-from tvjax.evals.statistics import student
+from tvjax.evals.statistics import of_metric
 from tvjax.experiments import rundir
 from tvjax.experiments.base import Config, Experiment, PlanConfig, named
 from tvjax.experiments.sweep.settings import Part, SweepSettings
@@ -80,7 +80,7 @@ def rows_of(folder: Path) -> list[results.Row]:
 def over_seeds(parts: Sequence[tuple[Part, Sequence[results.Row]]]) -> list[dict[str, Any]]:
     """Each number over seeds: what it is of, the mean, the interval and the value of each seed.
 
-    The interval is Student's t over seeds, and of a single seed the one that its run has, if any.
+    Mean and interval are those of `statistics.of_metric`; a single seed has the interval of its run, if any.
     """
     numbers: dict[tuple[Any, ...], tuple[dict[str, Any], list[results.Row]]] = {}
     for part, table in parts:
@@ -92,7 +92,7 @@ def over_seeds(parts: Sequence[tuple[Part, Sequence[results.Row]]]) -> list[dict
             numbers.setdefault(tuple(map(repr, of.items())), (of, []))[1].append(row)
     entries = []
     for of, table in numbers.values():
-        value, ends = student([row["value"] for row in table])
+        value, ends = of_metric(of["metric"], [row["value"] for row in table])
         if ends is None and table[0]["low"] is not None:
             ends = [table[0]["low"], table[0]["high"]]
         by_seed = {str(row["seed"]): row["value"] for row in table if "seed" in row}

@@ -14,7 +14,7 @@ from tvjax.evals.learned import above
 from tvjax.report.html import Exhibit, box
 from tvjax.report.page import Contents, Page
 from tvjax.report.reader import Run
-from tvjax.report.style import GRID, HUES, INK, MARKERS, QUIET, bottom_legend, open_figure, quiet
+from tvjax.report.style import GRID, HUES, INK, MARKERS, QUIET, bottom_legend, hues, open_figure, quiet
 from tvjax.report.tables import Cell, Head, Row, Table, both, of
 from tvjax.report.words import SINK
 
@@ -102,7 +102,7 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
         rows = np.arange(len(tasks))[::-1]
         for ax, suffix, unit in zip(axes, ("_first", ""), ("first tokens", "whole answers"), strict=True):
             for index, method in enumerate(shown):
-                look = _look(index)
+                look = _look(index, len(shown))
                 low, high = np.array([e[f"{method}{suffix}_ci"] for e in tasks.values()]).T
                 height = rows + 0.64 * (0.5 - index / (len(shown) - 1))
                 ax.hlines(height, low, high, color=look["color"], linewidth=1.1)
@@ -113,7 +113,9 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
             quiet(ax, f"accuracy of {unit}", "")
             ax.grid(False, axis="y")
         axes[0].set_yticks(rows, list(tasks))
-        handles = [Line2D([], [], label=names[method], **_look(index)) for index, method in enumerate(shown)]
+        handles = [
+            Line2D([], [], label=names[method], **_look(index, len(shown))) for index, method in enumerate(shown)
+        ]
         bottom_legend(drawn, handles, len(shown))
         return drawn
 
@@ -129,9 +131,9 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
     )
 
 
-def _look(index: int) -> dict[str, Any]:
-    """The mark of a method, by its number in the legend."""
-    return {"color": HUES[index % len(HUES)], "marker": MARKERS[index % len(MARKERS)], "linestyle": "none"}
+def _look(index: int, count: int) -> dict[str, Any]:
+    """The mark of one of `count` methods, by its number in the legend."""
+    return {"color": hues(count)[index], "marker": MARKERS[index % len(MARKERS)], "linestyle": "none"}
 
 
 ADDED = " The function vector is added, times the scale that the dev split prefers."

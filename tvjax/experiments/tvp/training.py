@@ -71,7 +71,7 @@ class TVPExperiment:
             metrics = jax.tree.map(lambda m: m.mean(0), jax.lax.map(jax.checkpoint(part), cut))
         if not extra:
             return metrics["icl_loss"], metrics
-        weight = hyper["tvp_weight"] * (step >= s.tvp.start_step)
+        weight = hyper["tvp_weight"] * s.tvp.share(step, s.train.steps)
         return metrics["icl_loss"] + weight * metrics[f"{tvp.EXTRA[s.tvp.answered_from]}_loss"], metrics
 
     def _scores(self, params: Any, prompt: Prompt, queries: Any, step: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:

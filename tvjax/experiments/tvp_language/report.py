@@ -15,7 +15,7 @@ from tvjax.evals.learned import above
 from tvjax.report.html import Exhibit, box
 from tvjax.report.page import Contents, Page
 from tvjax.report.reader import Metrics, Run
-from tvjax.report.style import HUES, MARKERS, QUIET, bottom_legend, log_axis, log_limits, open_figure, quiet
+from tvjax.report.style import MARKERS, QUIET, bottom_legend, hues, log_axis, log_limits, open_figure, quiet
 from tvjax.report.tables import Cell, Head, Row, Table, estimate, of
 from tvjax.report.words import SINK
 
@@ -326,10 +326,11 @@ def _tasks_table(summary: Mapping[str, Any]) -> str:
 
 def _looks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """How each member is drawn: grey before fine-tuning."""
-    hues = [QUIET, *HUES]
+    arms = arms_of(summary)[:MOST]
+    colors = [QUIET, *hues(len(arms) - 1)]
     return [
-        {"color": hues[m % len(hues)], "marker": MARKERS[m % len(MARKERS)], "label": setting(member)}
-        for m, member in enumerate(arms_of(summary)[:MOST])
+        {"color": colors[m], "marker": MARKERS[m % len(MARKERS)], "label": setting(member)}
+        for m, member in enumerate(arms)
     ]
 
 

@@ -120,7 +120,7 @@ class TuningExperiment:
         metrics = {mean_name(*name.split("_", 1)): value.mean() for name, value in scores.items()}
         if not extra:
             return metrics["icl_loss"], metrics
-        weight = hyper["tvp_weight"] * (step >= s.tvp.start_step)
+        weight = hyper["tvp_weight"] * s.tvp.share(step, s.train.steps)
         return metrics["icl_loss"] + weight * metrics[f"{tvp.EXTRA[extra]}_loss"], metrics
 
     def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:

@@ -3,7 +3,7 @@
 from tvjax.experiments.tvp.report.figures import icl_figure, tvp_figure
 from tvjax.experiments.tvp.report.findings import by_setting, robustness
 from tvjax.experiments.tvp.report.members import titles
-from tvjax.experiments.tvp.report.probes import probes_figure, probes_of, probes_text, rank_figure, rank_text
+from tvjax.experiments.tvp.report.probes import Probe, probe_figure, probes_shown, rank_figure, rank_text
 from tvjax.experiments.tvp.report.progress import heatmap_figure, training_figure
 from tvjax.experiments.tvp.report.reader import TVPRun
 from tvjax.experiments.tvp.report.shifts import shifts_figure
@@ -18,7 +18,7 @@ def gallery(run: TVPRun) -> list[Exhibit]:
         exhibits.append(_heatmap(run))
     probes = [member.probes for member in run.summary.members]
     if all(probes):
-        exhibits.append(_probes(run))
+        exhibits += [_probe(run, probe) for probe in probes_shown(run.summary)]
     if all(one and one.rank for one in probes):
         exhibits.append(_rank(run))
     if run.summary.shifts:
@@ -95,22 +95,14 @@ def _heatmap(run: TVPRun) -> Exhibit:
     )
 
 
-def _probes(run: TVPRun) -> Exhibit:
-    crossed = (
-        "Below, one task's vector at the end of another's whole prompt, whose demonstrations the layers above can still"
-        " read; and mixes of two vectors, zero-shot."
-        if probes_of(run.summary)[0].swap
-        else "Swaps and mixes are left out: an x of one task is none of another."
-    )
+def _probe(run: TVPRun, probe: Probe) -> Exhibit:
+    numbers = probe.text(run.summary)
     return Exhibit(
-        "probes",
-        "Probing the vectors",
-        f"Panels of probes of the task vectors for {_who(run)}: what can be read from them and what they vary with, by"
-        f" layer, and whose answer they give. {probes_text(run.summary)}",
-        "First, what a linear map and the nearest neighbours read of the task: that it can be read does not say that"
-        " the model uses it there. Then, how much theta changes with the dummy query that it was read at, and whether a"
-        f" mean over dummy queries works better. {crossed} {probes_text(run.summary)}",
-        lambda: probes_figure(run.summary),
+        probe.stem,
+        probe.question,
+        f"{probe.question} Lines with bands for {_who(run)}. {numbers}",
+        f"{probe.meaning} {numbers}",
+        lambda: probe_figure(run.summary, probe),
     )
 
 

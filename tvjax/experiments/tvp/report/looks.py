@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from tvjax.experiments.tvp.report.members import arms, baseline_label, titles
 from tvjax.experiments.tvp.report.summary import Summary
-from tvjax.report.style import HUES, MARKERS, PRIOR, QUIET
+from tvjax.report.style import MARKERS, PRIOR, QUIET, hues
 from tvjax.report.words import Estimate
 
 RING: dict[str, Any] = {
@@ -37,10 +37,11 @@ def looks(summary: Summary) -> list[Look]:
     """The look of each member, in order."""
     names = titles(summary)
     result: dict[int, Look] = {}
-    for position, indices in enumerate(arms(summary.members).values()):
+    groups = list(arms(summary.members).values())
+    for position, (indices, hue) in enumerate(zip(groups, hues(len(groups)), strict=True)):
         for seed, index in enumerate(indices):
             paler = 0.6 * seed / max(1, len(indices) - 1) if len(indices) > 1 else 0.0
-            shade = _mixed_with_white(HUES[position % len(HUES)], paler)
+            shade = _mixed_with_white(hue, paler)
             marker = MARKERS[(position + seed) % len(MARKERS)]
             result[index] = Look(names[index], shade, marker)
     return [result[index] for index in range(len(summary.members))]

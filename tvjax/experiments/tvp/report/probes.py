@@ -1,11 +1,13 @@
 """The figures of the probes, and sentences made from their numbers."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from tvjax.experiments.tvp.report.findings import by_setting
@@ -20,31 +22,50 @@ NO_EDIT = -1
 """The position of a prompt without an edit on an axis of layers."""
 
 
+@dataclass(frozen=True)
+class Probe:
+    """One probe on the page.
+
+    stem: the name of its figure's file.
+    question: its heading.
+    meaning: what the figure shows, for its caption.
+    draw: draws it.
+    text: the sentence with its numbers at the members' prescribed layers.
+    styles: what solid, dashed and dotted lines are.
+    """
+
+    stem: str
+    question: str
+    meaning: str
+    draw: Callable[[Axes, Summary, str, Measure], None]
+    text: Callable[[Summary], str]
+    styles: tuple[str, ...] = ()
+
+
 def probes_of(summary: Summary) -> list[Probes]:
     """The probes of the members; all members have probes, or none."""
     return [member.probes for member in summary.members if member.probes]
 
 
-def probes_figure(summary: Summary) -> Figure:
-    """A panel a probe: decodability, entanglement, averaging and, if the family has them, swap and superposition."""
+def probe_figure(summary: Summary, probe: Probe) -> Figure:
+    """The figure of one probe."""
     probes = probes_of(summary)
     word, measure = _measure(summary)
-    panels: list[Callable[[Axes, Summary, str, Measure], None]] = [_read, _entanglement, _averaging]
-    panels += [_swap, _superposition] if probes[0].swap else []
-    rows = 2 if len(panels) > 3 else 1
     figure = open_figure(
-        9.8,
-        3.15 * rows + 0.12 * len(probes),
-        "What the vectors hold, and what they do",
-        f"{summary.task}, K = {summary.base.num_demonstrations} demonstrations; n = {probes[0].num_prompts} prompts, in"
-        f" the first panel half of {summary.num_prompts};\nbands: 90% bootstrap interval over prompts",
+        7.2,
+        3.2 + 0.24 * len(probes),
+        probe.question,
+        f"{summary.task}, K = {summary.base.num_demonstrations} demonstrations; n ="
+        f" {summary.num_prompts // 2 if probe.stem == 'probe_read' else probes[0].num_prompts} prompts;"
+        " bands: 90% bootstrap interval over prompts",
     )
-    axes = list(figure.subplots(rows, 3, squeeze=False).flat)
-    for ax, panel in zip(axes, panels, strict=False):
-        panel(ax, summary, word, measure)
-    for ax in axes[len(panels) :]:
-        ax.set_visible(False)
-    bottom_legend(figure, [*member_lines(looks(summary), markers=True), prior_line(), *ring_key(summary)])
+    probe.draw(figure.subplots(), summary, word, measure)
+    styles = [
+        Line2D([], [], color=QUIET, linestyle=style, label=name)
+        for style, name in zip(STYLES, probe.styles, strict=False)
+    ]
+    prior = [] if probe in (READ, DUMMY) else [prior_line()]
+    bottom_legend(figure, [*member_lines(looks(summary), markers=True), *styles, *prior, *ring_key(summary)])
     return figure
 
 
@@ -85,12 +106,7 @@ def _read(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
         if reader == "linear":
             rings(ax, summary, rows)
     ax.set_ylim(-0.35, 1.08)
-    quiet(
-        ax,
-        "layer l of theta",
-        "task variance explained",
-        "Can the task be read? Solid: by a linear map,\ndashed: by the 5 nearest neighbours",
-    )
+    quiet(ax, "layer l of theta", "task variance explained")
 
 
 def _entanglement(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
@@ -106,12 +122,7 @@ def _entanglement(ax: Axes, summary: Summary, word: str, measure: Measure) -> No
     ends = [end for row in rows for end in (row.value, row.high)]
     low, high = log_limits([*ends, np.array([0.5, 2.0])])
     log_axis(ax, "y", low, high)
-    quiet(
-        ax,
-        "layer l of theta",
-        "variance over dummy queries\n/ variance over tasks",
-        "Is the dummy query in it?\nNo point: not at all, or nothing else",
-    )
+    quiet(ax, "layer l of theta", "variance over dummy queries\n/ variance over tasks")
 
 
 def _averaging(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
@@ -125,7 +136,7 @@ def _averaging(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
     ax.set_xticks(counts, [str(count) for count in counts])
     ax.minorticks_off()
     _scaled(ax, word, rows, float(measure.prior.value))
-    quiet(ax, "dummy queries in the mean of theta", f"TVP {word} at l*", "Does a mean over dummies help?\n")
+    quiet(ax, "dummy queries in the mean of theta", f"TVP {word} at l*")
 
 
 def _swap(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
@@ -144,12 +155,7 @@ def _swap(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
     ax.set_xlim(NO_EDIT - 0.4, summary.num_layers + 0.4)
     step = max(1, -(-len(layers) // 8))
     ax.set_xticks([NO_EDIT, *layers[::step]], ["no edit", *(str(layer) for layer in layers[::step])])
-    quiet(
-        ax,
-        "layer at which A's theta is written",
-        f"{word} at the end of B's prompt",
-        "Whose answer after a swap? Solid: against A,\nthe vector's task; dashed: B, the prompt's",
-    )
+    quiet(ax, "layer at which A's theta is written", f"{word} at the end of B's prompt")
 
 
 def _superposition(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
@@ -161,13 +167,7 @@ def _superposition(ax: Axes, summary: Summary, word: str, measure: Measure) -> N
         shown += rows
     _scaled(ax, word, shown, float(measure.prior.value))
     ax.set_xticks(probes[0].shares)
-    last = ", dotted: the mix of both answers" if len(kinds) > 2 else ""
-    quiet(
-        ax,
-        "\N{GREEK SMALL LETTER ALPHA}, the share of A's vector",
-        f"TVP {word} at l*",
-        f"What does a mix say? Solid: against A,\ndashed: B{last}",
-    )
+    quiet(ax, "\N{GREEK SMALL LETTER ALPHA}, the share of A's vector", f"TVP {word} at l*")
 
 
 def rank_figure(summary: Summary) -> Figure:
@@ -214,23 +214,30 @@ def points(ax: Axes, x: np.ndarray, row: Estimate, look: Look, fill: str) -> Non
     ax.plot(x, value, linestyle="none", color=look.color, marker=look.marker, markersize=6, markerfacecolor=fill)
 
 
-def probes_text(summary: Summary) -> str:
-    """What the probes found at each member's own layer."""
-    members, probes = summary.members, probes_of(summary)
-    layers = [member.prescribed_layer for member in members]
-    at = list(zip(layers, probes, strict=True))
-    read = by_setting(summary, [one.read["linear"][layer].value for layer, one in at])
-    dummy = by_setting(summary, [one.entanglement[layer].value for layer, one in at])
+def _at_prescribed(summary: Summary) -> list[tuple[int, Probes]]:
+    """The prescribed layer and the probes of each member."""
+    layers = (member.prescribed_layer for member in summary.members)
+    return list(zip(layers, probes_of(summary), strict=True))
+
+
+def _read_text(summary: Summary) -> str:
+    read = by_setting(summary, [one.read["linear"][layer].value for layer, one in _at_prescribed(summary)])
+    return f"At the prescribed layer l* (of all members), a linear map reads this share of the task: {read}."
+
+
+def _entanglement_text(summary: Summary) -> str:
+    dummy = by_setting(summary, [one.entanglement[layer].value for layer, one in _at_prescribed(summary)])
+    return f"At l* the dummy query varies theta so many times as much as the task does: {dummy}."
+
+
+def _averaging_text(summary: Summary) -> str:
     word, _ = _measure(summary)
-    first, last = (by_setting(summary, [one.averaging[word].value[end, layer] for layer, one in at]) for end in (0, -1))
-    sentences = [
-        f"At the prescribed layer l* (of all members), a linear map reads this share of the task: {read}.",
-        f"The dummy query varies theta so many times as much as the task does: {dummy}.",
-        f"TVP {word} with one dummy query: {first}; with the mean over {probes[0].counts[-1]}: {last}.",
-    ]
-    if probes[0].swap:
-        sentences.append(_swap_text(summary, layers))
-    return " ".join(sentences)
+    first, last = (
+        by_setting(summary, [one.averaging[word].value[end, layer] for layer, one in _at_prescribed(summary)])
+        for end in (0, -1)
+    )
+    count = probes_of(summary)[0].counts[-1]
+    return f"TVP {word} at l* with one dummy query: {first}; with the mean over {count}: {last}."
 
 
 def swapped_to(probes: Probes, layer: int, word: str) -> str:
@@ -243,10 +250,10 @@ def swapped_to(probes: Probes, layer: int, word: str) -> str:
     return "prompt" if prompt.high < vector.low else "neither"
 
 
-def _swap_text(summary: Summary, layers: Sequence[int]) -> str:
+def _swap_text(summary: Summary) -> str:
     """Whose answer each setting gives after a swap, in how many of its seeds."""
     word, _ = _measure(summary)
-    kinds = [swapped_to(one, layer, word) for one, layer in zip(probes_of(summary), layers, strict=True)]
+    kinds = [swapped_to(one, layer, word) for layer, one in _at_prescribed(summary)]
     meaning = {"vector": "to the vector's task", "prompt": "to the prompt's own task", "neither": "clearly to neither"}
     parts = []
     for name, indices in arms(summary.members).items():
@@ -260,7 +267,17 @@ def _swap_text(summary: Summary, layers: Sequence[int]) -> str:
             if n
         ]
         parts.append(f"{name}: {', '.join(sides)}")
-    return f"After a swap there, the answer is closer (whole intervals): {'; '.join(parts)}."
+    return f"After a swap at l*, the answer is closer (whole intervals): {'; '.join(parts)}."
+
+
+def _mix_text(summary: Summary) -> str:
+    probes, (word, _) = probes_of(summary), _measure(summary)
+    middle = len(probes[0].shares) // 2
+    kind = "mixture" if f"mixture_{word}" in probes[0].superposition else "first"
+    answer = "the mix of both answers" if kind == "mixture" else "A's answer"
+    values = by_setting(summary, [one.superposition[f"{kind}_{word}"][middle].value for one in probes])
+    share = f"\N{GREEK SMALL LETTER ALPHA} = {probes[0].shares[middle]:g}"
+    return f"With {share}, {word} against {answer}: {values}."
 
 
 def rank_text(summary: Summary) -> str:
@@ -274,3 +291,52 @@ def rank_text(summary: Summary) -> str:
         f" of W's weakest direction this share is carried: {weakest}. The map has this share of W's power: {power};"
         " near 0 its number of directions is that of noise."
     )
+
+
+READ = Probe(
+    "probe_read",
+    "Can the task be read from the vector?",
+    "The share of the task's variance that a linear map (solid) and the 5 nearest neighbours (dashed) read from theta."
+    " That a task can be read does not say that the model uses it there.",
+    _read,
+    _read_text,
+    ("by a linear map", "by the 5 nearest neighbours"),
+)
+DUMMY = Probe(
+    "probe_dummy",
+    "Is the dummy query in the vector?",
+    "How much theta varies with the dummy query at which it was read, over how much it varies with the task. No point:"
+    " it does not vary with the query, or with nothing else.",
+    _entanglement,
+    _entanglement_text,
+)
+AVERAGING = Probe(
+    "probe_averaging",
+    "Does a mean over dummy queries help?",
+    "Zero-shot, with the mean of the vectors that were read at several dummy queries after the same demonstrations.",
+    _averaging,
+    _averaging_text,
+)
+SWAP = Probe(
+    "probe_swap",
+    "Whose answer after a swap?",
+    "The vector of task A is written at the end of a whole prompt of task B, whose demonstrations the layers above can"
+    " still read. Solid: against the answer of A, the vector's task; dashed: against that of B, the prompt's.",
+    _swap,
+    _swap_text,
+    ("against the answer of A, whose vector it is", "against the answer of B, whose prompt it is"),
+)
+MIX = Probe(
+    "probe_mix",
+    "What does a mix of two vectors say?",
+    "Zero-shot, with \N{GREEK SMALL LETTER ALPHA} times the vector of task A and the rest of B's. Solid: against the"
+    " answer of A; dashed: of B; dotted, where answers can be mixed: against the same mix of both.",
+    _superposition,
+    _mix_text,
+    ("against the answer of A", "against the answer of B", "against the mix of both answers"),
+)
+
+
+def probes_shown(summary: Summary) -> list[Probe]:
+    """The probes that the members have: swaps and mixes if an x of one task is one of another as well."""
+    return [READ, DUMMY, AVERAGING, *([SWAP, MIX] if probes_of(summary)[0].swap else [])]
