@@ -142,8 +142,8 @@ CLAIMS = (
           "`configs/tvp_synthetic.py:linear_map`; the directions of the map that it carries", "",
           untested("no model of this task has learned it")),
     Claim("Wang et al. 2025 (ELICIT); Li et al. 2025 (I2CL)",
-          "Retrieved vectors, and weighted summaries of demonstrations, come close to ICL or exceed it.", "SmolLM2 and the tasks of [atv.md](atv.md)", "",
-          untested("no result over seeds is kept")),
+          "Retrieved vectors, and weighted summaries of demonstrations, come close to ICL or exceed it.",
+          "SmolLM2 and the tasks of [atv.md](atv.md)", "", untested("no result over seeds is kept")),
 )  # fmt: skip
 """In the order of the page."""
 
