@@ -613,3 +613,37 @@ def test_a_wrong_value_is_named_with_what_is_accepted(config, ran, row, tmp_path
         tvp_language.run(changed(config, **fields), tmp_path / "run", "train", quiet)
     line = str(caught.value)
     assert "\n" not in line and all(words in line for words in said), line
+
+
+def test_vectors_are_compared_at_one_layer():
+    """An arm whose vectors were asked at layer 5, against one that has layer 2: there, by the vector of all prompts."""
+    random = np.random.default_rng(0)
+
+    def right(layer):
+        by_layer = random.integers(0, 2, (6, 2)).astype(float)
+        asked = {
+            kind: {"a": random.integers(0, 2, 6).astype(float)} for kind in ("zero_shot", "few_shot", "best_vector")
+        }
+        asked |= {"single_vector": {"a": random.random(6)}, "vector": {"a": by_layer[:, (2, 5).index(layer)]}}
+        for gain, (kind, share) in measures.GAINS.items():
+            asked[gain] = {"a": asked["single_vector"]["a"] - share * asked[kind]["a"]}
+        return {**asked, measures.BY_LAYER: {"a": by_layer}}
+
+    about = {"learning_rate": 1.0, "answered_from": "vector", "seeds": [0]}
+    arms = [
+        {"name": "base", "members": ["base"], "tvp_weight": None, "prescribed_layer": 2, **about, "seeds": [None]},
+        {"name": "icl", "members": ["icl"], "tvp_weight": 0.0, "prescribed_layer": 5, **about},
+        {"name": "tvp", "members": ["tvp"], "tvp_weight": 1.0, "prescribed_layer": 2, **about},
+        {"name": "deep", "members": ["deep"], "tvp_weight": 1.0, "prescribed_layer": 5, **about},
+    ]
+    rights = {arm["name"]: right(arm["prescribed_layer"]) for arm in arms}
+    rows = {(d["of"], d["minus"]): d["g"] for d in measures.differences({"g": ["a"]}, arms, rights, [2, 5])}
+    tvp, icl, deep = (rights[name] for name in ("tvp", "icl", "deep"))
+    there = icl[measures.BY_LAYER]["a"][:, 0]
+    row = rows["tvp", "icl"]
+    np.testing.assert_allclose(row["vector"], (tvp["vector"]["a"] - there).mean())
+    np.testing.assert_allclose(row["single_vector"], (tvp["single_vector"]["a"] - there).mean())
+    np.testing.assert_allclose(row["over_half"], (tvp["over_half"]["a"] - (there - 0.5 * icl["few_shot"]["a"])).mean())
+    np.testing.assert_allclose(row["few_shot"], (tvp["few_shot"]["a"] - icl["few_shot"]["a"]).mean())
+    same = rows["deep", "icl"]
+    np.testing.assert_allclose(same["single_vector"], (deep["single_vector"]["a"] - icl["single_vector"]["a"]).mean())

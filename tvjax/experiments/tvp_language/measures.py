@@ -154,11 +154,16 @@ def _shared(names: Sequence[str]) -> str:
     return first[: next((i for i, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), None)]
 
 
-def differences(groups: Groups, arms: Sequence[Mapping[str, Any]], rights: Mapping[str, Right]) -> list[dict[str, Any]]:
+def differences(
+    groups: Groups, arms: Sequence[Mapping[str, Any]], rights: Mapping[str, Right], layers: Sequence[int]
+) -> list[dict[str, Any]]:
     """Arms against each other on the same questions, seed by seed: what one has more, with paired intervals.
 
     With a TVP-loss against without one and against the control of the same weight, if all but the TVP-loss is the
-    same, and each against the model itself, which is the first.
+    same, and each against the model itself, which is the first. Vectors are compared at the layer of the arm that is
+    named first (`asked_at`).
+
+    layers: those of kind `BY_LAYER`.
     """
     pairs = [(one, other) for one in arms for other in arms if _compared(one, other)]
     rows = []
@@ -169,9 +174,26 @@ def differences(groups: Groups, arms: Sequence[Mapping[str, Any]], rights: Mappi
             second = dict.fromkeys(first, other["members"][0])
         shared = [seed for seed in first if seed in second]
         if shared:
-            gaps = [_less(rights[first[seed]], rights[second[seed]]) for seed in shared]
+            same = one["prescribed_layer"] == other["prescribed_layer"]
+            place = layers.index(one["prescribed_layer"])
+            against = [rights[second[seed]] for seed in shared]
+            against = against if same else [asked_at(right, place) for right in against]
+            gaps = [_less(rights[first[seed]], right) for seed, right in zip(shared, against, strict=True)]
             rows.append({"of": one["name"], "minus": other["name"], **means(groups, gaps)})
     return rows
+
+
+def asked_at(right: Right, place: int) -> Right:
+    """What a member answers with its vectors at another layer, the one at `place` of kind `BY_LAYER`.
+
+    Vectors of one prompt were asked at its own layer alone: the vector of all prompts, which is the better one, stands
+    for them.
+    """
+    there = {task: values[:, place] for task, values in right[BY_LAYER].items()}
+    gains = {
+        gain: {task: there[task] - share * right[kind][task] for task in there} for gain, (kind, share) in GAINS.items()
+    }
+    return {**right, "vector": there, "single_vector": there, **{k: v for k, v in gains.items() if k in right}}
 
 
 def _compared(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -48,7 +48,9 @@ QUESTIONS = {
 }
 RULES = (
     "Rules, fixed before the runs: the loss makes a vector (yes) where the 90% interval of what the vector of one"
-    " prompt gains over the arm without the loss is all above 0, and does not (no) where it is all below 0.05. Half is"
+    " prompt gains over the arm without the loss, at the same layer, is all above 0, and does not (no) where it is all"
+    " below 0.05. (If that arm's vectors of one prompt were asked at another layer, its vector of all prompts is taken"
+    " there, which is the better one.) Half is"
     " reached where the interval of its accuracy less half of that with demonstrations is all above 0, and is not where"
     " it is all below 0. In-context learning is kept where the interval of the difference to the arm without the loss"
     " is all above -0.05, and is not where it is all below 0. Otherwise it is not known."
@@ -152,7 +154,8 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
                         f"On {tasks} the {what} of neither {d['of']} nor {d['minus']} is clearly above {bare}."
                     )
                     continue
-                one, other = (named[d[which]]["means"][group][kind] for which in ("of", "minus"))
+                one = named[d["of"]]["means"][group][kind]
+                other = one - d[group][kind]  # with its vector at the same layer
                 low, high = d[group][f"{kind}_ci"]
                 verdict = "better" if low > 0 else "worse" if high < 0 else "neither clearly better nor clearly worse"
                 compared.append(

@@ -155,7 +155,7 @@ class _Study:
             "tasks": {group: list(names) for group, names in groups.items()},
             "members": members,
             "arms": [measures.entry(groups, arm, [rights[name] for name in arm["members"]]) for arm in arms],
-            "differences": measures.differences(groups, arms, rights),
+            "differences": measures.differences(groups, arms, rights, self.layers),
             "identical_members": same,
         }
         write_json(self.folder / "eval" / "summary.json", summary)
