@@ -17,7 +17,7 @@ from tvjax.settings import defaults
 def _smollm2(config: ConfigDict) -> None:
     config.model.path = "smollm2"
     config.data.tasks = ("past_tense", "gerund", "third_person", "plural", "capitalize", "first_letter")
-    config.data.tasks += ("opposite", "capital", "continent", "sentiment", "capitalize_adjective", "digits")
+    config.data.tasks += ("opposite", "capital", "continent", "digits")
     config.template.start = "\n"
     config.vectors.demonstrations = 10
     config.vectors.prompts = 20

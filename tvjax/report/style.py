@@ -78,17 +78,26 @@ def _tick(value: float) -> str:
 
 
 def bottom_legend(figure: Figure, handles: Sequence[object], columns: int = 2) -> None:
-    """One legend for the whole figure, below its axes."""
+    """One legend for the whole figure, below its axes, in at most so many columns that no label is cut."""
+    labels = [str(getattr(handle, "get_label", str)()) for handle in handles]
+    room = figure.get_size_inches()[0]
     figure.legend(
         handles=list(handles),
         loc="outside lower left",
-        ncols=columns,
+        ncols=next((n for n in range(columns, 1, -1) if _width(labels, n) <= room), 1),
         fontsize=8.5,
         frameon=False,
         labelcolor=INK,
         handlelength=2.2,
         columnspacing=2.0,
     )
+
+
+def _width(labels: Sequence[str], columns: int) -> float:
+    """About how many inches a legend takes, which fills one column after another."""
+    rows = -(-len(labels) // columns)
+    parts = [labels[start : start + rows] for start in range(0, len(labels), rows)]
+    return sum(0.064 * max(map(len, part)) + 0.55 for part in parts)
 
 
 def log_limits(groups: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -74,7 +74,7 @@ OURS = (
 
 def arms_of(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Members of the same settings over their seeds; of a run that knows none, each member."""
-    return list(summary.get("arms", summary["members"]))
+    return list(summary["arms"] if "arms" in summary else summary["members"])
 
 
 def seeds_of(summary: Mapping[str, Any]) -> int:
@@ -235,6 +235,9 @@ def lines(summary: Mapping[str, Any]) -> list[str | Table]:
     parts: list[str | Table] = [_about(summary), *cautions(summary), ""]
     parts.append(f"accuracy on the test split, macro average over tasks [{evidence(summary)}; of differences, paired]")
     parts.append(_table(summary, _kinds(summary), ""))
+    known = _known(summary)
+    if known:
+        parts += ["", "what is known, by the rules on the page", known]
     headlines = [text for text in headline(summary) if text not in parts]
     return [*parts, "", *headlines]
 
@@ -293,9 +296,15 @@ def _shifts_table(summary: Mapping[str, Any]) -> str:
 
 
 def _verdicts_table(summary: Mapping[str, Any]) -> str:
+    known = _known(summary)
+    return f"{known.html()}<p>{escape(RULES)}</p>" if known else ""
+
+
+def _known(summary: Mapping[str, Any]) -> Table | None:
+    """What is known of each arm, by `RULES`; None if there is nothing to compare."""
     known = verdicts(summary)
     if not known:
-        return ""
+        return None
     labels = {arm["name"]: setting(arm) for arm in arms_of(summary)}
     questions = {
         kind: text.format(k=summary["num_demonstrations"]) for kind, text in QUESTIONS.items() if kind in known[0]
@@ -306,7 +315,7 @@ def _verdicts_table(summary: Mapping[str, Any]) -> str:
         for row in known
         if row["group"] == group
     )
-    return Table("What is known", ("", "", *questions.values()), rows).html() + f"<p>{escape(RULES)}</p>"
+    return Table("What is known", ("", "", *questions.values()), rows)
 
 
 def _tasks_table(summary: Mapping[str, Any]) -> str:
