@@ -7,9 +7,9 @@
 
 In a page, ``<!-- terminal NAME -->`` stands before a block of code, which is what the run prints,
 ``<!-- table NAME I -->`` before the I-th table of that print, as Markdown, and ``<!-- claims -->`` before the table of
-claims.py. Other numbers of a page are in comments, ``<!-- numbers of NAME``, a line each, ``PRINTED: PATH``. A path leads
-through the summary by names, by the `name` of an entry of a list (of a difference OF-MINUS), or by its place there; two
-paths may have `/`, `-` or `+` between them. ``<!-- settings`` lists the numbers of a page that are no results.
+claims.py. Other numbers of a page are in comments, ``<!-- numbers of NAME``, a line each, ``PRINTED: PATH``. A path
+leads through the summary by names, by the `name` of an entry of a list (of a difference OF-MINUS), or by its place
+there; two paths may have `/`, `-` or `+` between them. ``<!-- settings`` lists the numbers that are no results.
 """
 
 import argparse

@@ -132,7 +132,7 @@ CLAIMS = (
           "tests in float64, [atv_theory.md](atv_theory.md)", "",
           untested("as statements on single inputs they are proved there, as ones on classes of functions they fail")),
     Claim("Hendel et al. 2023", "The state at the last token of a prompt holds the task, and moves.", SUITE, VECTORS,
-          moved("state_vector")),
+          moved("vector")),
     Claim("Todd et al. 2024", "The summed outputs of a few heads hold the task, and move.", SUITE, VECTORS,
           moved("function_vector")),
     Claim("Yang, Cho et al. 2026", "A learned vector does more than an extracted one.",

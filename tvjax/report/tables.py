@@ -138,7 +138,7 @@ class Table:
     def markdown(self) -> str:
         """Rows of Markdown, without the caption."""
         rows = [[head.text for head in self._heads()], ["---"] * len(self.heads)]
-        rows += [[_cell(cell).csv() for cell in row.cells] for row in self.rows]
+        rows += [[_cell(cell).csv().replace("; ", " / ") for cell in row.cells] for row in self.rows]
         rows = [row + [""] * (len(self.heads) - len(row)) for row in rows]
         return "".join("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |\n" for row in rows)
 

@@ -13,8 +13,8 @@ from flax import struct
 
 from tvjax.nn.show import brief
 
-X, Y, Z, PAD = range(4)
-NUM_KINDS = 4
+X, Y, Z = range(3)
+NUM_KINDS = 3
 
 
 @dataclasses.dataclass(frozen=True)
