@@ -326,9 +326,7 @@ class TestReport:
         assert "Conflicting tasks" in page
         assert {p.name for p in (folder / "report").iterdir()} == {
             "index.html",
-            "layers.png",
-            "methods.png",
-            "heads.png",
+            *(f"{stem}.{form}" for stem in ("layers", "methods", "heads") for form in ("png", "svg", "pdf")),
         }
 
     def test_page_and_table_of_the_small_model(self, trained):

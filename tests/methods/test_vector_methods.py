@@ -52,7 +52,7 @@ def made(bench, name):
 def state(model, text):
     """h^0..h^L at the last token of a text, alone and without padding: ``[L+1, D]``."""
     found = tvjax.capture(model, [text], ["embed", "blocks/resid"], positions="last")
-    return np.concatenate([found["embed"], found["blocks/resid"]])[:, 0, 0]
+    return np.concatenate([found["embed"][None], found["blocks/resid"]])[:, 0, 0]
 
 
 def test_distributed_over_layers_sums_to_the_function_vector(bench):
@@ -201,7 +201,7 @@ def test_all_methods_are_measured_on_one_bench(folder, tmp_path):
         assert all(0 <= entry[name] <= 1 for name in ALL)
         assert entry["linear_task_vector_layer"] == 3 and entry["in_context_vector_layer"] is None
     vectors, about = tvjax.load_vectors(tmp_path / "run" / "vectors" / "capital.safetensors")
-    assert set(vectors) == set(ALL) - {"linear_task_vector"} and about["in_context_vector.rescaled"] == "True"
+    assert set(vectors) == set(ALL) - {"linear_task_vector"} and about["in_context_vector.rescaled"] is True
     page, table = write_report(tmp_path / "run").read_text(), summary_table(summary)
     assert all(METHODS[name].label in page for name in ALL) and "linear task vector" in table
     with pytest.raises(UserError, match="a divisor of steps = 2"):

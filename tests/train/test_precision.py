@@ -139,7 +139,8 @@ def test_a_vector_that_is_learned_is_float32(dtype):
     experiment = adapter_experiment("static", dtype)
     q = jax.tree.map(lambda a: a[:, 0], experiment.train.prompts)
     model, rows = experiment.frozen["target"], jnp.arange(8)[None].repeat(10, 0)
-    arguments = (model, model, q, rows, jnp.asarray(1e-3), jnp.arange(3))
+    first = jnp.zeros(model.config.width)
+    arguments = (model, model, q, rows[None], jnp.asarray(1e-3), jnp.asarray(0.0), first, jnp.arange(3))
     assert jax.eval_shape(learn, *arguments).dtype == jnp.float32
 
 
