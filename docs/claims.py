@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvjax.evals.learned import USABLE
-from tvjax.evals.study import answers
 from tvjax.experiments.emergence import report as emergence
 from tvjax.experiments.tvp_language import report as language
 
@@ -44,12 +43,12 @@ def untested(why: str) -> Callable[[Summary], tuple[str, str]]:
 
 def of_study(place: int) -> Callable[[Summary], tuple[str, str]]:
     """The verdict of the emergence study on its claim at `place`."""
-    return lambda summary: emergence.claims(answers(summary))[place][1:]
+    return lambda summary: emergence.claims(summary["answers"])[place][1:]
 
 
 def comparable_icl(summary: Summary) -> tuple[str, str]:
     """ICL risk with a usable vector over that of the ICL loss alone."""
-    rows = [row for row in answers(summary)["trained"] if row["arm"] == "tvp" and not row["differs_in"]]
+    rows = [row for row in summary["answers"]["trained"] if row["arm"] == "tvp" and not row["differs_in"]]
     usable = [row for row in rows if row["tvp"]["ci"] and row["tvp"]["ci"][1] <= USABLE]
     numbers = "; ".join(f"layer {r['prescribed_layer']}: {emergence.with_ci(r['icl_over_plain'])}" for r in usable)
     if not usable:

@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tvjax.evals.learned import USABLE, standing
+from tvjax.evals.learned import ROUNDING, USABLE, standing
 from tvjax.report.comparison import headline
 from tvjax.report.html import Exhibit, box
 from tvjax.report.page import Contents, Page
@@ -102,15 +102,15 @@ def table(summary: Entry) -> Table:
     arms, fields = _arms(chosen), list(_varying(_arms(chosen)))
     of_members = [row for row in chosen if _arm(row) in arms]
     metrics = list(dict.fromkeys(row["metric"] for row in of_members))
-    cells = {
-        (_arm(row), row["metric"]): estimate(row["value"], [row["low"], row["high"]], number) for row in of_members
-    }
+    known = [metric for metric in metrics if metric in LONG]
+    left, metrics = (len(metrics) - len(known), known) if known else (0, metrics)
+    cells = {(_arm(row), row["metric"]): _cell(row) for row in of_members}
     lines = [Row((_words(arm, fields), *(cells.get((arm, metric), Cell("")) for metric in metrics))) for arm in arms]
     for row in chosen:
         if _arm(row) not in arms:
             what = ", ".join(f"{_name(name)} {value}" for name, value in _arm(row))
             label = f"{LONG.get(row['metric'], row['metric'])}{f' ({what})' if what else ''}"
-            lines.append(Row((label, estimate(row["value"], [row["low"], row["high"]], number)), reference=True))
+            lines.append(Row((label, _cell(row)), reference=True))
     heads = ("setting", *(LONG.get(metric, metric) for metric in metrics))
     seeds = _seeds(summary)
     what = (
@@ -118,7 +118,15 @@ def table(summary: Entry) -> Table:
         if seeds > 1
         else "one seed, its 90% interval over prompts"
     )
-    return Table(f"Mean over {what}", heads, tuple(lines))
+    more = _left_out(left, "numbers")
+    return Table(f"Mean over {what}{'.' if more else ''}{more}", heads, tuple(lines))
+
+
+def _cell(row: Entry) -> Cell:
+    """The number with its interval; a risk that is the rounding of an exact answer is 0."""
+    least = ROUNDING if row["metric"].endswith("risk") else 0.0
+    value, low, high = (0.0 if abs(row[end]) < least else row[end] for end in ("value", "low", "high"))
+    return estimate(value, [low, high], number)
 
 
 def lines(summary: Entry) -> list[str | Table]:
@@ -285,7 +293,8 @@ def _curve(summary: Entry, metric: str) -> Exhibit:
             quiet(ax, "layer", what, "" if key is None else f"{_name(first)} {key}")
             ax.set_xticks(range(1 + max(row["layer"] for row in by_layer)))
             if "risk" in metric:
-                log_axis(ax, "y", *log_limits([np.array([row["value"] for row in by_layer] + prior)]))
+                drawn_at = [row[end] for row in by_layer for end in ("value", "low", "high") if row[end] is not None]
+                log_axis(ax, "y", *log_limits([np.array(drawn_at + prior)]))
             for value in prior:
                 ax.axhline(value, **PRIOR)
         keys_below = list(styles.values()) + [Line2D([], [], label="prior", **PRIOR) for _ in prior]
