@@ -49,6 +49,7 @@ CONFIG = {
     "atv": {"rate": 3e-3},
     "lora": {"rate": 3e-3},
     "function_vector": {"heads": 2, "shuffled_prompts": 2},
+    "distributed_function_vector": {"heads": 2, "shuffled_prompts": 2},
     "vectors": {"demonstrations": 2, "prompts": 2},
     "train": {
         "batch": 8,
