@@ -74,6 +74,7 @@ def test_with_the_cache_is_without_it(name, side, during):
         [write] if during in ("steps", "both") else (),
     )
     np.testing.assert_array_equal(made.ids_BT, expected)
+    assert made.ids_BN is made.ids_BT
     assert (expected != recompute(model, TOKENS[side], STEPS)).any(), "the vector does nothing"
 
 

@@ -36,6 +36,11 @@ class Generated:
 
     __repr__ = brief
 
+    @property
+    def ids_BN(self) -> jax.Array:
+        """`ids_BT` by its earlier name, which scripts have."""
+        return self.ids_BT
+
 
 def past_of(cache: Mapping[str, jax.Array], positions_BT: jax.Array, room: int = 0) -> Past:
     """The `Past` that a pass left at `CACHE`, with `room` for as many more tokens."""
