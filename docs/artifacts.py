@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tvjax.errors import UserError
-from tvjax.experiments.pages import page_of
+from tvjax.experiments.pages import page_of, summary_table
 from tvjax.files import read_json, write_whole
 from tvjax.report.reader import read_run
 from tvjax.report.tables import Table
@@ -160,7 +160,7 @@ def written(page: str) -> str:
 
     def terminal(match: re.Match[str]) -> str:
         summary = kept(match[2])["summary"]
-        return f"{match[1]}```\n{page_of(str(summary.get('experiment', 'tvp'))).summary_table(summary)}```\n"
+        return f"{match[1]}```\n{summary_table(summary)}```\n"
 
     def table(match: re.Match[str]) -> str:
         summary = kept(match[2])["summary"]
@@ -202,8 +202,9 @@ def main(argv: list[str]) -> int:
         else:
             for page in pages():
                 text = page.read_text()
-                if written(text) != text:
-                    write_whole(page, written(text))
+                made = written(text)
+                if made != text:
+                    write_whole(page, made)
                     print(page)
     except UserError as error:
         print(f"artifacts: {error}", file=sys.stderr)

@@ -50,7 +50,7 @@ RULES = (
     "Rules, fixed before the runs: the loss makes a vector (yes) where the 90% interval of what the vector of one"
     " prompt gains over the arm without the loss, at the same layer, is all above 0, and does not (no) where it is all"
     " below 0.05. (If that arm's vectors of one prompt were asked at another layer, its vector of all prompts is taken"
-    " there, which is the better one.) Half is"
+    " there, which is the better one; that was added when the first answers were known.) Half is"
     " reached where the interval of its accuracy less half of that with demonstrations is all above 0, and is not where"
     " it is all below 0. In-context learning is kept where the interval of the difference to the arm without the loss"
     " is all above -0.05, and is not where it is all below 0. Otherwise it is not known."
