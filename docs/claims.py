@@ -1,6 +1,6 @@
 """What was published of task vectors, our test of each claim, and the rule by which the numbers of a result decide it.
 
-docs/claims.md is made of this: python docs/artifacts.py write. docs/claims.md says which rules are younger than their runs.
+docs/claims.md is made of this (python docs/artifacts.py write), and says which rules are younger than their runs.
 """
 
 from collections.abc import Callable, Mapping
