@@ -1,6 +1,7 @@
 """A sweep: how fields' values become populations, that none is trained twice, and its numbers over seeds."""
 
 import copy
+import dataclasses
 import json
 import shutil
 import signal
@@ -20,6 +21,7 @@ from tvjax.experiments.sweep import report
 from tvjax.experiments.sweep import run as sweep
 from tvjax.experiments.sweep.settings import SweepSettings
 from tvjax.experiments.tvp import run as tvp
+from tvjax.vectors.tvp import TVPConfig
 
 BASE = changed(TINY, model__num_layers=3, train__tensorboard=False, train__steps=10, train__checkpoint_every=10)
 BASE = changed(BASE, evaluation__shifts=True)
@@ -70,6 +72,38 @@ def test_many_members_are_cut():
     assert names == list(parts()[0].config["population"]["name"])
 
 
+def test_further_combinations_are_added_and_what_is_the_same_training_is_there_once():
+    """Without TVP-loss a schedule changes nothing, and the control reads no layer."""
+    members = {"tvp_weight": (0, 0.5), "prescribed_layer": (1, 2), "seed": (0, 1)}
+    made = parts(
+        base=changed(BASE, tvp=dataclasses.asdict(TVPConfig())),
+        sweep={"tvp": {"schedule": ("constant", "up")}, "population": members},
+        also={
+            "late": {"tvp": {"start_step": (5,)}, "population": members},
+            "control": {"tvp": {"answered_from": ("demonstrations",)}, "population": members},
+            "again": {"population": {"tvp_weight": (0.5, 2.0), "seed": (1,)}},
+        },
+    )
+    found = [
+        (
+            *(p.values[f"tvp.{field}"] for field in ("schedule", "start_step", "answered_from")),
+            *zip(*(p.config["population"][field] for field in ("tvp_weight", "prescribed_layer", "seed")), strict=True),
+        )
+        for p in made
+    ]
+    alone = [(0, 1, seed) for seed in (0, 1)]
+    trained = [(0.5, layer, seed) for layer in (1, 2) for seed in (0, 1)]
+    assert found == [
+        ("constant", 0, "vector", *alone, *trained, (2.0, 1, 1)),
+        ("up", 0, "vector", *trained),
+        ("constant", 5, "vector", *trained),
+        ("constant", 0, "demonstrations", *trained[:2]),
+    ]
+    assert [p.config["tvp"]["start_step"] for p in made] == [0, 0, 5, 0]
+    axes = SweepSettings.from_config(changed(CONFIG, also={"more": {"train": {"batch": (4,)}}})).axes
+    assert axes["train.batch"] == (4,) and axes["population.seed"] == (0, 1, 2)
+
+
 def test_the_config_is_left_as_it_is():
     before = copy.deepcopy(CONFIG)
     SweepSettings.from_config(CONFIG)
@@ -82,6 +116,9 @@ def test_the_config_is_left_as_it_is():
         ({"sweep": {}}, ("config.sweep", "fields of the base")),
         ({"sweep": {"population": {"sead": (0,)}}}, ("config.sweep.population.sead", "no such field", "seed")),
         ({"sweep": {"modle": {"width": (1,)}}}, ("config.sweep.modle", "no such field", "model")),
+        ({"also": {"more": {}}}, ("config.also.more", "fields of the base")),
+        ({"also": {"more": 3}}, ("config.also.more", "a group of fields")),
+        ({"also": {"more": {"model": {"widht": (1,)}}}}, ("config.also.more.model.widht", "no such field", "width")),
         ({"sweep": {"model": 3}}, ("config.sweep.model", "a group of fields")),
         ({"sweep": {"model": {"width": ()}}}, ("config.sweep.model.width", "different values")),
         ({"sweep": {"population": {"seed": (0, 0)}}}, ("config.sweep.population.seed", "different values")),
@@ -134,6 +171,33 @@ def test_each_number_is_over_seeds(ran):
     assert not any(n["metric"] in ("best_layer", "num_demonstrations") for n in summary["numbers"]), (
         "no means of counts"
     )
+
+
+def test_what_the_loss_costs_is_a_ratio_of_the_same_seed(ran):
+    folder, summary, _ = ran
+    own = json.loads((folder / "populations" / "base" / "eval" / "summary.json").read_text())
+    risks = {(m["tvp_weight"], m["prescribed_layer"], m["seed"]): m["icl_risk"][-1] for m in own["members"]}
+    entries = [n for n in summary["numbers"] if n["metric"] == "relative_icl_risk" and "shift" not in n]
+    assert [(n["tvp_weight"], n["prescribed_layer"]) for n in entries] == [(0.5, 1), (0.5, 2)]
+    for entry in entries:
+        expected = [risks[0.5, entry["prescribed_layer"], seed] / risks[0, 1, seed] for seed in (0, 1, 2)]
+        assert list(entry["by_seed"].values()) == pytest.approx(expected)
+        assert entry["value"] == pytest.approx(np.exp(np.log(expected).mean()))
+    shifts = {n["shift"] for n in summary["numbers"] if n["metric"] == "icl_risk" and "shift" in n}
+    assert shifts == {n["shift"] for n in summary["numbers"] if n["metric"] == "relative_icl_risk" and "shift" in n}
+
+
+def test_curves_of_the_training_are_means_over_seeds(ran):
+    folder, summary, _ = ran
+    (curve,) = (c for c in summary["training"] if (c["prescribed_layer"], c["metric"]) == (2, "tvp_risk_by_layer"))
+    rows = [json.loads(line) for line in (folder / "populations/base/metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["member"].startswith("tvp0.5-layer2")]
+    for step, value in zip(curve["step"], curve["value"], strict=True):
+        of = [row["eval_tvp_risk_by_layer"][2] for row in rows if row["step"] == step]
+        assert len(of) == 3 and value == pytest.approx(np.exp(np.log(of).mean()))
+    assert curve["step"][0] == 0 and curve["step"][-1] == BASE["train"]["steps"]
+    frame = tvjax.results([folder])
+    assert "step" not in frame.columns, "no result"
 
 
 def test_a_single_seed_keeps_its_interval_over_prompts(tmp_path):
@@ -189,7 +253,50 @@ def test_what_has_learned_is_not_named_and_each_metric_by_layer_is_drawn(ran):
     assert "in 2 of 3 settings (ICL loss alone; TVP-loss 0.5 at layer 1)" in summary_table(tree)
     of_risk = [n for n in tree["numbers"] if n["metric"] == "tvp_risk_by_layer"]
     tree["numbers"] += [{**n, "metric": "tvp_accuracy_by_layer"} for n in of_risk]
-    assert [e.stem for e in report._curves(tree)] == ["by_layer", "tvp_accuracy_by_layer"]
+    assert [e.stem for e in report._curves(tree)][:2] == ["by_layer", "tvp_accuracy_by_layer"]
+
+
+def test_schedules_and_controls_are_named_and_the_least_price_of_a_usable_vector_is_said(ran):
+    tree, numbers = copy.deepcopy(ran[1]), []
+    (prior,) = (n["value"] for n in tree["numbers"] if n["metric"] == "prior_risk" and "shift" not in n)
+    for schedule, source in (("constant", "vector"), ("up", "vector"), ("constant", "demonstrations")):
+        for n in tree["numbers"]:
+            weight, layer = n.get("tvp_weight"), n.get("prescribed_layer")
+            if weight is None and (schedule, source) == ("constant", "vector"):
+                numbers.append(n)
+            if weight is None or (not weight and (schedule, source) != ("constant", "vector")):
+                continue
+            if source == "demonstrations" and layer == 2:
+                continue
+            n = {"base.tvp.schedule": schedule, "base.tvp.answered_from": source, **n}
+            if n["metric"] == "tvp_risk_by_layer" and "shift" not in n:
+                share = 0.1 if (schedule, layer) in (("up", 1), ("constant", 2)) and source == "vector" else 1.0
+                n |= {"value": share * prior, "value_ci": [0.9 * share * prior, 1.1 * share * prior]}
+            if n["metric"] == "relative_icl_risk" and "shift" not in n:
+                value = 0.5 if source == "demonstrations" else {"up": 2.0, "constant": 3.0}[schedule]
+                n |= {"value": value, "value_ci": [0.9 * value, 1.1 * value]}
+            numbers.append(n)
+    tree["numbers"] = numbers
+    text = summary_table(tree)
+    first = [line.split("  ")[0] for line in text.splitlines()]
+    assert [line for line in first if line.startswith(("ICL loss", "TVP-loss", "control"))] == [
+        "ICL loss alone",
+        *(f"TVP-loss 0.5 at layer {layer}, schedule constant" for layer in (1, 2)),
+        *(f"TVP-loss 0.5 at layer {layer}, schedule up" for layer in (1, 2)),
+        "control 0.5, schedule constant",
+    ]
+    said = "The vector is usable at l* in 2 of 4 settings with TVP-loss. Of these, TVP-loss 0.5 at layer 1, schedule up"
+    assert f"{said} has the least ICL risk, 2.00 [1.80, 2.20] times" in " ".join(text.split())
+    (heat,) = report._heatmap(tree)
+    assert "control" not in heat.alt
+    curves = {exhibit.stem: exhibit for exhibit in report._curves(tree)}
+    assert {"by_layer", "training_icl_risk", "training_tvp_risk"} == set(curves)
+    curves["training_icl_risk"].draw()
+    (price,) = report._tradeoff(tree)
+    assert "TVP-loss 0.5 at layer 1, schedule up: TVP risk" in price.alt and "control 0.5" in price.alt
+    (axes,) = price.draw().axes
+    marks = [line for line in axes.lines if line.get_marker() not in ("None", None, "")]
+    assert sorted(float(line.get_ydata()[0]) for line in marks) == [0.5, 2.0, 2.0, 3.0, 3.0]
 
 
 def test_two_axes_are_a_heatmap(ran, tmp_path):
@@ -211,6 +318,7 @@ def test_the_icl_loss_alone_is_drawn_where_it_belongs_and_nothing_is_left_out_wi
     tree["numbers"] = [
         {"base.model.width": w, **n, "value": n["value"] * w, "value_ci": None} for w in range(1, 11) for n in by_layer
     ]
+    tree["training"] = []
     (exhibit,) = report._curves(tree)
     assert "1 more panels are left out" in exhibit.caption
     panels = [ax for ax in exhibit.draw().axes if ax.get_visible()]

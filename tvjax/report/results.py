@@ -29,6 +29,8 @@ SETTINGS = ("seed", "tvp_weight", "prescribed_layer")
 """What a member was trained with, as its entry in a summary says: columns, and no results."""
 RATE = "learning_rate"
 """What else members may differ in, as the config says: a column of the runs whose members do."""
+DURING = "training"
+"""What a summary says of the time before its results: curves for figures, and no numbers."""
 FIRST = ("run", "experiment", "member", *SETTINGS, "metric", "layer", "shift")
 LAST = ("value", "low", "high")
 """The columns that every row has, before and after those of the runs at hand."""
@@ -96,7 +98,7 @@ def _tree(tree: Mapping[str, Any], of: Row, path: str, members: Sequence[Row]) -
         metric = f"{path}{name}"
         if name.endswith("_ci") and name.removesuffix("_ci") in tree:
             continue
-        if isinstance(value, bool) or ("member" in of and name in SETTINGS):
+        if isinstance(value, bool) or name == DURING or ("member" in of and name in SETTINGS):
             continue
         if name in NAMED and _has_entries(value):
             yield from _entries(NAMED[name], value, of, path, members)

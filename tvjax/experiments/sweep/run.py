@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from tvjax.errors import reject
 from tvjax.evals.statistics import of_metric
+from tvjax.evals.study import over
 from tvjax.experiments import rundir
 from tvjax.experiments.base import Config, Experiment, PlanConfig, named
 from tvjax.experiments.sweep.settings import Part, SweepSettings
@@ -20,12 +21,17 @@ from tvjax.report import results
 from tvjax.report.comparison import headline
 from tvjax.report.reader import read_run
 from tvjax.train.loop import Trainer
+from tvjax.vectors.tvp import OF_LOSS
 
 POPULATIONS = "populations"
 BASE = "base."
 """In front of a swept field that the members of a population share, among what a number is of."""
 LEFT = ("run", "experiment", "member", "seed", *results.LAST)
 """What is no part of what a number over seeds is of."""
+RELATIVE = "relative_icl_risk"
+"""ICL risk over that of the same training without TVP-loss, seed by seed: what the TVP-loss costs."""
+FOLLOWED = ("icl_risk", "tvp_risk_by_layer")
+"""What is measured during training of every member, and kept over seeds: after all demonstrations, and at l*."""
 
 
 def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -40,12 +46,14 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
         say(line)
     configs = {part.name: part.config for part in s.parts}
     paths = rundir.run_parts(named(s.swept), configs, folder / POPULATIONS, mode, say)
+    tables = [(part, rows_of(paths[part.name])) for part in s.parts]
     summary = {
         "experiment": "sweep",
         "swept": s.swept,
         "axes": {field: list(values) for field, values in s.axes.items()},
         "populations": [{"name": part.name, "values": part.values, "num_members": part.members} for part in s.parts],
-        "numbers": over_seeds([(part, rows_of(paths[part.name])) for part in s.parts]),
+        "numbers": over_seeds(with_relative(tables)),
+        results.DURING: during_training([(part, paths[part.name]) for part in s.parts]),
     }
     write_json(folder / "eval" / "summary.json", summary)
     return summary
@@ -77,6 +85,65 @@ def rows_of(folder: Path) -> list[results.Row]:
     return plain + under
 
 
+def with_relative(parts: Sequence[tuple[Part, Sequence[results.Row]]]) -> list[tuple[Part, list[results.Row]]]:
+    """The numbers, and for each headline ICL risk of a member with TVP-loss the one of metric `RELATIVE`."""
+    curves = [
+        (number, row, _without_loss(part, row))
+        for number, (part, table) in enumerate(parts)
+        for row in table
+        if row["metric"] == "icl_risk" and "tvp_weight" in row
+    ]
+    last: dict[tuple[Any, ...], int] = {}
+    for _, row, key in curves:
+        last[key] = max(last.get(key, 0), row["index"])
+    risks = [(number, row, key) for number, row, key in curves if row["index"] == last[key]]
+    plain = {key: row["value"] for _, row, key in risks if not row["tvp_weight"]}
+    more: list[list[results.Row]] = [[] for _ in parts]
+    for number, row, key in risks:
+        if row["tvp_weight"] and key in plain:
+            of = {name: value for name, value in row.items() if name != "index"}
+            ratio = {"metric": RELATIVE, "value": over(row["value"], plain[key]), "low": None, "high": None}
+            more[number].append({**of, **ratio})
+    return [(part, [*table, *more[number]]) for number, (part, table) in enumerate(parts)]
+
+
+def _without_loss(part: Part, row: results.Row) -> tuple[Any, ...]:
+    """What a member shares with the one that was trained without TVP-loss and else alike, and measured alike."""
+    shared = {field: value for field, value in part.values.items() if field not in {f"tvp.{name}" for name in OF_LOSS}}
+    return tuple(map(repr, shared.items())), row.get(results.RATE), row.get("seed"), row.get("shift")
+
+
+def during_training(parts: Sequence[tuple[Part, Path]]) -> list[dict[str, Any]]:
+    """What `FOLLOWED` was at each evaluation, over seeds as in `over_seeds`: ``step``, ``value``, ``value_ci``."""
+    curves: dict[tuple[Any, ...], tuple[dict[str, Any], list[Any], list[Any]]] = {}
+    for part, folder in parts:
+        population = part.config.get("population")
+        if population is None:
+            continue
+        logs = read_run(folder).metrics(population["name"])
+        rates = len(set(population[results.RATE])) > 1
+        for m, log in enumerate(logs):
+            layer = population["prescribed_layer"][m]
+            member = {name: population[name][m] for name in ("tvp_weight", "prescribed_layer")}
+            member |= {results.RATE: population[results.RATE][m]} if rates else {}
+            for metric in FOLLOWED:
+                steps, values = log.get(f"eval_{metric}")
+                if steps.size:
+                    of = {**_of_part(part), **member, "metric": metric}
+                    place = layer if metric.endswith("_by_layer") else -1
+                    key = tuple(map(repr, of.items()))
+                    curves.setdefault(key, (of, steps.tolist(), []))[2].append(values[:, place])
+    entries = []
+    for of, steps, values in curves.values():
+        means = [of_metric(of["metric"], column) for column in zip(*values, strict=True)]
+        entries.append({**of, "step": steps, "value": [m for m, _ in means], "value_ci": [ends for _, ends in means]})
+    return entries
+
+
+def _of_part(part: Part) -> dict[str, Any]:
+    return {f"{BASE}{field}": _scalar(value) for field, value in part.values.items()}
+
+
 def over_seeds(parts: Sequence[tuple[Part, Sequence[results.Row]]]) -> list[dict[str, Any]]:
     """Each number over seeds: what it is of, the mean, the interval and the value of each seed.
 
@@ -88,7 +155,7 @@ def over_seeds(parts: Sequence[tuple[Part, Sequence[results.Row]]]) -> list[dict
             if isinstance(row["value"], int):  # a count, or which layer is best: no mean
                 continue
             of = {name: value for name, value in row.items() if name not in LEFT}
-            of = {**{f"{BASE}{field}": _scalar(value) for field, value in part.values.items()}, **of}
+            of = {**_of_part(part), **of}
             numbers.setdefault(tuple(map(repr, of.items())), (of, []))[1].append(row)
     entries = []
     for of, table in numbers.values():
