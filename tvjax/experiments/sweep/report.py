@@ -248,7 +248,7 @@ def _tradeoff(summary: Entry) -> list[Exhibit]:
         ax.axhline(1, **PRIOR)
         quiet(ax, LONG["tvp_risk_by_layer"], LONG["relative_icl_risk"])
         keys = [Line2D([], [], color=color, linewidth=3, label=kind) for kind, color in colors.items()]
-        plain = {"color": "#5c5c5c", "linestyle": "none"}
+        plain: dict[str, Any] = {"color": "#5c5c5c", "linestyle": "none"}
         if any(not _is_control(arm) for arm in arms):
             keys += [
                 Line2D([], [], marker=MARKERS[i % len(MARKERS)], label=f"layer {layer}", **plain)

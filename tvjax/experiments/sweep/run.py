@@ -134,9 +134,9 @@ def during_training(parts: Sequence[tuple[Part, Path]]) -> list[dict[str, Any]]:
                     key = tuple(map(repr, of.items()))
                     curves.setdefault(key, (of, steps.tolist(), []))[2].append(values[:, place])
     entries = []
-    for of, steps, values in curves.values():
-        means = [of_metric(of["metric"], column) for column in zip(*values, strict=True)]
-        entries.append({**of, "step": steps, "value": [m for m, _ in means], "value_ci": [ends for _, ends in means]})
+    for of, at, by_seed in curves.values():
+        means = [of_metric(of["metric"], column) for column in zip(*by_seed, strict=True)]
+        entries.append({**of, "step": at, "value": [m for m, _ in means], "value_ci": [ends for _, ends in means]})
     return entries
 
 
