@@ -406,6 +406,7 @@ def test_every_method_runs_and_trained_ones_are_of_one_size(config, tmp_path):
     assert sizes["static"] == 4 * 2 * 32
     assert sizes["i2cl"] == 4 * 2 * 2 * 2
     assert sizes["soft_injection"] == 4 * 2 * 2
+    assert sizes["stave"] == 4 * 2 * 32
     assert 0 <= row(summary, "elicit")["retrieved_its_own_task"] <= 1
     assert [e["kind"] for e in summary["sensitivity"]] == ["scale", "layers", "examples"]
     assert write_report(tmp_path / "run").is_file()

@@ -62,6 +62,27 @@ def test_demonstrations_are_of_the_train_split_and_never_the_query(tasks, tokeni
     assert len(seen) > 30  # the draws differ
 
 
+def test_prompts_are_asked_again_behind_demonstrations(tasks, tokenizer):
+    """The first are those without; the others differ from them in demonstrations alone, never of the query."""
+    asked = pairs_of(tasks, "train", 5)
+    plain, both = (
+        make_examples(tasks, asked, Reader(tokenizer, TEMPLATES[0]), tokenizer, TEMPLATES, 0, demonstrations=count)
+        for count in (0, 2)
+    )
+    assert both.prompts.last_B.shape == (10, 4)
+    np.testing.assert_array_equal(both.prompts.last_B[:, :2], plain.prompts.last_B)
+    rows = [(task, x, y) for task, some in asked.items() for x, y in some]
+    for i, (task, x, y) in enumerate(rows):
+        for p, template in enumerate(TEMPLATES):
+            tokens = both.prompts.tokens
+            text = tokenizer.decode(tokens.ids_BT[i, 2 + p, : tokens.count_B[i, 2 + p]])
+            asks = template.prompt([], x) + " " + y
+            assert text.endswith(asks) and text != asks
+            shown = text.removesuffix(asks).split(template.after)[:-1]
+            pairs = {template.before + a + template.between + " " + b: a for a, b in tasks[task].split("train")}
+            assert len(set(shown)) == 2 and all(one in pairs and pairs[one] != x for one in shown)
+
+
 class TestOrder:
     RANKS = jnp.array([0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 2, 3])  # three tasks of 5, 3 and 4 examples
 

@@ -14,6 +14,7 @@ from tvjax.methods.lora import LoRA
 from tvjax.methods.prefix import Prefix
 from tvjax.methods.soft_injection import SoftInjection
 from tvjax.methods.static import StaticVectors
+from tvjax.methods.stave import Stave
 from tvjax.nn.answers import Questions, correct, risk
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.lora import apply_lora, per_rank, sites
@@ -80,6 +81,7 @@ ADAPTERS = {
     "atv_of_target": ATV(CONFIG, None, LAYERS, start="zero", below=2),
     "static": StaticVectors(CONFIG, LAYERS, TASKS),
     "lora": LoRA(CONFIG, 2, tuple(sites(CONFIG))),
+    "stave": Stave(CONFIG, TASKS, 2),
 }
 
 
@@ -255,6 +257,23 @@ def test_soft_injection_puts_a_heads_mean_in_by_its_share(given, queries, q):
         ]
         alone = tvjax.run(given["target"], ids, edits=writes)
         np.testing.assert_allclose(found[row, last], alone[0, -1], atol=1e-4)
+
+
+def test_stave_adds_its_vectors_over_the_roots_of_their_tokens(given, queries, q):
+    """The cue's two tokens and those before, written one prompt at a time; with nothing behind the prompt."""
+    adapter = Stave(CONFIG, TASKS, 2)
+    random = np.random.default_rng(0)
+    params = {name: jnp.asarray(random.normal(size=(TASKS, 16)), jnp.float32) for name in ("cue", "rest")}
+    found = logits(adapter, params, given, queries, q)
+    for row, (task, last) in enumerate(zip((0, 2, None), (2, 2, 1), strict=True)):
+        cue, rest = (np.asarray(p.mean(0) if task is None else p[task]) for p in (params["cue"], params["rest"]))
+        end = int(q.tokens.valid_BT[row].sum())
+        ids = q.tokens.ids_BT[row : row + 1, :end]
+        writes = [tvjax.add(cue, layers=0, scale=2**-0.5, positions=[last - 1, last])]
+        if last > 1:
+            writes.append(tvjax.add(rest, layers=0, positions=[0]))
+        alone = tvjax.run(given["target"], ids, edits=writes)
+        np.testing.assert_allclose(found[row, :end], alone[0], atol=1e-4)
 
 
 class TestI2CL:

@@ -27,6 +27,7 @@ from tvjax.methods import (
     soft_injection,
     state_vector,
     static,
+    stave,
     zero_shot,
 )
 from tvjax.methods.base import Method
@@ -118,6 +119,7 @@ for _method in (
     static.METHOD,
     i2cl.METHOD,
     soft_injection.METHOD,
+    stave.METHOD,
     lora.METHOD,
     prefix.METHOD,
     atv.LAST,

@@ -40,6 +40,8 @@ class FastSettings(TrainedSettings):
     rate: float = setting(1e-2, "peak learning rate", above=0)
 
 
+SHOTS = "shots"
+"""The kind of examples whose prompts are asked without demonstrations and with some."""
 Members = tuple[tuple[str, ...], Hyper]
 """The names of members that train side by side, and their numbers."""
 
@@ -50,8 +52,9 @@ class Trained(Method):
 
     adapter: ``adapter(context, own)``; `own` are the method's settings, of which `rate` is the learning rate.
     frozen: the arrays that the adapter needs beside those of the target, ``frozen(context, own)``; None: no more. A
-        method that needs more cannot be planned without data.
+        method that needs more cannot be planned without data, nor can one with `shots`.
     reads: which examples, "query" alone or "shown" with demonstrations.
+    shots: whether it is trained on prompts with demonstrations beside those without, as many of each.
     more: what else the summary says of the method, ``more(adapter, frozen)``.
     in_front: how many tokens of `frozen` stand before each prompt.
     """
@@ -61,6 +64,7 @@ class Trained(Method):
     adapter: Callable[[RunContext, Any], Adapter]
     frozen: Callable[[RunContext, Any], Frozen] | None = None
     reads: Literal["query", "shown"] = "query"
+    shots: bool = False
     more: Callable[[Any, Frozen], dict[str, Any]] = lambda adapter, frozen: {}
     in_front: Callable[[Frozen], int] = lambda frozen: 0
 
@@ -78,7 +82,7 @@ class Trained(Method):
     @property
     def can_be_planned(self) -> bool:
         """Whether shapes alone say what it trains."""
-        return self.frozen is None
+        return self.frozen is None and not self.shots
 
     def adapter_of(self, context: RunContext) -> Adapter:
         """What is trained."""
@@ -113,7 +117,8 @@ class Trained(Method):
         ranks = np.asarray(examples["train"].rank_I)
         target = dataclasses.replace(context.target.config, remat=how.remat)
         frozen = frozen | {"target": Model(frozen["target"].params, target)}
-        splits = {split: examples[split] for split in ("train", "dev")}
+        train = context.examples[SHOTS if self.shots else self.reads]["train"]
+        splits = {"train": train, "dev": examples["dev"]}
         known = held(context.batches, adapter, frozen, splits)
         experiment = AdapterExperiment(
             how.examples,

@@ -103,6 +103,8 @@ def make_examples(
     tokenizer: Tokenizer,
     templates: Sequence[Template],
     seed: int,
+    *,
+    demonstrations: int = 0,
 ) -> Examples:
     """The pairs of each task as arrays.
 
@@ -111,7 +113,9 @@ def make_examples(
     reader: how a query is shown to the generator.
     tokenizer: that of the prompts.
     templates: of the prompts, one each.
-    seed: of the demonstrations that the reader shows.
+    seed: of the demonstrations that the reader shows, and of those in the prompts.
+    demonstrations: if it is more than 0, each example has as many prompts again, behind so many demonstrations of its
+        task, which are drawn once for each.
 
     Raises `UserError` for a template in which tokens cross from the query to the answer.
     """
@@ -120,9 +124,14 @@ def make_examples(
     readings = [one for name, pairs in by_task.items() for one in reader.read(tasks[name], pairs, seed)]
     flat = pad([ids for one in readings for ids in one], side="right")
     rows = [(name, rank, x, y) for name, pairs in by_task.items() for rank, (x, y) in enumerate(pairs)]
-    prompts = [template.prompt([], x) for _, _, x, _ in rows for template in templates]
-    answers = [template.answer(y) for _, _, _, y in rows for template in templates]
-    shape, count = (len(rows), len(templates)), (len(rows), reader.draws)
+    counts = [
+        (template, count) for count in ((0, demonstrations) if demonstrations else (0,)) for template in templates
+    ]
+    prompts = [
+        template.prompt(_shown(tasks[name], x, count, seed), x) for name, _, x, _ in rows for template, count in counts
+    ]
+    answers = [template.answer(y) for _, _, _, y in rows for template, _ in counts]
+    shape, count = (len(rows), len(counts)), (len(rows), reader.draws)
     known = {question: i for i, question in enumerate(dict.fromkeys((name, x) for name, _, x, _ in rows))}
     return Examples(
         jax.tree.map(lambda a: a.reshape(*count, *a.shape[1:]), flat),
@@ -131,6 +140,12 @@ def make_examples(
         jnp.array([rank for _, rank, *_ in rows]),
         None if len(known) == len(rows) else jnp.array([known[name, x] for name, _, x, _ in rows]),
     )
+
+
+def _shown(task: TextTask, x: str, count: int, seed: int) -> list[Pair]:
+    """Demonstrations of the train split for a prompt that asks x."""
+    random = np.random.default_rng([seed, *f"{task.name}/{x}/shots".encode()])
+    return shots(random, task.split("train"), count, apart_from=x) if count else []
 
 
 def epoch_rows(

@@ -26,7 +26,7 @@ from tvjax.files import user_path, write_json
 from tvjax.methods import METHODS
 from tvjax.methods.atv import ATVMethod, layers
 from tvjax.methods.base import Method, MethodResult, RunContext, Training, Written, milliseconds
-from tvjax.methods.trained import Trained, ask
+from tvjax.methods.trained import SHOTS, Trained, ask
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer, load_model
@@ -178,13 +178,19 @@ def _examples(
         "dev": (known, questions_of(known, "dev", v.dev)),
         "test": (tasks, questions_of(tasks, "test", v.test)),
     }
-    return {
+    examples = {
         kind: {
             split: make_examples(which, pairs, reader, tokenizer, s.templates, 0)
             for split, (which, pairs) in splits.items()
         }
         for kind, reader in readers.items()
     }
+    if any(isinstance(method, Trained) and method.shots for method in s.methods):
+        which, pairs = splits["train"]
+        more = {"demonstrations": s.vectors.demonstrations}
+        asked = make_examples(which, pairs, readers["query"], tokenizer, s.templates, 0, **more)
+        examples[SHOTS] = {"train": asked}
+    return examples
 
 
 def _check_lengths(s: ATVSettings, reads: DecoderConfig, examples: Mapping[str, Mapping[str, Examples]]) -> None:
