@@ -99,6 +99,20 @@ def test_probes_are_made_only_where_asked_for():
     assert "probes" not in tvp_measures.measure(settings, params)[0]["members"][0]
 
 
+@pytest.mark.slow
+def test_a_family_whose_tasks_can_be_listed_is_asked_which_of_them_a_vector_holds():
+    """A model that is not trained holds none: each member has an entry for each pool, and the page can read it."""
+    config = changed(TINY, task={"name": "token_offset"}, evaluation__probes=True, evaluation__probe_prompts=4)
+    settings = TVPSettings.from_config(changed(config, evaluation__prompts=4))
+    init = jax.vmap(lambda seed: settings.init(jax.random.key(seed)))
+    summary, _ = tvp_measures.measure(settings, init(jax.numpy.arange(2)))
+    for member in parse_summary(summary | {"identical_members": []}).members:
+        assert set(member.probes.operands) == {12, 9, 6, 4}
+        for pool in member.probes.operands.values():
+            assert (np.abs(pool["margin_by_layer"].value) < 0.5).all()
+            assert pool["accuracy_outside_by_layer"].value.shape == (settings.decoder.num_layers + 1,)
+
+
 def test_a_shift_without_an_oracle_has_its_prior():
     """And what is seen is what the model is shown, here noisy labels."""
     settings = TVPSettings.from_config(changed(TINY, task=TREE))

@@ -119,6 +119,27 @@ class TestFigure:
         assert "closer (whole intervals)" in probes_text(summary)
         assert "TVP-loss at layer 2: to the vector's task" in probes_text(summary)
 
+    def test_pools_of_tokens_are_drawn_by_their_size(self, probed_dir: Path, edit: Callable) -> None:
+        def change(tree: dict[str, Any]) -> None:
+            for member in tree["members"]:
+                member["probes"]["operands"] = {
+                    str(pool): twins("margin_by_layer", np.where(TOP == 2, pool / 12, -0.5))
+                    | twins("single_margin_by_layer", np.where(TOP == 2, pool / 24, -0.5))
+                    for pool in (12, 9, 4)
+                }
+
+        edit(probed_dir, change)
+        run = TVPRun.of(read_run(probed_dir))
+        several, single = drawn(panels(run.summary)["operands"], looks(run.summary)[1].color)
+        np.testing.assert_allclose(several, [4 / 12, 9 / 12, 1])
+        np.testing.assert_allclose(single, [4 / 24, 9 / 24, 0.5])
+        assert [e.stem for e in gallery(run) if e.stem.startswith("probe_")][-1] == "probe_operands"
+        words = probes_text(run.summary)
+        assert (
+            "of vectors made of 12 different tokens" in words
+            and "TVP-loss at layer 2: 0.333" in words.split("of 4:")[1]
+        )
+
     def test_a_family_without_swaps_has_three_panels(self, probed_dir: Path, edit: Callable) -> None:
         def change(tree: dict[str, Any]) -> None:
             for member in tree["members"]:

@@ -105,6 +105,10 @@ class Task(abc.ABC):
         """Whether the held-out tasks come from another distribution than the training tasks."""
         return False
 
+    def every_task(self) -> Parameters | None:
+        """The training tasks of a family of tokens that has few, ``{name: [n, ...]}``; None: they cannot be listed."""
+        return None
+
     def pair_limit(self) -> int | None:
         """How many pairs a prompt can have; None: there is no limit."""
         return None

@@ -57,6 +57,10 @@ class TokenOffset(TokenTask):
         """``{'c': [B]}``, uniform over the split's offsets; if none is held out, those of training in both splits."""
         return {"c": jax.random.choice(key, jnp.array(self._split(held_out)), (batch,))}
 
+    def every_task(self) -> Parameters:
+        """``{'c': [n]}``: the offsets of training."""
+        return {"c": jnp.array(self.offsets)}
+
     def inputs(self, key: jax.Array, parameters: Parameters, pairs: int) -> jax.Array:
         """X ``[B, N]``, uniform over the tokens that may be shown with the task's c."""
         order_VV, shown_V = self._pairs()

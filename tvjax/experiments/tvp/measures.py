@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from tvjax.evals import baselines, probes
+from tvjax.evals import baselines, operands, probes
 from tvjax.evals.measure import Measure
 from tvjax.experiments.tvp.settings import TVPSettings
 from tvjax.files import write_json
@@ -53,7 +53,7 @@ def _probed(
     s: TVPSettings, params: Any, members: list[dict[str, Any]], seen: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """The probes of every member."""
-    return probes.measure(
+    found = probes.measure(
         Model(params, s.decoder),
         s.task,
         s.layout,
@@ -64,6 +64,9 @@ def _probed(
         prompts=s.evaluation.probe_prompts,
         seed=s.evaluation.seed,
     )
+    asked = (Model(params, s.decoder), s.task, s.layout, s.prompt.demonstrations)
+    pools = operands.measure(*asked, edit=s.tvp.edit, seed=s.evaluation.seed)
+    return [one | ({"operands": more} if more else {}) for one, more in zip(found, pools, strict=True)]
 
 
 def _named(entry: dict[str, Any], s: TVPSettings) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def probe_figure(summary: Summary, probe: Probe) -> Figure:
         Line2D([], [], color=QUIET, linestyle=style, label=name)
         for style, name in zip(STYLES, probe.styles, strict=False)
     ]
-    prior = [] if probe in (READ, DUMMY) else [prior_line()]
+    prior = [] if probe in (READ, DUMMY, OPERANDS) else [prior_line()]
     bottom_legend(figure, [*member_lines(looks(summary), markers=True), *styles, *prior, *ring_key(summary)])
     return figure
 
@@ -170,6 +170,20 @@ def _superposition(ax: Axes, summary: Summary, word: str, measure: Measure) -> N
     quiet(ax, "\N{GREEK SMALL LETTER ALPHA}, the share of A's vector", f"TVP {word} at l*")
 
 
+def _operands(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
+    pools = sorted(probes_of(summary)[0].operands)
+    for style, kind in zip(STYLES, ("", "single_"), strict=False):
+        rows = []
+        for member, probes in zip(summary.members, probes_of(summary), strict=True):
+            found = [probes.operands[pool][f"{kind}margin_by_layer"][member.prescribed_layer] for pool in pools]
+            rows.append(Estimate(*(np.array([getattr(one, end) for one in found]) for end in ("value", "low", "high"))))
+        _lines(ax, pools, rows, looks(summary), style)
+    ax.axhline(0, **PRIOR)
+    ax.set_ylim(-1.05, 1.05)
+    ax.set_xticks(pools)
+    quiet(ax, "different tokens that the prompts of a vector draw from", "identity margin at l*")
+
+
 def rank_figure(summary: Summary) -> Figure:
     """Captured directions of W, and how many there are, at the prescribed and at the best layer."""
     probes = probes_of(summary)
@@ -270,6 +284,18 @@ def _swap_text(summary: Summary) -> str:
     return f"After a swap at l*, the answer is closer (whole intervals): {'; '.join(parts)}."
 
 
+def _operands_text(summary: Summary) -> str:
+    pools = sorted(probes_of(summary)[0].operands)
+    most, least = (
+        by_setting(
+            summary,
+            [one.operands[pool]["margin_by_layer"][layer].value for layer, one in _at_prescribed(summary)],
+        )
+        for pool in (pools[-1], pools[0])
+    )
+    return f"Margin at l* of vectors made of {pools[-1]} different tokens: {most}; of {pools[0]}: {least}."
+
+
 def _mix_text(summary: Summary) -> str:
     probes, (word, _) = probes_of(summary), _measure(summary)
     middle = len(probes[0].shares) // 2
@@ -336,7 +362,19 @@ MIX = Probe(
     ("against the answer of A", "against the answer of B", "against the mix of both answers"),
 )
 
+OPERANDS = Probe(
+    "probe_operands",
+    "Which function does a vector hold that was made of few tokens?",
+    "The probability of the task's answer less the greatest of another task's answers to the same x, over all x,"
+    " zero-shot with the vector at l*. Below 0 the vector holds another function of the family, whatever it answers to"
+    " the few tokens that it was made of.",
+    _operands,
+    _operands_text,
+    ("mean vector of several prompts", "vector of one prompt"),
+)
+
 
 def probes_shown(summary: Summary) -> list[Probe]:
     """The probes that the members have: swaps and mixes if an x of one task is one of another as well."""
-    return [READ, DUMMY, AVERAGING, *([SWAP, MIX] if probes_of(summary)[0].swap else [])]
+    one = probes_of(summary)[0]
+    return [READ, DUMMY, AVERAGING, *([SWAP, MIX] if one.swap else []), *([OPERANDS] if one.operands else [])]

@@ -81,6 +81,7 @@ class Probes:
     shares: shares of the first vector in a mix.
     superposition: first_*, second_*, mixture_risk, each by `shares`.
     rank: by layer (prescribed, best): captured [R], participation, true_participation and power.
+    operands: by the number of different tokens in the prompts of a vector, margins and accuracies, [L+1].
     """
 
     num_prompts: int
@@ -92,6 +93,7 @@ class Probes:
     shares: tuple[float, ...]
     superposition: Estimates
     rank: Mapping[str, Estimates]
+    operands: Mapping[int, Estimates]
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,9 @@ def _probes(member: Mapping[str, Any], layers: int) -> Probes | None:
     try:
         tree = _get(member, "probes", dict)
         averaging, decodability = _get(tree, "averaging", dict), _get(tree, "decodability", dict)
-        swap, mixes, rank = (_get({name: {}} | tree, name, dict) for name in ("swap", "superposition", "rank"))
+        swap, mixes, rank, operands = (
+            _get({name: {}} | tree, name, dict) for name in ("swap", "superposition", "rank", "operands")
+        )
         counts, shares = (
             tuple(_get({name: []} | part, name, list)) for part, name in ((averaging, "counts"), (mixes, "shares"))
         )
@@ -238,6 +242,7 @@ def _probes(member: Mapping[str, Any], layers: int) -> Probes | None:
             shares=shares,
             superposition=_estimates(mixes, len(shares)),
             rank={layer: _rank(_get(rank, layer, dict)) for layer in rank},
+            operands={_count(pool): _estimates(_get(operands, pool, dict), layers + 1) for pool in operands},
         )
     except _Broken as broken:
         raise _Broken(f"members.{member['name']}.probes: {broken}") from None
@@ -248,6 +253,12 @@ def _whole(parts: Any) -> Mapping[str, Any]:
     if not isinstance(parts, Mapping) or not parts:
         raise _Broken("decodability: not by parameter")
     return _get({"all": next(iter(parts.values()))} | dict(parts), "all", dict)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise _Broken(f"operands: {text!r} is no number of tokens")
+    return int(text)
 
 
 def _rank(tree: Mapping[str, Any]) -> Estimates:
