@@ -138,11 +138,15 @@ def test_patterns_are_those_of_transformers(name):
 
 
 class Plain:
-    """GPT-2 on one prompt in numpy, in float64, with a hand at the addresses that this file is about."""
+    """GPT-2 on one prompt in numpy, in float64, with a hand at the addresses that this file is about.
+
+    It remembers queries and keys, ``[T, H, C]``, and the states after blocks, by layer.
+    """
 
     def __init__(self, folder):
         tensors = safetensors.numpy.load_file(folder / "model.safetensors")
         self.w = {k.removeprefix("transformer."): v.astype(np.float64) for k, v in tensors.items()}
+        self.queries, self.keys, self.states = {}, {}, {}
 
     def norm(self, x, name):
         x = x - x.mean(-1, keepdims=True)
@@ -160,6 +164,7 @@ class Plain:
             block = f"h.{layer - 1}"
             qkv = self.linear(self.norm(h, f"{block}.ln_1"), f"{block}.attn.c_attn")
             q, k, v = (a.reshape(count, 4, 4) for a in np.split(qkv, 3, -1))
+            self.queries[layer], self.keys[layer] = q, k
             a = np.einsum("thc,shc->ths", q, k) / 2
             a = np.where(np.tril(np.ones((count, count), bool))[:, None], a, FORBIDDEN)
             patterns = hand(PATTERNS, softmax(hand(LOGITS, a, layer)), layer)
@@ -167,7 +172,7 @@ class Plain:
             h = h + self.linear(heads, f"{block}.attn.c_proj")
             up = self.linear(self.norm(h, f"{block}.ln_2"), f"{block}.mlp.c_fc")
             gelu = 0.5 * up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
-            h = h + self.linear(gelu, f"{block}.mlp.c_proj")
+            h = self.states[layer] = h + self.linear(gelu, f"{block}.mlp.c_proj")
         return hand("logits", hand("final_norm", self.norm(h, "ln_f")) @ self.w["wte.weight"].T)
 
 

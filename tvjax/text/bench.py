@@ -301,7 +301,7 @@ class Bench:
 
         def read() -> dict[str, np.ndarray]:
             """Now."""
-            arrays = self._read(_shown, self._to_read(name, shuffled))
+            arrays = self.read(_shown, self._to_read(name, shuffled))
             self.tick("shown")
             return {kind: a.mean(0) for kind, a in arrays.items()}
 
@@ -316,18 +316,18 @@ class Bench:
 
     def few_shot_states(self, name: str) -> np.ndarray:
         """h^0..h^L at the last tokens of `prompts` few-shot prompts, ``[prompts, L+1, D]``."""
-        return self._read(_states, self._to_read(name, False))
+        return self.read(_states, self._to_read(name, False))
 
     def _to_read(self, name: str, shuffled: bool) -> list[str]:
         return self.few_shot(name, self.queries(name, self.config.prompts), shuffled=shuffled)
 
     def states(self, prompts: Sequence[str]) -> np.ndarray:
         """h^0..h^L at the last tokens of prompts, ``[B, L+1, D]``."""
-        return self._read(_states, prompts)
+        return self.read(_states, prompts)
 
     def summaries(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """What attention and the MLPs add at the last tokens of texts, a mean: ``{"attn_out", "mlp_out": [L, D]}``."""
-        return dict(zip(ADDED, self._read(_outputs, texts).mean(0), strict=True))
+        return dict(zip(ADDED, self.read(_outputs, texts).mean(0), strict=True))
 
     def right_on(self, name: str, split: str, vectors_LD: np.ndarray, layers: Sequence[int], keep: float) -> np.ndarray:
         """Whether each question of a split is answered right with each of some vectors at its layer: ``[n, L]``."""
@@ -346,7 +346,8 @@ class Bench:
         keep_LU = np.full(vectors_LUD.shape[:2], keep)
         return self.scores(self.zero_shot(pairs), self.accepted(name, pairs), vectors_LUD, layers, keep_LU)
 
-    def _read(self, program: Any, prompts: Sequence[str]) -> Any:
+    def read(self, program: Any, prompts: Sequence[str]) -> Any:
+        """What a jitted ``program(model, tokens)`` gives of prompts, arrays that lead with an axis of them, float32."""
         ids = self.tokenizer.encode(prompts)
         tokens = pad(ids, side="right", length=room(max(map(len, ids))))
         arrays = self.batches(program, (), (self.model.bare,), tokens)
