@@ -310,6 +310,22 @@ def test_new_tokens_show_what_they_look_at(name, side, monkeypatch):
     np.testing.assert_array_equal(made.activations["logits"].argmax(-1), made.ids_BT)
 
 
+def test_in_generate_what_attention_is_changed_by_acts_on_the_prompt():
+    """Vectors of each layer and prompt, at all positions: the first new token is read from the changed prompt."""
+    model, tokens = golden("mistral"), TOKENS["left"]
+    bend = 3 * np.random.default_rng(0).normal(size=(2, 3, 4, 9))
+    write = tvjax.add(bend, layers=[1, 3], positions="all", address=LOGITS)
+    made = tvjax.generate(
+        model, tokens, max_new_tokens=2, edits=write, during="prompt", addresses=(PATTERNS, "logits"), stop=()
+    )
+    alone = [tvjax.add(bend[i], layers=layer, positions="all", address=LOGITS) for i, layer in enumerate((1, 3))]
+    first = tvjax.run(model, tokens, edits=alone, last=True)
+    np.testing.assert_allclose(made.activations["logits"][:, :1], first, atol=1e-4)
+    read = tvjax.capture(model, tokens, PATTERNS, positions="last", edits=write)[PATTERNS]
+    np.testing.assert_allclose(made.activations[PATTERNS][:, :, :1, :, :9], read, atol=1e-5)
+    assert np.abs(first - tvjax.run(model, tokens, last=True)).max() > 0.05
+
+
 def test_logits_that_are_written_decide_the_tokens():
     model, tokens = golden("llama3"), TOKENS["left"]
     push = 100 * np.eye(64, dtype=np.float32)[[3, 5, 7]]
