@@ -52,12 +52,12 @@ class Router(nn.Module):
 class Routing(Adapter):
     """To the logit of head h of layer l, by which token t looks at token s, is added
 
-        C^-1/2 gate_lh sum_r alpha_lr (u_lr . q_lt) (w_lr . k_ls)
+        scale gate_lh sum_r alpha_lr (u_lr . q_lt) (w_lr . k_ls)
 
-    with q_lt the queries of all heads of token t as one vector, and k_ls the keys of all groups of token s. The
-    directions ``frozen["directions"] = {"queries": [L, R, H, C], "keys": [L, R, G, C]}`` are the principal ones of
-    queries and keys at the last tokens of few-shot prompts of several tasks. A router makes alpha and the gates from
-    the query. It is trained on zero-shot prompts; the target stays as it is.
+    with the scale of the target's attention, q_lt the queries of all heads of token t as one vector, and k_ls the keys
+    of all groups of token s. The directions ``frozen["directions"] = {"queries": [L, R, H, C], "keys": [L, R, G, C]}``
+    are the principal ones of queries and keys at the last tokens of few-shot prompts of several tasks. A router makes
+    alpha and the gates from the query. It is trained on zero-shot prompts; the target stays as it is.
 
     q and k are those of a pass without the change, behind rotary positions: what is added in one layer does not change
     what is added in another. All layers and tokens are changed. Of one layer and kind the directions are of all heads
@@ -97,7 +97,7 @@ class Routing(Adapter):
     def read(
         self, params: Any, frozen: Frozen, queries: Queries, scale_L: jax.Array, key: jax.Array | None
     ) -> jax.Array:
-        """``C^-1/2 gate alpha``: ``[B, L, H, R]``."""
+        """``scale gate alpha``: ``[B, L, H, R]``."""
         u_BD = self.state(params, frozen, queries, key) if queries.state_BD is None else queries.state_BD
         alphas_and_gates: Any = self.router.apply({"params": params}, u_BD.astype(jnp.float32))
         alpha_BLR, gate_BLH = alphas_and_gates
