@@ -22,7 +22,7 @@ from tvjax.nn import decoding
 from tvjax.nn.model import ADDRESSES, forward
 from tvjax.nn.taps import Edit
 from tvjax.nn.tokens import Tokens, pad
-from tvjax.vectors.edits import HEADS, WRITABLE
+from tvjax.vectors.edits import HEADS, STATES
 
 CALLS, SEED = 300, 17
 L, D, H, C, V, B, NEW = 3, 16, 4, 4, 64, 3, 3
@@ -52,7 +52,7 @@ def dense(model, edits, batch, length):
     tree = edits or {}
     inside = {
         name.split("/")[1]: full((L, batch, length, *unit(name)), tree.get("blocks", {}).get(name.split("/")[1]))
-        for name in WRITABLE
+        for name in STATES
     }
     return {"embed": full((batch, length, D), tree.get("embed")), "blocks": inside}
 
@@ -90,7 +90,7 @@ class Reference:
 
     def one(self, ids, writes, b, prompt=True, new=0, steps=()):
         """Logits ``[T, V]`` and all states; the last `new` tokens are new ones, which `steps` alone act on."""
-        shapes = {"embed": (1, LONGEST, D)} | {a: (L, 1, LONGEST, *unit(a)) for a in WRITABLE}
+        shapes = {"embed": (1, LONGEST, D)} | {a: (L, 1, LONGEST, *unit(a)) for a in STATES}
         keep, add = ({name: np.full(shape, x) for name, shape in shapes.items()} for x in (1.0, 0.0))
         for number, write in enumerate(writes):
             old = len(ids) - new
@@ -105,7 +105,7 @@ class Reference:
                         add[name][index] = k * add[name][index] + v
         here = lambda a: np.ones_like(a, bool)
         leaf = lambda name: Edit(*(jnp.asarray(a, jnp.float32) for a in (keep[name], add[name])), here(keep[name]))
-        tree = {"embed": leaf("embed"), "blocks": {a.split("/")[1]: leaf(a) for a in WRITABLE}}
+        tree = {"embed": leaf("embed"), "blocks": {a.split("/")[1]: leaf(a) for a in STATES}}
         row = jnp.asarray([ids + [0] * (LONGEST - len(ids))])
         out, states = forward(self.model, row, edits=tree, addresses=ADDRESSES)
         states = {a: np.asarray(s)[:, 0] if a.startswith("blocks/") else np.asarray(s)[0] for a, s in states.items()}
@@ -194,7 +194,7 @@ class Draw:
         return given, np.broadcast_to(full, (n, B))
 
     def write(self, counts, side):
-        address = self.r.choice(WRITABLE)
+        address = self.r.choice(STATES)
         low = 0 if address == "blocks/resid" else 1
         numbers = self.r.sample(range(low, L + 1), self.r.choice((1, 1, 2, 3)))
         layers, several = self.choice_of(numbers, L + 1, self.r.choice((0, 1)) if 0 not in numbers else 0)
@@ -353,7 +353,7 @@ WRONG_WRITES = (
     *(("heads", x) for x in (4, [1, 1], -1, True, [0.0], [True, False], "0")),
     *(("vectors", x) for x in (np.ones(D + 1), np.ones((7, D)), NAN, np.ones(D, bool), "v", np.ones(D) * 1j, 1.0)),
     *(("scale", x) for x in (np.inf, "a", [1.0, 2.0, 3.0, 4.0, 5.0], [[1.0] * 7], True, np.ones((1, 1, 1)))),
-    *(("address", x) for x in ("blocks/residual", "embed", 3, None)),
+    *(("address", x) for x in ("blocks/residual", "embed", "logits", 3, None)),
 )
 NO_PROMPTS = (
     *([[1, bad, 3]] for bad in (64, -1, -100, 2**33 + 1)),

@@ -10,7 +10,7 @@ from tests.conftest import SMALL, changed
 from tests.nn.golden import GOLDEN
 from tvjax.errors import UserError
 from tvjax.experiments.tvp import run as experiment
-from tvjax.nn.model import forward
+from tvjax.nn.model import ATTENTION, READOUT, forward
 from tvjax.nn.pretrained import load_model
 from tvjax.nn.tokens import pad
 from tvjax.vectors.edits import edit_at, merge, place
@@ -119,14 +119,17 @@ def test_the_lens_at_the_last_layer_is_what_the_model_says(words, model, prompt)
             tvjax.logit_lens(one, states[..., 1:])
 
 
-@pytest.mark.parametrize("address", ["blocks/resid", "blocks/heads", "embed", "blocks/mlp_hidden"])
+@pytest.mark.parametrize(
+    "address", ["blocks/resid", "blocks/heads", "embed", "blocks/mlp_hidden", *ATTENTION, *READOUT]
+)
 def test_attributions_are_slopes_of_the_log_probability(words, address):
     """Against the difference that a small write makes, with another write in place."""
     prompts, tokens = [[3, 1, 4], [1, 5]], np.array([7, 2])
     tokens_of = pad(prompts, side="left")
     held = tvjax.add(0.5 * np.ones(words.config.width), layers=1)
     slope = np.asarray(tvjax.attribute(words, tokens_of, tokens, address, edits=held))
-    where = (slice(None), slice(2, 3)) if address == "embed" else (slice(1, 2), slice(None), slice(2, 3))
+    alone = not address.startswith("blocks/")
+    where = (slice(None), slice(2, 3)) if alone else (slice(1, 2), slice(None), slice(2, 3))
     step = np.zeros_like(slope)
     step[where] = np.random.default_rng(0).normal(size=step[where].shape)
 
@@ -136,7 +139,7 @@ def test_attributions_are_slopes_of_the_log_probability(words, address):
         out = forward(words, tokens_of.ids_BT, edits=tree, positions_BT=tokens_of.positions_BT)[0][:, -1]
         return np.asarray(jax.nn.log_softmax(out))[np.arange(2), tokens].astype(float)
 
-    axes = tuple(axis for axis in range(step.ndim) if axis != (0 if address == "embed" else 1))
+    axes = tuple(axis for axis in range(step.ndim) if axis != (0 if alone else 1))
     expected = (log_chance(1e-2) - log_chance(-1e-2)) / 2e-2
     np.testing.assert_allclose((slope * step).sum(axes), expected, rtol=0.02, atol=1e-4)
 

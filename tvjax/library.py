@@ -22,7 +22,7 @@ from tvjax.files import nearest_beside, read_json, user_path
 from tvjax.nn import decoding
 from tvjax.nn.decoder import PADDING, PRECISIONS, Precision
 from tvjax.nn.inputs import Inputs, Prompts, check_length, inputs_of, texts_of
-from tvjax.nn.model import ADDRESSES, Model, forward, unit
+from tvjax.nn.model import ADDRESSES, READOUT, Model, forward, unit
 from tvjax.nn.selection import addresses as addresses_of
 from tvjax.nn.selection import finite, flag, integer, several
 from tvjax.nn.selection import positions as positions_of
@@ -178,7 +178,8 @@ def capture(
 ) -> dict[str, jax.Array]:
     """Activations at `addresses`, ``{address: [B, T, ...]}``, with a leading axis of layers for those inside `blocks`.
 
-    Order and repetitions are kept, and only what is asked for is stored.
+    Order and repetitions are kept, and only what is asked for is stored. Attention's logits and patterns end in
+    ``[H, S]``, S being all positions of the padded array; a logit of -1e30 is of what may not be seen.
 
     addresses: one or several.
     positions: "all" (of the padded array), "last" (of each prompt; T becomes 1), an int or ints ``[N]`` among each
@@ -189,18 +190,22 @@ def capture(
     Raises `UserError` for what is not there, naming it.
     """
     inputs = inputs_of(model, prompts)
-    if not addresses_of(addresses, ADDRESSES):
+    wanted = addresses_of(addresses, ADDRESSES)
+    if not wanted:
         raise reject("addresses", addresses, f"at least one of {', '.join(ADDRESSES)}")
     named, mask = positions_of(positions)
     read_BS = None if named == "all" else inputs.own().index(named, mask)
+    at: Any = slice(0, 1)
+    if set(wanted) & set(READOUT):
+        at = slice(None) if read_BS is None else read_BS
     return forward(
         model.for_tokens(math.prod(inputs.values.shape[:2])),
         inputs.values,
         edits=_tree(model, edits, inputs),
-        addresses=addresses,
+        addresses=wanted,
         layers=layers,
         read_BS=read_BS,
-        at=slice(0, 1),
+        at=at,
         positions_BT=inputs.positions_BT,
     )[1]
 
@@ -235,7 +240,8 @@ def generate(
 
     during: on what `edits` act, the "prompt", each new token as it is read ("steps"), or "both"; by default on what
         their positions name: "all" is both, anything else is of the prompt, and so is a tree.
-    addresses: captured at the state that each new token was read from.
+    addresses: captured at the state that each new token was read from. S of attention's logits and patterns are the
+        positions of the padded prompts, then those of the new tokens.
     stop: token ids that end a prompt, one or a list, () for none; by default the end tokens of the model's folder
         (`model.source.end_ids`).
     key: a key, or the seed of one; None: greedy. An answer that is sampled depends on the key, on its prompt, and on
@@ -370,7 +376,8 @@ def attribute(model: Model, prompts: Prompts, tokens: Any, address: str, *, edit
     ):
         raise reject("tokens", tokens, f"{inputs.batch} ids, one a prompt, of 0..{c.num_outputs - 1}")
     layers = (c.num_layers,) if address.startswith("blocks/") else ()
-    shape = (*layers, *inputs.values.shape[:2], *unit(c, address))
+    batch, length = inputs.values.shape[:2]
+    shape = (*layers, batch, length, *unit(c, address, length))
     last_B1 = jnp.broadcast_to(inputs.own().index("last"), (inputs.batch, 1))
     return _slope(
         address,

@@ -50,6 +50,7 @@ CONFIG = {
     "lora": {"rate": 3e-3},
     "function_vector": {"heads": 2, "shuffled_prompts": 2},
     "distributed_function_vector": {"heads": 2, "shuffled_prompts": 2},
+    "in_context_routing": {"rank": 3, "hidden": 5},
     "vectors": {"demonstrations": 2, "prompts": 2},
     "train": {
         "batch": 8,
@@ -407,6 +408,7 @@ def test_every_method_runs_and_trained_ones_are_of_one_size(config, tmp_path):
     assert sizes["i2cl"] == 4 * 2 * 2 * 2
     assert sizes["soft_injection"] == 4 * 2 * 2
     assert sizes["stave"] == 4 * 2 * 32
+    assert sizes["in_context_routing"] == (16 + 1) * 5 + (5 + 1) * 2 * (3 + 2)
     assert 0 <= row(summary, "elicit")["retrieved_its_own_task"] <= 1
     assert [e["kind"] for e in summary["sensitivity"]] == ["scale", "layers", "examples"]
     assert write_report(tmp_path / "run").is_file()

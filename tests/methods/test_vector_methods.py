@@ -18,7 +18,7 @@ from tvjax.methods.linear_task_vector import fitted, mapped
 from tvjax.methods.vector import VectorMethod
 from tvjax.nn.model import forward
 from tvjax.tasks.suite import suite
-from tvjax.tasks.text import Template
+from tvjax.tasks.text import Template, TextTask
 from tvjax.text.bench import Bench, VectorConfig
 from tvjax.vectors.edits import edit_at, merge
 
@@ -153,6 +153,21 @@ def test_contrastive_vectors_are_right_less_wrong(model, bench):
         wrong = next(other for _, other in pairs[i + 1 :] + pairs[:i] if other not in accepted[i])
         total = total + state(model, f"\n{x} -> {y}") - state(model, f"\n{x} -> {wrong}")
     np.testing.assert_allclose(made(bench, "contrastive")["opposite"], total / 5, atol=1e-4)
+
+
+def test_a_contrast_needs_a_wrong_answer(model, bench):
+    """Of a single query it is one of the train split; a task of one answer has none, and that is said in one line."""
+    one = Bench(model, VectorConfig(demonstrations=2, prompts=1, questions=6), ARROW, bench.tasks)
+    ((x, y),) = one.queries("opposite", 1)
+    wrong = next(other for _, other in bench.tasks["opposite"].split("train") if other != y)
+    expected = state(model, f"\n{x} -> {y}") - state(model, f"\n{x} -> {wrong}")
+    np.testing.assert_allclose(made(one, "contrastive")["opposite"], expected, atol=1e-4)
+    assert np.abs(expected).max() > 1e-2
+    constant = TextTask("constant", tuple((x, "cold") for x, _ in bench.tasks["opposite"].pairs))
+    alike = Bench(model, VectorConfig(demonstrations=2, prompts=5, questions=6), ARROW, {"constant": constant})
+    with pytest.raises(UserError, match=r"config.data.tasks: given 'constant, where no answer is wrong") as said:
+        made(alike, "contrastive")
+    assert "\n" not in str(said.value)
 
 
 def test_principal_directions_are_of_what_demonstrations_change(model, bench):

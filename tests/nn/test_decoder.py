@@ -11,11 +11,13 @@ import pytest
 from tvjax.errors import UserError
 from tvjax.nn.attention import attention
 from tvjax.nn.decoder import Decoder, DecoderConfig
-from tvjax.nn.model import ADDRESSES, Model, forward
+from tvjax.nn.model import ADDRESSES, ATTENTION, Model, forward
 from tvjax.nn.rotary import frequencies, rotate
 
 # Layers rolled up, which compiles in a third of the time.
 BASE = DecoderConfig(num_layers=3, width=16, num_heads=4, num_outputs=2, max_positions=12, unroll=1)
+UNASKED = tuple(address for address in ADDRESSES if address not in ATTENTION)
+"""All that is read without a change of how attention is computed."""
 VARIANTS = {
     "base": {},
     "rmsnorm": {"norm": "rmsnorm"},
@@ -68,11 +70,15 @@ class TestEveryVariant:
             "blocks/mlp_hidden": (3, 3, 9, c.hidden),
             "blocks/keys": (3, 3, 9, c.kv_heads, c.channels),
             "blocks/values": (3, 3, 9, c.kv_heads, c.channels),
+            "blocks/attn_logits": (3, 3, 9, 4, 9),
+            "blocks/attn_patterns": (3, 3, 9, 4, 9),
+            "final_norm": (3, 9, 16),
+            "logits": out.shape,
         }
 
     def test_the_stream_is_the_sum_of_what_is_written_to_it(self, changes):
         model, inputs = made(tuple(changes.items()))
-        _, found = forward(model, inputs, addresses=ADDRESSES)
+        _, found = forward(model, inputs, addresses=UNASKED)
         written = found["blocks/attn_out"] + found["blocks/mlp_out"]
         stream = found["embed"][None] + jnp.cumsum(written, axis=0)
         np.testing.assert_allclose(found["blocks/resid"], stream, atol=1e-5)
@@ -81,7 +87,7 @@ class TestEveryVariant:
         """Softmax of q k / sqrt(C) over what came before, times v, written out."""
         model, inputs = made(tuple(changes.items()))
         c = model.config
-        _, found = forward(model, inputs, addresses=ADDRESSES)
+        _, found = forward(model, inputs, addresses=UNASKED)
         repeat = c.num_heads // c.kv_heads
         k, v = (jnp.repeat(found[f"blocks/{name}"], repeat, axis=3) for name in ("keys", "values"))
         logits = jnp.einsum("lbthc,lbshc->lbhts", found["blocks/queries"], k) / c.channels**0.5
@@ -90,7 +96,7 @@ class TestEveryVariant:
 
     def test_the_last_map_of_the_mlp_makes_its_output(self, changes):
         model, inputs = made(tuple(changes.items()))
-        _, found = forward(model, inputs, addresses=ADDRESSES)
+        _, found = forward(model, inputs, addresses=UNASKED)
         down = model.params["blocks"]["down"]
         out = jnp.einsum("lbtf,lfd->lbtd", found["blocks/mlp_hidden"], down["kernel"])
         out = out + (down["bias"][:, None, None] if "bias" in down else 0.0)

@@ -93,7 +93,7 @@ def test_layers_apart_say_what_stacked_ones_say(name, unroll, monkeypatch):
             tvjax.add(
                 vectors_for(model, address, seed), layers=1 + seed % 3, positions="all", scale=0.5, address=address
             )
-            for seed, address in enumerate(edits.WRITABLE)
+            for seed, address in enumerate(edits.STATES)
         ]
         options = {"max_new_tokens": STEPS, "edits": writes, "addresses": addresses}
         said.append(tvjax.generate(model, TOKENS["left"], **options))
@@ -177,7 +177,7 @@ def test_the_vector_acts_on_the_very_token_that_is_predicted():
 def test_a_batch_is_its_prompts_one_by_one():
     """With vectors of each prompt's own at every address."""
     model = golden("qwen3")
-    vectors = {address: vectors_for(model, address, seed) for seed, address in enumerate(edits.WRITABLE)}
+    vectors = {address: vectors_for(model, address, seed) for seed, address in enumerate(edits.STATES)}
     add = lambda address, v: tvjax.add(v, layers=2, positions="all", address=address)
     whole = tvjax.generate(
         model, TOKENS["left"], max_new_tokens=STEPS, edits=[add(address, v) for address, v in vectors.items()]
@@ -494,7 +494,7 @@ class TestAgainstHooks:
             marks=pytest.mark.exhaustive if (i + j + k) % 2 else pytest.mark.slow,
         )
         for i, name in enumerate(("gpt2", "gptj", "llama3", "gemma2"))
-        for j, address in enumerate(edits.WRITABLE)
+        for j, address in enumerate(edits.STATES)
         for k, positions in enumerate(("last", "all", "mask"))
     )
 

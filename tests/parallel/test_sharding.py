@@ -274,9 +274,17 @@ def test_what_is_captured_lies_with_its_batch():
     params = decoder.init(jax.random.key(0), inputs)["params"]
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     with jax.set_mesh(mesh):
-        _, found = forward(Model(place_on(mesh, params), config), inputs, addresses=("blocks/resid", "blocks/heads"))
-    held = {name: value.sharding.shard_shape(value.shape) for name, value in found.items()}
-    assert held == {"blocks/resid": (2, 8 // 4, 5, 16), "blocks/heads": (2, 8 // 4, 5, 2 // 2, 8)}
+        addresses = ("blocks/resid", "blocks/heads", "blocks/attn_patterns", "logits")
+        _, found = forward(Model(place_on(mesh, params), config), inputs, addresses=addresses)
+    held = {name: value.sharding.shard_shape(value.shape) for name, value in found.items() if name != "logits"}
+    assert held == {
+        "blocks/resid": (2, 8 // 4, 5, 16),
+        "blocks/heads": (2, 8 // 4, 5, 2 // 2, 8),
+        "blocks/attn_patterns": (2, 8 // 4, 5, 2 // 2, 5),
+    }
+    _, alone = forward(Model(params, config), inputs, addresses=addresses)
+    for name, value in found.items():
+        np.testing.assert_allclose(value, alone[name], atol=1e-5)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from tvjax.experiments.tvp_language import run as tvp_language
 from tvjax.experiments.tvp_language.settings import TVPLanguageSettings
 from tvjax.experiments.tvp_language.tuning import TuningExperiment
 from tvjax.methods.i2cl import I2CL
+from tvjax.methods.in_context_routing import Routing
 from tvjax.methods.lora import LoRA
 from tvjax.methods.prefix import Prefix
 from tvjax.methods.static import StaticVectors
@@ -90,6 +91,7 @@ def still(first, last):
 ADAPTERS = {
     "static": lambda atv: StaticVectors(atv.target, atv.layers, 1),
     "i2cl": lambda atv: I2CL(atv.target, 1),
+    "in_context_routing": lambda atv: Routing(atv.target, atv.generator, rank=1, hidden=2),
     "lora": lambda atv: LoRA(atv.target, 2),
     "prefix": lambda atv: Prefix(atv.target),
     "atv": lambda atv: dataclasses.replace(atv, rank=2, learned_scale=True, dropout=0.1),
@@ -108,6 +110,9 @@ def adapter_experiment(name, dtype):
     target = given["target"]
     shape = (1, target.config.num_layers, target.config.width)
     given["summaries"] = {part: jnp.ones(shape, dtype) for part in ("attn_out", "mlp_out")}
+    heads = {"queries": target.config.num_heads, "keys": target.config.kv_heads}
+    shapes = {part: (target.config.num_layers, 1, count, target.config.channels) for part, count in heads.items()}
+    given["directions"] = {part: jnp.ones(shape, dtype) for part, shape in shapes.items()}
     low = lambda config: dataclasses.replace(config, param_dtype=dtype)
     atv = dataclasses.replace(whole.adapter, target=low(whole.adapter.target), generator=low(whole.adapter.generator))
     given["target"] = target.replace(config=low(target.config))

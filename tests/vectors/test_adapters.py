@@ -10,6 +10,7 @@ import pytest
 import tvjax
 from tvjax.methods.atv import ATV
 from tvjax.methods.i2cl import I2CL
+from tvjax.methods.in_context_routing import Routing
 from tvjax.methods.lora import LoRA
 from tvjax.methods.prefix import Prefix
 from tvjax.methods.soft_injection import SoftInjection
@@ -57,7 +58,12 @@ def given(params):
     }
     target, words = Model(params, CONFIG), jnp.array([1, 5, 2, 7])
     heads = jax.random.normal(jax.random.key(7), (TASKS + 1, CONFIG.num_layers, CONFIG.num_heads, CONFIG.channels))
-    return {"target": target, "generator": small, "summaries": summaries, "words": words, "heads": heads}
+    directions = {
+        part: jax.random.normal(jax.random.key(8), (CONFIG.num_layers, 2, count, CONFIG.channels))
+        for part, count in (("queries", CONFIG.num_heads), ("keys", CONFIG.kv_heads))
+    }
+    frozen = {"target": target, "generator": small, "summaries": summaries, "words": words, "heads": heads}
+    return frozen | {"directions": directions}
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +114,14 @@ def test_it_begins_by_changing_nothing_bit_for_bit(name, given, queries, q):
     np.testing.assert_array_equal(logits(adapter, params, given, queries, q), bare(given, q))
 
 
-@pytest.mark.parametrize("name", [*ADAPTERS, "i2cl", "prefix", "soft_injection"])
+@pytest.mark.parametrize("name", [*ADAPTERS, "i2cl", "prefix", "soft_injection", "in_context_routing"])
 def test_every_trained_number_has_a_gradient(name, given, queries, q):
     adapter = {
         **ADAPTERS,
         "i2cl": I2CL(CONFIG, TASKS),
         "prefix": Prefix(CONFIG),
         "soft_injection": SoftInjection(CONFIG, TASKS),
+        "in_context_routing": Routing(CONFIG, SMALL, rank=2, hidden=5),
     }[name]
     start = adapter.init(jax.random.key(3), given)
     noise = lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape)

@@ -5,10 +5,13 @@ normalized after the product with the values (C divisions a row in place of S), 
 hand: it keeps the unnormalized weights and takes the softmax's row term from C products in place of S. On a CPU,
 causal attention is cut into two blocks of queries, each of which reads only the keys up to its own end: a quarter of
 the work is never done, where an accelerator would rather have one large product.
+
+Logits and weights are never whole there. If someone looks at them or changes them, the textbook's way is taken.
 """
 
 import functools
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +21,8 @@ from tvjax.parallel.mesh import on_cpu
 
 FORBIDDEN = -1e30
 """Logit of what may not be seen: finite, so that no row can turn into NaN."""
+UNSEEN = FORBIDDEN / 1e6
+"""A logit below it has no weight, not even in a row that sees nothing else."""
 SMALLEST_BLOCK = 32
 """Queries that a block has at least: smaller products cost more than they save."""
 
@@ -32,6 +37,7 @@ def attention(
     scale: float = 0.0,
     cap: float = 0.0,
     precision: str | None = None,
+    tap: Callable[[str, jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """softmax(cap(scale q k^T)) v for each head: ``[B, T, H, C]``; head h reads key/value head ``h * G // H``.
 
@@ -42,10 +48,14 @@ def attention(
     scale: 0: C^-1/2.
     cap: cap(a) = cap tanh(a / cap); 0: none.
     precision: of the products, as `lax.dot_general` takes it.
+    tap: shows the logits, as "attn_logits", and the weights, as "attn_patterns", ``[B, T, H, S]`` in float32 at least,
+        and gives what is to stand in their place. S are the positions of `past`, then the T. None: nobody asks.
     """
     batch, length, heads, channels = q_BTHC.shape
     groups = k_BTGC.shape[2]
     repeat = heads // groups
+    if tap:
+        return _shown(q_BTHC, k_BTGC, v_BTGC, mask_BTT, past, scale or channels**-0.5, cap, precision, tap)
     if length == 1 and mask_BTT is None and past is None:  # one position looks at itself: no logit matters
         return jnp.repeat(v_BTGC, repeat, axis=2)
     q_BGHTC = (q_BTHC * (scale or channels**-0.5)).reshape(batch, length, groups, repeat, channels)
@@ -71,6 +81,37 @@ def attention(
         ]
         out_BGHTC = jnp.concatenate(parts, axis=3)
     return out_BGHTC.transpose(0, 3, 1, 2, 4).reshape(q_BTHC.shape)
+
+
+def _shown(
+    q_BTHC: jax.Array,
+    k_BTGC: jax.Array,
+    v_BTGC: jax.Array,
+    mask_BTT: jax.Array | None,
+    past: tuple[jax.Array, jax.Array, jax.Array] | None,
+    scale: float,
+    cap: float,
+    precision: str | None,
+    tap: Callable[[str, jax.Array], jax.Array],
+) -> jax.Array:
+    """`attention` step by step. What `tap` gives is taken as it is: the mask has no say over it."""
+    batch, length, heads, channels = q_BTHC.shape
+    groups = k_BTGC.shape[2]
+    rows = (batch, groups, heads // groups * length)
+    seen_BTS = jnp.tril(jnp.ones((1, length, length), bool)) if mask_BTT is None else mask_BTT
+    k_BGSC, v_BGSC = k_BTGC.swapaxes(1, 2), v_BTGC.swapaxes(1, 2)
+    if past is not None:
+        both = [jnp.broadcast_to(keep, (batch, *keep.shape[1:])) for keep in (past[2], seen_BTS)]
+        seen_BTS = jnp.concatenate(both, axis=2)
+        k_BGSC, v_BGSC = (jnp.concatenate(pair, axis=2) for pair in ((past[0], k_BGSC), (past[1], v_BGSC)))
+    a = _dot((q_BTHC * scale).swapaxes(1, 2).reshape(*rows, channels), k_BGSC, 3, 3, precision)
+    a_BTHS = (cap * jnp.tanh(a / cap) if cap else a).reshape(batch, heads, length, -1).swapaxes(1, 2)
+    a_BTHS = tap("attn_logits", jnp.where(seen_BTS[:, :, None], a_BTHS, FORBIDDEN))
+    weights_BTHS = jnp.where(a_BTHS > UNSEEN, jnp.exp(a_BTHS - a_BTHS.max(-1, keepdims=True)), 0.0)
+    total_BTH1 = weights_BTHS.sum(-1, keepdims=True)
+    weights_BTHS = tap("attn_patterns", weights_BTHS / jnp.where(total_BTH1 > 0, total_BTH1, 1.0))
+    out = _dot(weights_BTHS.swapaxes(1, 2).reshape(*rows, -1).astype(v_BGSC.dtype), v_BGSC, 3, 2, precision)
+    return out.astype(q_BTHC.dtype).reshape(batch, heads, length, channels).swapaxes(1, 2)
 
 
 def _general(

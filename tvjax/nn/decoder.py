@@ -4,7 +4,9 @@ Layers are numbered as in the papers: h^0 is the embedding (address `embed`), h^
 (address `blocks/resid`, entry l - 1). `blocks/attn_out` and `blocks/mlp_out` are what attention and the MLP add to the
 stream, `blocks/heads` what each head holds before the output projection, `blocks/queries` what asks (behind rotary
 positions), `blocks/keys` and `blocks/values` what later positions read: given back as a `Past`, they are the cache.
-`blocks/mlp_hidden` is what the MLP holds before its last map. Parameters are one stacked tree always.
+`blocks/mlp_hidden` is what the MLP holds before its last map. `blocks/attn_logits` is what enters the softmax of each
+head, `blocks/attn_patterns` what leaves it: both are made only if one of them is captured or written. `final_norm` and
+`logits` are the readout's, at the positions that are read out. Parameters are one stacked tree always.
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ from flax import struct
 
 from tvjax.nn.attention import attention
 from tvjax.nn.rotary import Scaling, frequencies, rotate
-from tvjax.nn.taps import CAPTURED, CAPTURES, READS, WRITES, tap
+from tvjax.nn.taps import CAPTURED, CAPTURES, READS, WRITES, asked, chosen, tap
 from tvjax.settings import setting
 
 PADDING = 2**30
@@ -269,6 +271,7 @@ class Block(nn.Module):
             scale=c.attention_scale,
             cap=c.attention_cap,
             precision=c.matmul_precision,
+            tap=functools.partial(tap, self) if asked(self, "attn_logits", "attn_patterns") else None,
         )
         heads_BTHC = tap(self, "heads", heads_BTHC)
         out_BTD = Linear(c, "out", heads, (c.width,), 1 / (2 * c.num_layers), name="out")(heads_BTHC)
@@ -318,8 +321,7 @@ class Decoder(nn.Module):
         with jax.default_matmul_precision(self.config.matmul_precision):  # of products here, and of their gradients
             h_BTD = tap(self, "embed", self._embed(front(inputs), None if positions_BT is None else sight.positions_BT))
             h_BTD = self._blocks(h_BTD, past, sight)
-            h_BSD = h_BTD[:, at] if isinstance(at, slice) else jnp.take_along_axis(h_BTD, at[..., None], axis=1)
-            return self._read_out(front, h_BSD)
+            return self._read_out(front, chosen(h_BTD, at), at)
 
     def _front(self) -> Any:
         c = self.config
@@ -359,9 +361,9 @@ class Decoder(nn.Module):
         h_BTD, _ = blocks(c, name="blocks")(h_BTD, windows, layers, sight)
         return h_BTD
 
-    def _read_out(self, front: Any, h_BSD: jax.Array) -> jax.Array:
+    def _read_out(self, front: Any, h_BSD: jax.Array, at: slice | jax.Array) -> jax.Array:
         c = self.config
-        h_BSD = Norm(c, name="norm")(h_BSD)
+        h_BSD = tap(self, "final_norm", Norm(c, name="norm")(h_BSD), at)
         if c.tied_readout:
             out = front.attend(h_BSD)
         else:
@@ -369,7 +371,8 @@ class Decoder(nn.Module):
             readout = nn.Dense(c.num_outputs, bias, dtype=c.dtype, param_dtype=c.param_dtype, name="readout")
             out = readout(h_BSD)
         out = out.astype(jnp.float32)
-        return c.readout_cap * jnp.tanh(out / c.readout_cap) if c.readout_cap else out
+        out = c.readout_cap * jnp.tanh(out / c.readout_cap) if c.readout_cap else out
+        return jnp.asarray(tap(self, "logits", out, at))
 
     def _one_by_one(
         self,

@@ -13,8 +13,9 @@ from flax import struct
 
 from tvjax.errors import reject
 from tvjax.nn import selection
+from tvjax.nn.attention import FORBIDDEN
 from tvjax.nn.decoder import PADDING, Past, Stacked
-from tvjax.nn.model import ADDRESSES, Model, forward
+from tvjax.nn.model import ADDRESSES, ATTENTION, READOUT, Model, forward
 from tvjax.nn.show import brief
 from tvjax.nn.tokens import Tokens
 
@@ -27,7 +28,8 @@ class Generated:
 
     ids_BT: the new tokens, 0 after a stop token.
     count_B: how many new tokens there are, a stop token included.
-    activations: ``{address: [(L,) B, T, ...]}``, of the state that each new token was read from.
+    activations: ``{address: [(L,) B, T, ...]}``, of the state that each new token was read from. Of attention's logits
+        and patterns S are the positions of the padded prompts, then those of the new tokens.
     """
 
     ids_BT: jax.Array
@@ -169,10 +171,25 @@ def _axis(address: str) -> int:
 def _last_of(address: str, states: jax.Array, last_B1: jax.Array, room: int) -> jax.Array:
     """The state at each prompt's last token, with `room` for as many more."""
     axis = _axis(address)
-    index = last_B1.reshape(*[1] * (axis - 1), -1, *[1] * (states.ndim - axis))
+    if address not in READOUT:  # which is of that token alone
+        index = last_B1.reshape(*[1] * (axis - 1), -1, *[1] * (states.ndim - axis))
+        states = jnp.take_along_axis(states, index, axis=axis)
+    if address in ATTENTION:
+        states = _widened(address, states, room)
     wide = [(0, 0)] * states.ndim
     wide[axis] = (0, room)
-    return jnp.pad(jnp.take_along_axis(states, index, axis=axis), wide)
+    return jnp.pad(states, wide)
+
+
+def _widened(address: str, a: jax.Array, room: int) -> jax.Array:
+    """Attention's logits or patterns ``[..., S]`` with `room` for sources that nobody sees yet."""
+    nothing = FORBIDDEN if address == "blocks/attn_logits" else 0.0
+    return jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, room)], constant_values=nothing)
+
+
+def _by_slot(a: jax.Array, slot: jax.Array) -> jax.Array:
+    """Attention's logits or patterns of a new token, which is its own last source, at the `slot` that it will have."""
+    return jax.lax.dynamic_update_slice_in_dim(a[..., :-1], a[..., -1:], slot, axis=-1)
 
 
 def generate(
@@ -269,7 +286,8 @@ def _generate(
         )
         past = _extended(past, activations, length + n - 1, position_B)
         for name in addresses:
-            seen = seen | {name: jax.lax.dynamic_update_slice_in_dim(seen[name], activations[name], n, _axis(name))}
+            new = _by_slot(activations[name], length + n - 1) if name in ATTENTION else activations[name]
+            seen = seen | {name: jax.lax.dynamic_update_slice_in_dim(seen[name], new, n, _axis(name))}
         token_B = jnp.where(ended, 0, choose(out[:, 0], n))
         used_B = used_B + ~ended
         if stop:

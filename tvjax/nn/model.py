@@ -24,11 +24,26 @@ ADDRESSES = (
     "blocks/keys",
     "blocks/values",
     "blocks/mlp_hidden",
+    "blocks/attn_logits",
+    "blocks/attn_patterns",
+    "final_norm",
+    "logits",
 )
+ATTENTION = ("blocks/attn_logits", "blocks/attn_patterns")
+"""Where arrays ``[..., H, S]`` stand, made only if they are asked for. S are the positions of the past, then the T."""
+READOUT = ("final_norm", "logits")
+"""What stands only at the positions that are read out, and in no block."""
 
 
-def unit(c: DecoderConfig, address: str) -> tuple[int, ...]:
-    """The axes of an activation behind those of prompts and tokens: of heads ``(H, C)``, of the stream ``(D,)``, ..."""
+def unit(c: DecoderConfig, address: str, sources: int = 0) -> tuple[int, ...]:
+    """The axes of an activation behind those of prompts and tokens: of heads ``(H, C)``, of the stream ``(D,)``, ...
+
+    sources: S, if the address is of `ATTENTION`.
+    """
+    if address in ATTENTION:
+        return c.num_heads, sources
+    if address == "logits":
+        return (c.vocab_size if c.tied_readout else c.num_outputs,)
     heads = {"blocks/heads": c.num_heads, "blocks/queries": c.num_heads}
     heads |= {"blocks/keys": c.kv_heads, "blocks/values": c.kv_heads}
     if address in heads:
@@ -124,7 +139,7 @@ def forward(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The readout at positions `at` and the activations at `addresses`, ``{address: array}``; nothing else is kept.
 
-    Activations inside `blocks` have a leading axis of L.
+    Activations inside `blocks` have a leading axis of L. Those of `READOUT` are of the positions `at`.
 
     layers: the chosen ones, numbered 1..L, in their order, each as often as it is named; None: all.
     read_BS: the positions of which activations are kept; None: all.
@@ -160,13 +175,15 @@ def _forward(
     options["at"] = slice(*span) if span else at_BS
     if not addresses:
         return jnp.asarray(decoder.apply(variables, inputs, **options)), {}
-    collection = READS
-    if layers is not None or read_BS is not None:
-        collection = CAPTURED
-        variables |= _captures(decoder.config, addresses, layers, read_BS, *inputs.shape[:2])
-    out, state = decoder.apply(variables, inputs, mutable=[collection], **options)
-    activations = {address: _at(state[collection], address) for address in addresses}
-    if collection == CAPTURED and "embed" in activations:
+    picked: tuple[str, ...] = ()
+    if layers is not None or read_BS is not None or set(addresses) & set(ATTENTION):
+        picked = tuple(address for address in addresses if address not in READOUT)
+        before = 0 if past is None else past.positions_BS.shape[1]
+        variables |= _captures(decoder.config, picked, layers, read_BS, inputs.shape[0], inputs.shape[1], before)
+    kinds = {address: CAPTURED if address in picked else READS for address in addresses}
+    out, state = decoder.apply(variables, inputs, mutable=sorted(set(kinds.values())), **options)
+    activations = {address: _at(state[kind], address) for address, kind in kinds.items()}
+    if "embed" in picked:
         activations["embed"] = activations["embed"][0]
     if layers is not None and len(set(layers)) < len(layers):
         slots = jnp.array([_distinct(layers).index(layer) for layer in layers])
@@ -191,12 +208,16 @@ def _captures(
     read_BS: jax.Array | None,
     batch: int,
     length: int,
+    before: int,
 ) -> dict[str, Any]:
     """The collections that make taps keep `layers` and positions `read_BS` of `addresses`, and nothing else.
 
     layers: 1..L; None: all.
     read_BS: indices in T, ``[B, S]`` or one row ``[1, S]`` for all; None: all.
+    before: how many positions the past has.
     """
+    if not addresses:
+        return {}
     layers = tuple(range(1, c.num_layers + 1)) if layers is None else _distinct(layers)
     read_BS = jnp.arange(length)[None] if read_BS is None else read_BS
     read_BS = jnp.broadcast_to(read_BS, (batch, read_BS.shape[1]))
@@ -205,12 +226,13 @@ def _captures(
     captures: dict[str, Any] = {}
     buffers: dict[str, Any] = {}
     for address in addresses:
-        shape = (*read_BS.shape, *unit(c, address))
+        shape = (*read_BS.shape, *unit(c, address, before + length))
+        dtype = jnp.promote_types(c.dtype, jnp.float32) if address in ATTENTION else jnp.dtype(c.dtype)
         group, _, name = address.rpartition("/")
         if group:
             capture = Capture(slots_L, jnp.broadcast_to(read_BS, (c.num_layers, *read_BS.shape)))
             captures.setdefault(group, {})[name] = capture
-            buffers.setdefault(group, {})[name] = jnp.zeros((len(layers), *shape), c.dtype)
+            buffers.setdefault(group, {})[name] = jnp.zeros((len(layers), *shape), dtype)
         else:
-            captures[name], buffers[name] = Capture(jnp.asarray(0), read_BS), jnp.zeros((1, *shape), c.dtype)
+            captures[name], buffers[name] = Capture(jnp.asarray(0), read_BS), jnp.zeros((1, *shape), dtype)
     return {CAPTURES: captures, CAPTURED: buffers}

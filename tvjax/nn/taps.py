@@ -43,6 +43,17 @@ class Edit:
             new = new * (was / jnp.maximum(now, 1e-30)).astype(x.dtype)
         return new if self.here is None else jnp.where(self.here, new, x)
 
+    def of(self, at: slice | jax.Array, ndim: int) -> "Edit":
+        """The edit of the positions `at` (see `chosen`) of an activation that has `ndim` axes."""
+
+        def part(leaf: jax.Array) -> jax.Array:
+            """Of a leaf that may lack leading axes, or be the same at all positions."""
+            leaf = leaf.reshape(*[1] * (ndim - leaf.ndim), *leaf.shape)
+            return leaf if leaf.shape[1] == 1 else chosen(leaf, at)
+
+        here = None if self.here is None else part(self.here)
+        return Edit(part(self.keep), part(self.add), here, self.rescaled)
+
 
 @struct.dataclass
 class Capture:
@@ -56,18 +67,32 @@ class Capture:
     positions_BS: jax.Array
 
     def __call__(self, buffer: jax.Array, x: jax.Array) -> jax.Array:
-        index = self.positions_BS.reshape(*self.positions_BS.shape, *[1] * (x.ndim - 2))
-        return buffer.at[self.slot].set(jnp.take_along_axis(x, index, axis=1), mode="drop")
+        return buffer.at[self.slot].set(chosen(x, self.positions_BS), mode="drop")
 
 
-def tap(module: nn.Module, name: str, x: Any) -> Any:
+def chosen(x: jax.Array, at: slice | jax.Array) -> jax.Array:
+    """Positions of an activation ``[B, T, ...]``: a slice of them, or indices in T, ``[B, S]`` or ``[1, S]``."""
+    if isinstance(at, slice):
+        return x[:, at]
+    return jnp.take_along_axis(x, at.reshape(*at.shape, *[1] * (x.ndim - 2)), axis=1)
+
+
+def asked(module: nn.Module, *names: str) -> bool:
+    """Whether one of these addresses of `module` is written or captured: what is costly is made only then."""
+    return any(module.has_variable(kind, name) for kind in (WRITES, CAPTURES) for name in names)
+
+
+def tap(module: nn.Module, name: str, x: Any, at: slice | jax.Array | None = None) -> Any:
     """Expose activation `x` of `module` at address `name`: apply the edit that stands there, then show the result.
 
     Here the activation also gets its sharding on the mesh, so that what is read and written lies with the activation.
+
+    at: the positions that `x` is of, if they are not all; an edit is of all.
     """
     x = shard_activation(name, x)
     if module.has_variable(WRITES, name):
-        x = module.get_variable(WRITES, name)(x)
+        edit: Edit = module.get_variable(WRITES, name)
+        x = (edit if at is None else edit.of(at, x.ndim))(x)
     if module.has_variable(CAPTURES, name):
         capture: Capture = module.get_variable(CAPTURES, name)
         module.put_variable(CAPTURED, name, capture(module.get_variable(CAPTURED, name), x))

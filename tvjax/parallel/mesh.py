@@ -47,8 +47,9 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 # Activations at their addresses, from the first dimension on; those that are not here are [B, T, D].
-HEADS = ("heads", "queries", "keys", "values")  # [B, T, H, C]
+HEADS = ("heads", "queries", "keys", "values", "attn_logits", "attn_patterns")  # [B, T, H, C] and [B, T, H, S]
 HIDDEN = "mlp_hidden"  # [B, T, F]
+READOUT = ("final_norm", "logits")  # [B, S, D] and [B, S, O]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +160,10 @@ def shard_activation(name: str, x: jax.Array) -> jax.Array:
     """Constrain the activation ``[B, T, ...]`` at an address that ends in `name`: its batch, heads and hidden channels.
 
     The last two lie over `tensor`. A no-op without a mesh and on one device. An axis that does not divide is left out.
-    Captured and written values lie as the activation does.
+    Captured and written values lie as the activation does. The readout lies as the compiler likes.
     """
+    if name in READOUT:
+        return x
     inner = ("tensor", None) if name in HEADS else ("tensor",) if name == HIDDEN else (None,) * (x.ndim - 2)
     return _constrain(x, P(BATCH, None, *inner))
 

@@ -16,7 +16,7 @@ from flax import struct
 from tvjax.errors import reject
 from tvjax.nn import selection
 from tvjax.nn.decoder import DecoderConfig
-from tvjax.nn.model import ADDRESSES, unit
+from tvjax.nn.model import ADDRESSES, ATTENTION, READOUT, unit
 from tvjax.nn.selection import Chosen, Positions
 from tvjax.nn.show import brief
 from tvjax.nn.taps import Edit
@@ -24,7 +24,10 @@ from tvjax.vectors.origin import Origin, origin_of
 
 Tree = dict[str, Any]
 HEADS = "blocks/heads"
-WRITABLE = ("blocks/resid", "blocks/attn_out", "blocks/mlp_out", HEADS)
+STATES = ("blocks/resid", "blocks/attn_out", "blocks/mlp_out", HEADS)
+WRITABLE = (*STATES, *ATTENTION, *READOUT)
+BY_HEAD = {HEADS: "H, C", **dict.fromkeys(ATTENTION, "H, S")}
+"""Addresses of each head's own, and what stands there for one token."""
 
 
 @struct.dataclass
@@ -34,7 +37,7 @@ class Write:
     With `rescaled` the new a is made as long as the old one.
 
     vectors: ``[D]``, ``[B, D]``, or either with a leading axis of the layers (`per_layer`); at "blocks/heads" D is
-    ``H, C``, and `heads` (empty: all) says which of them are written.
+    ``H, C``, at attention's logits and patterns ``H, S``, and `heads` (empty: all) says which heads are written.
     keep, scale: a number, or one for each layer or prompt, ``[layers]``, ``[B]`` or ``[layers or 1, B or 1]``.
     positions: "last" (of each prompt), "all", indices among a prompt's own tokens, or a mask ``[B, T]`` or ``[T]``.
     layers, positions and heads are as `tvjax.nn.selection` has them: `listed` says whether layers were more than one.
@@ -60,7 +63,7 @@ class Write:
 def mix(
     vectors: Any,
     *,
-    layers: Any,
+    layers: Any = None,
     positions: Any = "last",
     keep: Any = 0.0,
     scale: Any = 1.0,
@@ -71,7 +74,7 @@ def mix(
 ) -> Write:
     """Write ``keep * a + scale * vectors``. A leading axis of `vectors` as long as a list of `layers` is per layer.
 
-    layers: an int, or a list, a slice or a mask ``[L+1]`` (or ``[L]``: 1..L).
+    layers: an int, or a list, a slice or a mask ``[L+1]`` (or ``[L]``: 1..L); None at an address outside of `blocks`.
     heads: the same, of H.
     positions: "last", "all", an int or ints ``[N]`` of every prompt, ints ``[B, N]`` of each, a slice, or a mask of
         bools ``[T]`` or ``[B, T]``, of which padding does not count.
@@ -83,27 +86,36 @@ def mix(
     Raises `UserError` for what is none of that, for a layer, head or position that is named twice, for vectors that are
     not finite or whose axes do not fit, and for an address that is not written; `place` for what a model does not have.
     """
-    chosen, several = selection.choice("layers", layers), selection.several(layers)
-    source = None if selection.flag("any_model", any_model) else origin_of(vectors)
-    vectors = _vectors(vectors)
     if not isinstance(address, str):
         raise reject("address", address, f"one of {', '.join(WRITABLE)}; a list of writes has several")
     selection.addresses(address, WRITABLE, "address")
+    if address in READOUT and layers is not None:
+        raise reject("layers", layers, f"None at {address}, which is in no layer")
+    chosen: Chosen = () if address in READOUT else selection.choice("layers", layers)
+    several = selection.several(layers)
+    source = None if selection.flag("any_model", any_model) else origin_of(vectors)
+    vectors = _vectors(vectors)
     named = () if isinstance(heads, tuple | list) and not heads else selection.choice("heads", heads)
-    if named and address != HEADS:
-        raise reject("heads", heads, f"none, unless the address is {HEADS}")
+    if named and address not in BY_HEAD:
+        raise reject("heads", heads, f"none, unless the address is one of {', '.join(BY_HEAD)}")
     for field, numbers in (("layers", chosen), ("heads", named)):
         selection.once(field, numbers)
-    unit = 2 if address == HEADS else 1
+    unit = 2 if address in BY_HEAD else 1
     per_layer = several and vectors.ndim > unit
     if per_layer and not isinstance(chosen, selection.Span):
         _check_leading(vectors, sum(chosen) if isinstance(chosen[0], bool) else len(chosen))
     if vectors.ndim - per_layer not in (unit, unit + 1):
-        shape = "H, C" if unit == 2 else "D"
+        shape = BY_HEAD.get(address, "D")
         raise reject("vectors", vectors.shape, f"[{shape}], [B, {shape}], or either with a leading axis of the layers")
     rescaled = selection.flag("rescaled", rescaled)
+    _check_rescaled(address, rescaled)
     where = (chosen, *selection.positions(positions), per_layer, address, named, rescaled, several)
     return Write(vectors, selection.factor("keep", keep), selection.factor("scale", scale), *where, source)
+
+
+def _check_rescaled(address: str, rescaled: bool) -> None:
+    if rescaled and address == "blocks/attn_logits":
+        raise reject("rescaled", rescaled, f"False at {address}: logits of what may not be seen have no length to keep")
 
 
 def _vectors(vectors: Any) -> jax.Array:
@@ -117,12 +129,12 @@ def _check_leading(vectors: jax.Array, count: int) -> None:
         raise reject("vectors", vectors.shape, f"a leading axis of {count}, one entry for each of the layers")
 
 
-def replace(vectors: Any, *, layers: Any, positions: Any = "last", **where: Any) -> Write:
+def replace(vectors: Any, *, layers: Any = None, positions: Any = "last", **where: Any) -> Write:
     """Put `vectors` in the place of the states (Hendel et al. 2023). `where`: address, heads, rescaled, any_model."""
     return mix(vectors, layers=layers, positions=positions, **where)
 
 
-def add(vectors: Any, *, layers: Any, positions: Any = "last", scale: Any = 1.0, **where: Any) -> Write:
+def add(vectors: Any, *, layers: Any = None, positions: Any = "last", scale: Any = 1.0, **where: Any) -> Write:
     """Add ``scale * vectors`` to the states (Todd et al. 2024, Kang et al. 2025). `where`: as of `replace`."""
     return mix(vectors, layers=layers, positions=positions, keep=1.0, scale=scale, **where)
 
@@ -132,7 +144,8 @@ def edit_at(
 ) -> Tree:
     """The edits tree of one write, ``a <- keep * a + add`` where `here` is true: all other trees are made of this.
 
-    address: what is written, which has the axes ``[B, T, D]``, or ``[B, T, H, C]`` at "blocks/heads".
+    address: what is written, which has the axes ``[B, T, D]``, ``[B, T, H, C]`` at "blocks/heads", or ``[B, T, H, S]``
+        at attention's logits and patterns.
     add: of those axes, each as long as theirs or 1, and for an address in `blocks` a leading axis of L.
     keep: a number, or an array of the same axes as `add`.
     here: a mask of the same axes, which may be traced; None: everywhere.
@@ -212,13 +225,20 @@ def place(writes: Write | Sequence[Write], config: DecoderConfig, positions_BT: 
     another number of prompts.
     """
     own = selection.Own.of(positions_BT, batch or (len(positions_BT) if len(positions_BT) > 1 else 0))
-    return _joined(writes, config, lambda write: own.where(write.positions, write.mask), own.batch)
+    sources = positions_BT.shape[1]
+    return _joined(writes, config, lambda write: own.where(write.positions, write.mask), own.batch, sources)
 
 
 def place_step(writes: Write | Sequence[Write], config: DecoderConfig, batch: int = 0) -> Tree | None:
-    """The edits tree for a token that is generated: the last, and one of all; indices and masks do not name it."""
+    """The edits tree for a token that is generated: the last, and one of all; indices and masks do not name it.
+
+    Raises `UserError` for a write to attention's logits or patterns: each new token has one source more.
+    """
     writes = [write for write in listed(writes) if write.positions in ("last", "all")]
-    return _joined(writes, config, lambda write: jnp.ones((1, 1), bool), batch) if writes else None
+    for write in writes:
+        if write.address in ATTENTION:
+            raise reject("edits", f"a write at {write.address} of new tokens", "one of the prompt: during='prompt'")
+    return _joined(writes, config, lambda write: jnp.ones((1, 1), bool), batch, 0) if writes else None
 
 
 def listed(writes: Write | Sequence[Write]) -> list[Write]:
@@ -255,7 +275,8 @@ def check_tree(tree: Any, config: DecoderConfig, batch: int, length: int) -> Non
         raise reject("edits", tree, "a tree with at least one Edit, or None")
     for address, edit in by_address(tree).items():
         layers = (config.num_layers,) if address.startswith("blocks/") else ()
-        _check_edit(address, edit, layers, (batch, length, *unit(config, address)))
+        _check_rescaled(address, edit.rescaled)
+        _check_edit(address, edit, layers, (batch, length, *unit(config, address, length)))
 
 
 def _check_edit(address: str, edit: Edit, layers: tuple[int, ...], shape: tuple[int, ...]) -> None:
@@ -275,25 +296,28 @@ def _check_edit(address: str, edit: Edit, layers: tuple[int, ...], shape: tuple[
             raise reject(f"edits at {address}", "here, which is true nowhere", "a mask that is true somewhere")
 
 
-def _joined(writes: Write | Sequence[Write], config: DecoderConfig, where: Any, batch: int) -> Tree:
-    return merge(*(_one(write, config, jnp.asarray(where(write)), batch) for write in listed(writes)))
+def _joined(writes: Write | Sequence[Write], config: DecoderConfig, where: Any, batch: int, sources: int) -> Tree:
+    return merge(*(_one(write, config, jnp.asarray(where(write)), batch, sources) for write in listed(writes)))
 
 
-def _one(write: Write, c: DecoderConfig, at_position: jax.Array, batch: int) -> Tree:
-    stream, unit = write.address == "blocks/resid", (c.num_heads, c.channels) if write.address == HEADS else (c.width,)
-    layers = jnp.array(selection.layers_of(write.layers, 0 if stream else 1, c.num_layers, f" at {write.address}"))
-    if write.vectors.shape[-len(unit) :] != unit:
-        raise reject("vectors", write.vectors.shape, f"{list(unit)} at the end, the shape of one state at this address")
+def _one(write: Write, c: DecoderConfig, at_position: jax.Array, batch: int, sources: int) -> Tree:
+    stream, alone, axes = write.address == "blocks/resid", write.address in READOUT, unit(c, write.address, sources)
+    named: tuple[int, ...] = (0,)  # what is in no layer is built as the embedding is
+    if not alone:
+        named = selection.layers_of(write.layers, 0 if stream else 1, c.num_layers, f" at {write.address}")
+    layers = jnp.array(named)
+    if write.vectors.shape[-len(axes) :] != axes:
+        raise reject("vectors", write.vectors.shape, f"{list(axes)} at the end, the shape of one state at this address")
     if write.per_layer:
         _check_leading(write.vectors, len(layers))
-    blank = [1] * len(unit)
+    blank = [1] * len(axes)
     at_layer_ = jnp.zeros(c.num_layers + 1, bool).at[layers].set(True)
     here = at_layer_.reshape(-1, 1, 1, *blank) & at_position.reshape(1, *at_position.shape, *blank)
     if write.heads:
         heads = jnp.array(selection.heads_of(write.heads, c.num_heads))
         here = here & jnp.zeros(c.num_heads, bool).at[heads].set(True)[None, None, None, :, None]
     vectors = write.vectors if write.per_layer else write.vectors[None]
-    vectors = vectors.reshape(vectors.shape[0], -1, 1, *unit)  # [layers or 1, B or 1, 1, unit]
+    vectors = vectors.reshape(vectors.shape[0], -1, 1, *axes)  # [layers or 1, B or 1, 1, unit]
     if batch and vectors.shape[1] not in (1, batch):
         raise reject("vectors", f"those of {vectors.shape[1]} prompts", f"[D] of all, or of {batch}, the prompts")
 
@@ -309,4 +333,6 @@ def _one(write: Write, c: DecoderConfig, at_position: jax.Array, batch: int) -> 
 
     added = factors("scale", write.scale) * vectors
     tree = _stream(over_layers(factors("keep", write.keep)), over_layers(added), here, write.rescaled)
+    if alone:
+        return {write.address: tree["embed"]}
     return tree if stream else {"blocks": {write.address.split("/")[1]: tree["blocks"]["resid"]}}
