@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tvjax.library import attribute, atv, capture, export, generate, load, logit_lens, run, sweep
     from tvjax.nn.taps import Edit
     from tvjax.report.results import results
+    from tvjax.vectors.control_vector import export_control_vector, load_control_vector
     from tvjax.vectors.edits import add, mix, replace
     from tvjax.vectors.store import load_vectors, save_vectors
 
@@ -49,6 +50,7 @@ _PLACES = {
     **dict.fromkeys(("logit_lens", "run", "sweep"), "tvjax.library"),
     "Edit": "tvjax.nn.taps",
     "results": "tvjax.report.results",
+    **dict.fromkeys(("export_control_vector", "load_control_vector"), "tvjax.vectors.control_vector"),
     **dict.fromkeys(("add", "mix", "replace"), "tvjax.vectors.edits"),
     **dict.fromkeys(("load_vectors", "save_vectors"), "tvjax.vectors.store"),
 }
@@ -60,8 +62,10 @@ __all__ = [
     "atv",
     "capture",
     "export",
+    "export_control_vector",
     "generate",
     "load",
+    "load_control_vector",
     "load_vectors",
     "logit_lens",
     "mix",

@@ -95,6 +95,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "llama_batch_free": (None, [Batch]),
     "llama_decode": (c_int32, [c_void_p, Batch]),
     "llama_get_logits": (POINTER(c_float), [c_void_p]),
+    "llama_set_adapter_cvec": (c_int32, [c_void_p, c_void_p, c_size_t, c_int32, c_int32, c_int32]),
 }
 LINES: list[str] = []  # what llama.cpp logged of the file that it opened last
 
@@ -238,6 +239,19 @@ class LlamaCpp:
         finally:
             self.lib.llama_batch_free(batch)
         return np.concatenate(made, axis=1)
+
+    def control(self, vectors: np.ndarray | None, first: int = 1, last: int = 10_000) -> None:
+        """Add ``vectors[n - 1]`` of ``[N, D]`` behind block n, for n in first..last; None: nothing, anywhere.
+
+        What an earlier call set stays behind blocks that a shorter array does not reach: all is taken away first.
+        """
+        assert self.lib.llama_set_adapter_cvec(self.context, None, 0, 0, 0, 0) == 0
+        if vectors is not None:
+            array = np.ascontiguousarray(vectors, np.float32)
+            width = array.shape[1]
+            assert not self.lib.llama_set_adapter_cvec(
+                self.context, array.ctypes.data, array.size, width, first, last
+            ), "llama_set_adapter_cvec refuses them"
 
     def greedy(self, ids: Sequence[int], n: int) -> list[int]:
         """The n likeliest next tokens, one after another, each from the whole sequence anew."""
