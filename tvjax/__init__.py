@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tvjax.library import attribute, atv, capture, export, generate, load, logit_lens, run, sweep
+    from tvjax.nn.pretrained.peft import export_adapter, load_adapter
     from tvjax.nn.taps import Edit
     from tvjax.report.results import results
     from tvjax.vectors.control_vector import export_control_vector, load_control_vector
@@ -49,6 +50,7 @@ _PLACES = {
     **dict.fromkeys(("attribute", "atv", "capture", "export", "generate", "load"), "tvjax.library"),
     **dict.fromkeys(("logit_lens", "run", "sweep"), "tvjax.library"),
     "Edit": "tvjax.nn.taps",
+    **dict.fromkeys(("export_adapter", "load_adapter"), "tvjax.nn.pretrained.peft"),
     "results": "tvjax.report.results",
     **dict.fromkeys(("export_control_vector", "load_control_vector"), "tvjax.vectors.control_vector"),
     **dict.fromkeys(("add", "mix", "replace"), "tvjax.vectors.edits"),
@@ -62,9 +64,11 @@ __all__ = [
     "atv",
     "capture",
     "export",
+    "export_adapter",
     "export_control_vector",
     "generate",
     "load",
+    "load_adapter",
     "load_control_vector",
     "load_vectors",
     "logit_lens",

@@ -20,9 +20,10 @@ from jax.sharding import Mesh
 from tvjax.errors import UserError, reject
 from tvjax.files import nearest_beside, read_json, user_path
 from tvjax.nn import decoding
-from tvjax.nn.decoder import PADDING, PRECISIONS, Precision
+from tvjax.nn.decoder import PADDING, PRECISIONS, Past, Precision
 from tvjax.nn.inputs import Inputs, Prompts, check_length, inputs_of, texts_of
 from tvjax.nn.model import ADDRESSES, Model, forward, unit
+from tvjax.nn.prefix import check_prefix, past_of_prefix
 from tvjax.nn.selection import addresses as addresses_of
 from tvjax.nn.selection import finite, flag, integer, several
 from tvjax.nn.selection import positions as positions_of
@@ -167,6 +168,12 @@ def _tree(model: Model, edits: Edits, inputs: Inputs) -> Any:
     return editing.place(edits, model.config, inputs.all_positions_BT, inputs.batch)
 
 
+def _past(model: Model, prefix: Any, batch: int) -> Past:
+    """The prefix before each prompt. Raises `UserError` for what is no prefix of the model."""
+    keys, values = check_prefix(prefix, model.config)
+    return past_of_prefix({"keys": jnp.asarray(keys), "values": jnp.asarray(values)}, model.config, batch)
+
+
 def capture(
     model: Model,
     prompts: Prompts,
@@ -205,14 +212,18 @@ def capture(
     )[1]
 
 
-def run(model: Model, prompts: Prompts, *, edits: Edits = None, last: bool = False) -> jax.Array:
+def run(model: Model, prompts: Prompts, *, edits: Edits = None, last: bool = False, prefix: Any = None) -> jax.Array:
     """The readout ``[B, T, O]`` (predictions, or logits for tokens) with `edits` written in.
 
-    last: only that of each prompt's last position, ``[B, 1, O]``. Raises `UserError` for an edit that names what is not
-    there, or that would change nothing.
+    last: only that of each prompt's last position, ``[B, 1, O]``.
+    prefix: keys and values before every prompt, ``{"keys", "values": [L, G, S, C]}``, as `load_adapter` reads them.
+
+    Raises `UserError` for an edit that names what is not there, or that would change nothing.
     """
     inputs = inputs_of(model, prompts)
     where: dict[str, Any] = {"edits": _tree(model, edits, inputs), "positions_BT": inputs.positions_BT}
+    if prefix is not None:
+        where["past"] = _past(model, prefix, inputs.batch)
     if flag("last", last):
         where["at"] = jnp.broadcast_to(inputs.own().index("last"), (inputs.batch, 1))
     return forward(model.for_tokens(math.prod(inputs.values.shape[:2])), inputs.values, **where)[0]
@@ -230,6 +241,7 @@ def generate(
     key: jax.Array | int | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
+    prefix: Any = None,
 ) -> Any:
     """Continue prompts with a cache: texts give texts, without the token that ended them, anything else a `Generated`.
 
@@ -240,6 +252,7 @@ def generate(
         (`model.source.end_ids`).
     key: a key, or the seed of one; None: greedy. An answer that is sampled depends on the key, on its prompt, and on
         how many prompts before it in the batch are equal to its own.
+    prefix: as of `run`.
 
     Raises `UserError` for edits that would act on nothing, and as `run` does.
     """
@@ -269,6 +282,7 @@ def generate(
         key=key,
         temperature=temperature,
         top_k=top_k,
+        prefix=None if prefix is None else _past(model, prefix, inputs.batch),
     )
     if not texts_of(prompts):
         return generated
