@@ -22,7 +22,7 @@ needs_peft = pytest.mark.skipif(
     not (HAS_TORCH and importlib.util.find_spec("peft")), reason="needs the parity extra, with peft"
 )
 ATOL = 1e-5
-CONFIG, WEIGHTS, PROMPTS = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
+CONFIG, WEIGHTS, EMBEDDINGS = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
 # Of each family the names of modules, and a pattern of whole names. mistral and gemma2 have windows that a prompt
 # with a prefix exceeds; gptj turns neighbours; gpt2 and gpt_neox hold queries, keys and values in one matrix.
 NAMES = {
@@ -398,10 +398,10 @@ def test_a_prefix_of_learned_positions_says_where_its_prompts_begin(models, tmp_
     folder_of(tmp_path, models["gpt_neox"], prefix=True)  # of the same sizes
     adapted = tvjax.load_adapter(tmp_path, model)
     tvjax.run(adapted.model, [[1] * 61], prefix=adapted.prefix)
-    with pytest.raises(UserError, match="prompts: given '62 tokens'; accepted: .*the model's 61 positions"):
+    with pytest.raises(UserError, match=r"prompts: given '62 tokens'; accepted: .*the model's 61 positions"):
         tvjax.run(adapted.model, [[1] * 62], prefix=adapted.prefix)
     long = np.zeros((64, 3 * 2 * 16), np.float32)
-    folder_of(tmp_path, models["gpt_neox"], prefix=True, values={"num_virtual_tokens": 64}, tensors={PROMPTS: long})
+    folder_of(tmp_path, models["gpt_neox"], prefix=True, values={"num_virtual_tokens": 64}, tensors={EMBEDDINGS: long})
     with pytest.raises(UserError, match="num_virtual_tokens: given 64; accepted: fewer than the model's 64 positions"):
         tvjax.load_adapter(tmp_path, model)
 
