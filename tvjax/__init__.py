@@ -36,7 +36,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tvjax.library import attribute, atv, capture, export, generate, load, logit_lens, run, sweep
+    from tvjax.library import attribute, atv, capture, export, generate, load, logit_lens, run, sweep, trained
     from tvjax.nn.pretrained.peft import export_adapter, load_adapter
     from tvjax.nn.taps import Edit
     from tvjax.report.results import results
@@ -48,7 +48,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     **dict.fromkeys(("attribute", "atv", "capture", "export", "generate", "load"), "tvjax.library"),
-    **dict.fromkeys(("logit_lens", "run", "sweep"), "tvjax.library"),
+    **dict.fromkeys(("logit_lens", "run", "sweep", "trained"), "tvjax.library"),
     "Edit": "tvjax.nn.taps",
     **dict.fromkeys(("export_adapter", "load_adapter"), "tvjax.nn.pretrained.peft"),
     "results": "tvjax.report.results",
@@ -78,6 +78,7 @@ __all__ = [
     "run",
     "save_vectors",
     "sweep",
+    "trained",
 ]
 
 

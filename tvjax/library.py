@@ -134,14 +134,34 @@ def atv(
     """
     from tvjax.experiments.atv import run as experiment
 
-    folder = user_path(run_dir, "run_dir")
-    values = read_json(folder / "config.json", "accepted: the workdir of an ATV run")
-    if values.get("experiment") != "atv":
-        raise reject("run_dir", str(run_dir), "the workdir of an ATV run")
+    folder, values = _atv_run(run_dir)
     texts = texts_of(queries, "queries")
     if not texts:
         raise reject("queries", queries, "a text, or a list of at least one")
     return experiment.write_vectors(model, folder, values, texts, method, flag("any_model", any_model))
+
+
+def trained(model: Model, run_dir: str | Path, method: str) -> Any:
+    """What a method of an ATV run has trained, e.g. "lora" or "prefix": the parameters of its first seed.
+
+    `export_adapter` writes those of LoRA and of a prefix.
+
+    model: the run's target.
+
+    Raises `UserError` if `run_dir` holds no ATV run, or one that has not trained `method`.
+    """
+    from tvjax.experiments.atv import run as experiment
+
+    folder, values = _atv_run(run_dir)
+    return experiment.trained_parameters(model, folder, values, method)
+
+
+def _atv_run(run_dir: str | Path) -> tuple[Path, dict[str, Any]]:
+    folder = user_path(run_dir, "run_dir")
+    values = read_json(folder / "config.json", "accepted: the workdir of an ATV run")
+    if values.get("experiment") != "atv":
+        raise reject("run_dir", str(run_dir), "the workdir of an ATV run")
+    return folder, values
 
 
 def export(model: Model, path: str | Path) -> None:
