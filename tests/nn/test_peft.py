@@ -213,6 +213,12 @@ def test_a_prefix_of_real_tokens_says_what_they_say(models):
         np.testing.assert_allclose(tvjax.run(model, [prompt], prefix=prefix)[0], whole, atol=ATOL, rtol=0)
 
 
+def test_a_prefix_has_a_gradient(models):
+    prefix = start_prefix(models["llama3"], jnp.array([5, 2]))
+    slope = jax.grad(lambda p: tvjax.run(models["llama3"], [[8, 3, 50]], prefix=p, last=True)[0, 0, 7])(prefix)
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(slope))
+
+
 def folder_of(path, model, *, prefix=False, values=None, tensors=None):
     """A whole folder, with `values` of its config and `tensors` replaced, added, or left out where they are None."""
     c = model.config
@@ -371,12 +377,13 @@ UNWRITABLE = {
     "half a pair": ({"query": {"down": PAIR["down"]}}, r"adapter\['query'\]: given \['down'\]"),
     "another width": ({"up": PAIR}, r"adapter\['up'\]: given .*; accepted: down \[3, 16, r\] and up \[3, r, 24\]"),
     "no rank": ({"query": {"down": np.ones((3, 16, 0)), "up": np.ones((3, 0, 16))}}, "adapter"),
-    "not finite": ({"query": {**PAIR, "up": PAIR["up"] * np.inf}}, "numbers that are not finite"),
+    "not finite": ({"query": {**PAIR, "up": PAIR["up"] * np.inf}}, r"adapter\['query'\]\['up'\]: given inf at"),
+    "words": ({"query": {**PAIR, "up": "up"}}, r"adapter\['query'\]\['up'\]: given"),
     "zeros": ({"query": jax.tree.map(np.zeros_like, PAIR)}, "adapter: given 'zeros alone'"),
     "keys alone": ({"keys": KEYS}, r"prefix: given \['keys'\]"),
     "other layers": ({"keys": KEYS[:2], "values": KEYS[:2]}, r"prefix\['keys'\]: given 'shape \[2, 2, 5, 4\]'"),
     "other values": ({"keys": KEYS, "values": KEYS[:, :, :1]}, r"prefix\['values'\]: given"),
-    "keys that are not finite": ({"keys": KEYS * np.nan, "values": KEYS}, "numbers that are not finite"),
+    "keys that are not finite": ({"keys": KEYS * np.nan, "values": KEYS}, r"prefix\['keys'\]: given nan at"),
 }
 
 

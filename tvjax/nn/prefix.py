@@ -5,12 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tvjax.errors import reject
 from tvjax.nn.decoder import DecoderConfig, Past
 from tvjax.nn.decoding import CACHE, past_of
 from tvjax.nn.model import Model, forward
+from tvjax.nn.selection import finite
 
 
 def per_token(c: DecoderConfig) -> int:
@@ -34,19 +34,17 @@ def start_prefix(model: Model, ids_S: jax.Array) -> Any:
     return {"keys": past.keys[:, 0].astype(jnp.float32), "values": past.values[:, 0].astype(jnp.float32)}
 
 
-def check_prefix(prefix: Any, c: DecoderConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and values ``[L, G, S, C]`` in float32. Raises `UserError` for what is no prefix of this decoder."""
+def check_prefix(prefix: Any, c: DecoderConfig) -> tuple[Any, Any]:
+    """Keys and values ``[L, G, S, C]``. Raises `UserError` for what is no prefix of this decoder."""
     shape = f"[L, G, S, C] = [{c.num_layers}, {c.kv_heads}, S, {c.channels}]"
     if not isinstance(prefix, Mapping) or set(prefix) != {"keys", "values"}:
         given = sorted(map(str, prefix)) if isinstance(prefix, Mapping) else type(prefix).__name__
         raise reject("prefix", given, f'{{"keys", "values"}} of {shape}')
-    keys, values = (np.asarray(prefix[name], np.float32) for name in ("keys", "values"))
+    keys, values = (finite(f"prefix[{name!r}]", prefix[name]) for name in ("keys", "values"))
     for name, array in (("keys", keys), ("values", values)):
         fits = array.ndim == 4 and array.shape[2] and array.shape == keys.shape
         if not fits or (*array.shape[:2], array.shape[3]) != (c.num_layers, c.kv_heads, c.channels):
             raise reject(f"prefix[{name!r}]", f"shape {list(array.shape)}", f"{shape}, S as of the keys")
-        if not np.isfinite(array).all():
-            raise reject(f"prefix[{name!r}]", "numbers that are not finite", "finite numbers")
     return keys, values
 
 

@@ -168,7 +168,7 @@ def _read_prefix(
 
 
 def _write_prefix(prefix: Any, c: DecoderConfig, family: Family) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    keys, values = check_prefix(prefix, c)
+    keys, values = (np.asarray(part, np.float32) for part in check_prefix(prefix, c))
     length = keys.shape[2]
     keys = _turned(keys, c, length)[..., np.argsort(_order(c, family))]
     both = np.stack([keys, values]).transpose(3, 1, 0, 2, 4).reshape(length, -1)

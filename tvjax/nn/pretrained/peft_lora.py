@@ -18,6 +18,7 @@ from tvjax.nn.lora import sites
 from tvjax.nn.pretrained.families import Family
 from tvjax.nn.pretrained.forms import CONV, CONV_OUT, CONV_QKV, Form
 from tvjax.nn.pretrained.peft_config import Options
+from tvjax.nn.selection import finite
 
 PREFIX = "base_model.model."
 _MATRICES = ("A", "B")
@@ -139,16 +140,14 @@ def check_lora(lora: Any, c: DecoderConfig) -> dict[str, tuple[np.ndarray, np.nd
             raise reject("adapter", site, f"kernels of this model: {', '.join(known)}")
         if not isinstance(pair, Mapping) or set(pair) != {"down", "up"}:
             raise reject(f"adapter[{site!r}]", sorted(pair) if isinstance(pair, Mapping) else pair, "down and up")
-        down, up = (np.asarray(pair[name], np.float32) for name in ("down", "up"))
+        down, up = (finite(f"adapter[{site!r}][{name!r}]", pair[name]) for name in ("down", "up"))
         size_in, size_out = (math.prod(shape) for shape in known[site])
         rank = down.shape[-1] if down.ndim else 0
         shapes = (c.num_layers, size_in, rank), (c.num_layers, rank, size_out)
         if (down.shape, up.shape) != shapes or not rank:
             accepted = f"down [{c.num_layers}, {size_in}, r] and up [{c.num_layers}, r, {size_out}]"
             raise reject(f"adapter[{site!r}]", f"shapes {list(down.shape)} and {list(up.shape)}", accepted)
-        if not (np.isfinite(down).all() and np.isfinite(up).all()):
-            raise reject(f"adapter[{site!r}]", "numbers that are not finite", "finite numbers")
-        arrays[site] = (down, up)
+        arrays[site] = (np.asarray(down, np.float32), np.asarray(up, np.float32))
     return arrays
 
 
