@@ -142,7 +142,7 @@ class LlamaCpp:
         threads: int = 1,
         vocab_only: bool = False,
     ) -> None:
-        self.lib, self.context, self.length = library(), None, context
+        self.lib, self.context, self.length, self.reached = library(), None, context, 0
         LINES.clear()
         params = self.lib.llama_model_default_params()
         params.load_mode, params.n_gpu_layers, params.vocab_only = NO_MMAP, 0, vocab_only
@@ -243,15 +243,15 @@ class LlamaCpp:
     def control(self, vectors: np.ndarray | None, first: int = 1, last: int = 10_000) -> None:
         """Add ``vectors[n - 1]`` of ``[N, D]`` behind block n, for n in first..last; None: nothing, anywhere.
 
-        What an earlier call set stays behind blocks that a shorter array does not reach: all is taken away first.
+        llama.cpp leaves what an earlier call set behind blocks that a shorter array does not reach: zeros reach them.
         """
         assert self.lib.llama_set_adapter_cvec(self.context, None, 0, 0, 0, 0) == 0
         if vectors is not None:
-            array = np.ascontiguousarray(vectors, np.float32)
-            width = array.shape[1]
-            assert not self.lib.llama_set_adapter_cvec(
-                self.context, array.ctypes.data, array.size, width, first, last
-            ), "llama_set_adapter_cvec refuses them"
+            self.reached = max(self.reached, len(vectors))
+            array = np.zeros((self.reached, vectors.shape[1]), np.float32)
+            array[: len(vectors)] = vectors
+            arguments = array.ctypes.data, array.size, array.shape[1], first, last
+            assert not self.lib.llama_set_adapter_cvec(self.context, *arguments), "llama.cpp refuses them"
 
     def greedy(self, ids: Sequence[int], n: int) -> list[int]:
         """The n likeliest next tokens, one after another, each from the whole sequence anew."""

@@ -110,20 +110,17 @@ def test_logits_and_greedy_tokens(model, reference, llama):
         assert made[number][: len(theirs)].tolist() == theirs  # which ends at the end token
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(len(PROMPTS), marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("count", [1, pytest.param(len(PROMPTS), marks=pytest.mark.exhaustive)])
 def test_control_vectors(count, model, llama, tmp_path):
     """Ours in llama.cpp and its in ours: the same logits, of prompts and of the 32 tokens that follow."""
     prompts = model.source.tokenizer.encode(PROMPTS[:count])
     tokens = pad(prompts)
-    bare = np.asarray(tvjax.run(model, tokens, last=True))
-    states = tvjax.capture(model, tokens, "blocks/resid", positions="last")["blocks/resid"][1:, :, 0]
-    noise = np.random.default_rng(0).normal(size=(len(states), model.config.width))
-    sizes = np.linalg.norm(states, axis=-1).mean(1, keepdims=True)
-    vectors = (0.2 * sizes * noise / noise.shape[1] ** 0.5).astype(np.float32)  # of h^2..h^30
+    bare = [llama.logits(prompt)[-1] for prompt in prompts]
+    vectors = np.random.default_rng(0).normal(size=(29, 576)).astype(np.float32)  # of h^2..h^30
     ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
     try:
         for name, layers in STEERED.items():
-            rows = vectors[[layer - 2 for layer in layers]]
+            rows = vectors[[layer - 2 for layer in layers]] / len(layers) ** 0.5
             tvjax.export_control_vector(ours, rows, layers, model=model)
             control_files.write(theirs, {layer - 1: row for layer, row in zip(layers, rows, strict=True)})
             steering = control_files.read(ours)
@@ -139,7 +136,7 @@ def test_control_vectors(count, model, llama, tmp_path):
                 np.testing.assert_allclose(
                     logits[number][np.asarray(whole.valid_BT[number])], said, atol=ATOL, rtol=0, err_msg=name
                 )
-                assert np.abs(said[len(prompt) - 1] - bare[number, 0]).max() > 0.1, name
+                assert np.abs(said[len(prompt) - 1] - bare[number]).max() > 0.5, name
             if name == "all":  # with llama.cpp's cache too
                 assert llama.generate(np.array(prompts[:1]), GREEDY)[0].tolist() == made[0].tolist()
     finally:
