@@ -19,6 +19,7 @@ class Form:
 
     split: ``(tensor, shapes of the parameters, config) -> parameters``; join: ``(parameters, config) -> tensor``;
     shape: ``(shapes of the parameters, config) -> shape of the tensor``.
+    Of a kernel, split and join also take what has a rank in the place of the inputs, as B of LoRA does (`peft_lora`).
     """
 
     split: Callable[[np.ndarray, Shapes, DecoderConfig], list[np.ndarray]]

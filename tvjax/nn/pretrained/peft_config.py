@@ -20,18 +20,18 @@ _TASK: tuple[Any, ...] = (None, "CAUSAL_LM")
 READ: Mapping[str, frozenset[str]] = {
     "LORA": frozenset(
         """
-        alpha_pattern exclude_modules fan_in_fan_out layers_pattern layers_to_transform lora_alpha r rank_pattern
-        target_modules use_rslora
+        alpha_pattern exclude_modules layers_pattern layers_to_transform lora_alpha r rank_pattern target_modules
+        use_rslora
         """.split()  # noqa: SIM905
     ),
     "PREFIX_TUNING": frozenset(["num_attention_heads", "num_layers", "num_virtual_tokens", "token_dim"]),
 }
-# Fields that have a say in training alone, or in where the base model is.
+# Fields that have a say in training alone, or in where the base model is. What fan_in_fan_out says, a module tells, too.
 INERT = frozenset(
     """
-    auto_mapping base_model_name_or_path corda_config encoder_hidden_size eva_config inference_mode init_weights
-    lora_dropout lora_ga_config megatron_core peft_type peft_version prefix_projection qalora_group_size revision
-    runtime_config
+    auto_mapping base_model_name_or_path corda_config encoder_hidden_size eva_config fan_in_fan_out inference_mode
+    init_weights lora_dropout lora_ga_config megatron_core peft_type peft_version prefix_projection qalora_group_size
+    revision runtime_config
     """.split()  # noqa: SIM905
 )
 # Fields with the values that leave an adapter as it is computed here: some ways to begin change the base model too.
