@@ -26,7 +26,8 @@ READ: Mapping[str, frozenset[str]] = {
     ),
     "PREFIX_TUNING": frozenset(["num_attention_heads", "num_layers", "num_virtual_tokens", "token_dim"]),
 }
-# Fields that have a say in training alone, or in where the base model is. What fan_in_fan_out says, a module tells, too.
+# Fields that have a say in training alone, or in where the base model is. What fan_in_fan_out says, a module tells by
+# itself.
 INERT = frozenset(
     """
     auto_mapping base_model_name_or_path corda_config encoder_hidden_size eva_config fan_in_fan_out inference_mode
