@@ -371,9 +371,12 @@ NO_EDITS = (
     {"embed": BLANK},
     {"blocks": {"resid": jnp.ones(D)}},
 )
+KEYS = np.ones((L, 2, 5, C))
+NO_PREFIX = ("prefix", {}, {"keys": KEYS}, {"keys": KEYS, "values": KEYS[:, :1]}, {"keys": KEYS, "values": "v"}, KEYS)
+NO_PREFIX += ({"keys": KEYS[:, :, :0], "values": KEYS[:, :, :0]}, {"keys": KEYS * np.nan, "values": KEYS})
 NO_EDITS += ({"blocks": {"resid": Edit(BLANK.keep, BLANK.add, jnp.zeros((L, 1, 1, 1), bool))}}, "add")
 WRONG_OPTIONS = {
-    "run": (("last", "yes"), ("last", 1)),
+    "run": (("last", "yes"), ("last", 1), *(("prefix", x) for x in NO_PREFIX)),
     "capture": (
         *(("addresses", x) for x in ("resid", [], 3, ["embed", "blocks"], None)),
         *(("layers", x) for x in (0, 4, [], 1.5, True, "2", -1, slice(0, 2), np.ones(7, bool))),
@@ -391,6 +394,7 @@ WRONG_OPTIONS = {
         *(("key", x) for x in ("a", -1, 1.5, jnp.ones(3), True)),
         *(("temperature", x) for x in (0.0, -1.0, np.nan, "hot", [1.0], 0.5)),
         *(("top_k", x) for x in (-1, 65, 1.5, 2)),
+        *(("prefix", x) for x in NO_PREFIX),
         ("during", "later"),
         ("addresses", "resid"),
     ),

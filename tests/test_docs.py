@@ -1,13 +1,16 @@
 """README and docs/: links lead somewhere, every page is in the index, and code that a reader may copy runs."""
 
+import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import SMALL, changed
+from tests.nn.golden import GOLDEN, HAS_TORCH
 from tvjax.experiments import experiment_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,9 +66,14 @@ def test_the_index_lists_every_page():
     assert {page.name for page in index.parent.glob("*.md")} - {"README.md"} <= listed
 
 
+def python_blocks(page):
+    """The blocks of Python of a page."""
+    return re.findall("```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
 def first_block(page):
-    """The first block of Python of a page."""
-    return re.search("```python\n(.*?)```", page.read_text(), re.DOTALL)[1]
+    """The first of them."""
+    return python_blocks(page)[0]
 
 
 @pytest.mark.slow
@@ -87,6 +95,26 @@ def test_the_page_on_edits_runs_after_the_main_job(tmp_path, monkeypatch, capsys
     assert len(sweep) == SMALL["model"]["num_layers"] + 1 and bare != written
     np.testing.assert_allclose(float(sweep[2]), float(written), rtol=1e-4)
     assert (tmp_path / "theta.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_vectors_of_the_page_on_travel(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(python_blocks(ROOT / "docs" / "travel.md")[0], names)
+    assert names["loaded"].layers == tuple(range(12, 19)) and (tmp_path / "warm.gguf").is_file()
+    plain = names["tvjax"].generate(names["model"], "The weather today is", max_new_tokens=8)
+    assert capsys.readouterr().out.strip() != plain.strip()
+
+
+def test_the_adapters_of_the_page_on_travel(tmp_path, monkeypatch):
+    shutil.copytree(GOLDEN / "llama3", tmp_path / "path" / "to" / "model")
+    monkeypatch.chdir(tmp_path)
+    ours, theirs = python_blocks(ROOT / "docs" / "travel.md")[1:]
+    exec(ours, {})
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    if HAS_TORCH and importlib.util.find_spec("peft"):
+        exec(theirs, {})
 
 
 def test_the_notebook_names_a_page_that_is_there():

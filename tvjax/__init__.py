@@ -36,9 +36,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tvjax.library import attribute, atv, capture, export, generate, load, logit_lens, run, sweep
+    from tvjax.library import attribute, atv, capture, export, generate, load, logit_lens, run, sweep, trained
+    from tvjax.nn.pretrained.peft import export_adapter, load_adapter
     from tvjax.nn.taps import Edit
     from tvjax.report.results import results
+    from tvjax.vectors.control_vector import export_control_vector, load_control_vector
     from tvjax.vectors.edits import add, mix, replace
     from tvjax.vectors.store import load_vectors, save_vectors
 
@@ -46,9 +48,11 @@ __version__ = "0.1.0"
 
 _PLACES = {
     **dict.fromkeys(("attribute", "atv", "capture", "export", "generate", "load"), "tvjax.library"),
-    **dict.fromkeys(("logit_lens", "run", "sweep"), "tvjax.library"),
+    **dict.fromkeys(("logit_lens", "run", "sweep", "trained"), "tvjax.library"),
     "Edit": "tvjax.nn.taps",
+    **dict.fromkeys(("export_adapter", "load_adapter"), "tvjax.nn.pretrained.peft"),
     "results": "tvjax.report.results",
+    **dict.fromkeys(("export_control_vector", "load_control_vector"), "tvjax.vectors.control_vector"),
     **dict.fromkeys(("add", "mix", "replace"), "tvjax.vectors.edits"),
     **dict.fromkeys(("load_vectors", "save_vectors"), "tvjax.vectors.store"),
 }
@@ -60,8 +64,12 @@ __all__ = [
     "atv",
     "capture",
     "export",
+    "export_adapter",
+    "export_control_vector",
     "generate",
     "load",
+    "load_adapter",
+    "load_control_vector",
     "load_vectors",
     "logit_lens",
     "mix",
@@ -70,6 +78,7 @@ __all__ = [
     "run",
     "save_vectors",
     "sweep",
+    "trained",
 ]
 
 

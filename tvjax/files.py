@@ -60,6 +60,14 @@ def write_whole(path: Path, content: bytes | str) -> None:
         raise
 
 
+def write_named(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """`write_whole` to a path that a user names. Raises `UserError` if no file can be there."""
+    try:
+        write_whole(user_path(path), content)
+    except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); accepted: the path of a file") from None
+
+
 def read_text(path: Path, advice: str) -> str:
     """The text of a file. Raises `UserError`, with `advice` behind it, if there is no text to read."""
     try:

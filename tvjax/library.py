@@ -20,9 +20,10 @@ from jax.sharding import Mesh
 from tvjax.errors import UserError, reject
 from tvjax.files import nearest_beside, read_json, user_path
 from tvjax.nn import decoding
-from tvjax.nn.decoder import PADDING, PRECISIONS, Precision
+from tvjax.nn.decoder import PADDING, PRECISIONS, Past, Precision
 from tvjax.nn.inputs import Inputs, Prompts, check_length, inputs_of, texts_of
 from tvjax.nn.model import ADDRESSES, READOUT, Model, forward, unit
+from tvjax.nn.prefix import check_prefix, past_of_prefix
 from tvjax.nn.selection import addresses as addresses_of
 from tvjax.nn.selection import finite, flag, integer, several
 from tvjax.nn.selection import positions as positions_of
@@ -133,14 +134,34 @@ def atv(
     """
     from tvjax.experiments.atv import run as experiment
 
-    folder = user_path(run_dir, "run_dir")
-    values = read_json(folder / "config.json", "accepted: the workdir of an ATV run")
-    if values.get("experiment") != "atv":
-        raise reject("run_dir", str(run_dir), "the workdir of an ATV run")
+    folder, values = _atv_run(run_dir)
     texts = texts_of(queries, "queries")
     if not texts:
         raise reject("queries", queries, "a text, or a list of at least one")
     return experiment.write_vectors(model, folder, values, texts, method, flag("any_model", any_model))
+
+
+def trained(model: Model, run_dir: str | Path, method: str) -> Any:
+    """What a method of an ATV run has trained, e.g. "lora" or "prefix": the parameters of its first seed.
+
+    `export_adapter` writes those of LoRA and of a prefix.
+
+    model: the run's target.
+
+    Raises `UserError` if `run_dir` holds no ATV run, or one that has not trained `method`.
+    """
+    from tvjax.experiments.atv import run as experiment
+
+    folder, values = _atv_run(run_dir)
+    return experiment.trained_parameters(model, folder, values, method)
+
+
+def _atv_run(run_dir: str | Path) -> tuple[Path, dict[str, Any]]:
+    folder = user_path(run_dir, "run_dir")
+    values = read_json(folder / "config.json", "accepted: the workdir of an ATV run")
+    if values.get("experiment") != "atv":
+        raise reject("run_dir", str(run_dir), "the workdir of an ATV run")
+    return folder, values
 
 
 def export(model: Model, path: str | Path) -> None:
@@ -165,6 +186,12 @@ def _tree(model: Model, edits: Edits, inputs: Inputs) -> Any:
         editing.check_tree(edits, model.config, inputs.batch, inputs.values.shape[1])
         return edits
     return editing.place(edits, model.config, inputs.all_positions_BT, inputs.batch)
+
+
+def _past(model: Model, prefix: Any, batch: int) -> Past:
+    """The prefix before each prompt. Raises `UserError` for what is no prefix of the model."""
+    keys, values = check_prefix(prefix, model.config)
+    return past_of_prefix({"keys": jnp.asarray(keys), "values": jnp.asarray(values)}, model.config, batch)
 
 
 def capture(
@@ -210,14 +237,18 @@ def capture(
     )[1]
 
 
-def run(model: Model, prompts: Prompts, *, edits: Edits = None, last: bool = False) -> jax.Array:
+def run(model: Model, prompts: Prompts, *, edits: Edits = None, last: bool = False, prefix: Any = None) -> jax.Array:
     """The readout ``[B, T, O]`` (predictions, or logits for tokens) with `edits` written in.
 
-    last: only that of each prompt's last position, ``[B, 1, O]``. Raises `UserError` for an edit that names what is not
-    there, or that would change nothing.
+    last: only that of each prompt's last position, ``[B, 1, O]``.
+    prefix: keys and values before every prompt, ``{"keys", "values": [L, G, S, C]}``, as `load_adapter` reads them.
+
+    Raises `UserError` for an edit that names what is not there, or that would change nothing.
     """
     inputs = inputs_of(model, prompts)
     where: dict[str, Any] = {"edits": _tree(model, edits, inputs), "positions_BT": inputs.positions_BT}
+    if prefix is not None:
+        where["past"] = _past(model, prefix, inputs.batch)
     if flag("last", last):
         where["at"] = jnp.broadcast_to(inputs.own().index("last"), (inputs.batch, 1))
     return forward(model.for_tokens(math.prod(inputs.values.shape[:2])), inputs.values, **where)[0]
@@ -235,6 +266,7 @@ def generate(
     key: jax.Array | int | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
+    prefix: Any = None,
 ) -> Any:
     """Continue prompts with a cache: texts give texts, without the token that ended them, anything else a `Generated`.
 
@@ -246,6 +278,7 @@ def generate(
         (`model.source.end_ids`).
     key: a key, or the seed of one; None: greedy. An answer that is sampled depends on the key, on its prompt, and on
         how many prompts before it in the batch are equal to its own.
+    prefix: as of `run`.
 
     Raises `UserError` for edits that would act on nothing, and as `run` does.
     """
@@ -275,6 +308,7 @@ def generate(
         key=key,
         temperature=temperature,
         top_k=top_k,
+        prefix=None if prefix is None else _past(model, prefix, inputs.batch),
     )
     if not texts_of(prompts):
         return generated

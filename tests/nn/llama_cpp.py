@@ -95,6 +95,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "llama_batch_free": (None, [Batch]),
     "llama_decode": (c_int32, [c_void_p, Batch]),
     "llama_get_logits": (POINTER(c_float), [c_void_p]),
+    "llama_set_adapter_cvec": (c_int32, [c_void_p, c_void_p, c_size_t, c_int32, c_int32, c_int32]),
 }
 LINES: list[str] = []  # what llama.cpp logged of the file that it opened last
 
@@ -141,7 +142,7 @@ class LlamaCpp:
         threads: int = 1,
         vocab_only: bool = False,
     ) -> None:
-        self.lib, self.context, self.length = library(), None, context
+        self.lib, self.context, self.length, self.reached = library(), None, context, 0
         LINES.clear()
         params = self.lib.llama_model_default_params()
         params.load_mode, params.n_gpu_layers, params.vocab_only = NO_MMAP, 0, vocab_only
@@ -238,6 +239,19 @@ class LlamaCpp:
         finally:
             self.lib.llama_batch_free(batch)
         return np.concatenate(made, axis=1)
+
+    def control(self, vectors: np.ndarray | None, first: int = 1, last: int = 10_000) -> None:
+        """Add ``vectors[n - 1]`` of ``[N, D]`` behind block n, for n in first..last; None: nothing, anywhere.
+
+        llama.cpp leaves what an earlier call set behind blocks that a shorter array does not reach: zeros reach them.
+        """
+        assert self.lib.llama_set_adapter_cvec(self.context, None, 0, 0, 0, 0) == 0
+        if vectors is not None:
+            self.reached = max(self.reached, len(vectors))
+            array = np.zeros((self.reached, vectors.shape[1]), np.float32)
+            array[: len(vectors)] = vectors
+            arguments = array.ctypes.data, array.size, array.shape[1], first, last
+            assert not self.lib.llama_set_adapter_cvec(self.context, *arguments), "llama.cpp refuses them"
 
     def greedy(self, ids: Sequence[int], n: int) -> list[int]:
         """The n likeliest next tokens, one after another, each from the whole sequence anew."""

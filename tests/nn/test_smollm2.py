@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tvjax
+from tests.nn import control_files
 from tests.nn.gguf_files import write_gguf
 from tests.nn.golden import needs_torch
 from tests.nn.llama_cpp import LlamaCpp, needs_llama
@@ -38,6 +39,8 @@ ATOMS = (
     "\u0661|\u00bd|😀|🇩🇪|.|...|!?|_|__init__|def f(x):|return|==|->|{}|();|#|//|\u00a0|\u3000|\u2028|\u200b|\x85|\x1f|"
     "\u017f|<|im_start|>|<0x41>|\u2581|supercalifragilistic"
 )
+# Layers that a control vector writes to: five alone, a range, and all that llama.cpp has.
+STEERED = {f"h^{layer}": [layer] for layer in (2, 9, 16, 23, 30)} | {"a range": range(10, 21), "all": range(2, 31)}
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +108,36 @@ def test_logits_and_greedy_tokens(model, reference, llama):
         np.testing.assert_allclose(ours, llama.logits(prompt), atol=ATOL, rtol=0)
         assert made[number].tolist() == llama.greedy(prompt, GREEDY)
         assert made[number][: len(theirs)].tolist() == theirs  # which ends at the end token
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(len(PROMPTS), marks=pytest.mark.exhaustive)])
+def test_control_vectors(count, model, llama, tmp_path):
+    """Ours in llama.cpp and its in ours: the same logits, of prompts and of the 32 tokens that follow."""
+    prompts = model.source.tokenizer.encode(PROMPTS[:count])
+    tokens = pad(prompts)
+    bare = [llama.logits(prompt)[-1] for prompt in prompts]
+    vectors = np.random.default_rng(0).normal(size=(29, 576)).astype(np.float32)  # of h^2..h^30
+    ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
+    try:
+        for name, layers in STEERED.items():
+            rows = vectors[[layer - 2 for layer in layers]] / len(layers) ** 0.5
+            tvjax.export_control_vector(ours, rows, layers, model=model)
+            control_files.write(theirs, {layer - 1: row for layer, row in zip(layers, rows, strict=True)})
+            steering = control_files.read(ours)
+            np.testing.assert_array_equal(steering, control_files.read(theirs))
+            llama.control(steering)
+            loaded = tvjax.load_control_vector(theirs, model)
+            edit = tvjax.add(loaded, layers=loaded.layers, positions=loaded.positions)
+            made = np.asarray(tvjax.generate(model, tokens, edits=edit, max_new_tokens=GREEDY, stop=()).ids_BT)
+            whole = pad([[*prompt, *new] for prompt, new in zip(prompts, made.tolist(), strict=True)])
+            logits = np.asarray(tvjax.run(model, whole, edits=edit))
+            for number, prompt in enumerate(prompts):
+                said = llama.logits([*prompt, *made[number].tolist()])
+                np.testing.assert_allclose(
+                    logits[number][np.asarray(whole.valid_BT[number])], said, atol=ATOL, rtol=0, err_msg=name
+                )
+                assert np.abs(said[len(prompt) - 1] - bare[number]).max() > 0.5, name
+            if name == "all":  # with llama.cpp's cache too
+                assert llama.generate(np.array(prompts[:1]), GREEDY)[0].tolist() == made[0].tolist()
+    finally:
+        llama.control(None)

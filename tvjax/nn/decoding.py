@@ -56,6 +56,12 @@ def past_of(cache: Mapping[str, jax.Array], positions_BT: jax.Array, room: int =
     )
 
 
+def _behind(first: Past, second: Past) -> Past:
+    """The entries of both."""
+    keys, values = (jnp.concatenate(pair, 3) for pair in ((first.keys, second.keys), (first.values, second.values)))
+    return Past(keys, values, jnp.concatenate([first.positions_BS, second.positions_BS], 1))
+
+
 def _extended(past: Past, cache: Mapping[str, jax.Array], slot: jax.Array, position_B: jax.Array) -> Past:
     """`past` with one more token, written at `slot`."""
 
@@ -204,6 +210,7 @@ def generate(
     key: jax.Array | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
+    prefix: Past | None = None,
 ) -> Generated:
     """Continue each prompt by up to `max_new_tokens`: greedily, or sampled if there is a `key`.
 
@@ -213,11 +220,12 @@ def generate(
 
     prompt_edits: a tree for the whole prompts ``[B, T]``.
     step_edits: a tree for a single new token ``[B, 1]``.
+    prefix: what stands before every prompt.
     """
     static = (max_new_tokens, selection.addresses(addresses, ADDRESSES), tuple(stop), top_k)
     models = (model.bare, Model(model.parted, model.config))
     heat = jnp.asarray(temperature, jnp.float32)
-    return _generate(*static, *models, tokens, prompt_edits, step_edits, key, heat)
+    return _generate(*static, *models, tokens, prompt_edits, step_edits, key, heat, prefix)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -233,6 +241,7 @@ def _generate(
     step_edits: Any,
     key: jax.Array | None,
     temperature: jax.Array,
+    prefix: Past | None,
 ) -> Generated:
     batch, length = tokens.ids_BT.shape
     last_B1 = tokens.last_B[:, None]
@@ -245,6 +254,7 @@ def _generate(
         addresses=tuple(dict.fromkeys(addresses + CACHE)),
         at=last_B1,
         positions_BT=tokens.positions_BT,
+        past=prefix,
     )
 
     def choose(logits_BV: jax.Array, step: jax.Array | int) -> jax.Array:
@@ -256,6 +266,9 @@ def _generate(
     ended = jnp.isin(first_B, jnp.array(stop)) if stop else jnp.zeros(batch, bool)
     new_BT = jnp.zeros((batch, count), jnp.int32).at[:, 0].set(first_B)
     past = past_of(activations, tokens.positions_BT, count - 1)
+    slot = length
+    if prefix is not None:
+        past, slot = _behind(prefix, past), length + prefix.positions_BS.shape[1]
     if isinstance(step_model.params["blocks"], tuple):
         past = Past(tuple(past.keys), tuple(past.values), past.positions_BS)
     start = (
@@ -284,7 +297,7 @@ def _generate(
             positions_BT=position_B[:, None],
             past=past,
         )
-        past = _extended(past, activations, length + n - 1, position_B)
+        past = _extended(past, activations, slot + n - 1, position_B)
         for name in addresses:
             new = _by_slot(activations[name], length + n - 1) if name in ATTENTION else activations[name]
             seen = seen | {name: jax.lax.dynamic_update_slice_in_dim(seen[name], new, n, _axis(name))}

@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from tvjax.errors import UserError, reject
-from tvjax.files import user_path, write_whole
+from tvjax.files import user_path, write_named
 from tvjax.nn import selection
 from tvjax.nn.model import ADDRESSES, Model
 from tvjax.parallel import processes
@@ -125,11 +125,7 @@ def save_vectors(
         if name in about:
             raise reject(f"about.{name}", about[name], f"other names than {', '.join(FIELDS)}, which have their own")
     metadata = {name: _text(value) for name, value in {**about, **kept}.items()}
-    content = _in_order(safetensors.numpy.save(arrays, metadata=metadata))
-    try:
-        write_whole(user_path(path), content)
-    except (IsADirectoryError, NotADirectoryError, FileExistsError, PermissionError) as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); accepted: the path of a file") from None
+    write_named(path, _in_order(safetensors.numpy.save(arrays, metadata=metadata)))
 
 
 def _model(items: Mapping[str, Any], model: Any) -> str:

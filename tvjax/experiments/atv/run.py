@@ -441,6 +441,20 @@ def write_vectors(
     return jnp.asarray(vectors_BLD).swapaxes(0, 1)
 
 
+def trained_parameters(model: Model, folder: Path, config: Mapping[str, Any], method: str) -> Any:
+    """What `method` of the run in `folder` has trained with its first seed: the parameters of its adapter.
+
+    Raises `UserError` if the run has trained no such method, or not whole.
+    """
+    s = ATVSettings.from_config(config)
+    known = {one.name: one for one in s.methods if isinstance(one, Trained)}
+    if method not in known:
+        raise reject("method", method, ", ".join(known) or "those of a run that trains some")
+    s, context = open_context({**config, "mesh": {}}, folder, "eval", lambda line: None, model)
+    params = known[method].train(context, folder_of(folder, s, method), known[method].members(context))[1]
+    return jax.tree.map(lambda p: p[0], params)
+
+
 def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     """What a plan compiles: the first method that is trained and of which shapes alone say what."""
     s = ATVSettings.from_config(one_step(config))

@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,23 +167,32 @@ def write_model(folder: Path, weights: bytes, config: str, files: Mapping[str, b
     """Make `folder` hold this model and no other; what is no file of a model stays.
 
     weights, config: the contents of model.safetensors and config.json; files: those of `ALONG`, by name (None: those
-    that are there stay). All is written beside its place first. Then config.json goes, and comes last: a folder without
-    it is refused, so that whoever reads after a crash has the old model, the new one or none. Raises `UserError`,
-    before anything changes, for a folder that cannot be written or that holds a model in another form.
+    that are there stay). Raises `UserError`, before anything changes, for a folder that cannot be written or that holds
+    a model in another form.
+    """
+    contents = {SINGLE: weights, **(files or {}), CONFIG: config.encode()}
+    write_files(folder, contents, lambda: _earlier(folder, contents, [] if files is None else ALONG))
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes], earlier: Callable[[], list[str]]) -> None:
+    """Write `contents`, by name, into `folder`, in place of the files that `earlier` names once the folder is there.
+
+    All is written beside its place first. Then the last file of `contents`, without which no reader takes the folder,
+    goes, and comes last: whoever reads after a crash has the old files, the new ones or none. Raises `UserError`,
+    before anything changes, for a folder that cannot be written, and what `earlier` raises.
     """
     if not processes.first():
         return
-    contents = {SINGLE: weights, **(files or {}), CONFIG: config.encode()}
     stage = folder / STAGE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        earlier = _earlier(folder, contents, [] if files is None else ALONG)
+        gone = earlier()
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir()
         for name, content in contents.items():
             write_whole(stage / name, content)
-        (folder / CONFIG).unlink(missing_ok=True)
-        for name in earlier:
+        (folder / list(contents)[-1]).unlink(missing_ok=True)
+        for name in gone:
             (folder / name).unlink()
         for name in contents:
             os.replace(stage / name, folder / name)

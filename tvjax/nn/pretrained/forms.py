@@ -19,6 +19,7 @@ class Form:
 
     split: ``(tensor, shapes of the parameters, config) -> parameters``; join: ``(parameters, config) -> tensor``;
     shape: ``(shapes of the parameters, config) -> shape of the tensor``.
+    Of a kernel, split and join also take what has a rank in the place of the inputs, as B of LoRA does (`peft_lora`).
     """
 
     split: Callable[[np.ndarray, Shapes, DecoderConfig], list[np.ndarray]]
@@ -49,7 +50,7 @@ def _conv(inputs: int) -> Form:
     )
 
 
-def _turned_order(c: DecoderConfig) -> np.ndarray:
+def turned_order(c: DecoderConfig) -> np.ndarray:
     """Where the channels of a head come from if those that turn together are neighbours in the file."""
     turned = c.rotary_width or c.channels
     return np.concatenate([np.arange(0, turned, 2), np.arange(1, turned, 2), np.arange(turned, c.channels)])
@@ -78,7 +79,7 @@ LINEAR_HEADS = Form(
     lambda t, shapes, c: [
         t.reshape(c.num_heads, 3, c.channels, -1)[:, i].transpose(2, 0, 1).reshape(shapes[i]) for i in range(3)
     ],
-    lambda parts, c: np.stack([p.transpose(1, 2, 0) for p in parts], axis=1).reshape(-1, c.width),
+    lambda parts, c: np.stack([p.transpose(1, 2, 0) for p in parts], axis=1).reshape(-1, len(parts[0])),
     lambda shapes, c: (3 * shapes[0][1] * shapes[0][2], shapes[0][0]),
 )
 VECTOR_HEADS = Form(
@@ -88,8 +89,8 @@ VECTOR_HEADS = Form(
 )
 # As LINEAR, with channels that turn together as neighbours.
 LINEAR_NEIGHBOURS = Form(
-    lambda t, shapes, c: [t.T.reshape(shapes[0])[:, :, _turned_order(c)]],
-    lambda parts, c: parts[0][:, :, np.argsort(_turned_order(c))].reshape(parts[0].shape[0], -1).T,
+    lambda t, shapes, c: [t.T.reshape(shapes[0])[:, :, turned_order(c)]],
+    lambda parts, c: parts[0][:, :, np.argsort(turned_order(c))].reshape(parts[0].shape[0], -1).T,
     LINEAR.shape,
 )
 

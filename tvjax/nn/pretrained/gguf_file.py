@@ -211,7 +211,7 @@ class GGUF:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        reader = _opened(path)
+        reader = opened(path)
         self.metadata = Metadata(path, reader.fields)
         kind = self.metadata.get("general.architecture", str)
         if kind not in ARCHITECTURES:
@@ -359,7 +359,8 @@ class GGUF:
         }
 
 
-def _opened(path: Path) -> _Reader:
+def opened(path: Path) -> _Reader:
+    """The file, its tensors not yet read. Raises `UserError` for one that is not whole, or is of no such format."""
     try:
         reader = _Reader(path)
     except OSError as error:
