@@ -83,7 +83,7 @@ def test_the_map_is_added_to_the_last_state(model, bench):
     q, *_ = bench.ask_all(bench.zero_shot(pairs), bench.accepted("opposite", pairs))
     random, layers = np.random.default_rng(0), model.config.num_layers
     map_DD = random.normal(size=(model.config.width,) * 2).astype(np.float32)
-    found = np.asarray(mapped(model.bare, jnp.asarray(map_DD), jnp.array([0.0, 0.5]), q))
+    found = np.asarray(mapped(model.bare, jnp.asarray(map_DD), jnp.array([0.0, 0.5]), (q, None)).tokens_BA)
     ids_BT, last_B = np.asarray(q.tokens.ids_BT), np.asarray(q.last_B)
     for row, (ids, last) in enumerate(zip(ids_BT, last_B, strict=True)):
         for place in range(int(np.asarray(q.real_BA)[row].sum())):

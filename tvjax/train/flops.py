@@ -11,11 +11,13 @@ from typing import Any
 from tvjax.parallel.hardware import rate
 
 
-def flops(jaxpr: Any) -> Counter[str]:
+def flops(jaxpr: Any, loops: float = 1) -> Counter[str]:
     """Floating point operations of all matrix products in `jaxpr`, over all devices, by `hardware.rate`.
 
     A product of ``[M, K]`` and ``[K, N]`` is ``2 M K N``; everything else is left out, as is usual. Operations that
-    remat repeats are counted again. A condition counts as its costliest branch, a `while` loop as one iteration.
+    remat repeats are counted again. A condition counts as its costliest branch.
+
+    loops: how many iterations a `while` loop counts as, since a program does not say how many it takes.
     """
     total: Counter[str] = Counter()
     for eqn in jaxpr.eqns:
@@ -27,13 +29,18 @@ def flops(jaxpr: Any) -> Counter[str]:
                 2 * sums * math.prod(eqn.outvars[0].aval.shape)
             )
             continue
-        inner = [flops(inside) for value in eqn.params.values() for inside in _jaxprs(value)]
+        inner = [flops(inside, loops) for value in eqn.params.values() for inside in _jaxprs(value)]
         if eqn.primitive.name == "cond":
             inner = [max(inner, key=Counter.total)]
-        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        times = {"scan": eqn.params.get("length"), "while": loops}.get(eqn.primitive.name, 1)
         for counts in inner:
             total.update({dtype: times * count for dtype, count in counts.items()})
     return total
+
+
+def total(jaxpr: Any, loops: float = 1) -> float:
+    """All that `flops` counts, whatever its dtype."""
+    return float(flops(jaxpr, loops).total())
 
 
 def _precision(value: Any) -> str:
