@@ -1,11 +1,14 @@
 """The distance of next-token distributions and the identity margin, exact where the model is made by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import tvjax
 from tests.handmade import token_offset
+from tests.nn.golden import make
+from tests.vectors.test_language_vectors import asked, chances, golden
 from tvjax.nn.answers import Questions
 from tvjax.nn.tokens import Tokens
 from tvjax.tasks import TokenOffset
@@ -100,10 +103,10 @@ class TestByHand:
         unread = jnp.full((2, model.config.width), jnp.nan)
         _, state_BD = alone(model.bare, (q, held(unread, self.TOKENS, self.TOKENS)))
         theta_SD = jnp.stack([self.theta(model, row) for row in (self.ADD_1, self.ADD_3)])
-        asked = prompts(([], 4))
+        bare = prompts(([], 4))
         for shown, sign in ((0, 1), (1, -1)):
             known = held(state_BD[:1], self.TOKENS)
-            said = written(model.bare, theta_SD[shown][None, None], jnp.array([2]), jnp.zeros((1, 1)), (asked, known))
+            said = written(model.bare, theta_SD[shown][None, None], jnp.array([2]), jnp.zeros((1, 1)), (bare, known))
             np.testing.assert_allclose(said.margin_B[0, 0, 0], sign * 2 / 7, atol=1e-5)
             expected = 0 if shown == 0 else 2 / 7 * np.log(ODDS)
             np.testing.assert_allclose(said.d_ntp_B[0, 0, 0], expected, atol=1e-5)
@@ -111,6 +114,38 @@ class TestByHand:
     def theta(self, model, row):
         ids = prompts(row).tokens.ids_BT[:, :-1]
         return tvjax.capture(model, ids, "blocks/resid", layers=2, positions="last")["blocks/resid"][0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3", "gemma2"])
+class TestGolden:
+    """Each prompt held against what another one says, on models of three kinds."""
+
+    OWN, RIVALS = [[3, -1], [41, 5], [8, -1]], [[5, 17], [9, -1], [-1, -1]]
+
+    def test_it_is_what_plain_logits_give(self, name):
+        model, q = golden(name), asked()
+        unread = jnp.full((3, model.config.width), jnp.nan)
+        own, rivals = jnp.array(self.OWN), jnp.array(self.RIVALS)
+        said, state_BD = alone(model.bare, (q, Reference(own, rivals, unread)))
+        np.testing.assert_allclose(said.d_ntp_B, 0, atol=1e-5)
+        far, _ = alone(model.bare, (q, Reference(own, rivals, state_BD[::-1])))
+        p = [chances(model, prompt).astype(float) for prompt in make.PROMPTS]
+        for number, (other, q_V) in enumerate(zip(p[::-1], p, strict=True)):
+            np.testing.assert_allclose(far.d_ntp_B[number], (other * np.log(other / q_V)).sum(), rtol=1e-3, atol=1e-5)
+        for number, q_V in enumerate(p[:2]):
+            greatest = [max(q_V[token] for token in side[number] if token >= 0) for side in (self.OWN, self.RIVALS)]
+            np.testing.assert_allclose(far.margin_B[number], greatest[0] - greatest[1], atol=1e-5)
+        assert np.isnan(far.margin_B[2])
+
+    def test_no_distribution_is_kept(self, name):
+        model, q = golden(name), asked()
+        c = model.config
+        unread = jnp.full((3, c.width), jnp.nan)
+        known = Reference(jnp.array(self.OWN), jnp.array(self.RIVALS), unread)
+        vectors, keep = jnp.zeros((2, 1, c.width)), jnp.ones((2, 1))
+        found = jax.eval_shape(written, model.bare, vectors, jnp.array([0, 1]), keep, (q, known))
+        assert [a.shape for a in found] == [(3, 2, 1, 2), (3, 2, 1), (3, 2, 1)]
+        assert c.num_outputs not in sum((a.shape for a in jax.tree.leaves(found)), ())
 
 
 def test_nothing_is_compared_without_a_reference():
