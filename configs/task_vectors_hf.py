@@ -1,5 +1,7 @@
 """Task vectors of a pretrained model on text tasks; with :small of a small model that is trained here first.
 
+With :all every method that makes vectors, those of --plugins too, beside what others have published of other models.
+
 --config.model.path=FOLDER --config.data.path=TASKS
 """
 
@@ -30,7 +32,13 @@ def _small(config: ConfigDict) -> None:
     config.model.path = ""
 
 
-VARIANTS = {"smollm2": _smollm2, "small": _small}
+def _all(config: ConfigDict) -> None:
+    _smollm2(config)
+    config.methods = tuple(name for name, method in methods.METHODS.items() if isinstance(method, VectorMethod))
+    config.distributed_function_vector.shuffled_prompts = config.function_vector.shuffled_prompts  # found once for both
+
+
+VARIANTS = {"smollm2": _smollm2, "small": _small, "all": _all}
 
 
 def get_config(model: str = "smollm2") -> ConfigDict:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from tvjax.evals.statistics import macro, of_metric, over_seeds, over_tasks, student
+from tvjax.evals.statistics import macro, of_known, of_metric, over_seeds, over_tasks, student
 
 
 class TestMacro:
@@ -27,6 +27,14 @@ class TestMacro:
         second[:4] = 1 - second[:4]
         width = lambda values: np.ptp(macro([values])[1])
         assert width(first - second) < 0.5 * min(width(first), width(second))
+
+
+class TestOfKnown:
+    def test_what_is_nan_does_not_count_nor_does_a_group_without_more(self):
+        groups = [np.array([1.0, np.nan, 3.0]), np.full(4, np.nan), np.array([5.0])]
+        found = of_known("x", groups)
+        assert found["x"] == 3.5 and (3.5, found["x_ci"]) == macro([np.array([1.0, 3.0]), np.array([5.0])])
+        assert of_known("x", groups[1:2]) == {"x": None, "x_ci": None}
 
 
 class TestOverTasks:

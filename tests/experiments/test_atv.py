@@ -25,7 +25,8 @@ from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.progress import Progress
 from tvjax.experiments.text_model.run import corpus
 from tvjax.methods import METHODS
-from tvjax.methods.trained import ask
+from tvjax.methods.base import pass_flops
+from tvjax.methods.trained import ask, measure
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.pretrained.tokenizer import Tokenizer, train_tokenizer
 from tvjax.nn.pretrained.weights import save_folder
@@ -33,6 +34,7 @@ from tvjax.parallel.batches import Batches
 from tvjax.parallel.mesh import make_mesh
 from tvjax.tasks.suite import suite
 from tvjax.tasks.text import Template, some
+from tvjax.text.adapting import query_flops
 from tvjax.vectors import origin, store
 
 SEEN, AMBIGUOUS, UNSEEN = ("next_letter", "opposite"), ("digits", "double"), ("capital",)
@@ -164,6 +166,102 @@ class TestSummary:
     def test_chance_is_guessing_among_the_tasks_of_the_same_inputs(self, done):
         """Two tasks share every input; only "zero" has one answer in both, and it is doubled to "zero", not 0."""
         assert done[1]["chance"] == {"digits": 0.5, "double": 0.5}
+
+
+def log_chances(target, prompt, edits=None):
+    """log p of the token behind a prompt, alone and without padding."""
+    return np.asarray(jax.nn.log_softmax(tvjax.run(target, [prompt], edits=edits, last=True)[0, 0]))
+
+
+def distance(target, shown, prompt, edits=None):
+    """The divergence from what one prompt says to what another does, in the plainest way."""
+    p, q = log_chances(target, shown), log_chances(target, prompt, edits)
+    return (np.exp(p) * (p - q)).sum()
+
+
+class TestMeasured:
+    """Distance from k-shot, identity margin and cost, of what is trained and of prompts."""
+
+    @pytest.fixture(scope="class")
+    def trained(self, done, config):
+        """The target, the context, and `measure` of ATV of another lambda."""
+        settings, context = atv.open_context(config, done[0], "eval", lambda line: None)
+        method = METHODS["atv_last"]
+        members = method.members(context)
+        experiment, params = method.train(context, atv.folder_of(done[0], settings, "atv_last"), members)
+        asked = context.examples["query"]["test"]
+        of = lambda scale: measure(context, experiment, params, scale * members[1]["scale"], asked)
+        return tvjax.load(config["target"]["path"]), context, of
+
+    def test_each_seed_and_template_has_its_own_k_shot_prompts(self, trained):
+        """With a lambda of 0 it is the target asked zero-shot."""
+        target, context, of = trained
+        found = of(0.0)["opposite"].d_ntp
+        assert found.shape == (5, 4)
+        for column, bench in enumerate(context.benches):
+            pairs = bench.sample("opposite", "test")
+            prompts = zip(bench.few_shot("opposite", pairs), bench.zero_shot(pairs), strict=True)
+            oracle = [distance(target, *pair) for pair in prompts]
+            np.testing.assert_allclose(found[:, column], oracle, rtol=1e-3, atol=1e-5)
+        assert len(np.unique(found.round(4))) > 10
+
+    def test_it_is_that_of_the_vectors_that_are_saved(self, trained, done):
+        target, context, of = trained
+        vectors = store.load_vectors(done[0] / "vectors" / "atv_last.opposite.safetensors")[0]["vectors"]
+        bench, found = context.benches[0], of(1.0)["opposite"].d_ntp[:, 0]
+        pairs = bench.sample("opposite", "test")
+        prompts = zip(bench.few_shot("opposite", pairs), bench.zero_shot(pairs), vectors, strict=True)
+        oracle = [distance(target, *pair, tvjax.add(one[:, None], layers=[1, 2])) for *pair, one in prompts]
+        np.testing.assert_allclose(found, oracle, rtol=1e-3, atol=1e-5)
+
+    def test_the_summary_has_their_means(self, trained, done):
+        _, context, of = trained
+        found = of(1.0)
+        for kind in ("d_ntp", "margin"):
+            entry = row(done[1], "atv_last")
+            known = {task: getattr(one, kind).mean(1) for task, one in found.items()}
+            known = {task: values[~np.isnan(values)] for task, values in known.items()}
+            for task, values in known.items():
+                assert entry[kind][task] == (pytest.approx(values.mean(), abs=1e-5) if len(values) else None)
+            means = [values.mean() for values in known.values() if len(values)]
+            assert entry[f"{kind}_mean"] == pytest.approx(np.mean(means), abs=1e-5)
+            low, high = entry[f"{kind}_mean_ci"]
+            assert low <= entry[f"{kind}_mean"] <= high
+        for task in context.tasks:
+            assert row(done[1], "few_shot")["d_ntp"][task] == pytest.approx(0, abs=1e-5)
+            assert (entry["margin"][task] is None) == (task not in AMBIGUOUS)
+
+    def test_each_method_is_held_against_k_shot(self, done):
+        summary = done[1]
+        assert set(summary["less_few_shot"]) == {*CONFIG["methods"]} - {"few_shot"}
+        for name, entry in summary["less_few_shot"].items():
+            for group, kind in itertools.product(("seen", "ambiguous", "unseen"), ("", "_first")):
+                gap = row(summary, name)[f"{group}_mean{kind}"] - row(summary, "few_shot")[f"{group}_mean{kind}"]
+                np.testing.assert_allclose(entry[f"{group}{kind}"], gap, atol=1e-12)
+
+    def test_what_a_query_costs(self, trained, done):
+        """LoRA's kernels are sums, made once; ATV's generator reads each query, and its expansion makes vectors."""
+        _, context, _ = trained
+        tokens, scale, frozen = 7, jnp.ones(2), context.frozen
+        bare, cost = pass_flops(context.target, tokens), {}
+        for name in ("lora", "atv_last"):
+            adapter = METHODS[name].adapter_of(context)
+            params = adapter.init(jax.random.key(0), frozen)
+            cost[name] = query_flops(adapter, params, scale, frozen, tokens, 3)
+        generator = 2 * 3 * (4 * 16**2 + 3 * 16 * 32) + 4 * 3**2 * 16
+        expansion = 2 * 16 * 2 * 32
+        assert cost["lora"] == bare
+        assert cost["atv_last"] == bare + generator + expansion, "of the generator nothing is read out"
+        rows = {name: row(done[1], name) for name in CONFIG["methods"]}
+        assert rows["zero_shot"]["query_flops"] < rows["atv_last"]["query_flops"] < rows["few_shot"]["query_flops"]
+        assert rows["zero_shot"]["make_flops"] == rows["few_shot"]["make_flops"] == 0
+
+    def test_training_takes_its_steps(self, done, trained):
+        """Forward and backward, of each query at least three times the products of the expansion and twice the rest."""
+        _, context, _ = trained
+        made, examples = row(done[1], "atv_all")["make_flops"], CONFIG["train"]["steps"] * CONFIG["train"]["batch"]
+        one = row(done[1], "atv_all")["query_flops"]
+        assert 2 * one * examples < made < 20 * one * examples * context.templates
 
 
 class TestVectors:

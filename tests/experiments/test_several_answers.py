@@ -38,7 +38,7 @@ class Says:
     def __init__(self, tokenizer, answers):
         self.tokenizer, self.answers = tokenizer, answers
 
-    def __call__(self, program, static, fixed, q):
+    def __call__(self, program, static, fixed, q, loops=1):
         ids_BT, valid_BT = np.asarray(q.tokens.ids_BT), np.asarray(q.tokens.valid_BT)
         texts = [self.tokenizer.decode(row[valid]) for row, valid in zip(ids_BT, valid_BT, strict=True)]
         last = [text.split("\n")[-1].split(" -> ") for text in texts]

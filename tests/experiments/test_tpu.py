@@ -20,7 +20,7 @@ from tvjax.train.plan import make_plan
 
 pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install 'tvjax[tpu]'")
 
-UNTRAINED = ("task_vectors_hf.py:smollm2", "formats.py:smollm2")
+UNTRAINED = ("task_vectors_hf.py:smollm2", "task_vectors_hf.py:all", "formats.py:smollm2")
 """They train nothing, and so have no program to plan; ":small" has that of its model."""
 FOUND = list(sources())
 SOURCES = [one for one in FOUND if one not in UNTRAINED and not any(other.startswith(one + ":") for other in FOUND)]

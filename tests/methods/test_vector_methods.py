@@ -1,5 +1,7 @@
 """Vectors of tasks: each is what its definition says, computed here in the plainest way on a small random model."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -83,7 +85,7 @@ def test_the_map_is_added_to_the_last_state(model, bench):
     q, *_ = bench.ask_all(bench.zero_shot(pairs), bench.accepted("opposite", pairs))
     random, layers = np.random.default_rng(0), model.config.num_layers
     map_DD = random.normal(size=(model.config.width,) * 2).astype(np.float32)
-    found = np.asarray(mapped(model.bare, jnp.asarray(map_DD), jnp.array([0.0, 0.5]), q))
+    found = np.asarray(mapped(model.bare, jnp.asarray(map_DD), jnp.array([0.0, 0.5]), (q, None)).tokens_BA)
     ids_BT, last_B = np.asarray(q.tokens.ids_BT), np.asarray(q.last_B)
     for row, (ids, last) in enumerate(zip(ids_BT, last_B, strict=True)):
         for place in range(int(np.asarray(q.real_BA)[row].sum())):
@@ -201,26 +203,49 @@ def test_the_epoch_is_the_first_of_the_best_within_patience(accuracies, patience
 
 
 def test_all_methods_are_measured_on_one_bench(folder, tmp_path):
+    """By the config that names them all, on the small model of this file."""
+    pytest.importorskip("ml_collections")
+    from tests.experiments.test_configs import read
+
+    few = {"demonstrations": 2, "prompts": 2, "questions": 4}
     by_gradient = {**SETTINGS["function_vector"], "chosen_by": "gradient"}
-    config = {
-        "experiment": "task_vectors",
-        "model": {"path": folder},
-        "data": {"tasks": ("capital",)},
-        "template": {"before": "", "between": " ->", "after": "\n", "start": "\n"},
-        "vectors": {"demonstrations": 2, "prompts": 2, "questions": 2},
-        "methods": ALL,
-        **SETTINGS,
-        "function_vector": by_gradient,
-        "distributed_function_vector": by_gradient,
-    }
+    own = SETTINGS | {"function_vector": by_gradient, "distributed_function_vector": by_gradient}
+    config = read("task_vectors_hf.py:all", f"--config.model.path={folder}")
+    config = {**config, "data": {"tasks": ("double", "digits")}, "vectors": few, **own}
+    assert config["methods"] == ALL and len(ALL) >= 10
     summary = task_vectors.run(config, tmp_path / "run", "train", quiet)
     assert [method["name"] for method in summary["methods"]] == list(ALL)
     for entry in summary["tasks"].values():
         assert all(0 <= entry[name] <= 1 for name in ALL)
         assert entry["linear_task_vector_layer"] == 3 and entry["in_context_vector_layer"] is None
-    vectors, about = tvjax.load_vectors(tmp_path / "run" / "vectors" / "capital.safetensors")
+    vectors, about = tvjax.load_vectors(tmp_path / "run" / "vectors" / "digits.safetensors")
     assert set(vectors) == set(ALL) - {"linear_task_vector"} and about["in_context_vector.rescaled"] is True
     page, table = write_report(tmp_path / "run").read_text(), summary_table(summary)
     assert all(METHODS[name].label in page for name in ALL) and "linear task vector" in table
+    side_by_side(summary, tmp_path / "run", page, table)
     with pytest.raises(UserError, match="a divisor of steps = 2"):
         task_vectors.run(changed(config, learned_vector__epochs=4), tmp_path / "bad", "train", quiet)
+
+
+def side_by_side(summary, folder, page, table):
+    """What is said of all methods side by side: means of what is said by task, costs, times, and others' numbers."""
+    mean, tasks, kinds = summary["mean"], summary["tasks"].values(), set(summary["cost"])
+    assert kinds == {*ALL, "zero_shot", "few_shot", "shuffled_shot", "shuffled_vector"}
+    assert mean["few_shot_d_ntp"] == pytest.approx(0, abs=1e-5) and mean["zero_shot_d_ntp"] > 1e-3
+    assert any(e["rivals"] for e in tasks)
+    for kind in kinds:
+        assert mean[f"{kind}_d_ntp"] == pytest.approx(np.mean([e[f"{kind}_d_ntp"] for e in tasks]))
+        margins = [e[f"{kind}_margin"] for e in tasks if e["rivals"]]
+        assert mean[f"{kind}_margin"] == pytest.approx(np.mean(margins)) and abs(mean[f"{kind}_margin"]) <= 1
+        for suffix in ("", "_first"):
+            gap = mean[f"{kind}{suffix}"] - mean[f"few_shot{suffix}"]
+            assert mean[f"{kind}{suffix}_less_few_shot"] == pytest.approx(gap)
+        assert f"<td>{mean[f'{kind}_d_ntp']:.2f} <small>" in page and f"  {mean[f'{kind}_d_ntp']:.2f} [" in table
+    cost = summary["cost"]
+    assert cost["vector"]["make_flops"] == cost["mean_of_tasks"]["make_flops"] < cost["function_vector"]["make_flops"]
+    assert cost["linear_task_vector"]["query_flops"] == cost["zero_shot"]["query_flops"] + 2 * 32**2
+    assert cost["learned_vector"]["trainable_parameters"] == 2 * 32 and cost["zero_shot"]["make_flops"] == 0
+    times = json.loads((folder / "eval" / "timing.json").read_text())
+    assert set(times) == kinds and all(one["query_ms"] > 0 for one in times.values())
+    assert "seconds to make" in page and "Published elsewhere" in page and "Not ours" in page
+    assert all(f"<td>{value}</td>" in page for value in ("90.8", "91.5", "91.0", "77.7", "75.8", "48.2"))

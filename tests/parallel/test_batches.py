@@ -12,6 +12,7 @@ from tvjax.errors import UserError
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.model import Model, forward
 from tvjax.parallel.batches import GIB, Batches
+from tvjax.train.flops import flops
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -53,6 +54,19 @@ def test_one_program_for_arrays_of_any_length():
     assert len(batches._programs) == 1
     batches(program, (3,), (weights,), rows)
     assert len(batches._programs) == 2
+
+
+def test_operations_are_those_of_the_entries_and_compiling_has_its_own_seconds():
+    """Entries that fill up a batch, and programs that are there already, count as what they are."""
+    multiply = jax.jit(lambda weights, rows: rows @ weights)
+    batches = Batches(1.0, 4, lambda jaxpr, loops: loops * flops(jaxpr).total())
+    weights, rows = jnp.ones((3, 5)), jnp.ones((7, 3))
+    batches(multiply, (), (weights,), rows)
+    assert batches.operations == 7 * 2 * 3 * 5
+    compiling = batches.compiling
+    batches(multiply, (), (weights,), rows[:6], loops=10)
+    assert batches.operations == (7 + 60) * 2 * 3 * 5 and batches.compiling == compiling > 0
+    assert Batches(1.0, 4).operations == 0
 
 
 def test_models_of_the_same_shapes_have_programs_of_their_own():

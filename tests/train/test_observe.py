@@ -11,7 +11,7 @@ from tests.conftest import quiet
 from tvjax.parallel.hardware import CHIPS
 from tvjax.parallel.mesh import make_mesh
 from tvjax.train import observe
-from tvjax.train.flops import flops
+from tvjax.train.flops import flops, total
 from tvjax.train.log import read_rows
 from tvjax.train.loop import TrainConfig, Trainer
 from tvjax.train.observe import WALL_CLOCK, Meter, ideal_seconds, process_seconds
@@ -200,8 +200,20 @@ class TestFlops:
 
     def test_what_remat_computes_again_counts_again(self):
         f = lambda w: jnp.tanh(jnp.tanh(w @ w) @ w).sum()
-        plain, again = (self.count(jax.grad(g), jnp.ones((4, 4)))["float32"] for g in (f, jax.checkpoint(f)))
+        plain, again = (self.count(jax.value_and_grad(g), jnp.ones((4, 4)))["float32"] for g in (f, jax.checkpoint(f)))
         assert plain == 6 * 2 * 4**3 and again == 8 * 2 * 4**3
+
+    def test_a_loop_of_unknown_length_counts_as_often_as_is_said(self):
+        f = lambda w, n: jax.lax.fori_loop(n, 9, lambda _, c: c @ c, w)
+        jaxpr = jax.make_jaxpr(f)(jnp.ones((4, 4)), 3)
+        assert flops(jaxpr) == {"float32": 2 * 4**3} and total(jaxpr, 2.5) == 2.5 * 2 * 4**3
+
+    def test_a_product_of_which_nothing_is_made_does_not_count(self):
+        both = jax.jit(lambda w: (w @ w, w @ w @ w))
+        assert self.count(lambda w: both(w)[0], jnp.ones((4, 4))) == {"float32": 2 * 4**3}
+        assert self.count(lambda w: both(w), jnp.ones((4, 4))) == {"float32": 3 * 2 * 4**3}
+        scanned = lambda w: jax.lax.scan(lambda c, _: (c @ c, c @ c), w, length=3)
+        assert self.count(lambda w: scanned(w)[0], jnp.ones((4, 4)))["float32"] >= 3 * 2 * 4**3
 
 
 class TestRows:

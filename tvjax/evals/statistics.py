@@ -71,6 +71,16 @@ def macro(groups: Sequence[np.ndarray], *, seed: int = 0) -> tuple[float, list[f
     return float(np.mean(means)), [float(low), float(high)]
 
 
+def of_known(name: str, groups: Sequence[np.ndarray]) -> dict[str, object]:
+    """``{name: mean, name_ci: [low, high]}`` of groups ``[n]``, as `macro`, without the entries that are nan.
+
+    Both are None if nothing is left. A group of which nothing is left does not count.
+    """
+    known = [values[~np.isnan(values)] for values in groups]
+    mean, limits = macro([values for values in known if len(values)]) if any(map(len, known)) else (None, None)
+    return {name: mean, f"{name}_ci": limits}
+
+
 def over_tasks(groups: Sequence[np.ndarray], *, seed: int = 0) -> tuple[float, list[float]]:
     """As `macro`, but the groups ``[n]`` are drawn too: the interval is for other tasks of the kind as well. [ours]
 

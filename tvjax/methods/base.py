@@ -16,14 +16,16 @@ import numpy as np
 
 from tvjax.errors import UserError
 from tvjax.nn.decoder import DecoderConfig
-from tvjax.nn.model import Model
+from tvjax.nn.model import Model, forward
 from tvjax.parallel.batches import Batches
 from tvjax.parallel.mesh import MeshConfig
 from tvjax.settings import setting
 from tvjax.tasks.text import TextTask
 from tvjax.text.adapting import ExampleConfig
-from tvjax.text.bench import Bench, Right, room
+from tvjax.text.bench import Bench, Spent, room
 from tvjax.text.examples import Examples, Reader
+from tvjax.text.measures import Measured, measured
+from tvjax.train.flops import total
 from tvjax.train.loop import TrainConfig, Trainer
 from tvjax.train.state import OptimizerConfig, TrainState
 from tvjax.vectors.adapters import Frozen
@@ -33,8 +35,8 @@ Kind = Literal["prompts", "vectors", "trained", "atv"]
 """Prompts alone; vectors that are not trained; baselines that are; adaptive task vectors."""
 Knows = Literal["query", "demonstrations", "task"]
 """What a method knows of a question: the query alone, demonstrations beside the query, or which task it is of."""
-Answered = dict[str, Right]
-"""Of each task whether its questions were answered right, ``[n, seeds * templates]``."""
+Answered = dict[str, Measured]
+"""Of each task what is measured of the answers to its questions, ``[n, seeds * templates]``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Written(NamedTuple):
 class MethodResult:
     """What is known of a method: which questions it answers right, and what an answer takes.
 
-    right: of each task, ``[n, seeds * templates]``.
+    right: of each task what is measured of its answers, ``[n, seeds * templates]``.
     tokens: of a query, with what stands before the query.
     ask: asks some questions again, by programs that are compiled, to be timed (None: the method is not timed).
     questions: how many questions `ask` asks.
@@ -78,6 +80,8 @@ class MethodResult:
     about: what else the summary says of the method.
     written: what the method writes for the test queries.
     train_ms: milliseconds of a trained example.
+    query_flops: FLOPs of the matrix products by which one query more is answered, up to the answer's first token.
+    made: what making it takes, for all tasks, once: of one template and seed, if there are several (None: not known).
     """
 
     right: Answered
@@ -89,6 +93,8 @@ class MethodResult:
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
     written: Written | None = None
     train_ms: float | None = None
+    query_flops: float | None = None
+    made: Spent | None = None
 
 
 @dataclasses.dataclass
@@ -226,7 +232,7 @@ class Prompted(Method):
 
     def run(self, context: RunContext, folder: Path) -> MethodResult:
         """Ask with the prompts."""
-        right: dict[str, list[Right]] = {name: [] for name in context.tasks}
+        right: dict[str, list[Measured]] = {name: [] for name in context.tasks}
         lengths: list[int] = []
         some: list[tuple[str, str]] = []
         first = context.benches[0]
@@ -234,13 +240,21 @@ class Prompted(Method):
             for name in context.tasks:
                 pairs = bench.sample(name, "test")
                 prompts = self.prompts(bench, name)
-                right[name].append(bench.plain(prompts, bench.accepted(name, pairs)))
+                right[name].append(measured(bench, name, prompts))
                 context.tick(self.name)
                 lengths += map(len, bench.tokenizer.encode(prompts))
                 some += [(prompt, y) for prompt, (_, y) in zip(prompts, pairs, strict=True)] if bench is first else []
         some = some[:: max(1, len(some) // context.evaluation.batch)]
         q = first.ask([p for p, _ in some], [y for _, y in some])
-        return MethodResult(side_by_side(right), float(np.mean(lengths)), lambda: first.answered(q), len(some))
+        tokens = float(np.mean(lengths))
+        return MethodResult(
+            side_by_side(right),
+            tokens,
+            lambda: first.answered(q),
+            len(some),
+            query_flops=pass_flops(context.target, tokens),
+            made=Spent(),
+        )
 
     def work(self, context: RunContext) -> tuple[int, float]:
         """A part is a task of a bench."""
@@ -248,9 +262,18 @@ class Prompted(Method):
         return len(self._benches(context)) * len(context.tasks), context.evaluation.test * tokens
 
 
-def side_by_side(right: Mapping[str, list[Right]]) -> Answered:
+def side_by_side(right: Mapping[str, list[Measured]]) -> Answered:
     """The answers of each bench, ``[n]``, as columns."""
-    return {name: Right(*(np.stack(kind, 1) for kind in zip(*one, strict=True))) for name, one in right.items()}
+    return {name: Measured(*(np.stack(kind, 1) for kind in zip(*one, strict=True))) for name, one in right.items()}
+
+
+def pass_flops(model: Model, tokens: float) -> float:
+    """FLOPs of the matrix products of one pass over a prompt of about so many tokens, read out at its last token."""
+    length = max(1, round(tokens))
+    ids = jax.ShapeDtypeStruct((1, length), np.int32)
+    return total(
+        jax.make_jaxpr(lambda model, ids: forward(model, ids, at=slice(length - 1, length))[0])(model.bare, ids)
+    )
 
 
 def milliseconds(ask: Callable[[], Any], count: int, rounds: int = 5, enough: float = 5.0) -> float:

@@ -14,7 +14,7 @@ from tvjax.methods.vector import TaskVectors, VectorMethod
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.settings import setting
 from tvjax.text.bench import Bench, room
-from tvjax.vectors.above import head_attributions, head_effects
+from tvjax.vectors.above import head_attributions, head_effects, loops
 from tvjax.vectors.function_vectors import function_vector, strongest
 
 EFFECTS = {"patching": jax.jit(head_effects), "gradient": jax.jit(head_attributions)}
@@ -59,7 +59,9 @@ def means_and_heads(
             pairs = bench.queries(name, own.shuffled_prompts)
             q = bench.ask(bench.few_shot(name, pairs, shuffled=True), [y for _, y in pairs])
             fixed = (bench.model.bare, jnp.asarray(means[name]))
-            found.append(np.asarray(bench.batches(EFFECTS[own.chosen_by], (), fixed, q), np.float32).mean(0))
+            times = loops(bench.layers[1:], bench.model.config.num_layers)
+            effect_BLH = bench.batches(EFFECTS[own.chosen_by], (), fixed, q, loops=times)
+            found.append(np.asarray(effect_BLH, np.float32).mean(0))
             bench.tick(method)
         return np.asarray(np.mean(found, 0))
 

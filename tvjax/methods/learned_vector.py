@@ -117,4 +117,5 @@ METHOD = LearnedVector(
     make=make,
     keep=1.0,
     making=_making,
+    trainable=lambda config: config.width,
 )

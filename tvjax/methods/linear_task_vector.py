@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvjax.methods.vector import Layer, TaskVectors, VectorMethod
+from tvjax.methods.vector import Layer, TaskVectors, VectorMethod, at_one_layer
 from tvjax.nn.answers import Questions, from_last
 from tvjax.nn.model import Model
 from tvjax.settings import setting
 from tvjax.tasks.text import some
-from tvjax.text.bench import Bench, Right, graded
+from tvjax.text.bench import Bench
+from tvjax.text.measures import Asked
 from tvjax.vectors.above import alike, read_out, states
 from tvjax.vectors.from_prompts import vocabulary
+from tvjax.vectors.next_token import Reference, Said, judge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,21 +53,23 @@ def fitted(states_PD: np.ndarray, added_PD: np.ndarray, ridge: float) -> np.ndar
 
 
 @jax.jit
-def mapped(model: Model, map_DD: jax.Array, scale_U: jax.Array, q: Questions) -> jax.Array:
-    """The likeliest token at each place of the answers with ``scale h W`` added to h^L there: ``[B, U, A]``."""
+def mapped(model: Model, map_DD: jax.Array, scale_U: jax.Array, asked: tuple[Questions, Reference | None]) -> Said:
+    """What is said at each place of the answers with ``scale h W`` added to h^L there: ``[B, U, ...]``."""
+    q, reference = asked
+    said = judge(model, reference)
     past, q = from_last(model, q)
     h_BAD = states(model, past, q)[0][-1]
     layers, reach = model.config.num_layers, past.positions_BS.shape[1] + q.tokens.ids_BT.shape[1]
 
-    def one(scale: jax.Array) -> jax.Array:
-        """Of one scale, ``[B, A]``."""
+    def one(scale: jax.Array) -> Said:
+        """Of one scale, ``[B, ...]``."""
         new_BAD = h_BAD + (scale * (h_BAD.astype(jnp.float32) @ map_DD)).astype(h_BAD.dtype)
         if alike(model.config, reach):
-            return read_out(model, past, q, new_BAD, layers).argmax(-1)
+            return said(read_out(model, past, q, new_BAD, layers))
         flat = vocabulary(model, new_BAD.reshape(-1, new_BAD.shape[-1]))
-        return flat.argmax(-1).reshape(new_BAD.shape[:2])
+        return said(flat.reshape(*new_BAD.shape[:2], -1))
 
-    return jax.lax.map(one, scale_U).swapaxes(0, 1)
+    return jax.tree.map(lambda a: a.swapaxes(0, 1), jax.lax.map(one, scale_U))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,15 +86,14 @@ class LinearTaskVector(VectorMethod):
         """The last."""
         return [bench.model.config.num_layers]
 
-    def swept(
-        self, bench: Bench, name: str, split: str, vectors_LD: np.ndarray, layers: object, scales: object
-    ) -> Right:
-        """Whether each question is answered right with the map, times each scale: ``[n, 1, scales]``."""
-        pairs = bench.sample(name, split)
-        q, back_B, begin = bench.ask_all(bench.zero_shot(pairs), bench.accepted(name, pairs))
+    def said(self, bench: Bench, asked: Asked, vectors_LD: np.ndarray, layers: object, scales: object) -> Said:
+        """What is said with the map, times each scale: ``[rows, 1, scales, ...]``."""
         fixed = (bench.model.bare, jnp.asarray(vectors_LD), jnp.asarray(scales, jnp.float32))
-        tokens_BUA = np.asarray(bench.batches(mapped, (), fixed, q))
-        return graded(q, tokens_BUA[:, None], back_B, begin)
+        return at_one_layer(bench.batches(mapped, (), fixed, (asked.q, asked.reference), loops=0))
+
+    def query_flops(self, bench: Bench, tokens: float) -> float:
+        """FLOPs of the matrix products that answer a query of so many tokens, with those of the map."""
+        return super().query_flops(bench, tokens) + 2.0 * bench.model.config.width**2
 
 
 def _making(bench: Bench, own: LinearSettings) -> tuple[int, float]:

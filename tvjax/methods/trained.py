@@ -17,13 +17,15 @@ from tvjax.nn.model import Model
 from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh, place
 from tvjax.settings import setting
-from tvjax.text.adapting import AdapterExperiment, answers, held, trainable
-from tvjax.text.bench import Right
+from tvjax.text.adapting import AdapterExperiment, answers, held, measured, query_flops, trainable
+from tvjax.text.bench import Right, Spent
 from tvjax.text.examples import Examples
+from tvjax.text.measures import Measured, reference
 from tvjax.train.log import read_rows
 from tvjax.train.loop import Trainer
 from tvjax.train.state import Hyper, TrainState, unreached
 from tvjax.vectors.adapters import Adapter, Frozen
+from tvjax.vectors.next_token import Reference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,22 +136,24 @@ class Trained(Method):
 
     def train(self, context: RunContext, folder: Path, members: Members) -> tuple[AdapterExperiment, Any]:
         """Train `members` in `folder`, or read there what was trained; the best parameters of each by the dev split."""
-        experiment, state = self._train(context, folder, members)
+        experiment, state, _ = self._train(context, folder, members)
         return experiment, state.chosen
 
-    def _train(self, context: RunContext, folder: Path, members: Members) -> tuple[AdapterExperiment, TrainState]:
+    def _train(
+        self, context: RunContext, folder: Path, members: Members
+    ) -> tuple[AdapterExperiment, TrainState, Trainer]:
         mesh = make_mesh(**dataclasses.asdict(context.training.mesh))
         frozen = self.frozen_of(context)
         experiment, trainer = self.trainer(context, frozen, members, mesh)
         state = context.finish(trainer, folder)
         if processes.count() > 1:  # what is measured, each measures alone
             experiment = dataclasses.replace(experiment, frozen=frozen)
-        return experiment, state
+        return experiment, state, trainer
 
     def run(self, context: RunContext, folder: Path) -> MethodResult:
         """Train a member a seed and ask them."""
         members = self.members(context)
-        experiment, state = self._train(context, folder, members)
+        (experiment, state, trainer), spent = context.benches[0].cost(lambda: self._train(context, folder, members))
         params, idle = state.chosen, unreached(state)
         if idle:
             paths = ", ".join(path or "its parameters" for path in idle)
@@ -157,18 +161,29 @@ class Trained(Method):
                 f"method {self.name}: no gradient has reached {paths} in training: what it says does not depend on them"
             )
         examples, scale_ML = context.examples[self.reads]["test"], members[1]["scale"]
-        right = ask(context, experiment, params, scale_ML, examples)
+        right = measure(context, experiment, params, scale_ML, examples)
         context.tick(self.name)
-        some = jax.tree.map(lambda a: a[:: max(1, len(right.first) // context.evaluation.batch)], examples)
+        count = examples.task_I.shape[0]
+        some = jax.tree.map(lambda a: a[:: max(1, count // context.evaluation.batch)], examples)
         one = jax.tree.map(lambda p: p[:1], params)
+        train_ms = _train_ms(folder, context.training.examples.batch * len(members[0]))
         result = MethodResult(
-            answered(context, right, examples),
+            right,
             context.bare_tokens + self.in_front(experiment.frozen),
             lambda: ask(context, experiment, one, scale_ML[:1], some),
             int(some.task_I.shape[0]),
             trainable=trainable(params),
             about=self.more(experiment.adapter, experiment.frozen) | ({"unreached": idle} if idle else {}),
-            train_ms=_train_ms(folder, context.training.examples.batch * len(members[0])),
+            train_ms=train_ms,
+            query_flops=query_flops(
+                experiment.adapter,
+                jax.tree.map(lambda p: p[0], params),
+                scale_ML[0],
+                experiment.frozen,
+                context.bare_tokens,
+                float(np.mean(np.asarray(examples.readings.last_B) + 1)),
+            ),
+            made=_made(trainer, train_ms, spent),
         )
         self.add(context, result, experiment, params, scale_ML)
         return result
@@ -213,10 +228,42 @@ def ask(
     return Right(*np.moveaxis(np.asarray(right, float), -1, 0))
 
 
-def answered(context: RunContext, right: Right, examples: Examples) -> Answered:
-    """Of each task whether its questions were answered right: ``[n, M * templates]``. right: what `ask` returns."""
-    kinds = [context.by_task(values.reshape(len(values), -1), examples) for values in right]
-    return {task: Right(*(kind[task] for kind in kinds)) for task in context.tasks}
+def measure(
+    context: RunContext, experiment: AdapterExperiment, params: Any, scale_ML: jax.Array, examples: Examples
+) -> Answered:
+    """Of each task what is measured of the answers to its test examples, a member a seed: ``[n, M * templates]``."""
+    fixed = (params, scale_ML, experiment.frozen)
+    found = context.batches(measured, (experiment.adapter,), fixed, (examples, *_references(context)))
+    by_kind = {
+        kind: context.by_task(np.asarray(a, np.float64).reshape(len(a), -1), examples) for kind, a in found.items()
+    }
+    return {task: Measured(**{kind: by_task[task] for kind, by_task in by_kind.items()}) for task in context.tasks}
+
+
+def _references(context: RunContext) -> tuple[Reference, np.ndarray]:
+    """What the test examples are held against, with leaves ``[I, templates, ...]``, and k-shot's states of each seed,
+    ``[I, seeds, templates, D]``.
+    """
+    by_bench = []
+    for bench in context.benches:
+        rows = []
+        for name in context.tasks:
+            counts = [len(answers) for answers in bench.accepted(name, bench.sample(name, "test"))]
+            rows.append(jax.tree.map(lambda a, n=counts: np.repeat(a, n, axis=0), reference(bench, name)))
+        by_bench.append(jax.tree.map(lambda *a: np.concatenate(a), *rows))
+    known = jax.tree.map(
+        lambda *a: np.stack(a, 1).reshape(len(a[0]), -1, context.templates, *a[0].shape[1:]), *by_bench
+    )
+    return jax.tree.map(lambda a: a[:, 0], known), known.state_BD
+
+
+def _made(trainer: Trainer, train_ms: float | None, read: Spent) -> Spent:
+    """What a member's training takes. read: what is read for all members, of which the FLOPs count."""
+    c, members = trainer.config, len(trainer.names)
+    with jax.set_mesh(trainer.mesh):
+        of_dispatch = sum(trainer.flops().values())
+    seconds = float("nan") if train_ms is None else train_ms * c.steps * trainer.examples / members / 1000
+    return Spent(seconds, read.flops + of_dispatch * c.steps / c.log_every / members)
 
 
 def _train_ms(folder: Path, examples: int) -> float | None:

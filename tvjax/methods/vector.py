@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvjax.errors import RunError, UserError
-from tvjax.methods.base import Kind, Knows, Method, MethodResult, RunContext, side_by_side
-from tvjax.nn.answers import Questions, likeliest
+from tvjax.methods.base import Kind, Knows, Method, MethodResult, RunContext, pass_flops, side_by_side
+from tvjax.nn.answers import Questions, logits
+from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.model import Model
-from tvjax.text.bench import Bench, Right, best_layer_and_scale, graded
+from tvjax.text.bench import Bench, Right, Spent, best_layer_and_scale
+from tvjax.text.measures import Asked, Measured, asked, said
 from tvjax.vectors.atv import Positions, inject
+from tvjax.vectors.next_token import Reference, Said, judge
 
 Vectors = dict[str, np.ndarray]
 """Of each task a vector for every layer, h^0..h^L: ``[L+1, D]``."""
@@ -62,6 +65,7 @@ class VectorMethod(Method):
     stored: whether a run keeps the vectors in its vectors/.
     making: how many parts `make` has, each a tick of the bench by the method's name, and about how many tokens a part
         takes through all blocks.
+    trainable: how many numbers of the vectors of a task are trained.
     """
 
     kind: Kind = "vectors"
@@ -74,6 +78,7 @@ class VectorMethod(Method):
     rescaled: bool = False
     stored: bool = True
     making: Callable[[Bench, Any], tuple[int, float]] = nothing_more
+    trainable: Callable[[DecoderConfig], int] = lambda config: 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,34 +140,73 @@ class VectorMethod(Method):
 
         ``[n, layers, scales]``.
         """
+        one = asked(bench, name, split)
+        return one.graded(self.said(bench, one, vectors_LD, layers, scales))
+
+    def measured(
+        self, bench: Bench, name: str, vectors_LD: np.ndarray, layers: Sequence[Layer], scales: Sequence[float]
+    ) -> Measured:
+        """What is measured of the test split, as `swept` asks it."""
+        one = asked(bench, name, "test", compared=True)
+        return one.measured(self.said(bench, one, vectors_LD, layers, scales))
+
+    def said(
+        self, bench: Bench, asked: Asked, vectors_LD: np.ndarray, layers: Sequence[Layer], scales: Sequence[float]
+    ) -> Said:
+        """What is said with the vector at each layer, times each scale: ``[rows, layers, scales, ...]``."""
         if self.everywhere:
-            return added_everywhere(bench, name, split, vectors_LD[1:], scales, self.positions, self.rescaled)
+            fixed = (bench.model.bare, jnp.asarray(vectors_LD[1:], jnp.float32), jnp.asarray(scales, jnp.float32))
+            static = (self.positions, self.rescaled)
+            return at_one_layer(bench.batches(_everywhere, static, fixed, (asked.q, asked.reference)))
         at = [layer for layer in layers if layer is not None]
-        return bench.swept(name, split, vectors_LD[at], at, self.keep, scales)
+        vectors_LUD = np.asarray(vectors_LD[at])[:, None] * np.asarray(scales)[None, :, None]
+        return said(bench, asked, vectors_LUD, at, np.full(vectors_LUD.shape[:2], self.keep))
+
+    def query_flops(self, bench: Bench, tokens: float) -> float:
+        """FLOPs of the matrix products that answer a query of so many tokens: a vector that is written costs none."""
+        return pass_flops(bench.model, tokens)
 
     def run(self, context: RunContext, folder: Path) -> MethodResult:
         """Ask with the vector of each task, at the layer and of the scale that are best on its dev split."""
         own = context.own[self.group]
-        right: dict[str, list[Right]] = {name: [] for name in context.tasks}
-        scales = self.scales(own)
+        right: dict[str, list[Measured]] = {name: [] for name in context.tasks}
+        scales, made = self.scales(own), []
         context.vectors[self.name] = []
         for bench in context.benches:
-            result, best = self.vectors(bench, own), {}
+            (result, spent), best = bench.cost(functools.partial(self.vectors, bench, own)), {}
+            made.append(spent)
             for name in context.tasks:
                 layers = self.layers(bench, result, name)
                 dev = self.swept(bench, name, "dev", result.vectors[name], layers, scales)
                 row, column = best_layer_and_scale(dev)
                 best[name] = Choice(layers[row], scales[column])
                 layer, scale = best[name]
-                test = self.swept(bench, name, "test", result.vectors[name], [layer], [scale])
-                right[name].append(Right(*(a[:, 0, 0] for a in test)))
+                test = self.measured(bench, name, result.vectors[name], [layer], [scale])
+                right[name].append(Measured(*(a[:, 0, 0] for a in test)))
                 context.tick(self.name)
             context.vectors[self.name].append((result.vectors, best, self.keep))
         first: dict[str, Choice] = context.vectors[self.name][0][1]
         about: dict[str, Any] = {"layer": {name: choice.layer for name, choice in first.items()}}
         if len(scales) > 1:
             about["scale"] = {name: choice.scale for name, choice in first.items()}
-        return MethodResult(side_by_side(right), context.bare_tokens, about=about)
+        bench, name = context.benches[0], next(iter(context.tasks))
+        ask, count = self.timed(bench, name, context.vectors[self.name][0][0][name], first[name])
+        return MethodResult(
+            side_by_side(right),
+            context.bare_tokens,
+            ask,
+            count,
+            trainable=len(context.tasks) * self.trainable(bench.model.config),
+            about=about,
+            query_flops=self.query_flops(bench, context.bare_tokens),
+            made=sum(made, Spent()) / len(made),
+        )
+
+    def timed(self, bench: Bench, name: str, vectors_LD: np.ndarray, choice: Choice) -> tuple[Callable[[], Any], int]:
+        """What asks the test split of a task with its vector, to be timed, and how many questions that are."""
+        one = asked(bench, name, "test")
+        ask = functools.partial(self.said, bench, one, vectors_LD, [choice.layer], [choice.scale])
+        return lambda: ask().tokens_BA, len(one.q.last_B)
 
     def work(self, context: RunContext) -> tuple[int, float]:
         """A part is a task of a bench."""
@@ -174,34 +218,30 @@ class VectorMethod(Method):
         return len(context.benches) * tasks, cost + questions
 
 
-def added_everywhere(
-    bench: Bench,
-    name: str,
-    split: str,
-    vectors_LD: np.ndarray,
-    scales: Sequence[float],
-    positions: Positions,
-    rescaled: bool = False,
-) -> Right:
-    """Whether each question is answered right with a vector added at each of the layers 1..L: ``[n, 1, scales]``."""
-    pairs = bench.sample(name, split)
-    q, back_B, begin = bench.ask_all(bench.zero_shot(pairs), bench.accepted(name, pairs))
-    fixed = (bench.model.bare, jnp.asarray(vectors_LD, jnp.float32), jnp.asarray(scales, jnp.float32))
-    tokens_BUA = np.asarray(bench.batches(_everywhere, (positions, rescaled), fixed, q))
-    return graded(q, tokens_BUA[:, None], back_B, begin)
+def at_one_layer(said: Said) -> Said:
+    """What is said with each of some scales, ``[rows, scales, ...]``, as of one layer: ``[rows, 1, scales, ...]``."""
+    found: Said = jax.tree.map(lambda a: a[:, None], said)
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _everywhere(
-    positions: Positions, rescaled: bool, model: Model, vectors_LD: jax.Array, scale_U: jax.Array, q: Questions
-) -> jax.Array:
-    """The likeliest token at each place of the answers, with the vectors times each scale: ``[B, U, A]``."""
+    positions: Positions,
+    rescaled: bool,
+    model: Model,
+    vectors_LD: jax.Array,
+    scale_U: jax.Array,
+    asked: tuple[Questions, Reference | None],
+) -> Said:
+    """What is said of the answers with the vectors times each scale: ``[B, U, ...]``."""
+    q, reference = asked
     layers, batch = tuple(range(1, model.config.num_layers + 1)), q.last_B.shape[0]
+    keep = judge(model, reference)
 
-    def one(scale: jax.Array) -> jax.Array:
-        """Of one scale, ``[B, A]``."""
+    def one(scale: jax.Array) -> Said:
+        """Of one scale, ``[B, ...]``."""
         vectors_BLD = jnp.broadcast_to(scale * vectors_LD[None], (batch, *vectors_LD.shape))
         tree = inject(vectors_BLD, layers, positions, model.config, q, rescaled=rescaled)
-        return likeliest(model, q, tree)
+        return keep(logits(model, q, tree))
 
-    return jax.lax.map(one, scale_U).swapaxes(0, 1)
+    return jax.tree.map(lambda a: a.swapaxes(0, 1), jax.lax.map(one, scale_U))

@@ -83,7 +83,7 @@ def earlier(q: Questions, back_B: np.ndarray) -> Questions:
     return Questions(q.tokens, jnp.asarray(last_B), jnp.asarray(answers_BA), jnp.asarray(real_BA))
 
 
-def _logits(model: Model, q: Questions, edits: Any, past: Past | None) -> jax.Array:
+def logits(model: Model, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:
     """What is said of each token of the answers, with those before it in place: ``[B, A, V]``."""
     length = q.tokens.ids_BT.shape[1]
     at_BA = jnp.minimum(q.last_B[:, None] + jnp.arange(q.answers_BA.shape[1])[None], length - 1)
@@ -93,14 +93,14 @@ def _logits(model: Model, q: Questions, edits: Any, past: Past | None) -> jax.Ar
 
 def likeliest(model: Model, q: Questions, edits: Any = None, past: Past | None = None) -> jax.Array:
     """The likeliest token at each place of the answers, with those before it in place: ``[B, A]``."""
-    return _logits(model, q, edits, past).argmax(-1)
+    return logits(model, q, edits, past).argmax(-1)
 
 
 def judged(model: Model, q: Questions, edits: Any = None, past: Past | None = None) -> tuple[jax.Array, jax.Array]:
     """Whether each answer's first token, and whether all of it, is right, ``[B, 2]``; and its `risk`, ``[B]``."""
-    logits = _logits(model, q, edits, past)
-    right_BA = (logits.argmax(-1) == q.answers_BA) | ~q.real_BA
-    risk_BA = optax.softmax_cross_entropy_with_integer_labels(logits, q.answers_BA) * q.real_BA
+    out_BAV = logits(model, q, edits, past)
+    right_BA = (out_BAV.argmax(-1) == q.answers_BA) | ~q.real_BA
+    risk_BA = optax.softmax_cross_entropy_with_integer_labels(out_BAV, q.answers_BA) * q.real_BA
     return jnp.stack([right_BA[:, 0], right_BA.all(1)], axis=1), risk_BA.sum(1) / q.real_BA.sum(1)
 
 

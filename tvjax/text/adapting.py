@@ -12,14 +12,18 @@ import numpy as np
 from tvjax.errors import reject
 from tvjax.nn.answers import Questions, from_last, judged, risk
 from tvjax.nn.decoder import PADDING, Past
+from tvjax.nn.model import forward
+from tvjax.nn.tokens import Tokens
 from tvjax.parallel.batches import GIB, Batches
 from tvjax.parallel.mesh import shard_batch
 from tvjax.settings import setting
 from tvjax.text.examples import Examples, epoch_rows
+from tvjax.train.flops import total
 from tvjax.train.loop import BatchConfig
 from tvjax.train.state import ORDER, Hyper, member_key
 from tvjax.vectors.adapters import Adapter, Change, Frozen, Queries
 from tvjax.vectors.edits import by_address
+from tvjax.vectors.next_token import Reference, compared
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,7 @@ def over_prompts(
     scale_L: jax.Array,
     key: jax.Array | None = None,
     pasts: Past | None = None,
+    more: Any = (),
 ) -> Any:
     """`score` (`risk` or `judged`) of each prompt of each query, ``[templates, B]``, with what the adapter makes of it.
 
@@ -49,10 +54,11 @@ def over_prompts(
     prompts: with leaves ``[templates, B, ...]``.
     key: if there is one, as in training.
     pasts: what stands before the prompts, if that is known (`Examples.before`); then they begin at their last tokens.
+    more: further arguments of `score`, with leaves ``[templates, B, ...]``.
     """
     reading = adapter.read(params, frozen, queries, scale_L, key)
 
-    def one(q: Questions, past: Past | None) -> Any:
+    def one(q: Questions, past: Past | None, more: Any) -> Any:
         """The scores of the prompts of one template."""
         if adapter.from_last and past is None:
             past, q = from_last(frozen["target"], q)
@@ -61,9 +67,9 @@ def over_prompts(
             raise reject(f"{type(adapter).__name__}.change", type(change).__name__, "a vectors.adapters.Change")
         if change.edits is not None:
             by_address(change.edits)  # an edit at no address would train nothing, without a word
-        return score(change.model, q, change.edits, past or change.past)
+        return score(change.model, q, change.edits, past or change.past, *more)
 
-    return jax.vmap(one)(prompts, pasts)
+    return jax.vmap(one)(prompts, pasts, more)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -216,6 +222,58 @@ def answers(adapter: Adapter, params_M: Any, scale_ML: jax.Array, frozen: Frozen
         return over_prompts(adapter, judged, params, frozen, queries, prompts, scale_L)[0].swapaxes(0, 1)
 
     return jax.vmap(member, out_axes=1)(params_M, scale_ML)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def measured(
+    adapter: Adapter, params_M: Any, scale_ML: jax.Array, frozen: Frozen, asked: tuple[Examples, Reference, jax.Array]
+) -> dict[str, jax.Array]:
+    """What `compared` gives of each member's answers to each example's prompts: ``{name: [I, M, templates]}``.
+
+    asked: examples, what they are held against, with leaves ``[I, templates, ...]``, and the states of that for each
+        member, ``[I, M, templates, D]``.
+    """
+    examples, reference, state_IMTD = asked
+    queries, prompts = examples.rows(jnp.arange(examples.task_I.shape[0]))
+
+    def member(params: Any, scale_L: jax.Array, state_ITD: jax.Array) -> dict[str, jax.Array]:
+        """One member's answers, ``[I, templates]``."""
+        known = jax.tree.map(lambda a: a.swapaxes(0, 1), dataclasses.replace(reference, state_BD=state_ITD))
+        score = functools.partial(compared, frozen["target"])
+        found = over_prompts(adapter, score, params, frozen, queries, prompts, scale_L, more=(known,))
+        return {name: a.swapaxes(0, 1) for name, a in found.items()}
+
+    return jax.vmap(member, in_axes=(0, 0, 1), out_axes=1)(params_M, scale_ML, state_IMTD)
+
+
+def query_flops(adapter: Adapter, params: Any, scale_L: jax.Array, frozen: Frozen, tokens: float, read: float) -> float:
+    """FLOPs of the matrix products by which one query more is answered, up to the answer's first token.
+
+    What is done once for all queries of a batch, as adding LoRA's products to the kernels, is not counted.
+
+    params: of one member.
+    tokens: about how many the bare query has.
+    read: about how many the generator reads of it.
+    """
+    length = max(1, round(tokens))
+
+    def asked(count: int) -> float:
+        """Of so many queries in one batch."""
+        one_B1, last_B = jnp.ones((count, 1), jnp.int32), jnp.full(count, length - 1)
+        lengths = length, max(1, round(read))
+        prompts, readings = (Tokens(jnp.tile(one_B1, (1, n)), jnp.ones((count, n), bool)) for n in lengths)
+        queries = Queries(readings.ids_BT, readings.positions_BT, readings.last_B, jnp.zeros(count, jnp.int32))
+        q = Questions(prompts, last_B, one_B1, one_B1 > 0)
+
+        def first(params: Any, frozen: Frozen) -> jax.Array:
+            """What is said of the first token of each answer."""
+            change = adapter.change(params, frozen, adapter.read(params, frozen, queries, scale_L, None), q)
+            options: Any = {"edits": change.edits, "past": change.past, "positions_BT": prompts.positions_BT}
+            return forward(change.model, prompts.ids_BT, at=slice(length - 1, length), **options)[0]
+
+        return total(jax.make_jaxpr(first)(params, frozen))
+
+    return asked(2) - asked(1)
 
 
 def trainable(params: Any) -> int:

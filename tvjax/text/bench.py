@@ -7,6 +7,7 @@ are padded to one of a few lengths (`room`), so that few programs are compiled.
 import dataclasses
 import functools
 import itertools
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -22,7 +23,8 @@ from tvjax.nn.tokens import Tokens, pad
 from tvjax.parallel.batches import Batches
 from tvjax.settings import SEED, setting
 from tvjax.tasks.text import Answers, Pair, Template, TextTask, drawn, shots, some
-from tvjax.vectors.above import likeliest
+from tvjax.train.flops import total
+from tvjax.vectors.above import likeliest, loops
 from tvjax.vectors.from_prompts import ADDED, last_outputs, last_states, last_states_and_heads
 
 T = TypeVar("T")
@@ -81,6 +83,23 @@ def graded(q: Questions, tokens: np.ndarray, back_B: np.ndarray, begin: np.ndarr
     return Right(*(np.maximum.reduceat(a.astype(float), begin) for a in (first, whole)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """What has been spent. seconds: those of compiling left out. flops: of matrix products."""
+
+    seconds: float = 0.0
+    flops: float = 0.0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(self.seconds + other.seconds, self.flops + other.flops)
+
+    def __sub__(self, other: "Spent") -> "Spent":
+        return Spent(self.seconds - other.seconds, self.flops - other.flops)
+
+    def __truediv__(self, parts: float) -> "Spent":
+        return Spent(self.seconds / parts, self.flops / parts)
+
+
 SINK = "is in its prompt's first token, of which a model reads next to nothing"
 
 
@@ -131,8 +150,9 @@ class Bench:
         limit, longest = model.config.max_positions, self._longest()
         if model.config.positions == "learned" and longest > limit:
             raise reject("config.vectors.demonstrations", config.demonstrations, f"prompts of {limit} tokens")
-        self.batches = batches or Batches(config.memory, config.batch)
-        self._known: dict[Hashable, Any] = {}
+        self.batches = batches or Batches(config.memory, config.batch, total)
+        self._known: dict[Hashable, tuple[Any, Spent]] = {}
+        self._charged: dict[Hashable, Spent] = {}
 
     def _longest(self) -> int:
         """At least as many tokens as any prompt with its answer has."""
@@ -251,8 +271,15 @@ class Bench:
         self, q: Questions, vectors_LUD: np.ndarray, layers: Sequence[int], keep_LU: np.ndarray
     ) -> np.ndarray:
         """The likeliest token at each place of the answers with each vector, `above.likeliest`: ``[B, L, U, A]``."""
+        return np.asarray(self.write(_likeliest, q, vectors_LUD, layers, keep_LU))
+
+    def write(
+        self, program: Any, asked: Any, vectors_LUD: np.ndarray, layers: Sequence[int], keep_LU: np.ndarray
+    ) -> Any:
+        """What a program such as `above.likeliest` gives of questions with each vector: arrays ``[B, L, U, ...]``."""
         arrays = (jnp.asarray(vectors_LUD, jnp.float32), jnp.asarray(list(layers)), jnp.asarray(keep_LU, jnp.float32))
-        return np.asarray(self.batches(_likeliest, (), (self.model.bare, *arrays), q))
+        times = loops(layers, self.model.config.num_layers)
+        return self.batches(program, (), (self.model.bare, *arrays), asked, loops=times)
 
     def begun(self, x: str, answers: Mapping[str, Answers]) -> set[int]:
         """The tokens that the right answers of an input begin with, in `answers`."""
@@ -310,9 +337,26 @@ class Bench:
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` makes, made once for all methods that ask for it by the same key."""
         if key not in self._known:
-            self._known[key] = make()
-        known: T = self._known[key]
-        return known
+            began = self.clock()
+            made = make()
+            self._known[key] = made, self.clock() - began
+            self._charged.setdefault(key, Spent())
+        known, spent = self._known[key]
+        self._charged.setdefault(key, spent)
+        value: T = known
+        return value
+
+    def clock(self) -> Spent:
+        """What has been spent up to now, of which differences tell."""
+        return Spent(time.perf_counter() - self.batches.compiling, self.batches.operations)
+
+    def cost(self, make: Callable[[], T]) -> tuple[T, Spent]:
+        """What `make` makes, and what that takes for itself: what it shares with others (`once`) counts in full."""
+        self._charged = {}
+        began = self.clock()
+        made = make()
+        spent = self.clock() - began
+        return made, sum(self._charged.values(), spent)
 
     def few_shot_states(self, name: str) -> np.ndarray:
         """h^0..h^L at the last tokens of `prompts` few-shot prompts, ``[prompts, L+1, D]``."""

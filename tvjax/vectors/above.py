@@ -6,6 +6,7 @@ program serves all layers, and a write at layer l costs L - l blocks.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from tvjax.nn.decoder import DecoderConfig, Past
 from tvjax.nn.model import Model, forward
 from tvjax.vectors.edits import HEADS, edit_at
 from tvjax.vectors.from_prompts import at_last
+from tvjax.vectors.next_token import Reference, Said, judge
 from tvjax.vectors.tvp import STREAM, stream_at
 
 
@@ -62,23 +64,54 @@ def read_out(model: Model, past: Past, q: Questions, h_BAD: jax.Array, layer: An
     return _block(model, past, q, top, h_BAD, written)[0]
 
 
+def loops(layers: Sequence[int], num_layers: int) -> float:
+    """How often the loop of `read_out` runs, on average over `layers`: what `flops` cannot see in a program."""
+    return sum(max(0, num_layers - 1 - layer) for layer in layers) / len(layers)
+
+
+def alone(model: Model, asked: tuple[Questions, Reference]) -> tuple[Said, jax.Array]:
+    """What is said with nothing written, and h^L at each prompt's last token, ``[B, D]``, from which it is read out.
+
+    Where the reference has no state, as for k-shot prompts, they are held against that state.
+    """
+    q, reference = asked
+    past, q = from_last(model, q)
+    h_LBAD, out = states(model, past, q)
+    state_BD = h_LBAD[-1, :, 0]
+    known_BD = jnp.where(jnp.isnan(reference.state_BD), state_BD, reference.state_BD)
+    return judge(model, dataclasses.replace(reference, state_BD=known_BD))(out), state_BD
+
+
 def likeliest(model: Model, vectors_LUD: jax.Array, layers_L: jax.Array, keep_LU: jax.Array, q: Questions) -> jax.Array:
-    """The likeliest token at each place of the answers with each vector in place, ``[B, L, U, A]``.
+    """The likeliest token at each place of the answers with each vector in place, ``[B, L, U, A]``; as `written`."""
+    return written(model, vectors_LUD, layers_L, keep_LU, (q, None)).tokens_BA
+
+
+def written(
+    model: Model,
+    vectors_LUD: jax.Array,
+    layers_L: jax.Array,
+    keep_LU: jax.Array,
+    asked: tuple[Questions, Reference | None],
+) -> Said:
+    """What is said of the answers with each vector in place, ``[B, L, U, ...]``.
 
     The state h at the last token, at layer ``layers_L[l]`` (0..L), becomes ``keep_LU[l, u] h + vectors_LUD[l, u]``. An
     answer is read with its own tokens before each place, so that its first place is what the vector alone brings.
     """
+    q, reference = asked
+    said = judge(model, reference)
     past, q = from_last(model, q)
     h_LBAD, _ = states(model, past, q)
     length = q.tokens.ids_BT.shape[1]
     whole = not alike(model.config, past.positions_BS.shape[1] + length)
 
-    def at_layer(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    def at_layer(row: tuple[jax.Array, jax.Array, jax.Array]) -> Said:
         """All vectors of one layer."""
         vectors_UD, layer, keep_U = row
         h_BAD = h_LBAD[layer]
 
-        def one(vector_D: jax.Array, keep: jax.Array) -> jax.Array:
+        def one(vector_D: jax.Array, keep: jax.Array) -> Said:
             """One of them."""
             if whole:
                 tree = at_last(model.config, vector_D, layer, q.last_B, length, keep)
@@ -87,11 +120,12 @@ def likeliest(model: Model, vectors_LUD: jax.Array, layers_L: jax.Array, keep_LU
             else:
                 new_BD = keep.astype(h_BAD.dtype) * h_BAD[:, 0] + vector_D.astype(h_BAD.dtype)[None]
                 out = read_out(model, past, q, h_BAD.at[:, 0].set(new_BD), layer)
-            return out.argmax(-1)
+            return said(out)
 
         return jax.vmap(one)(vectors_UD, keep_U)
 
-    return jax.lax.map(at_layer, (vectors_LUD, layers_L, keep_LU)).transpose(2, 0, 1, 3)
+    by_layer = jax.lax.map(at_layer, (vectors_LUD, layers_L, keep_LU))
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 2, 0), by_layer)
 
 
 def head_effects(model: Model, mean_LHC: jax.Array, q: Questions) -> jax.Array:

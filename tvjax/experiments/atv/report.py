@@ -19,11 +19,13 @@ from tvjax.report.page import Contents, Page
 from tvjax.report.pca import principal
 from tvjax.report.reader import Run
 from tvjax.report.style import GRID, HUES, INK, MARKERS, PRIOR, QUIET, bottom_legend, hues, open_figure, quiet
-from tvjax.report.tables import Cell, Head, Row, Table, both
+from tvjax.report.tables import Cell, Head, Row, Table, both, of
+from tvjax.report.words import number
 
 KINDS = {"prompts": "prompts", "vectors": "vectors, not trained", "trained": "trained baselines", "atv": "ATV"}
 """The kinds of methods, as readers know them."""
 ACCURACIES = ("accuracy", "accuracy_first")
+GIGA = 1e9
 GROUPS = {
     "seen": "seen tasks: the query tells which",
     "ambiguous": "seen tasks that share their inputs",
@@ -130,6 +132,7 @@ def contents(run: Run) -> Contents:
         box(cautions(summary)),
         "<h2>Results</h2>",
         _methods_table(summary, _caption(summary), times).html(),
+        _less_few_shot(summary),
         _differences(summary),
         f"<h2>What is whose</h2><p>{escape(_sources(summary))}</p>",
     ]
@@ -139,22 +142,37 @@ def contents(run: Run) -> Contents:
 def _methods_table(summary: Mapping[str, Any], caption: str = "", times: Mapping[str, Any] | None = None) -> Table:
     """A row a method.
 
-    times: by method, the milliseconds of a question and of a trained example, as further columns.
+    times: by method, the milliseconds of a question and of a trained example, and seconds to make it, as further
+        columns.
     """
     names, groups, rows = names_of(summary), groups_of(summary), []
+    near = all("d_ntp_mean" in m for m in summary["methods"])  # older runs have none
     for m in summary["methods"]:
         trained, read = m["trainable_parameters"], m["generator_tokens_per_query"]
         cells = [both(m, f"{group}_mean") for group in groups]
+        if near:
+            cells += [of(m, "d_ntp_mean"), of(m, "margin_mean", "+.2f") if m["margin_mean"] is not None else Cell("-")]
         about = [m["knows"], f"{trained:,}" if trained else "none", f"{m['tokens_per_query']:.1f}"]
         about.append(f"{read:.1f}" if read else "")
+        if near:
+            about += [_known(m[field], GIGA) for field in ("query_flops", "make_flops")]
         if times is not None:
             took = times.get(m["name"], {})
             about += [f"{took[kind]:.2f}" if took.get(kind) else "" for kind in ("query_ms", "train_example_ms")]
+            about += [_known(took.get("make_seconds"))] if near else []
         rows.append(Row((names[m["name"]], *cells, *about)))
-    heads: list[Head | str] = ["", *(Head(label, group) for group, label in groups.items()), "knows", "trained numbers"]
-    heads += ["tokens a query", Head("and of the generator", "generator's")]
+    heads: list[Head | str] = ["", *(Head(label, group) for group, label in groups.items())]
+    heads += [Head("d_NTP, nats", "d_NTP"), Head("identity margin", "margin")] if near else []
+    heads += ["knows", "trained numbers", "tokens a query", Head("and of the generator", "generator's")]
+    heads += ["GFLOPs a query", "GFLOPs to make"] if near else []
     heads += ["ms a query", "ms a trained example"] if times is not None else []
+    heads += ["seconds to make"] if times is not None and near else []
     return Table(caption, tuple(heads), tuple(rows))
+
+
+def _known(value: float | None, unit: float = 1.0) -> str:
+    """A number in a unit, or a dash for one that is not known."""
+    return "-" if value is None else number(value / unit)
 
 
 def _caption(summary: Mapping[str, Any]) -> str:
@@ -167,8 +185,32 @@ def _caption(summary: Mapping[str, Any]) -> str:
         " seeds and templates). Milliseconds: of a question in a"
         " batch, with the generator; and of a trained example, with evaluation and checkpoints, without compilation."
         " Knows: the query alone, demonstrations beside it, or which task is meant; vectors that are read, and I2CL,"
-        " have also seen demonstrations of unseen tasks. Tokens a query: with those of a prefix."
+        " have also seen demonstrations of unseen tasks. Tokens a query: with those of a prefix. d_NTP: the"
+        " Kullback-Leibler divergence from the distribution of k-shot prompts of the same seed and template at the"
+        " answer's first token to that of the method (after Kwon, Choi and Sohn 2026). Identity margin: the chance of"
+        " the task's answer at that token, less the greatest chance of an answer that another task of the run has to"
+        " the same input and that begins with another token; questions without such a rival are left out. Both are"
+        " means over all tasks. FLOPs: those of matrix products; of a query, one pass up to the answer's first token,"
+        " with the generator's; to make, for all tasks, once: of vectors without the choice of layer and scale, of what"
+        " is trained one seed's steps."
     ) + (f" Guessing among the tasks of the same inputs would give:{chance}." if chance else "")
+
+
+def _less_few_shot(summary: dict[str, Any]) -> str:
+    """Each method less k-shot, if the run has that."""
+    names, groups, rows = names_of(summary), groups_of(summary), []
+    for name, entry in summary.get("less_few_shot", {}).items():  # older runs have none
+        known = {g: any(works(summary, one, g) for one in (name, "few_shot")) for g in groups}
+        rows.append(
+            Row((names[name], *(both(entry, g, "+.2f") if known[g] else Cell("neither works") for g in groups)))
+        )
+    shots = f"{summary['num_demonstrations']}-shot"
+    caption = (
+        f"Each method minus {shots}, on the same questions, above of first tokens, below of whole answers: paired 90%"
+        " bootstrap intervals."
+    )
+    table = Table(caption, (f"minus {shots}", *groups.values()), tuple(rows))
+    return f"<h2>Beside {shots}</h2>{table.html()}" if rows else ""
 
 
 def _differences(summary: dict[str, Any]) -> str:

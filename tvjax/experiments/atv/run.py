@@ -16,14 +16,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tvjax.errors import reject
-from tvjax.evals.statistics import bootstrap, macro
+from tvjax.evals.statistics import bootstrap, macro, of_known
 from tvjax.experiments import rundir
 from tvjax.experiments.atv.settings import ATVSettings, check_model
 from tvjax.experiments.base import Config, Experiment, PlanConfig, one_step
 from tvjax.experiments.models import shape_named, small_model
 from tvjax.experiments.progress import Progress, aloud
 from tvjax.files import user_path, write_json
-from tvjax.methods import METHODS
+from tvjax.methods import METHODS, few_shot
 from tvjax.methods.atv import ATVMethod, layers
 from tvjax.methods.base import Method, MethodResult, RunContext, Training, Written, milliseconds
 from tvjax.methods.trained import SHOTS, Trained, ask
@@ -40,12 +40,14 @@ from tvjax.tasks.text import Template, TextTask, some
 from tvjax.text.bench import SINK, Bench, sink
 from tvjax.text.data import keep_tasks
 from tvjax.text.examples import Examples, Reader, blank_examples, make_examples, pairs_of, questions_of
+from tvjax.train.flops import total
 from tvjax.train.loop import Trainer
 from tvjax.vectors import origin, store
 from tvjax.vectors.adapters import Queries
 
 UNROLLED = 6
 """Layers that a generator may have and be unrolled, which is faster on a CPU."""
+FEW_SHOT = few_shot.METHOD.name
 COUNTED = {"": "whole", "_first": "first"}
 """How the summary's fields of accuracies end: those of whole answers, and of their first tokens."""
 
@@ -109,7 +111,7 @@ def make_context(
     """All that the methods of a run share. Raises `UserError` for what does not fit."""
     target, generator = models
     check_model(s, target.config)
-    batches = Batches(s.vectors.memory, s.vectors.batch)
+    batches = Batches(s.vectors.memory, s.vectors.batch, total)
     benches = [
         Bench(
             target,
@@ -214,7 +216,7 @@ def _by_group(s: ATVSettings, per_task: Mapping[str, np.ndarray], suffix: str) -
 
 
 def _per_question(result: MethodResult, kind: str) -> dict[str, np.ndarray]:
-    """Of each task how often each question is answered right, ``[n]``: the mean over seeds and templates."""
+    """Of each task a field of `Measured` of each question, ``[n]``: the mean over seeds and templates."""
     return {task: getattr(right, kind).mean(1) for task, right in result.right.items()}
 
 
@@ -225,6 +227,8 @@ def _row(method: Method, result: MethodResult, s: ATVSettings) -> dict[str, Any]
         "trainable_parameters": result.trainable,
         "tokens_per_query": result.tokens,
         "generator_tokens_per_query": result.generator_tokens,
+        "query_flops": result.query_flops,
+        "make_flops": None if result.made is None else result.made.flops,
     }
     for suffix, kind in COUNTED.items():
         per_question = _per_question(result, kind)
@@ -233,6 +237,12 @@ def _row(method: Method, result: MethodResult, s: ATVSettings) -> dict[str, Any]
             f"accuracy{suffix}_ci": {task: bootstrap(values)[1].tolist() for task, values in per_question.items()},
         }
         row |= _by_group(s, per_question, f"_mean{suffix}")
+    for kind in ("d_ntp", "margin"):
+        per_question = _per_question(result, kind)
+        by_task = {task: of_known("value", [values]) for task, values in per_question.items()}
+        row |= {kind: {task: one["value"] for task, one in by_task.items()}}
+        row |= {f"{kind}_ci": {task: one["value_ci"] for task, one in by_task.items()}}
+        row |= of_known(f"{kind}_mean", list(per_question.values()))
     runs = np.stack([result.right[task].whole.mean(0) for task in s.tasks.seen]).mean(0)
     row["seen_mean_by_run"] = runs.tolist()
     return row | result.about
@@ -240,16 +250,25 @@ def _row(method: Method, result: MethodResult, s: ATVSettings) -> dict[str, Any]
 
 def _differences(results: Mapping[str, MethodResult], s: ATVSettings) -> dict[str, Any]:
     """Each ATV minus each other method, on the same questions: the macro averages with paired intervals."""
-    differences: dict[str, Any] = {}
-    for one in (method.name for method in ours(s)):
-        differences[one] = {}
-        for other in (name for name in results if name != one):
-            differences[one][other] = {}
-            for suffix, kind in COUNTED.items():
-                first, second = (_per_question(results[name], kind) for name in (one, other))
-                gaps = {task: first[task] - second[task] for task in s.tasks.all}
-                differences[one][other] |= _by_group(s, gaps, suffix)
-    return differences
+    return {
+        one.name: {other: _difference(results, one.name, other, s) for other in results if other != one.name}
+        for one in ours(s)
+    }
+
+
+def _difference(results: Mapping[str, MethodResult], one: str, other: str, s: ATVSettings) -> dict[str, Any]:
+    """A method minus another, on the same questions: the macro averages with paired intervals."""
+    difference: dict[str, Any] = {}
+    for suffix, kind in COUNTED.items():
+        first, second = (_per_question(results[name], kind) for name in (one, other))
+        difference |= _by_group(s, {task: first[task] - second[task] for task in s.tasks.all}, suffix)
+    return difference
+
+
+def _less_few_shot(results: Mapping[str, MethodResult], s: ATVSettings) -> dict[str, Any]:
+    """Each other method minus k-shot; none if the run has no k-shot."""
+    others = [name for name in results if name != FEW_SHOT and FEW_SHOT in results]
+    return {name: _difference(results, name, FEW_SHOT, s) for name in others}
 
 
 def _settings_to_try(s: ATVSettings) -> list[dict[str, Any]]:
@@ -343,7 +362,11 @@ def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, pro
         name = method.name
         say(f"{'training' if method.trains and mode == 'train' else 'asking'} {name}")
         o = results[name] = method.run(context, folder_of(folder, s, name))
-        timing[name] = {"query_ms": milliseconds(o.ask, o.questions) if o.ask else None, "train_example_ms": o.train_ms}
+        timing[name] = {
+            "query_ms": milliseconds(o.ask, o.questions) if o.ask else None,
+            "train_example_ms": o.train_ms,
+            "make_seconds": None if o.made is None or np.isnan(o.made.seconds) else o.made.seconds,
+        }
         first, whole = (np.mean([o.right[task][kind].mean() for task in s.tasks.seen]) for kind in (0, 1))
         say(f"{name}: accuracy {whole:.2f} on seen tasks (first tokens {first:.2f}), {o.tokens:.0f} tokens a query")
         if o.written:
@@ -368,6 +391,7 @@ def _run(s: ATVSettings, config: Mapping[str, Any], folder: Path, mode: str, pro
         "chance": _chance(context, s),
         "methods": [_row(method, results[method.name], s) for method in s.methods],
         "differences": _differences(results, s),
+        "less_few_shot": _less_few_shot(results, s),
         "sensitivity": _sensitivity(context, s, folder, say),
     }
     write_json(folder / "eval" / "timing.json", timing)

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from tvjax.evals.learned import above
+from tvjax.experiments.task_vectors.methods_report import by_task_table, learned, methods_table, published_table
+from tvjax.files import read_json
 from tvjax.report.html import Exhibit, box
 from tvjax.report.page import Contents, Page
 from tvjax.report.reader import Run
@@ -36,6 +37,8 @@ def lines(summary: Mapping[str, Any]) -> list[str | Table]:
         *cautions(summary),
         _tasks(summary, plain=True),
     ]
+    if "cost" in summary:  # older runs have none
+        parts.append(methods_table(summary, _names(summary)))
     return parts
 
 
@@ -45,7 +48,7 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
     sentences = []
     if summary["query_first"]:
         sentences.append(SINK)
-    failed = [name for name, e in summary["tasks"].items() if not above(e["few_shot_first_ci"], e["zero_shot_first"])]
+    failed = [name for name in summary["tasks"] if name not in learned(summary)]
     if not failed:
         return sentences
     which = "any task" if len(failed) == len(summary["tasks"]) else ", ".join(failed)
@@ -81,7 +84,9 @@ def contents(run: Run) -> Contents:
     exhibits = [_methods(summary), _layers(summary)]
     if "indirect_effect" in summary:
         exhibits.append(_heads(summary))
-    return Contents("task vectors on text", _tables(summary), exhibits)
+    timing = run.path / "eval" / "timing.json"
+    times = read_json(timing, "run --mode=eval again") if timing.is_file() else {}
+    return Contents("task vectors on text", _tables(summary, times), exhibits)
 
 
 def _names(summary: Mapping[str, Any]) -> dict[str, str]:
@@ -261,15 +266,19 @@ def _words(entry: Mapping[str, Any]) -> str:
     return " | ".join(word.strip() or repr(word) for word in entry["words"])
 
 
-def _tables(summary: dict[str, Any]) -> list[str]:
-    model = summary["model"]
+def _tables(summary: dict[str, Any], times: Mapping[str, Any] | None = None) -> list[str]:
+    model, names = summary["model"], _names(summary)
+    compared = [methods_table(summary, names, times), by_task_table(summary, names)] if "cost" in summary else []
     return [
         f'<p class="quiet">{escape(model["path"])} ({escape(model["model_type"])}), {summary["num_layers"]} layers;'
         f" k = {summary['num_demonstrations']} demonstrations, vectors of {summary['num_prompts']} prompts</p>",
         box(cautions(summary)),
         "<h2>Results</h2>",
         _tasks(summary).html(),
+        *(table.html() for table in compared),
         _conflicts(summary["conflicts"]),
+        "<h2>Published elsewhere</h2>",
+        published_table().html(),
         f"<h2>What is whose</h2><p>{escape(_sources(summary))}</p>",
     ]
 

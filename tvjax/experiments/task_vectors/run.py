@@ -7,6 +7,7 @@ the last token steers.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,30 +17,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvjax.evals.learned import clearly_above
-from tvjax.evals.statistics import with_interval
+from tvjax.evals.statistics import macro, of_known, with_interval
 from tvjax.experiments import models, rundir
 from tvjax.experiments.base import Experiment
 from tvjax.experiments.models import open_model
 from tvjax.experiments.progress import Progress, aloud
-from tvjax.experiments.task_vectors.settings import STATE, TaskVectorSettings
+from tvjax.experiments.task_vectors.costs import Asking, costs, timing
+from tvjax.experiments.task_vectors.settings import CONTROL, STATE, TaskVectorSettings
 from tvjax.files import write_json
 from tvjax.methods import state_vector
 from tvjax.methods.vector import Layer, TaskVectors, VectorMethod, Vectors
 from tvjax.tasks.text import Pair
 from tvjax.text.bench import SINK, Bench, Right, best_layer_and_scale
 from tvjax.text.data import keep_tasks
+from tvjax.text.measures import Measured
 from tvjax.vectors import store
 from tvjax.vectors.from_prompts import vocabulary
 
-CONTROL = "shuffled_vector"
-"""The name of the state vector of prompts with shuffled labels."""
-PROMPTS = ("zero_shot", "few_shot", "shuffled_shot")
+ACCURACIES = {"": "whole", "_first": "first"}
+"""How the summary's fields of accuracies end."""
+Answers = dict[str, Measured]
+"""By the name of a way to ask, what is measured of the answers to the test questions of a task, ``[n]``."""
 
 
 def _chosen(
     bench: Bench, name: str, method: VectorMethod, result: TaskVectors, scales: Sequence[float], alone: Right
-) -> dict[str, Any]:
-    """Accuracy with the vector of a task at each layer that has one, and where the dev split prefers it.
+) -> tuple[dict[str, Any], Measured]:
+    """Accuracy with the vector of a task at each layer that has one; what is measured where the dev split prefers it.
 
     alone: zero-shot on the dev split. A vector works if more first tokens are right there (`clearly_above`).
     """
@@ -47,19 +51,19 @@ def _chosen(
     dev = method.swept(bench, name, "dev", vectors_LD, layers, scales)
     row, number = best_layer_and_scale(dev)
     layer, scale = layers[row], scales[number]
-    test = method.swept(bench, name, "test", vectors_LD, layers, (scale,))
+    test = method.measured(bench, name, vectors_LD, layers, (scale,))
     entry: dict[str, Any] = {
-        **_both(kind, Right(test.first[:, row, 0], test.whole[:, row, 0])),
         f"{kind}_layer": layer,
         f"{kind}_scale": scale,
         f"{kind}_dev": float(dev.first[:, row, number].mean()),
         f"{kind}_works": clearly_above(dev.first[:, row, number], alone.first),
     }
+    right: Right | Measured
     for split, right, column in (("dev", dev, number), ("test", test, 0)):
         for suffix, values in (("", right.whole), ("_first", right.first)):
             entry[f"{kind}{suffix}_by_layer_{split}"] = _by_layer(bench, layers, values[:, :, column].mean(0))
     bench.tick("swept")
-    return entry
+    return entry, Measured(*(a[:, row, 0] for a in test))
 
 
 def _by_layer(bench: Bench, layers: Sequence[Layer], means: np.ndarray) -> list[float | None]:
@@ -71,34 +75,59 @@ def _by_layer(bench: Bench, layers: Sequence[Layer], means: np.ndarray) -> list[
     return accuracies
 
 
-def _both(kind: str, right: Right) -> dict[str, Any]:
-    """Accuracy by the whole answer, and by its first token: the fields of `kind` and of `kind`_first."""
-    return {**with_interval(kind, right.whole), **with_interval(f"{kind}_first", right.first)}
-
-
-def _measure(bench: Bench, name: str, s: TaskVectorSettings, results: Mapping[str, TaskVectors]) -> dict[str, Any]:
-    """What the summary says of a task."""
-    test, dev = (bench.sample(name, split) for split in ("test", "dev"))
-    bare, answers = bench.zero_shot(test), bench.accepted(name, test)
-    alone = bench.plain(bench.zero_shot(dev), bench.accepted(name, dev))
-    entry: dict[str, Any] = {
-        "pairs": {"dev": len(dev), "test": len(test)},
-        "zero_shot_dev": float(alone.first.mean()),
-        **_both("zero_shot", bench.plain(bare, answers)),
-        **_both("few_shot", bench.plain(bench.few_shot(name, test), answers)),
-        **_both("shuffled_shot", bench.plain(bench.few_shot(name, test, shuffled=True), answers)),
+def _fields(kind: str, answers: Measured) -> dict[str, Any]:
+    """What the summary says of answers: accuracy by the whole and by first tokens, distance and margin."""
+    return {
+        **with_interval(kind, answers.whole),
+        **with_interval(f"{kind}_first", answers.first),
+        **with_interval(f"{kind}_d_ntp", answers.d_ntp),
+        **of_known(f"{kind}_margin", [answers.margin]),
     }
+
+
+def _measure(
+    bench: Bench, name: str, s: TaskVectorSettings, results: Mapping[str, TaskVectors], asking: Asking
+) -> tuple[dict[str, Any], Answers]:
+    """What the summary says of a task, and what is measured of its answers."""
+    test, dev = (bench.sample(name, split) for split in ("test", "dev"))
+    alone = bench.plain(bench.zero_shot(dev), bench.accepted(name, dev))
+    prompts = {
+        "few_shot": bench.few_shot(name, test),  # first: the others are held against it
+        "zero_shot": bench.zero_shot(test),
+        "shuffled_shot": bench.few_shot(name, test, shuffled=True),
+    }
+    answers = {kind: asking.ask(kind, bench, name, texts) for kind, texts in prompts.items()}
     bench.tick("asked")
+    entry: dict[str, Any] = {"pairs": {"dev": len(dev), "test": len(test)}, "zero_shot_dev": float(alone.first.mean())}
     for method in s.methods:
         scales = method.scales(s.own[method.group])
-        entry |= _chosen(bench, name, method, results[method.name], scales, alone)
+        chosen, answers[method.name] = _chosen(bench, name, method, results[method.name], scales, alone)
+        entry |= chosen
     layer, model = entry[f"{STATE}_layer"], bench.model
-    control = results[CONTROL].vectors[name][layer][None, None]
-    right = bench.scores(bare, answers, control, [layer], np.zeros((1, 1)))
+    control = state_vector.METHOD.measured(bench, name, results[CONTROL].vectors[name], [layer], [1.0])
+    answers[CONTROL] = Measured(*(a[:, 0, 0] for a in control))
     state_1D = jnp.asarray(results[STATE].vectors[name][[layer]])
     top = np.asarray(vocabulary(model, state_1D))[0]
     words = [bench.tokenizer.decode([i]) for i in np.argsort(-top)[: s.vectors.words]]
-    return entry | _both(CONTROL, Right(*(a[:, 0, 0] for a in right))) | {"words": words}
+    for kind, found in answers.items():
+        entry |= _fields(kind, found)
+    return entry | {"rivals": int((~np.isnan(answers["few_shot"].margin)).sum()), "words": words}, answers
+
+
+def _means(answers: Mapping[str, Answers]) -> dict[str, Any]:
+    """Over tasks: of each way to ask its accuracies, its distance from k-shot, margin, and accuracy less k-shot's."""
+    means: dict[str, Any] = {}
+    for kind in next(iter(answers.values())):
+        by_task = [one[kind] for one in answers.values()]
+        shots = [one["few_shot"] for one in answers.values()]
+        for suffix, field in ACCURACIES.items():
+            right = [getattr(one, field) for one in by_task]
+            means[f"{kind}{suffix}"] = float(np.mean([values.mean() for values in right]))
+            gaps = [values - getattr(other, field) for values, other in zip(right, shots, strict=True)]
+            means[f"{kind}{suffix}_less_few_shot"], means[f"{kind}{suffix}_less_few_shot_ci"] = macro(gaps)
+        means |= of_known(f"{kind}_d_ntp", [one.d_ntp for one in by_task])
+        means |= of_known(f"{kind}_margin", [one.margin for one in by_task])
+    return means
 
 
 def _partners(bench: Bench, shown: str, fewest: int) -> dict[str, list[tuple[int, Pair]]]:
@@ -223,20 +252,23 @@ def _run(
         progress.say(f"warning: the query {sink!r} {SINK}; config.template.start puts one before it")
     fewest = s.vectors.conflicts
     progress.plan(*_work(bench, s, sum(bool(_partners(bench, name, fewest)) for name in tasks)))
-    results = {CONTROL: state_vector.make(bench, None, shuffled=True)}
+    results, made = {}, {}
+    results[CONTROL], made[CONTROL] = bench.cost(lambda: state_vector.make(bench, None, shuffled=True))
     about: dict[str, Any] = {}
     for method in s.methods:
         progress.say(f"making vectors: {method.label}")
-        results[method.name] = method.vectors(bench, s.own[method.group])
+        make = functools.partial(method.vectors, bench, s.own[method.group])
+        results[method.name], made[method.name] = bench.cost(make)
         about |= results[method.name].about
     entries: dict[str, Any] = {}
+    answers: dict[str, Answers] = {}
+    asking = Asking()
     for name in tasks:
-        entries[name] = _measure(bench, name, s, results)
+        entries[name], answers[name] = _measure(bench, name, s, results, asking)
         progress.say(_line(name, entries[name], s))
         _save(folder / "vectors" / f"{name}.safetensors", bench, name, entries[name], s, results)
     vectors = results[STATE].vectors
     conflicts = [entry for name in tasks for entry in _conflicts(bench, name, entries, vectors, fewest)]
-    measured = (*PROMPTS, *(method.name for method in s.methods), CONTROL)
     summary = {
         "experiment": "task_vectors",
         "model": {"path": str(model.source.path), "model_type": model.source.values["model_type"]},
@@ -247,14 +279,13 @@ def _run(
         "query_first": bool(sink),
         "methods": [method.described() for method in s.methods],
         **about,
-        "mean": {
-            f"{kind}{suffix}": float(np.mean([e[f"{kind}{suffix}"] for e in entries.values()]))
-            for kind in measured
-            for suffix in ("", "_first")
-        },
+        "mean": _means(answers),
+        "cost": costs(bench, s, made, asking),
         "tasks": entries,
         "conflicts": conflicts,
     }
+    times = timing(bench, s, results, entries[next(iter(tasks))], made, asking)
+    write_json(folder / "eval" / "timing.json", times)
     write_json(folder / "eval" / "summary.json", summary)
     progress.say(f"measured in {time.monotonic() - began:.0f} s")
     return summary

@@ -15,6 +15,8 @@ from tvjax.text.bench import VectorConfig
 from tvjax.text.data import DataConfig
 
 STATE = state_vector.METHOD.name
+CONTROL = "shuffled_vector"
+"""The name of the state vector of prompts with shuffled labels."""
 
 
 @dataclasses.dataclass(frozen=True)
