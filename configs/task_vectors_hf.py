@@ -18,8 +18,8 @@ from tvjax.settings import defaults
 
 def _smollm2(config: ConfigDict) -> None:
     config.model.path = "smollm2"
-    config.data.tasks = ("past_tense", "gerund", "third_person", "plural", "capitalize", "first_letter")
-    config.data.tasks += ("opposite", "capital", "continent", "digits")
+    config.data.tasks = ("past_tense", "gerund", "plural", "capitalize", "first_letter")
+    config.data.tasks += ("opposite", "capital", "continent")
     config.template.start = "\n"
     config.vectors.demonstrations = 10
     config.vectors.prompts = 20
@@ -34,6 +34,7 @@ def _small(config: ConfigDict) -> None:
 
 def _all(config: ConfigDict) -> None:
     _smollm2(config)
+    config.data.tasks += ("third_person", "digits", "last_letter", "capitalize_adjective")
     config.methods = tuple(name for name, method in methods.METHODS.items() if isinstance(method, VectorMethod))
     config.distributed_function_vector.shuffled_prompts = config.function_vector.shuffled_prompts  # found once for both
 
