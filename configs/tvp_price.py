@@ -2,8 +2,8 @@
 
 The argument chooses the task, as in configs/tvp_synthetic.py: token_offset (default), linear or sinusoid. A sweep of
 it: all combinations of tvp_weight and schedule ("late": constant, from the middle of the training on) at the middle
-layer; a control of each weight, which answers the same fresh queries from the demonstrations; and some weights in three
-times as many steps. Other layers: --config.sweep.population.prescribed_layer='(1,2,3)'. All of it is ours.
+layer, and a control of each weight, which answers the same fresh queries from the demonstrations. Other layers:
+--config.sweep.population.prescribed_layer='(1,2,3)'; longer: --config.base.train.steps=3000. All of it is ours.
 """
 
 import tvp_synthetic
@@ -35,7 +35,5 @@ def get_config(task: str = "token_offset") -> ConfigDict:
     config.also = ConfigDict()  # further combinations, each of fields of the base as config.sweep
     config.also.late = ConfigDict({"tvp": {"start_step": (steps // 2,)}, "population": members})
     config.also.control = ConfigDict({"tvp": {"answered_from": ("demonstrations",)}, "population": members})
-    few = members | {"tvp_weight": (0.0, 0.1, 1.0)}
-    config.also.longer = ConfigDict({"train": {"steps": (3 * steps,)}, "population": few})
     config.cut = ConfigDict(defaults(CutConfig, most_members=16))
     return config
