@@ -1,8 +1,10 @@
 """Adapters in folders of peft: the logits with them are peft's, whichever of the two wrote the folder."""
 
 import dataclasses
+import errno
 import importlib.util
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from tvjax.errors import UserError
 from tvjax.nn.lora import apply_lora, init_lora, sites
 from tvjax.nn.model import Model
 from tvjax.nn.prefix import start_prefix
+from tvjax.nn.pretrained import folder
 from tvjax.nn.tokens import pad
 
 needs_peft = pytest.mark.skipif(
@@ -62,10 +65,20 @@ def options(name, kind):
     }[kind]
 
 
+# Where fewer channels turn than these, their order in a file is ours.
+CHANGED = {"gptj": {"rotary_dim": 4}}
+
+
 @pytest.fixture(scope="module")
-def models():
+def models(tmp_path_factory):
     """Ours, by name."""
-    return {name: tvjax.load(GOLDEN / name) for name in NAMES}
+    made = {}
+    for name in NAMES:
+        path = shutil.copytree(GOLDEN / name, tmp_path_factory.mktemp("models") / name)
+        values = json.loads((path / "config.json").read_text()) | CHANGED.get(name, {})
+        (path / "config.json").write_text(json.dumps(values))
+        made[name] = tvjax.load(path)
+    return made
 
 
 def theirs(name):
@@ -73,7 +86,8 @@ def theirs(name):
     import transformers
 
     torch.set_num_threads(1)
-    return transformers.AutoModelForCausalLM.from_pretrained(GOLDEN / name, attn_implementation="eager").eval()
+    options = {"attn_implementation": "eager", **CHANGED.get(name, {})}
+    return transformers.AutoModelForCausalLM.from_pretrained(GOLDEN / name, **options).eval()
 
 
 def with_adapter(name, config, seed=0):
@@ -90,11 +104,11 @@ def with_adapter(name, config, seed=0):
     return model
 
 
-def loaded(name, folder):
+def loaded(name, path):
     """The model of transformers with the adapter in a folder, as peft reads it."""
     import peft
 
-    return peft.PeftModel.from_pretrained(theirs(name), folder).eval()
+    return peft.PeftModel.from_pretrained(theirs(name), path).eval()
 
 
 def logits(model):
@@ -419,17 +433,35 @@ def test_a_folder_of_something_else_is_left_as_it_is(models, tmp_path):
     with pytest.raises(UserError, match=r"path: given .*; accepted: a folder"):
         tvjax.export_adapter(tmp_path / "file", lora, model)
     for name in ("config.json", "adapter_model.bin"):
-        folder = tmp_path / name.split(".")[0]
-        folder.mkdir()
-        (folder / name).write_text("{}")
+        other = tmp_path / name.split(".")[0]
+        other.mkdir()
+        (other / name).write_text("{}")
         with pytest.raises(UserError, match=f"holds {name}; accepted: a folder without"):
-            tvjax.export_adapter(folder, lora, model)
-        assert [file.name for file in folder.iterdir()] == [name]
+            tvjax.export_adapter(other, lora, model)
+        assert [file.name for file in other.iterdir()] == [name]
     folder_of(tmp_path / "earlier", model, prefix=True)
     (tmp_path / "earlier" / "README.md").write_text("mine")
     tvjax.export_adapter(tmp_path / "earlier", lora, model)
     assert sorted(file.name for file in (tmp_path / "earlier").iterdir()) == ["README.md", CONFIG, WEIGHTS]
     assert tvjax.load_adapter(tmp_path / "earlier", model).prefix is None
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
+def test_a_write_that_fails_leaves_the_adapter_that_was_there(name, models, tmp_path, monkeypatch):
+    model = models["llama3"]
+    folder_of(tmp_path / "adapter", model)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "adapter").iterdir()}
+    whole = folder.write_whole
+
+    def full(path, content):
+        if path.name == name:
+            raise OSError(errno.EACCES, "no more")
+        whole(path, content)
+
+    monkeypatch.setattr(folder, "write_whole", full)
+    with pytest.raises(UserError, match=r"adapter: cannot be written \(no more\)"):
+        tvjax.export_adapter(tmp_path / "adapter", {"query": PAIR}, model)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "adapter").iterdir()} == before
 
 
 def test_a_model_that_was_trained_here_has_names_too(models, tmp_path):
