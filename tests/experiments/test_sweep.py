@@ -19,7 +19,7 @@ from tvjax.experiments import rundir
 from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.sweep import report
 from tvjax.experiments.sweep import run as sweep
-from tvjax.experiments.sweep.settings import SweepSettings
+from tvjax.experiments.sweep.settings import Part, SweepSettings
 from tvjax.experiments.tvp import run as tvp
 from tvjax.vectors.tvp import TVPConfig
 
@@ -171,6 +171,21 @@ def test_each_number_is_over_seeds(ran):
     assert not any(n["metric"] in ("best_layer", "num_demonstrations") for n in summary["numbers"]), (
         "no means of counts"
     )
+
+
+def test_what_is_of_no_member_is_there_once_whatever_of_the_loss_is_swept():
+    of = {"run": "", "experiment": "tvp", "low": 1.0, "high": 2.0}
+    rows = [
+        {**of, "metric": "prior_risk", "value": 1.5},
+        {**of, "metric": "icl_risk", "value": 0.5, "tvp_weight": 1.0, "prescribed_layer": 1, "seed": 0},
+    ]
+    point = lambda schedule, width: Part("", {"tvp.schedule": schedule, "model.width": width}, {})
+    parts = [(point(schedule, width), rows) for width in (8, 16) for schedule in ("constant", "up")]
+    entries = sweep.over_seeds(parts)
+    priors = [entry for entry in entries if entry["metric"] == "prior_risk"]
+    assert [(e["base.model.width"], e["value"], e["value_ci"]) for e in priors] == [(w, 1.5, [1, 2]) for w in (8, 16)]
+    assert all("base.tvp.schedule" not in entry for entry in priors)
+    assert len(entries) == 2 + 4
 
 
 def test_what_the_loss_costs_is_a_ratio_of_the_same_seed(ran):

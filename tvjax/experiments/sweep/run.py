@@ -4,7 +4,7 @@ The runs stand in populations/ of the workdir. Members of one shape train as one
 has every number over seeds: the mean (of risks the geometric one), the 90% interval by Student's t, and each value.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +140,10 @@ def during_training(parts: Sequence[tuple[Part, Path]]) -> list[dict[str, Any]]:
     return entries
 
 
-def _of_part(part: Part) -> dict[str, Any]:
-    return {f"{BASE}{field}": _scalar(value) for field, value in part.values.items()}
+def _of_part(part: Part, left: Collection[str] = ()) -> dict[str, Any]:
+    """What all numbers of a part are of. left: fields of config.tvp that do not count."""
+    unread = {f"tvp.{name}" for name in left}
+    return {f"{BASE}{field}": _scalar(value) for field, value in part.values.items() if field not in unread}
 
 
 def over_seeds(parts: Sequence[tuple[Part, Sequence[results.Row]]]) -> list[dict[str, Any]]:
@@ -155,10 +157,13 @@ def over_seeds(parts: Sequence[tuple[Part, Sequence[results.Row]]]) -> list[dict
             if isinstance(row["value"], int):  # a count, or which layer is best: no mean
                 continue
             of = {name: value for name, value in row.items() if name not in LEFT}
-            of = {**_of_part(part), **of}
+            unread = () if "tvp_weight" in row else OF_LOSS  # the prior's number is of no loss
+            of = {**_of_part(part, unread), **of}
             numbers.setdefault(tuple(map(repr, of.items())), (of, []))[1].append(row)
     entries = []
     for of, table in numbers.values():
+        if "seed" not in table[0] and len({(row["value"], row["low"]) for row in table}) == 1:
+            table = table[:1]  # of no seed, the same prompts in each part
         value, ends = of_metric(of["metric"], [row["value"] for row in table])
         if ends is None and table[0]["low"] is not None:
             ends = [table[0]["low"], table[0]["high"]]
