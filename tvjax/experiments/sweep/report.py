@@ -201,9 +201,10 @@ def _price(summary: Entry) -> list[str]:
     cost = ratios[least]
     ends = f"[{number(cost['low'])}, {number(cost['high'])}]"
     words = _words(least, list(_varying(asked)))
+    chosen_here = "; it was chosen for that among these seeds, so that others may show more" if len(asked) > 1 else ""
     return [
         f"{sentence}. Of these, {words} has the least ICL risk, {number(cost['value'])} {ends} times that of the ICL"
-        " loss alone; it was chosen for that among these seeds, so that others may show more."
+        f" loss alone{chosen_here}."
     ]
 
 
