@@ -21,6 +21,7 @@ from tvjax.experiments.sweep import report
 from tvjax.experiments.sweep import run as sweep
 from tvjax.experiments.sweep.settings import Part, SweepSettings
 from tvjax.experiments.tvp import run as tvp
+from tvjax.report.results import OF_LOSS
 from tvjax.vectors.tvp import TVPConfig
 
 BASE = changed(TINY, model__num_layers=3, train__tensorboard=False, train__steps=10, train__checkpoint_every=10)
@@ -100,6 +101,7 @@ def test_further_combinations_are_added_and_what_is_the_same_training_is_there_o
         ("constant", 0, "demonstrations", *trained[:2]),
     ]
     assert [p.config["tvp"]["start_step"] for p in made] == [0, 0, 5, 0]
+    assert set(OF_LOSS) < {field.name for field in dataclasses.fields(TVPConfig)}
     axes = SweepSettings.from_config(changed(CONFIG, also={"more": {"train": {"batch": (4,)}}})).axes
     assert axes["train.batch"] == (4,) and axes["population.seed"] == (0, 1, 2)
 

@@ -21,8 +21,6 @@ from tvjax.vectors.packed import answers_at, run_packed
 STREAM = ("embed", "blocks/resid")
 EXTRA = {"vector": "tvp", "demonstrations": "query"}
 """The name of what is trained beside the ICL loss, by `TVPConfig.answered_from`."""
-OF_LOSS = ("gradient", "start_step", "answered_from", "schedule")
-"""Choices that the loss alone reads: without its weight they change nothing, in training or after it."""
 
 
 @dataclasses.dataclass(frozen=True)

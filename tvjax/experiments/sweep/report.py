@@ -15,11 +15,10 @@ from tvjax.report.comparison import headline
 from tvjax.report.html import Exhibit, box
 from tvjax.report.page import Contents, Page
 from tvjax.report.reader import Run
-from tvjax.report.results import DURING, rows
+from tvjax.report.results import DURING, OF_LOSS, rows
 from tvjax.report.style import MARKERS, PRIOR, bottom_legend, hues, log_axis, log_limits, open_figure, quiet
 from tvjax.report.tables import Cell, Row, Table, estimate
 from tvjax.report.words import number
-from tvjax.vectors.tvp import OF_LOSS
 
 Entry = Mapping[str, Any]
 Arm = tuple[tuple[str, Any], ...]

@@ -21,7 +21,6 @@ from tvjax.report import results
 from tvjax.report.comparison import headline
 from tvjax.report.reader import read_run
 from tvjax.train.loop import Trainer
-from tvjax.vectors.tvp import OF_LOSS
 
 POPULATIONS = "populations"
 BASE = "base."
@@ -109,7 +108,9 @@ def with_relative(parts: Sequence[tuple[Part, Sequence[results.Row]]]) -> list[t
 
 def _without_loss(part: Part, row: results.Row) -> tuple[Any, ...]:
     """What a member shares with the one that was trained without TVP-loss and else alike, and measured alike."""
-    shared = {field: value for field, value in part.values.items() if field not in {f"tvp.{name}" for name in OF_LOSS}}
+    shared = {
+        field: value for field, value in part.values.items() if field not in {f"tvp.{name}" for name in results.OF_LOSS}
+    }
     return tuple(map(repr, shared.items())), row.get(results.RATE), row.get("seed"), row.get("shift")
 
 
@@ -157,7 +158,7 @@ def over_seeds(parts: Sequence[tuple[Part, Sequence[results.Row]]]) -> list[dict
             if isinstance(row["value"], int):  # a count, or which layer is best: no mean
                 continue
             of = {name: value for name, value in row.items() if name not in LEFT}
-            unread = () if "tvp_weight" in row else OF_LOSS  # the prior's number is of no loss
+            unread = () if "tvp_weight" in row else results.OF_LOSS  # the prior's number is of no loss
             of = {**_of_part(part, unread), **of}
             numbers.setdefault(tuple(map(repr, of.items())), (of, []))[1].append(row)
     entries = []

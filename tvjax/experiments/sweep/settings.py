@@ -11,8 +11,8 @@ from typing import Any
 
 from tvjax.errors import UserError, reject, within
 from tvjax.experiments.base import experiment_of
+from tvjax.report.results import OF_LOSS
 from tvjax.settings import Settings, build, group, groups, setting
-from tvjax.vectors.tvp import OF_LOSS
 
 MEMBERS = ("tvp_weight", "prescribed_layer", "learning_rate", "seed")
 """Fields of a population in which its members may differ, in the order of their names."""
