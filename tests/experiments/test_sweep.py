@@ -101,7 +101,7 @@ def test_further_combinations_are_added_and_what_is_the_same_training_is_there_o
         ("constant", 0, "demonstrations", *trained[:2]),
     ]
     assert [p.config["tvp"]["start_step"] for p in made] == [0, 0, 5, 0]
-    assert set(OF_LOSS) < {field.name for field in dataclasses.fields(TVPConfig)}
+    assert set(OF_LOSS) < {f"tvp.{field.name}" for field in dataclasses.fields(TVPConfig)}
     axes = SweepSettings.from_config(changed(CONFIG, also={"more": {"train": {"batch": (4,)}}})).axes
     assert axes["train.batch"] == (4,) and axes["population.seed"] == (0, 1, 2)
 

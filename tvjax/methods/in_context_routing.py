@@ -20,6 +20,7 @@ from tvjax.settings import setting
 from tvjax.vectors.adapters import Adapter, Change, Frozen, Queries
 from tvjax.vectors.atv import read_query
 from tvjax.vectors.edits import edit_at
+from tvjax.vectors.from_prompts import read_last
 
 ADDRESSES = ("blocks/queries", "blocks/keys")
 
@@ -129,15 +130,7 @@ class RoutingSettings(TrainedSettings):
 @jax.jit
 def _last(model: Model, tokens: Tokens) -> dict[str, jax.Array]:
     """Queries and keys at each prompt's last token, ``[B, L, H or G, C]``."""
-    _, found = forward(
-        model,
-        tokens.ids_BT,
-        addresses=ADDRESSES,
-        read_BS=tokens.last_B[:, None],
-        at=slice(0, 1),
-        positions_BT=tokens.positions_BT,
-    )
-    return {name: a[:, :, 0].swapaxes(0, 1) for name, a in found.items()}
+    return {name: a[:, :, 0].swapaxes(0, 1) for name, a in read_last(model, tokens, ADDRESSES).items()}
 
 
 def principal(states: np.ndarray, rank: int) -> np.ndarray:

@@ -27,8 +27,8 @@ NAMED = {
 """Parts of a summary whose entries have names, and the column of those names."""
 SETTINGS = ("seed", "tvp_weight", "prescribed_layer")
 """What a member was trained with, as its entry in a summary says: columns, and no results."""
-OF_LOSS = ("gradient", "start_step", "answered_from", "schedule")
-"""Fields of config.tvp that the TVP-loss alone reads: without its weight they change nothing, in training or after."""
+OF_LOSS = ("tvp.gradient", "tvp.start_step", "tvp.answered_from", "tvp.schedule")
+"""Fields that the TVP-loss alone reads: without its weight they change nothing, in training or after it."""
 RATE = "learning_rate"
 """What else members may differ in, as the config says: a column of the runs whose members do."""
 DURING = "training"

@@ -13,7 +13,7 @@ from tvjax.vectors import edits
 from tvjax.vectors.tvp import STREAM, stream_at
 
 
-def _read(model: Model, tokens: Tokens, addresses: tuple[str, ...]) -> dict[str, jax.Array]:
+def read_last(model: Model, tokens: Tokens, addresses: tuple[str, ...]) -> dict[str, jax.Array]:
     """What stands at `addresses` at each prompt's last token, ``[layers, B, 1, ...]``; nothing else is stored."""
     return forward(
         model,
@@ -27,12 +27,12 @@ def _read(model: Model, tokens: Tokens, addresses: tuple[str, ...]) -> dict[str,
 
 def last_states(model: Model, tokens: Tokens) -> jax.Array:
     """h^0..h^L at each prompt's last token, ``[B, L+1, D]``."""
-    return stream_at(_read(model, tokens, STREAM), slice(None))[:, :, 0].swapaxes(0, 1)
+    return stream_at(read_last(model, tokens, STREAM), slice(None))[:, :, 0].swapaxes(0, 1)
 
 
 def last_states_and_heads(model: Model, tokens: Tokens) -> dict[str, jax.Array]:
     """At each prompt's last token: "states" h^0..h^L ``[B, L+1, D]``, "heads", what each writes ``[B, L, H, C]``."""
-    activations = _read(model, tokens, (*STREAM, edits.HEADS))
+    activations = read_last(model, tokens, (*STREAM, edits.HEADS))
     read = {"states": stream_at(activations, slice(None)), "heads": activations[edits.HEADS]}
     return {name: a[:, :, 0].swapaxes(0, 1) for name, a in read.items()}
 
@@ -63,7 +63,7 @@ ADDED = ("attn_out", "mlp_out")
 def last_outputs(model: Model, tokens: Tokens) -> jax.Array:
     """What attention and the MLP of each layer add to the stream at each prompt's last token: ``[B, 2, L, D]``."""
     addresses = tuple(f"blocks/{name}" for name in ADDED)
-    activations = _read(model, tokens, addresses)
+    activations = read_last(model, tokens, addresses)
     return jnp.stack([activations[address][:, :, 0].swapaxes(0, 1) for address in addresses], axis=1)
 
 

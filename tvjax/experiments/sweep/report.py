@@ -26,7 +26,7 @@ PLACE = ("run", "experiment", "metric", "layer", "index", "shift", "step", "valu
 """What says which number an entry is; the rest says which setting it is of."""
 TRAINED = ("tvp_weight", "prescribed_layer")
 SOURCE = "base.tvp.answered_from"
-NO_LOSS = tuple(f"base.tvp.{name}" for name in OF_LOSS)
+NO_LOSS = tuple(f"base.{field}" for field in OF_LOSS)
 """Fields that change nothing where there is no TVP-loss."""
 MOST_LINES = 8
 MOST_PANELS = 9

@@ -108,9 +108,7 @@ def with_relative(parts: Sequence[tuple[Part, Sequence[results.Row]]]) -> list[t
 
 def _without_loss(part: Part, row: results.Row) -> tuple[Any, ...]:
     """What a member shares with the one that was trained without TVP-loss and else alike, and measured alike."""
-    shared = {
-        field: value for field, value in part.values.items() if field not in {f"tvp.{name}" for name in results.OF_LOSS}
-    }
+    shared = {field: value for field, value in part.values.items() if field not in results.OF_LOSS}
     return tuple(map(repr, shared.items())), row.get(results.RATE), row.get("seed"), row.get("shift")
 
 
@@ -142,9 +140,8 @@ def during_training(parts: Sequence[tuple[Part, Path]]) -> list[dict[str, Any]]:
 
 
 def _of_part(part: Part, left: Collection[str] = ()) -> dict[str, Any]:
-    """What all numbers of a part are of. left: fields of config.tvp that do not count."""
-    unread = {f"tvp.{name}" for name in left}
-    return {f"{BASE}{field}": _scalar(value) for field, value in part.values.items() if field not in unread}
+    """What all numbers of a part are of. left: fields that do not count."""
+    return {f"{BASE}{field}": _scalar(value) for field, value in part.values.items() if field not in left}
 
 
 def over_seeds(parts: Sequence[tuple[Part, Sequence[results.Row]]]) -> list[dict[str, Any]]:

@@ -178,7 +178,7 @@ def _trained(base: Mapping[str, Any], point: Point, member: Point) -> Fields:
     """
     left: set[str] = set()
     if not member.get("tvp_weight", 1):
-        left = {"prescribed_layer", *(f"tvp.{name}" for name in OF_LOSS)}
+        left = {"prescribed_layer", *OF_LOSS}
     elif point.get("tvp.answered_from", base.get("tvp", {}).get("answered_from")) == "demonstrations":
         left = {"prescribed_layer", "tvp.gradient"}
     return _fields({name: value for name, value in {**point, **member}.items() if name not in left})
