@@ -217,6 +217,13 @@ def test_curves_of_the_training_are_means_over_seeds(ran):
     assert "step" not in frame.columns, "no result"
 
 
+def test_a_run_that_trains_its_members_apart_is_not_followed(ran, tmp_path):
+    """Its logs are in folders of their own."""
+    (part,) = parts()
+    assert sweep.during_training([(part, ran[0] / "populations" / "base")])
+    assert sweep.during_training([(part, tmp_path)]) == []
+
+
 def test_a_single_seed_keeps_its_interval_over_prompts(tmp_path):
     config = changed(CONFIG, sweep={"population": {"prescribed_layer": (1, 2)}}, base__evaluation__shifts=False)
     summary = sweep.run(config, tmp_path / "run", "train", quiet)

@@ -113,11 +113,14 @@ def _without_loss(part: Part, row: results.Row) -> tuple[Any, ...]:
 
 
 def during_training(parts: Sequence[tuple[Part, Path]]) -> list[dict[str, Any]]:
-    """What `FOLLOWED` was at each evaluation, over seeds as in `over_seeds`: ``step``, ``value``, ``value_ci``."""
+    """What `FOLLOWED` was at each evaluation, over seeds as in `over_seeds`: ``step``, ``value``, ``value_ci``.
+
+    Runs that train their members apart have no log of all of them, and are not followed.
+    """
     curves: dict[tuple[Any, ...], tuple[dict[str, Any], list[Any], list[Any]]] = {}
     for part, folder in parts:
         population = part.config.get("population")
-        if population is None:
+        if population is None or not (folder / "metrics.jsonl").is_file():
             continue
         logs = read_run(folder).metrics(population["name"])
         rates = len(set(population[results.RATE])) > 1
