@@ -22,10 +22,10 @@ def _smollm2(config: ConfigDict) -> None:
     config.data.tasks += ("opposite", "capital", "continent")
     config.template.start = "\n"
     config.vectors.demonstrations = 10
-    config.vectors.prompts = 20
-    config.vectors.questions = 40
+    config.vectors.prompts = 16
+    config.vectors.questions = 32
     config.function_vector.shuffled_prompts = 10
-    config.learned_vector.steps = 50
+    config.learned_vector.steps = 30
 
 
 def _small(config: ConfigDict) -> None:
