@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from tvjax import remote
 from tvjax.errors import RunError, reject
+from tvjax.memory import give_back
 from tvjax.parallel import mesh as parallel
 from tvjax.parallel import processes
 from tvjax.settings import Checked, setting
@@ -195,6 +196,7 @@ class Trainer:
         if state is not None and int(state.step) >= c.steps:
             return state
         init, dispatch, evaluate_params = self.compile()
+        give_back()  # compiling a step of many unrolled layers takes as much as the step
         trace = profile.current()
         size = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(self.abstract))
         waits = size > HEAVY and parallel.on_cpu()
