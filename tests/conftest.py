@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tvjax.parallel.processes import keep_libtpu_quiet
+from tvjax.parallel.processes import keep_plugins_quiet
 
-keep_libtpu_quiet()
+keep_plugins_quiet()
 # Most of the time goes to compiling: once for all tests and the processes that they start, and as XLA does it fastest
 # (the emitters of fused loops, which later versions cannot leave out, double the time). What trains,
 # `Trainer.compile`, keeps the level that users have.

@@ -29,7 +29,7 @@ from tvjax.nn.selection import finite, flag, integer, several
 from tvjax.nn.selection import positions as positions_of
 from tvjax.nn.tokens import Tokens
 from tvjax.parallel.kept import keep_programs
-from tvjax.parallel.processes import keep_libtpu_quiet
+from tvjax.parallel.processes import keep_plugins_quiet
 from tvjax.vectors import edits as editing
 from tvjax.vectors import origin
 from tvjax.vectors.edits import Write
@@ -79,7 +79,7 @@ def load(
         what = "a file" if os.path.exists(folder) else "no such folder"
         raise UserError(f"{path}: {what}; {A_MODEL}{nearest_beside(folder)}")
     values = {} if is_gguf(folder) else read_json(folder / "config.json", A_MODEL)
-    keep_libtpu_quiet()
+    keep_plugins_quiet()
     keep_programs()
     if is_gguf(folder) or "model_type" in values:
         if member is not None:

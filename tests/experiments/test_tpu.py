@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from tests.conftest import TINY, changed, quiet
-from tests.experiments.test_configs import read, sources
+from tests.experiments.compiled import FOUND, LARGE, SOURCES, UNTRAINED, assert_sound, plan_of
+from tests.experiments.test_configs import read
 from tests.parallel.test_sharding import atv_trainer
 from tvjax.errors import UserError
 from tvjax.experiments import planned
@@ -20,27 +21,18 @@ from tvjax.train.plan import make_plan
 
 pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install 'tvjax[tpu]'")
 
-UNTRAINED = ("task_vectors_hf.py:smollm2", "task_vectors_hf.py:all", "formats.py:smollm2")
-"""They train nothing, and so have no program to plan; ":small" has that of its model."""
-FOUND = list(sources())
-SOURCES = [one for one in FOUND if one not in UNTRAINED and not any(other.startswith(one + ":") for other in FOUND)]
-"""Without those that are one of their arguments, by default."""
 IN_CI = (
     *("tvp_synthetic.py:linear", "tvp_synthetic.py:token_offset", "tvp_garg.py:linear"),
     *("atv_text.py:smollm2", "atv_llama3_8b.py:paper", "tvp_language.py:small"),
 )
 """One of each kind: the others differ from these by their task or their sizes, and are compiled before a release."""
-LARGE = ("atv_llama3_8b", "atv_mistral_7b")
 FULL_SIZE = ("tvp_garg.py:", "emergence.py:full", "tvp_ginc.py:published", "tvp_regbench.py:published")
 """What not all fits into the 16 GiB of a v5e chip."""
 
 
 @pytest.fixture
 def quickly():
-    """The compiler looks for a program that fits and runs, not for the fastest: half the time.
-
-    And it compiles layers rolled up: one is as the other.
-    """
+    """The compiler looks for a program that fits and runs, not for the fastest: half the time."""
     names = ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
     for name in names:
         jax.config.update(name, -1.0)
@@ -59,20 +51,11 @@ def test_what_is_compiled_in_ci_is_there():
 
 @pytest.mark.parametrize("source", map(marked, SOURCES))
 def test_it_compiles_for_a_tpu(source, tmp_path, quickly):
-    config = read(source)
     hardware = {"hardware": "tpu-v5p" if source.startswith((*LARGE, *FULL_SIZE)) else "tpu-v5e"}
     if source.startswith(LARGE):
         hardware["devices"] = 64
-    for name in ("model", "train"):
-        if "unroll" in config.get(name, {}):
-            config[name]["unroll"] = 1
-    found = planned.plan({**config, "plan": hardware}, tmp_path, quiet)
-    assert found["fits"], found["advice"]
-    state = found["bytes"]["parameters"] + found["bytes"]["optimizer"] + found["bytes"]["best"]
-    assert found["step"]["bytes_donated"] >= state, "the state is held twice"
-    for program in (found["step"], found["evaluation"]):
-        assert program["callbacks"] == () and sum(program["flops"].values()) > 1e6
-        assert "unknown" not in {one["axes"] for one in program["collectives"]}
+    found = plan_of(source, tmp_path, **hardware)
+    assert_sound(found)
 
 
 @pytest.mark.parametrize("source", UNTRAINED)

@@ -26,6 +26,7 @@ def test_every_row_is_whole(chip):
         "NVIDIA A100-SXM4-80GB": "a100-80g",
         "NVIDIA H100 80GB HBM3": "h100",
         "NVIDIA H200": "h200",
+        "NVIDIA B200": "b200",
     }.items(),
 )
 def test_a_device_has_its_row(kind, name):
@@ -35,6 +36,17 @@ def test_a_device_has_its_row(kind, name):
 @pytest.mark.parametrize("kind", ["cpu", "TPU v99", "NVIDIA GeForce RTX 4090", ""])
 def test_what_is_not_in_the_table_has_none(kind):
     assert chip_of(kind) is None
+
+
+@pytest.mark.parametrize("chip", [c for c in CHIPS.values() if c.platform == "gpu"], ids=lambda c: c.name)
+def test_what_the_compiler_is_told_of_a_gpu_is_that_gpu(chip):
+    told = chip.processor
+    assert chip_of(told.name) is chip
+    assert chip.memory <= told.memory < 1.08 * chip.memory and told.bandwidth == pytest.approx(
+        chip.bandwidth, rel=0.005
+    )
+    units = 2 * told.cores * told.units * told.clock * 1e9  # a product and a sum a cycle
+    assert units == pytest.approx(chip.flops["float32_highest"], rel=0.01)
 
 
 @pytest.mark.parametrize("chip", [c for c in CHIPS.values() if c.platform == "tpu"], ids=lambda c: c.name)

@@ -57,6 +57,29 @@ def test_batched_products_count_each_once():
     assert found.flops == {"float32": 2 * 5 * 7 * D * 3}
 
 
+def cublas(target, precision):
+    """A program of one product ``gij,gjk->gik`` that NVIDIA's library does, with 4 MiB to work in."""
+    dots = '"dot_dimension_numbers":{"lhs_contracting_dimensions":["2"],"rhs_contracting_dimensions":["1"]}'
+    how = f'"precision_config":{{"operand_precision":["{precision}","{precision}"]}}'
+    config = f'backend_config={{"operation_queue_id":"0","gemm_backend_config":{{"beta":0,{dots},{how}}}}}'
+    return f"""HloModule cublas
+ENTRY %main (a: f32[5,7,16], b: f32[5,16,3]) -> f32[5,7,3] {{
+  %a = f32[5,7,16]{{2,1,0}} parameter(0)
+  %b = f32[5,16,3]{{2,1,0}} parameter(1)
+  %call = (f32[5,7,3]{{2,1,0}}, s8[4194304]{{0}}) custom-call(%a, %b), custom_call_target="{target}", {config}
+  ROOT %out = f32[5,7,3]{{2,1,0}} get-tuple-element(%call), index=0
+}}"""
+
+
+@pytest.mark.parametrize("target", ["__cublas$gemm", "__cublas$lt$matmul", "__cublas$lt$matmul$f8"])
+def test_products_of_cublas_are_counted_and_its_room_is_not(target):
+    found = read(cublas(target, "HIGHEST"), make_mesh())
+    assert found.flops == {"float32_highest": 2 * 5 * 7 * 16 * 3}
+    assert found.moved == 4 * (5 * 7 * 16 + 5 * 16 * 3 + 5 * 7 * 3)
+    assert read(cublas(target, "DEFAULT"), make_mesh()).flops == {"float32": 2 * 5 * 7 * 16 * 3}
+    assert read(cublas("__cudnn$fmhaSoftmax", "DEFAULT"), make_mesh()).flops == {}
+
+
 def test_each_layer_is_gathered_by_itself_over_fsdp():
     mesh = make_mesh(fsdp=4)
     found, _ = program(scanned, mesh, ((L, D, D), P(None, "fsdp")), ((B, D), P("fsdp")))

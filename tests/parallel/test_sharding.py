@@ -18,8 +18,9 @@ from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.model import Model, forward
 from tvjax.nn.tokens import Tokens
-from tvjax.parallel.mesh import RULES, make_mesh, path_of
+from tvjax.parallel.mesh import RULES, compiler_options, make_mesh, path_of
 from tvjax.parallel.mesh import place as place_on
+from tvjax.parallel.programs import read
 from tvjax.text.adapting import AdapterExperiment, ExampleConfig
 from tvjax.text.examples import Examples
 from tvjax.train.loop import TrainConfig, Trainer
@@ -224,6 +225,7 @@ def atv_experiment(dtype: str = "float32") -> AdapterExperiment:
         examples,
         examples,
         fewest=count,
+        chunk=3,
     )
 
 
@@ -266,6 +268,17 @@ def test_atv_on_a_sharded_target_gives_what_one_device_gives(atv_alone):
     assert_close(params["expansion"], atv_alone[1]["expansion"])
     assert_close(params["generator"], atv_alone[1]["generator"])
     np.testing.assert_allclose(scores["risk"], atv_alone[2]["risk"], rtol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_an_evaluation_over_fsdp_gathers_the_frozen_target_once():
+    """A device holds as many examples in a pass as a device alone would, and so there are as few passes."""
+    trainer = atv_trainer({"fsdp": 8})
+    with jax.set_mesh(trainer.mesh):
+        compiled = trainer.lower()["evaluate"].compile(compiler_options())
+    gathered = [one for one in read(compiled.as_text(), trainer.mesh).collectives if one.kind == "all-gather"]
+    kernels = sum(leaf.nbytes for leaf in jax.tree.leaves(trainer.data["frozen"]["target"].params))
+    assert 0.3 * kernels < sum(one.sent for one in gathered) < 2 * kernels
 
 
 def test_what_is_captured_lies_with_its_batch():

@@ -14,6 +14,7 @@ from tvjax.experiments.tvp.training import make_trainer
 from tvjax.parallel.hardware import CHIPS
 from tvjax.parallel.mesh import compiler_options
 from tvjax.parallel.programs import Collective, Program
+from tvjax.parallel.topology import devices_of
 from tvjax.train.plan import advice, as_text, make_plan, work
 
 TRAIN = {"batch": 8, "steps": 4, "log_every": 1, "evaluate_every": 4, "checkpoint_every": 4}
@@ -120,3 +121,16 @@ def test_without_libtpu_a_tpu_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"config.plan.hardware.*'tpu-v5e'.*libtpu"):
         planned.plan({**CONFIG, "plan": {"hardware": "tpu-v5e"}}, tmp_path)
+
+
+def test_without_its_compiler_a_gpu_is_planned_by_virtual_cpu_devices_which_the_plan_says(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert {device.platform for device in devices_of(CHIPS["h100"], 8)} == {"cpu"}
+    assert "compiled for virtual CPU devices" in planned.limits(CHIPS["h100"], {"fsdp": 8})[0]
+    assert planned.limits(CHIPS["cpu"], {"fsdp": 16}) == []
+
+
+def test_with_its_compiler_a_plan_for_one_host_has_no_limits(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert planned.limits(CHIPS["h100"], {"data": 2, "fsdp": 4}) == []
+    assert "NVLink" in planned.limits(CHIPS["h100"], {"data": 2, "fsdp": 8})[0]

@@ -13,6 +13,34 @@ TERA = 1e12
 
 
 @dataclasses.dataclass(frozen=True)
+class Processor:
+    """What XLA's compiler asks of a GPU that is not here, by a file of OpenXLA.
+
+    file: in xla/backends/gpu/target_config/specs/.
+    name: the `device_kind`.
+    capability: the major number of CUDA's compute capability.
+    cores: multiprocessors.
+    units: units of float32 in each.
+    shared: bytes of shared memory in each.
+    cache: bytes of the second-level cache.
+    clock: GHz.
+    memory: bytes, as the driver counts them.
+    bandwidth: bytes/s of the memory.
+    """
+
+    file: str
+    name: str
+    capability: int
+    cores: int
+    units: int
+    shared: int
+    cache: int
+    clock: float
+    memory: int
+    bandwidth: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Chip:
     """One kind of device, by its vendor's figures.
 
@@ -26,6 +54,7 @@ class Chip:
     slices: the prefix of a slice's name, for the TPU compiler.
     axes: how many axes a slice has.
     chips: the most chips of a slice.
+    processor: of a GPU, for its compiler.
     """
 
     name: str
@@ -39,11 +68,24 @@ class Chip:
     slices: str = ""
     axes: int = 0
     chips: int = 0
+    processor: Processor | None = None
 
 
 def rate(dtype: str, precision: str) -> str:
     """The row of `Chip.flops` for products of `dtype` at a precision ("" is the default)."""
     return f"{dtype}_{precision}" if dtype == "float32" and precision in ("high", "highest") else dtype
+
+
+_AMPERE = (8, 108, 64, 164 * 2**10, 40 * 2**20, 1.41)
+_HOPPER = (9, 132, 128, 228 * 2**10, 50 * 2**20, 1.98)
+_BLACKWELL = (10, 148, 128, 228 * 2**10, 253 * 2**19, 1.965)
+_PROCESSORS = {
+    "a100-40g": Processor("a100_sxm_40", "NVIDIA A100-SXM4-40GB", *_AMPERE, 42_331_013_120, 1_555_200_000_000),
+    "a100-80g": Processor("a100_sxm_80", "NVIDIA A100-SXM4-80GB", *_AMPERE, 85_100_068_864, 2_039_040_000_000),
+    "h100": Processor("h100_sxm", "NVIDIA H100 80GB HBM3", *_HOPPER, 84_942_979_072, 3_352_320_000_000),
+    "h200": Processor("h200", "NVIDIA H200", *_HOPPER, 151_397_597_184, 4_800_000_000_000),
+    "b200": Processor("b200", "NVIDIA B200", *_BLACKWELL, 191_514_411_008, 7_672_320_000_000),
+}
 
 
 def _tpu(
@@ -63,12 +105,13 @@ def _gpu(
     flops = {"bfloat16": bf16 * TERA, "float16": bf16 * TERA, "float32": tf32 * TERA}
     flops |= {"float32_high": tf32 * TERA, "float32_highest": fp32 * TERA}
     kind = "NVIDIA " + name.split("-")[0].upper()
-    return Chip(name, "gpu", flops, memory * GB, bandwidth * GB, link * GB, source, kinds=(kind,))
+    numbers = (memory * GB, bandwidth * GB, link * GB)
+    return Chip(name, "gpu", flops, *numbers, source, kinds=(kind,), processor=_PROCESSORS[name])
 
 
 # Links: the vendors' figures count both directions (GB/s), or bits of one (Gbit/s); these are bytes of one.
 # Memory: a TPU's in GiB, less what the system keeps (the compiler refuses a program by it); a GPU's in the data sheet's
-# GB, below what the driver shows (81559 MiB on an H100, 143771 MiB on an H200).
+# GB, below what the driver shows (81559 MiB on an H100, 143771 MiB on an H200), which is `Processor.memory`.
 _ISCA = "; link: six of 50 GB/s, as others quote Jouppi et al., ISCA 2023, table 4 (the documentation has none)"
 _SEEN = "as others quote it: the sheet itself was not at hand"
 CHIPS: dict[str, Chip] = {
@@ -82,6 +125,7 @@ CHIPS: dict[str, Chip] = {
         _gpu("a100-80g", 312, 156, 19.5, 80, 2039, 300, f"NVIDIA A100 data sheet, SXM, without sparsity, {_SEEN}"),
         _gpu("h100", 989.4, 494.7, 66.9, 80, 3350, 450, f"NVIDIA H100 data sheet, SXM, halved: no sparsity, {_SEEN}"),
         _gpu("h200", 989.4, 494.7, 66.9, 141, 4800, 450, f"NVIDIA H200 data sheet, SXM, halved: no sparsity, {_SEEN}"),
+        _gpu("b200", 2250, 1125, 75, 180, 7700, 900, f"NVIDIA HGX B200 data sheet, / 8 and halved, {_SEEN}"),
         Chip(
             "cpu",
             "cpu",

@@ -151,6 +151,12 @@ def place(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(one, tree, shardings(mesh, tree, members=False))
 
 
+def batch_share() -> int:
+    """The number of devices that share a batch, by the mesh in force (1 without one)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty or not set(BATCH) <= set(mesh.axis_names) else math.prod(mesh.shape[a] for a in BATCH)
+
+
 def shard_batch(tree: Any) -> Any:
     """Constrain the leading axis of every array to the axes of a batch of the mesh in force (a no-op without one)."""
     return jax.tree.map(lambda x: _constrain(x, P(BATCH, *[None] * (x.ndim - 1))), tree)

@@ -87,21 +87,23 @@ def _job() -> dict[str, Any] | None:
     return {"num_processes": int(named), "process_id": int(number), "coordinator_address": address}
 
 
-def keep_libtpu_quiet() -> None:
-    """Have libtpu ask no network if it is installed and there is no TPU, as for a plan.
+def keep_plugins_quiet() -> None:
+    """Have jax's plugins for TPUs and GPUs say nothing if they are installed for plans alone, and have no device here.
 
-    libtpu would ask which TPUs there are, and say in every run that it does not know. Call this before jax has any
-    device.
+    libtpu would ask the network which TPUs there are, and say in every run that it does not know. The plugin for GPUs
+    would look for CUDA's libraries, and show a traceback in every run. Call this before jax has any device.
     """
     if not glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*"):
         known = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-8"}
         for name, value in known.items():
             os.environ.setdefault(name, value)
+    if not glob.glob("/dev/nvidia[0-9]*") + glob.glob("/dev/dxg"):  # the second: Windows' own, under WSL
+        os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
 
 
 def start() -> Any:
     """The module jax. Raises `UserError` if jax refuses a variable of the environment."""
-    keep_libtpu_quiet()
+    keep_plugins_quiet()
     try:
         import jax
     except ValueError as error:

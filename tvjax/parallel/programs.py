@@ -6,6 +6,7 @@ of the loop says how often.
 
 import dataclasses
 import functools
+import json
 import math
 import re
 from collections import defaultdict
@@ -23,6 +24,8 @@ LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all")
+CUBLAS = re.compile(r'custom_call_target="__cublas\$(?:gemm|lt\$matmul)')
+"""Products that XLA leaves to NVIDIA's library, behind which may stand a suffix for narrow types."""
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "bfloat16"}
 Shape = tuple[str, tuple[int, ...]]
 COUNTS = [(kind, ()) for kind in ("s32", "u32", "s64", "u64")]
@@ -144,10 +147,9 @@ def read(text: str, mesh: Mesh) -> Program:
     for computation, times, inside in _runs(computations, entry):
         shapes = {one.name: one.shapes for one in computations[computation]}
         for one in computations[computation]:
-            if one.opcode in ("dot", "convolution"):
+            if one.opcode in ("dot", "convolution") or _by_cublas(one):
                 kind = DTYPES.get(shapes[one.operands[0]][0][0], "float32")
-                precision = re.search(r"operand_precision=\{(\w+)", one.rest)
-                flops[rate(kind, precision.group(1) if precision else "")] += times * _products(one, shapes)
+                flops[rate(kind, _precision(one))] += times * _products(one, shapes)
             if not inside:
                 moved += times * _moved(one, shapes, computations)
             kind = one.opcode.removesuffix("-start")
@@ -254,14 +256,41 @@ def _grown(
     return value(next(one for one in computations[name] if one.root), path)
 
 
+def _by_cublas(one: Instruction) -> bool:
+    """Whether an instruction is a product that NVIDIA's cuBLAS does."""
+    return one.opcode == "custom-call" and CUBLAS.search(one.rest) is not None
+
+
+def _cublas(one: Instruction) -> dict[str, Any]:
+    """What a call of cuBLAS says of its product."""
+    start = one.rest.index("backend_config=") + len("backend_config=")
+    config: dict[str, Any] = json.JSONDecoder().raw_decode(one.rest, start)[0]["gemm_backend_config"]
+    return config
+
+
+def _precision(one: Instruction) -> str:
+    """The precision of a product: "" is the default."""
+    if _by_cublas(one):
+        name = _cublas(one)["precision_config"]["operand_precision"][0].lower()
+        return "" if name == "default" else name
+    precision = re.search(r"operand_precision=\{(\w+)", one.rest)
+    return precision.group(1) if precision else ""
+
+
+def _contracted(one: Instruction) -> list[int]:
+    """The axes of the left operand over which a `dot`, or cuBLAS, sums."""
+    if _by_cublas(one):
+        return [int(axis) for axis in _cublas(one)["dot_dimension_numbers"]["lhs_contracting_dimensions"]]
+    contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)
+    return [int(axis) for axis in contracted.group(1).split(",") if axis] if contracted else []
+
+
 def _products(one: Instruction, shapes: dict[str, tuple[Shape, ...]]) -> float:
-    """FLOPs of a `dot`, or of a `convolution`, its form on a TPU: two for each product that is summed."""
+    """FLOPs of a product, or of a `convolution`, its form on a TPU: two for each product of numbers that is summed."""
     out = one.shapes[0][1]
     left, right = (shapes[name][0][1] for name in one.operands[:2])
-    if one.opcode == "dot":
-        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.rest)
-        axes = [int(axis) for axis in contracted.group(1).split(",") if axis] if contracted else []
-        return 2.0 * math.prod(out) * math.prod(left[axis] for axis in axes)
+    if one.opcode != "convolution":
+        return 2.0 * math.prod(out) * math.prod(left[axis] for axis in _contracted(one))
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.rest)
     assert labels is not None, one
     lhs, rhs, result = labels.groups()
@@ -303,7 +332,8 @@ def _moved(one: Instruction, shapes: dict[str, Any], computations: dict[str, lis
         return 2.0 * bytes_of(one.shapes)
     if one.opcode in ("dynamic-update-slice", "scatter"):
         return 2.0 * bytes_of(shapes[one.operands[-1 if one.opcode == "scatter" else 1]])
-    return float(bytes_of(one.shapes) + sum(bytes_of(shapes.get(name, ())) for name in one.operands))
+    made = one.shapes[:-1] if _by_cublas(one) and len(one.shapes) > 1 else one.shapes  # the last is room to work in
+    return float(bytes_of(made) + sum(bytes_of(shapes.get(name, ())) for name in one.operands))
 
 
 def _read_of(body: list[Instruction], number: int, whole: int) -> float:

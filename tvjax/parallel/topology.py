@@ -1,4 +1,4 @@
-"""Devices that are not here, to compile for: a slice of TPUs, described to its own compiler, or virtual CPU devices."""
+"""Devices that are not here, to compile for: TPUs and GPUs described to their own compilers, or virtual CPU devices."""
 
 import importlib.util
 import os
@@ -7,7 +7,10 @@ from typing import Any
 import jax
 
 from tvjax.errors import reject
-from tvjax.parallel.hardware import CHIPS, Chip, slice_shape
+from tvjax.parallel.hardware import CHIPS, Chip, Processor, slice_shape
+
+HOST = 8
+"""GPUs of a host, all joined by NVLink."""
 
 
 def chip_named(name: str) -> Chip:
@@ -19,15 +22,23 @@ def chip_named(name: str) -> Chip:
     return CHIPS[name]
 
 
-def devices_of(chip: Chip, count: int) -> list[Any]:
-    """`count` devices to compile for; programs for a GPU are compiled for virtual CPU devices.
+def has_gpu_compiler() -> bool:
+    """Whether jax's plugin for GPUs, which holds their compiler, is installed."""
+    return importlib.util.find_spec("jax_cuda13_plugin") is not None
 
-    Call it before anything else touches a device: the number of virtual devices is settled then. Raises `UserError` for
-    a number of chips that no slice has.
+
+def devices_of(chip: Chip, count: int) -> list[Any]:
+    """`count` devices to compile for: where the GPU compiler is not installed, virtual CPU devices in place of GPUs.
+
+    Call it before anything else touches a device: the number of virtual devices is settled then, and the compiler of
+    GPUs looks for CUDA's libraries if it does not know that only a CPU is asked for. Raises `UserError` for a number of
+    chips that no slice has.
     """
     jax.config.update("jax_platforms", "cpu")
     if chip.platform == "tpu":
         return _slice(chip, count)
+    if chip.processor is not None and has_gpu_compiler():
+        return _hosts(chip.processor, count)
     try:
         jax.config.update("jax_num_cpu_devices", max(count, jax.config.values["jax_num_cpu_devices"]))
     except RuntimeError:  # they are there already
@@ -51,3 +62,33 @@ def _slice(chip: Chip, count: int) -> list[Any]:
     name = f"{chip.slices}:{'x'.join(map(str, shape))}"
     described = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     return list(described.devices)[:count]
+
+
+def _hosts(processor: Processor, count: int) -> list[Any]:
+    """`count` GPUs of as few hosts as have them."""
+    from jax.experimental import topologies
+
+    shape = f"1x{-(-count // HOST)}x{min(count, HOST)}"  # groups of hosts that share NVLink, their hosts, their GPUs
+    options = {"target_config": _target(processor), "topology": shape}
+    described = topologies.get_topology_desc(platform="cuda", topology_name="", **options)
+    return list(described.devices)[:count]
+
+
+def _target(p: Processor) -> str:
+    """A GPU as text of XLA's GpuTargetConfigProto. What is not of the processor is alike from the A100 to the B200."""
+    accelerated = "ACCELERATED_FEATURES" if p.capability >= 9 else "NONE"
+    return f"""
+        gpu_device_info {{
+          threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+          block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+          thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+          registers_per_core_limit: 65536 registers_per_block_limit: 65536
+          shared_memory_per_block: 49152 shared_memory_per_block_optin: {p.shared - 1024}
+          shared_memory_per_core: {p.shared} core_count: {p.cores} fpus_per_core: {p.units}
+          memory_bandwidth: {p.bandwidth} l2_cache_size: {p.cache} clock_rate_ghz: {p.clock}
+          device_memory_size: {p.memory}
+          cuda_compute_capability {{ major: {p.capability} feature_extension: {accelerated} }}
+        }}
+        platform_name: "CUDA" device_description_str: "{p.name}"
+        dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
+    """

@@ -15,7 +15,7 @@ from tvjax.nn.decoder import PADDING, Past
 from tvjax.nn.model import forward
 from tvjax.nn.tokens import Tokens
 from tvjax.parallel.batches import GIB, Batches
-from tvjax.parallel.mesh import shard_batch
+from tvjax.parallel.mesh import batch_share, shard_batch
 from tvjax.settings import setting
 from tvjax.text.examples import Examples, epoch_rows
 from tvjax.train.flops import total
@@ -127,7 +127,7 @@ class AdapterExperiment:
     """The mean risk of the answers to an example's prompts; the target's parameters are data, never differentiated.
 
     fewest: how many examples any member is trained on.
-    chunk: dev examples in one pass.
+    chunk: dev examples in one pass, of each device that shares the batch.
     hyper: beside seed and learning_rate, `scale` ``[M, L]`` and `examples`, the most of a task, ``[M]``.
     """
 
@@ -190,7 +190,8 @@ class AdapterExperiment:
         tasks = np.asarray(self.dev.task_I)[first]
         counts = np.bincount(tasks)
         weights = jnp.asarray(1 / (counts[tasks] * (counts > 0).sum()))
-        size = min(self.chunk, count)
+        share = batch_share()  # a pass gathers the whole target over `fsdp`: as few passes as each device has room for
+        size = min(self.chunk * share, -(-count // share) * share)
         parts = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
 
         question_I = self.dev.question_I

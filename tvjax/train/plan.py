@@ -27,13 +27,14 @@ def held(tree: Any) -> int:
 def make_plan(trainer: Trainer, chip: Chip) -> Plan:
     """The plan of a trainer whose mesh may be of devices that are only described; nothing is allocated.
 
-    Bytes are of one device. The plan has the groups `step`, the training dispatch of `log_every` steps (1, to plan),
-    and `evaluation`, one evaluation during training.
+    Bytes are of one device, which JAX calls `compiled_for`. The plan has the groups `step`, the training dispatch of
+    `log_every` steps (1, to plan), and `evaluation`, one evaluation during training.
     """
     abstract = trainer.abstract
     plan: Plan = {
         "hardware": dataclasses.asdict(chip),
         "devices": trainer.mesh.size,
+        "compiled_for": trainer.mesh.devices.flat[0].device_kind,
         "mesh": dict(trainer.mesh.shape),
         "bytes": {
             "parameters": held(abstract.params),
