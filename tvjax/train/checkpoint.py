@@ -108,7 +108,7 @@ class Checkpoints:
         Raises `RunError` if there are checkpoints and none reads, or if the disk, the network or memory fails during a
         read. Raises `UserError` for a checkpoint of a newer format or of another run.
         """
-        arrays = self._newest(_tree(abstract), _whole)
+        arrays = self._newest(_tree(abstract), _arrays)
         if arrays is None:
             return None
         return TrainState(**arrays | ({"best": Best(**arrays["best"])} if "best" in arrays else {}))
@@ -180,7 +180,7 @@ class Checkpoints:
             path.rmtree()
 
 
-def _whole(folder: epath.Path, abstract: dict[str, Any]) -> dict[str, Any]:
+def _arrays(folder: epath.Path, abstract: dict[str, Any]) -> dict[str, Any]:
     """The tree of arrays in `folder`, on the shardings of `abstract`."""
     return ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(abstract))
 
