@@ -17,8 +17,9 @@ if TYPE_CHECKING:  # a report imports this and needs no jax
     from tvjax.report.page import Page
     from tvjax.train.loop import Trainer
 
+    Loader = Callable[[Path, Mapping[str, Any], str | None], Model]
+
 Config = Mapping[str, Any]
-Loader = Callable[[Path, Config, str | None], "Model"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Experiment:
     run: Callable[..., Any]
     settings: Callable[[Config], Any]
     trainer: "Callable[[Config, PlanConfig, Mesh], Trainer] | None" = None
-    load: Loader | None = None
+    load: "Loader | None" = None
     page: "Page | None" = None
 
 
@@ -99,7 +100,7 @@ def experiment_of(config: Config) -> Experiment:
     return named(_name(config))
 
 
-def loader_of(config: Config) -> Loader | None:
+def loader_of(config: Config) -> "Loader | None":
     """What makes a model of a run with `config`; None: runs of its experiment are no models.
 
     Nothing that trains is imported. Raises `UserError` for an unknown name.
