@@ -147,8 +147,8 @@ def tvjax_side(folder: Path, o: argparse.Namespace) -> tuple[Callable[[], None],
     from tvjax.nn.answers import risk
     from tvjax.parallel.mesh import make_mesh
     from tvjax.text.adapting import over_prompts
-    from tvjax.train.loop import TrainConfig, Trainer
-    from tvjax.train.state import OptimizerConfig
+    from tvjax.train.loop import Trainer
+    from tvjax.train.state import OptimizerConfig, TrainConfig
 
     experiment, hyper = tvjax_experiment(folder, o)
     data = experiment.data()

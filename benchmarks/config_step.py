@@ -76,7 +76,7 @@ def measure(config: dict[str, Any], rounds: int) -> None:
 
     from tvjax.experiments.base import PlanConfig
     from tvjax.experiments.planned import trainer_of
-    from tvjax.experiments.rundir import flatten
+    from tvjax.files import flatten
     from tvjax.parallel.mesh import MeshConfig, make_mesh
     from tvjax.settings import build
     from tvjax.train.flops import flops

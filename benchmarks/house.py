@@ -21,10 +21,9 @@ ONCE = {
 }
 LOADED = """
 import sys
-import tvjax
-from tvjax import library
-from tvjax.experiments import experiment_of
-experiment_of({"experiment": "tvp"})
+from tvjax import library, tasks
+from tvjax.experiments import loader_of
+loader_of({"experiment": "tvp"}), tasks.family("linear")
 print(len([name for name in sys.modules if name.split(".")[0] == "tvjax"]))
 """
 

@@ -108,7 +108,7 @@ TASKS = {
 
 
 def get_config(task: str = "linear") -> ConfigDict:
-    others = [name for name in tasks.FAMILIES if name not in tasks.BUILT_IN]
+    others = [name for name in tasks.names() if name not in tasks.BUILT_IN]
     if task not in (*TASKS, *others):
         raise reject("--config argument", task, one_of((*TASKS, *others)))
     config = ConfigDict()
@@ -146,5 +146,5 @@ def get_config(task: str = "linear") -> ConfigDict:
     if task in TASKS:
         TASKS[task](config)
     else:
-        config.task = ConfigDict({"name": task, **defaults(tasks.FAMILIES[task])})
+        config.task = ConfigDict({"name": task, **defaults(tasks.family(task))})
     return config

@@ -17,12 +17,14 @@ public=(
   tvjax.train.state tvjax.train.loop tvjax.parallel.mesh tvjax.experiments.base tvjax.report.page tvjax.report.tables
   tvjax.report.results
 )
-# pdoc shows the names that stand in a module, and tvjax imports its own at their first use. A warning of pdoc, as of
-# a module that cannot be imported, is an error.
+# pdoc shows the names that stand in a module; tvjax and tvjax.tasks import theirs at their first use. A warning of pdoc,
+# as of a module that cannot be imported, is an error.
 JAX_PLATFORMS=${JAX_PLATFORMS:-cpu} exec .venv/bin/python -W error::UserWarning -c '
 import pdoc.__main__
 import tvjax
+import tvjax.tasks
 
-vars(tvjax).update((name, getattr(tvjax, name)) for name in tvjax.__all__)
+for package in (tvjax, tvjax.tasks):
+    vars(package).update((name, getattr(package, name)) for name in package.__all__)
 pdoc.__main__.cli()
 ' --docformat=markdown "$@" "${public[@]}"

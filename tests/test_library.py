@@ -1,5 +1,9 @@
 """The functions that a notebook uses, on a run that was really trained."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +38,15 @@ def model(run_dir):
 @pytest.fixture(scope="module")
 def prompt(model):
     return model.source.task.sample(jax.random.key(0), 5, 4, model.source.layout)
+
+
+def test_a_load_imports_what_a_model_needs(run_dir):
+    code = f"import sys, tvjax; tvjax.load({str(run_dir)!r}); print(*sys.modules)"
+    here = Path(tvjax.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True)
+    names = [name for name in done.stdout.split() if name.split(".")[0] == "tvjax"]
+    assert len(names) <= 45, names
+    assert not {name.split(".")[1] for name in names if "." in name} & {"evals", "methods", "report", "text"}
 
 
 def test_members_are_told_apart_by_name(run_dir, model):

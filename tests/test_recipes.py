@@ -86,7 +86,7 @@ def here(tmp_path, monkeypatch):
     """A folder of the user's own, which is the current one; what is registered in it is forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    tables = [(table, dict(table)) for table in (tasks.FAMILIES, base._REGISTERED, methods.METHODS)]
+    tables = [(table, dict(table)) for table in (tasks._REGISTERED, base._REGISTERED, methods.METHODS)]
     yield tmp_path
     for table, before in tables:
         for name in [name for name in table if name not in before]:

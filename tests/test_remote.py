@@ -10,7 +10,7 @@ from tests.conftest import quiet
 from tests.parallel import toy
 from tests.runs import logged
 from tvjax import remote
-from tvjax.experiments import rundir
+from tvjax.experiments import identity, rundir
 
 URL = "gs://bucket/run"
 
@@ -30,7 +30,7 @@ def train(config: dict[str, Any], steps: int) -> tuple[Path, list[str]]:
     said: list[str] = []
     folder = remote.here(URL)
     rundir.prepare(folder, config, new=True)
-    toy.make_trainer({}, steps=steps, keep_checkpoints=9).run(folder, said.append, rundir.run_of(folder))
+    toy.make_trainer({}, steps=steps, keep_checkpoints=9).run(folder, said.append, identity.run_of(folder))
     remote.push(folder)
     return folder, said
 

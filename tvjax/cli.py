@@ -19,6 +19,7 @@ from typing import Any
 
 from tvjax import plugins, remote
 from tvjax.errors import RunError, UserError, near, reject
+from tvjax.experiments.identity import check_same
 from tvjax.files import nearest_beside, read_json, user_path
 from tvjax.parallel import processes
 
@@ -81,8 +82,6 @@ def read_flags(argv: list[str]) -> tuple[dict[str, Any], str, str, str]:
         values = _swept(values, swept)
     if mode == "report" and (source or flags or swept):
         processes.start()
-        from tvjax.experiments.rundir import check_same
-
         check_same(remote.path_of(workdir), values, free=())
     name = "-".join([Path(file).stem, *argument, *(["sweep"] if swept else [])]) if source else Path(workdir).name
     return values, re.sub(r"[^\w.-]+", "-", name), workdir, mode

@@ -27,6 +27,7 @@ from tvjax.nn.prefix import check_prefix, past_of_prefix
 from tvjax.nn.selection import addresses as addresses_of
 from tvjax.nn.selection import finite, flag, integer, several
 from tvjax.nn.selection import positions as positions_of
+from tvjax.nn.sources import find, is_gguf
 from tvjax.nn.tokens import Tokens
 from tvjax.parallel.kept import keep_programs
 from tvjax.parallel.processes import keep_plugins_quiet
@@ -71,9 +72,6 @@ def load(
     """
     if precision not in (None, *PRECISIONS):
         raise reject("precision", precision, f"None or one of {', '.join(PRECISIONS)}")
-    from tvjax.nn.pretrained import is_gguf, load_model
-    from tvjax.nn.pretrained.sources import find
-
     folder = find(path)
     if not os.path.isdir(folder) and not is_gguf(folder):
         what = "a file" if os.path.exists(folder) else "no such folder"
@@ -84,6 +82,8 @@ def load(
     if is_gguf(folder) or "model_type" in values:
         if member is not None:
             raise reject("member", member, "None: a Hugging Face folder, or a GGUF file, holds one model")
+        from tvjax.nn.pretrained import load_model
+
         how = {} if unroll is None else {"unroll": unroll}
         model = load_model(folder, dtype=_dtype(dtype), mesh=mesh, **how)
     else:
@@ -97,11 +97,11 @@ def load(
 
 
 def _of_run(folder: Path, values: dict[str, Any], member: str | None) -> Model:
-    from tvjax.experiments import experiment_of
+    from tvjax.experiments import loader_of
 
     if "experiment" not in values:
         raise UserError(f"{folder}/config.json: neither model_type nor experiment is in it; {A_MODEL}")
-    load = experiment_of(values).load
+    load = loader_of(values)
     if load is None:
         inner = f"; it made {folder}/model" if os.path.isfile(folder / "model" / "config.json") else ""
         raise UserError(f"{folder}: a run of {values['experiment']}; {A_MODEL}{inner}")

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tvjax import tasks
 from tvjax.evals import baselines
-from tvjax.tasks import FAMILIES, LAYOUTS, DecisionTree, Linear, LinearClassification, RegBench, TokenOffset
+from tvjax.tasks import LAYOUTS, DecisionTree, Linear, LinearClassification, RegBench, TokenOffset
 
 P, N, X = 6, 9, 3
 
@@ -154,8 +155,9 @@ class TestSummary:
         assert baselines.summary(TokenOffset(), *self.sample(TokenOffset(), 4, 3)) == {}
 
     def test_each_family_names_baselines_that_there_are(self):
-        tasks = [kind() for kind in FAMILIES.values()] + [Linear(nonzero=2), Linear(noise=0.1), Linear(pool=3)]
-        assert all(set(task.baselines) <= set(baselines.BASELINES) for task in tasks)
+        each = [tasks.family(name)() for name in tasks.names()]
+        each += [Linear(nonzero=2), Linear(noise=0.1), Linear(pool=3)]
+        assert all(set(task.baselines) <= set(baselines.BASELINES) for task in each)
         assert "greedy_tree" in DecisionTree().baselines and "lasso_0.01" in Linear(nonzero=1).baselines
         assert "least_squares" in Linear(noise=0.1).baselines and "least_squares" not in Linear().baselines
 

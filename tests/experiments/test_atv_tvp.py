@@ -17,7 +17,7 @@ from tvjax.experiments.atv_tvp import run as atv_tvp
 from tvjax.experiments.atv_tvp.settings import ATVTVPSettings
 from tvjax.experiments.atv_tvp.writer import Target, WriterExperiment
 from tvjax.experiments.pages import summary_table, write_report
-from tvjax.experiments.tvp import run as tvp
+from tvjax.experiments.tvp import load as tvp_load
 from tvjax.experiments.tvp.training import TVPExperiment
 from tvjax.nn.model import Model
 from tvjax.report.reader import read_run
@@ -181,7 +181,7 @@ class TestWriter:
 
     def test_the_target_stays_to_the_bit(self, config, experiment, ran):
         folder = Path(config["target"]["trained"])
-        params = tvp.load(folder, config["training"], "tvp").params
+        params = tvp_load.load(folder, config["training"], "tvp").params
         jax.tree.map(np.testing.assert_array_equal, params, experiment.target.model.params)
         kept = load_vectors(folder / "vectors" / "tvp.safetensors")[1]["model"]
         assert fingerprint(params) == kept == ran[1]["target"]["fingerprint"]

@@ -16,6 +16,7 @@ from tvjax.experiments.emergence import figures
 from tvjax.experiments.emergence import run as emergence
 from tvjax.experiments.emergence.settings import EmergenceSettings
 from tvjax.experiments.pages import summary_table, write_report
+from tvjax.experiments.tvp import load as tvp_load
 from tvjax.experiments.tvp import run as tvp
 
 BASE = changed(
@@ -133,7 +134,7 @@ def test_a_population_is_a_run_of_its_own(ran):
     """It reads, reports and loads like any TVP run."""
     folder, _ = ran
     place = folder / "populations" / "base.tvp"
-    model = tvp.load(place, json.loads((place / "config.json").read_text()), "tvp-layer2-weight1-seed1")
+    model = tvp_load.load(place, json.loads((place / "config.json").read_text()), "tvp-layer2-weight1-seed1")
     assert model.config.num_layers == 3
     assert write_report(folder / "populations" / "base.control").is_file()
 

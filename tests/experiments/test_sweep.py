@@ -20,6 +20,7 @@ from tvjax.experiments.pages import summary_table, write_report
 from tvjax.experiments.sweep import report
 from tvjax.experiments.sweep import run as sweep
 from tvjax.experiments.sweep.settings import Part, SweepSettings
+from tvjax.experiments.tvp import load as tvp_load
 from tvjax.experiments.tvp import run as tvp
 from tvjax.report.results import OF_LOSS
 from tvjax.vectors.tvp import TVPConfig
@@ -244,7 +245,7 @@ def test_a_population_is_trained_once_and_is_a_run_of_its_own(ran, monkeypatch):
     )
     assert sweep.run(CONFIG, folder, "train", quiet) == summary
     place = folder / "populations" / "base"
-    model = tvp.load(place, json.loads((place / "config.json").read_text()), "tvp0.5-layer2-seed1")
+    model = tvp_load.load(place, json.loads((place / "config.json").read_text()), "tvp0.5-layer2-seed1")
     assert model.config.num_layers == 3
     with pytest.raises(UserError, match=r"config\.sweep\.population\.seed"):
         sweep.run(changed(CONFIG, sweep__population__seed=(0, 1)), folder, "train", quiet)

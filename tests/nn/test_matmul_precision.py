@@ -17,7 +17,7 @@ from tests.nn.golden import GOLDEN, every_model
 from tests.parallel.test_sharding import atv_experiment
 from tests.tasks.test_families import SETTINGS
 from tvjax.errors import UserError
-from tvjax.experiments import rundir
+from tvjax.experiments import identity, rundir
 from tvjax.experiments.atv.settings import TargetConfig
 from tvjax.experiments.models import ModelConfig
 from tvjax.experiments.tvp.settings import TVPSettings
@@ -168,9 +168,9 @@ class TestARunOfBefore:
 
     def test_it_goes_on_with_the_default(self, tmp_path):
         write_json(tmp_path / "config.json", SMALL)
-        before = rundir.run_of(tmp_path)
+        before = identity.run_of(tmp_path)
         rundir.prepare(tmp_path, changed(SMALL, model__matmul_precision="highest"), new=True)
-        assert rundir.run_of(tmp_path) == before, "its checkpoints are still its own"
+        assert identity.run_of(tmp_path) == before, "its checkpoints are still its own"
         rundir.prepare(tmp_path, SMALL, new=True)
 
     def test_another_precision_is_refused(self, tmp_path):

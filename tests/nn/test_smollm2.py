@@ -15,7 +15,7 @@ from tests.nn import control_files
 from tests.nn.gguf_files import write_gguf
 from tests.nn.golden import needs_torch
 from tests.nn.llama_cpp import LlamaCpp, needs_llama
-from tvjax.nn.pretrained.sources import find
+from tvjax.nn.sources import find
 from tvjax.nn.tokens import pad
 
 pytestmark = [pytest.mark.slow, needs_llama, needs_torch]

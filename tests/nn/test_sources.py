@@ -18,8 +18,8 @@ import tvjax
 from tests.nn.golden import GOLDEN
 from tvjax.errors import UserError
 from tvjax.files import user_cache
-from tvjax.nn.pretrained import sources
-from tvjax.nn.pretrained.sources import find
+from tvjax.nn import sources
+from tvjax.nn.sources import find
 
 CONTENT = b"GGUF and what follows" * 1000
 MEMBER = "llm_tiny/model.gguf"

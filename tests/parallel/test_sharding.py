@@ -23,8 +23,8 @@ from tvjax.parallel.mesh import place as place_on
 from tvjax.parallel.programs import read
 from tvjax.text.adapting import AdapterExperiment, ExampleConfig
 from tvjax.text.examples import Examples
-from tvjax.train.loop import TrainConfig, Trainer
-from tvjax.train.state import OptimizerConfig, TrainState
+from tvjax.train.loop import Trainer
+from tvjax.train.state import OptimizerConfig, TrainConfig, TrainState
 
 STEPS = 20
 TOLERANCE = 1e-4

@@ -19,8 +19,8 @@ from tvjax.experiments import rundir
 from tvjax.files import write_json
 from tvjax.parallel import processes
 from tvjax.parallel.mesh import make_mesh, shard_batch
-from tvjax.train.loop import TrainConfig, Trainer
-from tvjax.train.state import OptimizerConfig
+from tvjax.train.loop import Trainer
+from tvjax.train.state import OptimizerConfig, TrainConfig
 from tvjax.train.stop import Stop
 
 TRAIN = {"steps": 40, "log_every": 5, "evaluate_every": 20, "checkpoint_every": 10, "tensorboard": False}

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tvjax import tasks
 from tvjax.tasks import (
-    FAMILIES,
     GINC,
     LAYOUTS,
     DecisionTree,
@@ -73,7 +73,7 @@ class TestEveryFamily:
 
     def test_hashable_and_registered(self, task):
         assert hash(task) == hash(type(task)(**vars(task)))
-        assert type(task) in FAMILIES.values()
+        assert type(task) in map(tasks.family, tasks.names())
 
 
 class TestLinear:

@@ -169,7 +169,7 @@ def broken():
 
     tasks.register("mine", type(mine(Linear, oracle=oracle)))
     yield
-    tasks.FAMILIES.pop("mine")
+    tasks._REGISTERED.pop("mine")
 
 
 def test_what_it_raises_itself_comes_as_it_is_when_a_config_is_read(broken, small):

@@ -13,10 +13,10 @@ from tvjax.parallel.mesh import make_mesh
 from tvjax.train import observe
 from tvjax.train.flops import flops, total
 from tvjax.train.log import read_rows
-from tvjax.train.loop import TrainConfig, Trainer
+from tvjax.train.loop import Trainer
 from tvjax.train.observe import WALL_CLOCK, Meter, ideal_seconds, process_seconds
 from tvjax.train.profile import Trace, tracing
-from tvjax.train.state import OptimizerConfig
+from tvjax.train.state import OptimizerConfig, TrainConfig
 
 CONFIG = TrainConfig(steps=20, log_every=5, evaluate_every=10, checkpoint_every=10, tensorboard=False)
 GAINED = {"seconds", "steps_per_second", "step_seconds", "examples_per_second"}

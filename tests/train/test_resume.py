@@ -246,6 +246,13 @@ def test_a_checkpoint_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch, err
     assert checkpoints.steps() == [1, 2] and int(checkpoints.restore(tiny_state(0)).step) == 2
 
 
+def test_a_part_of_a_checkpoint_is_read_without_the_rest(tmp_path):
+    checkpoints, wanted = two_checkpoints(tmp_path), {"params": tiny_state(0).params}
+    assert_same_bits(checkpoints.part(wanted), wanted)
+    with pytest.raises(RunError, match="no checkpoint is left"):
+        checkpoints.part({"params": {"b": jnp.zeros(2)}})
+
+
 def tiny_state(step: int) -> TrainState:
     return TrainState(step=jnp.asarray(step), params={"w": jnp.arange(6.0)}, opt_state={"m": jnp.ones(3)})
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:  # a report imports this and needs no jax
     from tvjax.nn.model import Model
     from tvjax.report.page import Page
     from tvjax.train.loop import Trainer
+
+    Loader = Callable[[Path, Mapping[str, Any], str | None], Model]
 
 Config = Mapping[str, Any]
 
@@ -42,7 +45,8 @@ class Experiment:
     run: ``run(config, folder, mode)`` writes eval/summary.json, and returns it; mode is "train" or "eval".
     settings: checks a config, and raises `UserError` for the first thing that is wrong.
     trainer: the programs of one training step on a mesh, for a plan, from shapes alone; None: nothing can be planned.
-    load: ``load(folder, config, member)`` gives a member of a run as a model; None: its runs are no models.
+    load: ``load(folder, config, member)`` gives a member of a run as a model, for an experiment outside this package;
+        None: its runs are no models.
     page: how its runs are shown, for an experiment outside this package; None: by the numbers of their summaries.
     """
 
@@ -50,12 +54,15 @@ class Experiment:
     run: Callable[..., Any]
     settings: Callable[[Config], Any]
     trainer: "Callable[[Config, PlanConfig, Mesh], Trainer] | None" = None
-    load: "Callable[[Path, Config, str | None], Model] | None" = None
+    load: "Loader | None" = None
     page: "Page | None" = None
 
 
 BUILT_IN = ("tvp", "text_model", "task_vectors", "formats", "atv", "atv_tvp", "emergence", "tvp_language", "sweep")
-"""Experiments of this package, each a package of its name here: `run`, imported on use, and `report`."""
+"""Experiments of this package, each a package of its name here, whose modules are imported on use.
+
+`run` has the record, `report` the page and, if its runs are models, `load` what makes one.
+"""
 _REGISTERED: dict[str, Experiment] = {}
 
 
@@ -90,7 +97,26 @@ def named(name: str) -> Experiment:
 
 def experiment_of(config: Config) -> Experiment:
     """The experiment that `config` names. Raises `UserError` for an unknown name."""
+    return named(_name(config))
+
+
+def loader_of(config: Config) -> "Loader | None":
+    """What makes a model of a run with `config`; None: runs of its experiment are no models.
+
+    Nothing that trains is imported. Raises `UserError` for an unknown name.
+    """
+    name = _name(config)
+    if name in _REGISTERED:
+        return _REGISTERED[name].load
+    place = f"{__package__}.{name}.load"
+    if importlib.util.find_spec(place) is None:
+        return None
+    load: Loader = importlib.import_module(place).load
+    return load
+
+
+def _name(config: Config) -> str:
     name = config.get("experiment")
     if not isinstance(name, str) or name not in names():
         raise reject("config.experiment", name, one_of(names()))
-    return named(name)
+    return name

@@ -5,10 +5,9 @@ import inspect
 import typing
 from typing import Any
 
-from tvjax import methods
+from tvjax import methods, tasks
 from tvjax.experiments.base import BUILT_IN, PlanConfig, experiment_of
 from tvjax.settings import described
-from tvjax.tasks import FAMILIES
 
 HEAD = """# Fields
 
@@ -63,8 +62,8 @@ def page() -> str:
         if dataclasses.fields(kind):
             document.table("methods", group, kind)
     document.section("config.task of tvp, by its name")
-    for name, family in FAMILIES.items():
-        document.family(name, family)
+    for name in tasks.names():
+        document.family(name, tasks.family(name))
     document.section("Plans")
     document.table("plans", "plan", PlanConfig)
     return "\n".join(document.parts)

@@ -15,7 +15,7 @@ from tvjax.nn.decoder import DecoderConfig, Precision
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import load_model
 from tvjax.nn.pretrained.shapes import shape_of
-from tvjax.nn.pretrained.sources import find
+from tvjax.nn.sources import find
 from tvjax.settings import Settings, group, parts, setting
 from tvjax.train.loop import Trainer
 

@@ -1,13 +1,11 @@
-"""The run directory: its config, its environment, and how its training begins or goes on."""
+"""The run directory: its files, its environment, and how its training begins or goes on."""
 
 import dataclasses
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +14,16 @@ import jax
 from tvjax.errors import UserError, reject
 from tvjax.experiments import code
 from tvjax.experiments.base import Experiment
+from tvjax.experiments.identity import check_same, run_of
 from tvjax.experiments.progress import spelled
-from tvjax.files import flatten, read_json, write_json, write_whole
+from tvjax.files import read_json, write_json, write_whole
 from tvjax.parallel import processes
 from tvjax.train.loop import Trainer
 from tvjax.train.state import TrainState
 
 Run = Callable[..., Any]
-A_RUN = "accepted: the workdir of a run"
 PLAN = "plan.json"
 """The file that `--mode=plan` writes, also into a folder without a run."""
-FREE = ("mesh",)
-"""Groups of the config that may change when a run goes on, since they do not change the results."""
-
-LATER = {"matmul_precision": "highest", "start": "", "l2": 0.0, "keep_best": "", "schedule": "constant"}
-"""Fields that the config.json of an older run lacks, and the values that such a run had."""
 
 
 def prepare(folder: Path, config: Mapping[str, Any], *, new: bool) -> None:
@@ -90,35 +83,13 @@ def _keep_environment(path: Path) -> None:
         raise UserError(f"{path}: has what JSON has not; {accepted}") from None
 
 
-def check_same(
-    folder: Path,
-    config: Mapping[str, Any],
-    field: str = "config",
-    names: str = "--workdir",
-    free: Collection[str] = FREE,
-) -> None:
-    """Raise `UserError` if the run in `folder` has another config than `config`, except in the groups `free`.
-
-    field: the path of `config` in the user's config, for the error.
-    names: the flag or field with which the user names the folder, for the error.
-    """
-    there, here = flatten(read_json(folder / "config.json", A_RUN)), flatten(config)
-    for name in sorted(there.keys() | here.keys()):
-        if name.split(".")[1] in free:
-            continue
-        absent = LATER.get(name.rpartition(".")[2])
-        if there.get(name, absent) != here.get(name, absent):
-            accepted = f"{there.get(name, absent)!r}, as in {folder}/config.json, or another {names}"
-            raise reject(name.replace("config", field, 1), here.get(name, absent), accepted)
-
-
 def run_once(
     run: Run, config: Mapping[str, Any], folder: Path, say: Callable[[str], None], *, what: str, field: str, names: str
 ) -> None:
     """Train in `folder` what another run needs, unless it is trained already.
 
     what: its name, for the terminal.
-    field, names: as in `check_same`.
+    field, names: as in `identity.check_same`.
 
     Raises `UserError` if the run in `folder` has another config.
     """
@@ -188,21 +159,6 @@ def say_twins(groups: Sequence[Sequence[str]], say: Callable[[str], None]) -> No
     """Warn of members that ended as the same model: their measurements are no comparison."""
     for names in groups:
         say(f"warning: members {', '.join(names)} are one model: their parameters are the same, bit for bit")
-
-
-def run_of(folder: Path) -> str:
-    """The run of the checkpoints in `folder`: a hash of the nearest config.json, without fields that may change."""
-    path = next(
-        (parent / "config.json" for parent in (folder, *folder.parents) if (parent / "config.json").is_file()), None
-    )
-    if path is None:
-        return ""
-    fixed = {
-        name: value
-        for name, value in flatten(read_json(path, A_RUN)).items()
-        if name.split(".")[1] not in FREE and value != LATER.get(name.rpartition(".")[2], ...)
-    }
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def environment() -> dict[str, Any]:

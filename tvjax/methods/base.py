@@ -26,8 +26,8 @@ from tvjax.text.bench import Bench, Spent, room
 from tvjax.text.examples import Examples, Reader
 from tvjax.text.measures import Measured, measured
 from tvjax.train.flops import total
-from tvjax.train.loop import TrainConfig, Trainer
-from tvjax.train.state import OptimizerConfig, TrainState
+from tvjax.train.loop import Trainer
+from tvjax.train.state import OptimizerConfig, TrainConfig, TrainState
 from tvjax.vectors.adapters import Frozen
 from tvjax.vectors.atv import Positions
 

@@ -2,7 +2,7 @@
 
 A family is a frozen dataclass whose fields are its settings. To add one, subclass `RealTask` or `TokenTask` in a file
 of its own, or `GaussianTask` in `gaussian.py` if x is Gaussian. Write `parameters`, `inputs` and `answers`, and also
-`oracle` if the best prediction can be computed. Name the family in `tasks.FAMILIES`.
+`oracle` if the best prediction can be computed. Name the family in `tasks.BUILT_IN`.
 """
 
 import abc
@@ -105,6 +105,21 @@ class Task(abc.ABC):
         """Whether the held-out tasks come from another distribution than the training tasks."""
         return False
 
+    @property
+    def has_held_out_pairs(self) -> bool:
+        """Whether some x are never shown with a task: `held_out_inputs` draws these, and `oracle` is told of them."""
+        return False
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether answers are labels, which noise replaces and which have no scale."""
+        return False
+
+    @property
+    def single_input(self) -> bool:
+        """Whether an answer depends on its own x and on nothing that the prompt shows beside it."""
+        return False
+
     def every_task(self) -> Parameters | None:
         """The training tasks of a family of tokens that has few, ``{name: [n, ...]}``; None: they cannot be listed."""
         return None
@@ -161,6 +176,10 @@ class RealTask(Task):
         """Root mean square of a noiseless answer over the training tasks: the unit of the label-noise shift."""
         return 1.0
 
+    @property
+    def single_input(self) -> bool:
+        return True
+
     def corrupt(self, key: jax.Array, y: jax.Array, noise: float) -> jax.Array:
         """Answers with Gaussian noise of standard deviation `noise`."""
         return y + noise * jax.random.normal(key, y.shape, y.dtype) if noise else y
@@ -186,6 +205,10 @@ class TokenTask(Task):
     """Classification over `vocab_size` tokens: cross-entropy in nats, and accuracy. z is token number `vocab_size`."""
 
     vocab_size: int
+
+    @property
+    def has_labels(self) -> bool:
+        return True
 
     def corrupt(self, key: jax.Array, y: jax.Array, noise: float) -> jax.Array:
         """Answers, each replaced with probability `noise` by a token drawn uniformly (itself included)."""

@@ -23,6 +23,10 @@ class LinearClassification(GaussianTask):
     def baselines(self) -> tuple[str, ...]:
         return ("nearest_neighbours", "averaging")
 
+    @property
+    def has_labels(self) -> bool:
+        return True
+
     def parameters(self, key: jax.Array, batch: int, *, held_out: bool = False) -> Parameters:
         """``{'w': [B, X]}``."""
         return {"w": jax.random.normal(key, (batch, self.input_width))}

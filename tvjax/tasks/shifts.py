@@ -15,11 +15,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from tvjax.tasks import geometries
-from tvjax.tasks.base import RealTask, Task, TokenTask
+from tvjax.tasks.base import RealTask, Task
 from tvjax.tasks.geometries import Geometry
-from tvjax.tasks.linear_classification import LinearClassification
 from tvjax.tasks.prompt import Layout, Prompt
-from tvjax.tasks.token_offset import TokenOffset
 
 REAL_LABEL_NOISE = 0.5
 """Standard deviation of the label-noise shift, in units of the family's `answer_rms`."""
@@ -54,7 +52,7 @@ class Shift:
         """Noise of the shown labels beyond the family's own: a standard deviation, or for labels a probability."""
         if not self.noisy:
             return 0.0
-        if isinstance(task, RealTask) and not _has_labels(task):
+        if isinstance(task, RealTask) and not task.has_labels:
             return REAL_LABEL_NOISE * task.answer_rms
         return TOKEN_LABEL_NOISE
 
@@ -120,16 +118,16 @@ def shifts_for(task: Task, demonstrations: int, max_pairs: int | None = None) ->
     """
     shifts: list[Shift] = []
     if isinstance(task, RealTask):
-        shifts += (*_INPUT_SCALES, *(() if _has_labels(task) else _OUTPUT_SCALES), _QUADRANTS)
+        shifts += (*_INPUT_SCALES, *(() if task.has_labels else _OUTPUT_SCALES), _QUADRANTS)
         shifts += _WIDE if task.input_width >= 2 else ()
-    if isinstance(task, RealTask | TokenOffset) and demonstrations:
+    if task.single_input and demonstrations:
         shifts += _SINGLE_INPUT
     limits = [limit for limit in (max_pairs, task.pair_limit()) if limit is not None]
     if demonstrations and all(_LONGER.lengthened * demonstrations + 1 <= limit for limit in limits):
         shifts.append(_LONGER)
     if task.has_held_out:
         shifts.append(_HELD_OUT_TASKS)
-    if isinstance(task, TokenOffset) and task.held_out_pairs:
+    if task.has_held_out_pairs:
         shifts.append(_HELD_OUT_PAIRS)
     return tuple(shifts)
 
@@ -200,11 +198,6 @@ def reference_scores(
     else:
         scores, oracle_parts = task.scores(jnp.zeros_like(shifted.answers), shifted.answers), {}
     return oracle_parts | {f"prior_{name}": value[:, 0] for name, value in scores.items()}
-
-
-def _has_labels(task: Task) -> bool:
-    """Whether answers are labels, which noise replaces and which have no scale."""
-    return isinstance(task, TokenTask | LinearClassification)
 
 
 def _scale(values: jax.Array, factor: float) -> jax.Array:

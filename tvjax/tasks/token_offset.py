@@ -53,6 +53,14 @@ class TokenOffset(TokenTask):
     def has_held_out(self) -> bool:
         return bool(self.held_out_offsets)
 
+    @property
+    def has_held_out_pairs(self) -> bool:
+        return self.held_out_pairs > 0
+
+    @property
+    def single_input(self) -> bool:
+        return True
+
     def parameters(self, key: jax.Array, batch: int, *, held_out: bool = False) -> Parameters:
         """``{'c': [B]}``, uniform over the split's offsets; if none is held out, those of training in both splits."""
         return {"c": jax.random.choice(key, jnp.array(self._split(held_out)), (batch,))}

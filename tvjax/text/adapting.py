@@ -19,8 +19,7 @@ from tvjax.parallel.mesh import batch_share, shard_batch
 from tvjax.settings import setting
 from tvjax.text.examples import Examples, epoch_rows
 from tvjax.train.flops import total
-from tvjax.train.loop import BatchConfig
-from tvjax.train.state import ORDER, Hyper, member_key
+from tvjax.train.state import ORDER, BatchConfig, Hyper, member_key
 from tvjax.vectors.adapters import Adapter, Change, Frozen, Queries
 from tvjax.vectors.edits import by_address
 from tvjax.vectors.next_token import Reference, compared

@@ -8,6 +8,7 @@ written. The log is synchronized before, so it is never behind a checkpoint.
 
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from tvjax.parallel.mesh import path_of
 from tvjax.train.state import Best, TrainState
 
 FORMAT = 1
+Reader = Callable[[epath.Path, dict[str, Any]], dict[str, Any]]
 
 
 class _Manager(ocp.CheckpointManager):
@@ -106,10 +108,20 @@ class Checkpoints:
         Raises `RunError` if there are checkpoints and none reads, or if the disk, the network or memory fails during a
         read. Raises `UserError` for a checkpoint of a newer format or of another run.
         """
+        arrays = self._newest(_tree(abstract), _arrays)
+        if arrays is None:
+            return None
+        return TrainState(**arrays | ({"best": Best(**arrays["best"])} if "best" in arrays else {}))
+
+    def part(self, abstract: dict[str, Any]) -> dict[str, Any] | None:
+        """Of the newest state what `abstract` has, such as ``{"params": ...}``, and nothing else; as `restore`."""
+        return self._newest(abstract, _part)
+
+    def _newest(self, abstract: dict[str, Any], read: Reader) -> dict[str, Any] | None:
         self.finish()
         for step in reversed(self.steps()):
             try:
-                arrays = self._read(step, _tree(abstract))
+                return self._read(step, abstract, read)
             except Exception as error:
                 if isinstance(error, UserError) or processes.is_loss(error):
                     raise
@@ -119,13 +131,11 @@ class Checkpoints:
                         "same command again"
                     ) from error
                 self.skipped.append(f"checkpoint of step {step} does not read whole ({_line(error)})")
-            else:
-                return TrainState(**arrays | ({"best": Best(**arrays["best"])} if "best" in arrays else {}))
         if self.steps():
             raise RunError("; ".join(self.skipped) + ": no checkpoint is left; start in a new --workdir")
         return None
 
-    def _read(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+    def _read(self, step: int, abstract: dict[str, Any], read: Reader) -> dict[str, Any]:
         """The arrays of a checkpoint, checked by their sums. Raises what is wrong with it in any process.
 
         The parts are read without orbax's manager, which would wait for processes that could not read theirs.
@@ -137,7 +147,7 @@ class Checkpoints:
                 raise UserError(f"checkpoint of step {step}: format {about['format']}; accepted: up to {FORMAT}")
             if self._run and about.get("run", self._run) != self._run:
                 raise UserError(f"{folder}: a checkpoint of another config; accepted: those of the run in this folder")
-            tree = _arrays(folder / "state", abstract)
+            tree = read(folder / "state", abstract)
         except Exception as error:
             wrong = error
         if processes.anywhere(wrong is not None):  # before the sums, which all compute together
@@ -173,6 +183,13 @@ class Checkpoints:
 def _arrays(folder: epath.Path, abstract: dict[str, Any]) -> dict[str, Any]:
     """The tree of arrays in `folder`, on the shardings of `abstract`."""
     return ocp.StandardCheckpointHandler().restore(folder, args=ocp.args.StandardRestore(abstract))
+
+
+def _part(folder: epath.Path, abstract: dict[str, Any]) -> dict[str, Any]:
+    """The arrays in `folder` that `abstract` has, on its shardings; no others are read."""
+    how = ocp.checkpoint_utils.construct_restore_args(abstract)
+    args = ocp.args.PyTreeRestore(abstract, restore_args=how, partial_restore=True)
+    return ocp.PyTreeCheckpointHandler().restore(folder, args=args)
 
 
 def sums(tree: Any) -> dict[str, int]:

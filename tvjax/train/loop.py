@@ -5,22 +5,20 @@ are fetched after the next dispatch was started, so an accelerator never waits f
 the next two dispatches run. Everything that must be bit-identical after a kill happens on the grid of `log_every`.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from tvjax import remote
-from tvjax.errors import RunError, reject
+from tvjax.errors import RunError
 from tvjax.memory import give_back
 from tvjax.parallel import mesh as parallel
 from tvjax.parallel import processes
-from tvjax.settings import Checked, setting
 from tvjax.train import profile
 from tvjax.train.checkpoint import Checkpoints
 from tvjax.train.flops import flops
@@ -30,6 +28,7 @@ from tvjax.train.state import (
     Experiment,
     Hyper,
     OptimizerConfig,
+    TrainConfig,
     TrainState,
     init_state,
     keep_best,
@@ -39,51 +38,11 @@ from tvjax.train.state import (
 )
 from tvjax.train.stop import Stop, Stopped
 
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig(Checked):
-    """How long to train and what to leave behind; intervals are multiples of `log_every`."""
-
-    steps: int = setting(about="of the optimizer", least=1)
-    log_every: int = setting(about="steps in one dispatch to the device, and in one line of metrics", least=1)
-    evaluate_every: int = setting(about="steps between two evaluations")
-    checkpoint_every: int = setting(about="steps between two checkpoints")
-    keep_checkpoints: int = setting(2, "the newest that are kept", least=1)
-    tensorboard: bool = setting(True, "also write TensorBoard events")
-    keep_best: str = setting("", "a metric of the evaluation, whose best parameters are used; '': the last")
-
-    SCORES: ClassVar[tuple[str, ...]] = ()
-    """Metrics of the evaluation by which the best parameters can be kept."""
-
-    def check(self, path: str) -> None:
-        """Raise `UserError` for an interval that is no multiple of `log_every`, and for an unknown metric."""
-        for name in ("steps", "evaluate_every", "checkpoint_every"):
-            value = getattr(self, name)
-            if value < 1 or value % self.log_every:
-                raise reject(f"{path}.{name}", value, f"a positive multiple of log_every = {self.log_every}")
-        if self.keep_best not in ("", *self.SCORES):
-            raise reject(f"{path}.keep_best", self.keep_best, ", ".join(map(repr, ("", *self.SCORES))))
-
-
 HEAVY = 2**30
 """Bytes of a state above which, on a CPU, the next steps wait until the state is saved.
 
 Steps during the save need room for a second state. On an accelerator a copy on the host is written.
 """
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BatchConfig(Checked):
-    """The batch of a step."""
-
-    batch: int = setting(about="prompts, or examples, a step", least=1)
-    micro_batches: int = setting(1, "parts of a batch, one after another: less memory", least=1)
-
-    def check(self, path: str) -> None:
-        """Raise `UserError` for a number of micro-batches that does not divide the batch."""
-        super().check(path)
-        if self.batch % self.micro_batches:
-            raise reject(f"{path}.micro_batches", self.micro_batches, f"a divisor of batch = {self.batch}")
 
 
 # The metrics that the terminal shows, if an experiment has them.

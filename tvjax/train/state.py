@@ -1,4 +1,4 @@
-"""The state of a training run, and the pure step that moves it on.
+"""What a training run is asked to do, its state, and the pure step that moves the state on.
 
 A run trains a population of M members: `params` and `opt_state` lead with a member axis, and the step of one member
 is `vmap`ped over that axis. A member's numbers do not depend on the other members.
@@ -9,14 +9,15 @@ rounds back to 1.0, and in float16 Adam's epsilon is 0.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from tvjax.settings import setting
+from tvjax.errors import reject
+from tvjax.settings import Checked, setting
 
 INIT, BATCH, ORDER = range(3)
 Hyper = dict[str, jax.Array]
@@ -42,6 +43,45 @@ class Experiment(Protocol):
 
     def evaluate(self, params: Any, data: Any, key: jax.Array, hyper: Hyper) -> dict[str, jax.Array]:
         """The metrics of one member at an evaluation; arrays become lists in the log."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchConfig(Checked):
+    """The batch of a step."""
+
+    batch: int = setting(about="prompts, or examples, a step", least=1)
+    micro_batches: int = setting(1, "parts of a batch, one after another: less memory", least=1)
+
+    def check(self, path: str) -> None:
+        """Raise `UserError` for a number of micro-batches that does not divide the batch."""
+        super().check(path)
+        if self.batch % self.micro_batches:
+            raise reject(f"{path}.micro_batches", self.micro_batches, f"a divisor of batch = {self.batch}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Checked):
+    """How long to train and what to leave behind; intervals are multiples of `log_every`."""
+
+    steps: int = setting(about="of the optimizer", least=1)
+    log_every: int = setting(about="steps in one dispatch to the device, and in one line of metrics", least=1)
+    evaluate_every: int = setting(about="steps between two evaluations")
+    checkpoint_every: int = setting(about="steps between two checkpoints")
+    keep_checkpoints: int = setting(2, "the newest that are kept", least=1)
+    tensorboard: bool = setting(True, "also write TensorBoard events")
+    keep_best: str = setting("", "a metric of the evaluation, whose best parameters are used; '': the last")
+
+    SCORES: ClassVar[tuple[str, ...]] = ()
+    """Metrics of the evaluation by which the best parameters can be kept."""
+
+    def check(self, path: str) -> None:
+        """Raise `UserError` for an interval that is no multiple of `log_every`, and for an unknown metric."""
+        for name in ("steps", "evaluate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value < 1 or value % self.log_every:
+                raise reject(f"{path}.{name}", value, f"a positive multiple of log_every = {self.log_every}")
+        if self.keep_best not in ("", *self.SCORES):
+            raise reject(f"{path}.keep_best", self.keep_best, ", ".join(map(repr, ("", *self.SCORES))))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tvjax.nn.answers import Questions
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.model import Model, cut, forward
 from tvjax.nn.tokens import Tokens
@@ -35,26 +34,6 @@ def last_states_and_heads(model: Model, tokens: Tokens) -> dict[str, jax.Array]:
     activations = read_last(model, tokens, (*STREAM, edits.HEADS))
     read = {"states": stream_at(activations, slice(None)), "heads": activations[edits.HEADS]}
     return {name: a[:, :, 0].swapaxes(0, 1) for name, a in read.items()}
-
-
-def states_and_answers(model: Model, questions: tuple[Questions, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Questions in one pass: h^0..h^L at positions `read_BS`, ``[B, S, L+1, D]``, and what is said, ``[B, A]``.
-
-    What is said is the likeliest token at each place of the answers, each read with the tokens before it in place.
-
-    questions: with their `read_BS`.
-    """
-    q, read_BS = questions
-    at_BA = q.last_B[:, None] + jnp.arange(q.answers_BA.shape[1])[None]
-    out, activations = forward(
-        model,
-        q.tokens.ids_BT,
-        addresses=STREAM,
-        read_BS=read_BS,
-        at=jnp.minimum(at_BA, q.tokens.ids_BT.shape[1] - 1),
-        positions_BT=q.tokens.positions_BT,
-    )
-    return stream_at(activations, slice(None)).transpose(1, 2, 0, 3), out.argmax(-1)
 
 
 ADDED = ("attn_out", "mlp_out")

@@ -30,8 +30,8 @@ from tvjax.methods.trained import SHOTS, Trained, ask
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained import Tokenizer, load_model
-from tvjax.nn.pretrained.sources import find
 from tvjax.nn.pretrained.weights import abstract_params
+from tvjax.nn.sources import find
 from tvjax.nn.tokens import pad
 from tvjax.parallel import processes
 from tvjax.parallel.batches import Batches

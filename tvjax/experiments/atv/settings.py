@@ -17,8 +17,7 @@ from tvjax.tasks.text import Template
 from tvjax.text.adapting import ExampleConfig
 from tvjax.text.bench import VectorConfig
 from tvjax.text.data import DataConfig
-from tvjax.train.loop import TrainConfig
-from tvjax.train.state import OptimizerConfig
+from tvjax.train.state import OptimizerConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,8 @@ from tvjax.evals.statistics import with_interval
 from tvjax.experiments import rundir
 from tvjax.experiments.atv_tvp.settings import ATVTVPSettings
 from tvjax.experiments.atv_tvp.writer import Target, WriterExperiment
-from tvjax.experiments.base import Config, Experiment, PlanConfig, named, one_step
+from tvjax.experiments.base import Config, Experiment, PlanConfig, loader_of, named, one_step
+from tvjax.experiments.identity import A_RUN
 from tvjax.files import read_json, user_path, write_json
 from tvjax.nn.model import Model
 from tvjax.parallel import processes
@@ -41,7 +42,7 @@ def open_target(s: ATVTVPSettings, say: Callable[[str], None]) -> Target:
         rundir.run_once(named("tvp").run, values, folder, say, what="the target", **where)
     member = s.member(settings)
     name = settings.population.name[member]
-    load = named("tvp").load
+    load = loader_of(values)
     assert load is not None
     model = load(folder, values, name)
     # Off the mesh on which they were restored: they go where the writers are.
@@ -53,7 +54,7 @@ def _keep_target(folder: Path, target: Target) -> str:
     """The target's fingerprint, kept in the run. Raises `UserError` if its writers had another target."""
     path, fingerprint = folder / "target.json", origin.fingerprint(target.model.params)
     if path.is_file():
-        before = read_json(path, rundir.A_RUN).get("fingerprint")
+        before = read_json(path, A_RUN).get("fingerprint")
         if before != fingerprint:
             raise UserError(f"{path}: the writers' target was {before}; given {fingerprint}; accepted: the same one")
     write_json(path, {"member": target.name, "fingerprint": fingerprint})

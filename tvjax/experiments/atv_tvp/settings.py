@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tvjax.errors import UserError, reject
 from tvjax.experiments.base import named
-from tvjax.experiments.rundir import A_RUN
+from tvjax.experiments.identity import A_RUN
 from tvjax.files import read_json, user_path
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.parallel.mesh import MeshConfig
 from tvjax.settings import SEED, Checked, Settings, check_mesh, group, parts, setting
-from tvjax.train.loop import TrainConfig
-from tvjax.train.state import OptimizerConfig
+from tvjax.train.state import OptimizerConfig, TrainConfig
 from tvjax.vectors import tvp
 
 if TYPE_CHECKING:

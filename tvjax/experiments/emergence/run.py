@@ -16,6 +16,7 @@ from tvjax.evals import study
 from tvjax.experiments import rundir
 from tvjax.experiments.base import Config, Experiment, PlanConfig
 from tvjax.experiments.emergence.settings import EmergenceSettings, Population, differences, populations_run
+from tvjax.experiments.identity import A_RUN
 from tvjax.files import read_json, write_json
 from tvjax.train.loop import Trainer
 
@@ -33,7 +34,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     configs = {population.name: population.config for population in s.populations}
     paths = rundir.run_parts(populations_run(), configs, folder / POPULATIONS, mode, say)
     entries = [_entry(s, population, paths[population.name]) for population in s.populations]
-    first = read_json(paths[s.populations[0].name] / "eval" / "summary.json", rundir.A_RUN)
+    first = read_json(paths[s.populations[0].name] / "eval" / "summary.json", A_RUN)
     summary = {
         "experiment": "emergence",
         **{name: first[name] for name in ("task", "num_prompts", "risk_unit")},
@@ -48,7 +49,7 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
 
 def _entry(s: EmergenceSettings, population: Population, folder: Path) -> dict[str, Any]:
     """What the study keeps of a population: its summary without curves, and what its log says of training."""
-    summary = read_json(folder / "eval" / "summary.json", rundir.A_RUN)
+    summary = read_json(folder / "eval" / "summary.json", A_RUN)
     history, seconds = _history(folder / "metrics.jsonl")
     members = [
         {**_scores(member), **{name: member[name] for name in ("name", "seed", "tvp_weight", "prescribed_layer")}}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tvjax.errors import reject
@@ -29,16 +30,16 @@ from tvjax.experiments.formats.settings import FormatConfig, FormatSettings
 from tvjax.experiments.models import open_model
 from tvjax.experiments.progress import Progress, aloud
 from tvjax.files import read_json, write_json
-from tvjax.nn.model import Model
+from tvjax.nn.answers import Questions
+from tvjax.nn.model import Model, forward
 from tvjax.parallel.batches import Batches
 from tvjax.tasks.text import Answers, Template, TextTask, some
 from tvjax.text.bench import Bench, Position, Right, best_layer_and_scale, graded
 from tvjax.text.data import keep_tasks
-from tvjax.vectors.from_prompts import states_and_answers
+from tvjax.vectors.tvp import STREAM, stream_at
 
 CELLS = "cells"
 """The folder of a run that holds what has been measured of each cell."""
-_states_and_answers = jax.jit(states_and_answers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +194,27 @@ def _shown(
         accepted += bench.accepted(name, pairs)
     states, right = _answered(benches[0], prompts, accepted, c.positions)
     return states, _lists(right)
+
+
+@jax.jit
+def _states_and_answers(model: Model, questions: tuple[Questions, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Questions in one pass: h^0..h^L at positions `read_BS`, ``[B, S, L+1, D]``, and what is said, ``[B, A]``.
+
+    What is said is the likeliest token at each place of the answers, each read with the tokens before it in place.
+
+    questions: with their `read_BS`.
+    """
+    q, read_BS = questions
+    at_BA = q.last_B[:, None] + jnp.arange(q.answers_BA.shape[1])[None]
+    out, activations = forward(
+        model,
+        q.tokens.ids_BT,
+        addresses=STREAM,
+        read_BS=read_BS,
+        at=jnp.minimum(at_BA, q.tokens.ids_BT.shape[1] - 1),
+        positions_BT=q.tokens.positions_BT,
+    )
+    return stream_at(activations, slice(None)).transpose(1, 2, 0, 3), out.argmax(-1)
 
 
 def _answered(

@@ -8,8 +8,7 @@ from tvjax.nn.decoder import DecoderConfig, Precision
 from tvjax.settings import SEED, Checked, Settings, setting
 from tvjax.tasks.text import Template
 from tvjax.text.data import DataConfig
-from tvjax.train.loop import TrainConfig
-from tvjax.train.state import OptimizerConfig
+from tvjax.train.state import OptimizerConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

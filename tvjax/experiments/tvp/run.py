@@ -1,6 +1,5 @@
 """The TVP experiment: a population is trained on a synthetic task, with and without the TVP-loss, and measured."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from tvjax.errors import UserError, reject
 from tvjax.experiments import rundir
 from tvjax.experiments.base import Config, Experiment, PlanConfig, one_step
+from tvjax.experiments.tvp.measures import write
 from tvjax.experiments.tvp.settings import TVPSettings
 from tvjax.experiments.tvp.training import make_trainer
-from tvjax.nn.model import Model
 from tvjax.parallel import processes
-from tvjax.parallel.mesh import MeshConfig
 from tvjax.train.loop import Trainer
 
 
@@ -25,8 +22,6 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     Of several processes the first alone measures, and has a summary to return.
     Raises `UserError` for a config or a folder that does not fit, `RunError` if the run cannot go on.
     """
-    from tvjax.experiments.tvp.measures import write  # `load` needs none of what measures
-
     settings = TVPSettings.from_config(config)
     trainer = make_trainer(settings)
     rundir.prepare(folder, config, new=mode == "train")
@@ -39,22 +34,9 @@ def run(config: Mapping[str, Any], folder: Path, mode: str, say: Callable[[str],
     return summary
 
 
-def load(folder: Path, config: Mapping[str, Any], member: str | None = None) -> Model:
-    """One member of the run in `folder`. Raises `UserError` for a member that is not there or without a checkpoint."""
-    settings = dataclasses.replace(TVPSettings.from_config(config), mesh=MeshConfig())
-    names = settings.population.name
-    name = names[-1] if member is None else member
-    if name not in names:
-        raise reject("member", name, ", ".join(names))
-    _, state = make_trainer(settings).restore(folder, print, rundir.run_of(folder))
-    if state is None:
-        raise UserError(f"{folder}: no checkpoint in it; accepted: the workdir of a run that has saved one")
-    return Model(jax.tree.map(lambda p: p[names.index(name)], state.params), settings.decoder, settings)
-
-
 def planned(config: Config, c: PlanConfig, mesh: Mesh) -> Trainer:
     """What a plan compiles."""
     return make_trainer(TVPSettings.from_config(one_step(config)), mesh)
 
 
-EXPERIMENT = Experiment(name="tvp", run=run, settings=TVPSettings.from_config, trainer=planned, load=load)
+EXPERIMENT = Experiment(name="tvp", run=run, settings=TVPSettings.from_config, trainer=planned)

@@ -2,20 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 
+from tvjax import tasks
 from tvjax.errors import one_of, reject
 from tvjax.experiments.population import PopulationConfig, check_members, check_population_mesh, check_tvp
 from tvjax.nn.decoder import FAMILY_FIELDS, Decoder, DecoderConfig
 from tvjax.parallel.mesh import MeshConfig
 from tvjax.settings import SEED, Checked, Settings, at_least, build, group, parts, setting
-from tvjax.tasks import FAMILIES, LAYOUTS, Layout, RealTask, Shift, Task, shifts_for
-from tvjax.tasks.trial import try_family
-from tvjax.train.loop import BatchConfig, TrainConfig
-from tvjax.train.state import OptimizerConfig
+from tvjax.tasks import LAYOUTS, Layout, RealTask, Task
+from tvjax.train.state import BatchConfig, OptimizerConfig, TrainConfig
 from tvjax.vectors import tvp
 
 LARGEST = 2**20
@@ -102,12 +101,12 @@ class TVPSettings(Settings):
         return LAYOUTS[self.prompt.layout].wide(self.task.x_tokens)
 
     @property
-    def shifts(self) -> tuple[Shift, ...]:
+    def shifts(self) -> "tuple[tasks.Shift, ...]":
         """The shifts that are evaluated: those for which there are positions."""
         pairs, limit = None, self.decoder.max_positions
         if self.decoder.positions == "learned":
             pairs = next(n for n in range(limit + 1, 0, -1) if self.layout.length(n) <= limit)
-        return shifts_for(self.task, self.prompt.demonstrations, pairs) if self.evaluation.shifts else ()
+        return tasks.shifts_for(self.task, self.prompt.demonstrations, pairs) if self.evaluation.shifts else ()
 
     def active_inputs(self, step: jax.Array) -> jax.Array | None:
         """The mask ``[X]`` of the input dimensions in use at `step`; None if all are, always."""
@@ -115,14 +114,29 @@ class TVPSettings(Settings):
         return ramp.mask(self.task.input_width, step) if ramp.interval and isinstance(self.task, RealTask) else None
 
     @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read the config of a run that is to be trained or measured, and try its family (`tasks.try_family`).
+
+        Raises `UserError` with one line for the first thing that is wrong.
+        """
+        s = cls.of_run(config)
+        tasks.try_family(s.task_name, s.task, s.layout, s.prompt.demonstrations, s.shifts)
+        return s
+
+    @classmethod
+    def of_run(cls, config: Mapping[str, Any]) -> Self:
+        """Read the config of a run that has been trained, whose family was tried then. Raises `UserError` as well."""
+        return super().from_config(config)
+
+    @classmethod
     def read(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         """The values of the fields: the family of config.task decides which config.model there can be."""
         built = parts(cls, config, also=("task", "model"), apart=("decoder",))
         values = dict(group(config.get("task"), "config.task"))
         family = values.pop("name", None)
-        if family not in FAMILIES:
-            raise reject("config.task.name", family, one_of(FAMILIES))
-        task = build(FAMILIES[family], values, "config.task")
+        if family not in tasks.names():
+            raise reject("config.task.name", family, one_of(tasks.names()))
+        task = build(tasks.family(family), values, "config.task")
         if not (task.has_oracle or task.centred):
             accepted = f"settings of {family} with which it has an `oracle`, or is `centred`: see its docstring"
             raise reject("config.task", values, accepted)
@@ -135,7 +149,6 @@ class TVPSettings(Settings):
         """Raise `UserError` for groups that do not fit each other."""
         for check in (_check_prompt, _check_model, _check_population):
             check(self)
-        try_family(self.task_name, self.task, self.layout, self.prompt.demonstrations, self.shifts)
 
 
 def _check_prompt(s: TVPSettings) -> None:

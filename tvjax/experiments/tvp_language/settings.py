@@ -13,8 +13,7 @@ from tvjax.settings import parts, setting
 from tvjax.tasks.text import Template
 from tvjax.text.bench import VectorConfig
 from tvjax.text.data import DataConfig
-from tvjax.train.loop import TrainConfig
-from tvjax.train.state import OptimizerConfig
+from tvjax.train.state import OptimizerConfig, TrainConfig
 from tvjax.vectors.tvp import TVPConfig
 
 BASE = "base"

@@ -5,7 +5,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tvjax.nn.pretrained.families import read_config
 from tvjax.nn.pretrained.folder import CONFIG, TEMPLATES, along
 from tvjax.nn.pretrained.tokenizer import Tokenizer
 from tvjax.nn.pretrained.weights import load_folder, load_tensors, save_folder
+from tvjax.nn.sources import is_gguf
 
 __all__ = ["Pretrained", "Tokenizer", "is_gguf", "load_model", "save_model"]
 
@@ -61,11 +61,6 @@ def load_model(path: Path, **how: Any) -> Model:
     model = _of_gguf(path, **how) if is_gguf(path) else _of_folder(path, **how)
     give_back()  # what parsing took is some 5% of a small model's parameters
     return model
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether `path` is a file that by its name is of that format."""
-    return path.suffix.lower() == ".gguf" and os.path.isfile(path)
 
 
 def _of_folder(folder: Path, **how: Any) -> Model:

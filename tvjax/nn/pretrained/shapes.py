@@ -5,8 +5,8 @@ from typing import Any
 from tvjax.errors import reject
 from tvjax.files import read_json, user_path
 from tvjax.nn.decoder import DecoderConfig
-from tvjax.nn.pretrained import is_gguf
 from tvjax.nn.pretrained.families import read_config
+from tvjax.nn.sources import is_gguf
 
 _LLAMA3: dict[str, Any] = {
     "model_type": "llama",

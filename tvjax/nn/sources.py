@@ -63,6 +63,11 @@ def find(path: str | os.PathLike[str], field: str = "path") -> Path:
     return _of_hub(listed["model"], listed["revision"], field)
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether `path` is a GGUF file, by its name."""
+    return path.suffix.lower() == ".gguf" and os.path.isfile(path)
+
+
 def _of_wheel(name: str, wheel: Wheel, field: str) -> Path:
     kept = user_cache() / f"{wheel.sha256[:12]}-{Path(wheel.file).name}"
     try:
