@@ -358,8 +358,9 @@ def _saved_records(folder: Path, fields: Fields) -> Iterator[Record]:
 def _saved_split(folder: Path, fields: Fields) -> Iterator[Record]:
     state, info = (read_json(inside(folder, name), SAVED) for name in (STATE, INFO))
     files = state.get("_data_files")
-    names = [file.get("filename") for file in files if isinstance(file, Mapping)] if isinstance(files, list) else [None]
-    if not all(isinstance(name, str) for name in names):
+    named = [file.get("filename") for file in files if isinstance(file, Mapping)] if isinstance(files, list) else [None]
+    names = [name for name in named if isinstance(name, str)]
+    if len(names) < len(named) or len(named) < len(files or ()):
         raise reject(f"{folder / STATE}, _data_files", files, "a list of {'filename': text}")
     if state.get("_indices_data_files"):
         raise UserError(
