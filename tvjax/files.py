@@ -42,6 +42,19 @@ def nearest_beside(path: Path) -> str:
     return near(path.name, names, "" if path.parent == Path() else f"{path.parent}/")
 
 
+def inside(folder: Path, name: str) -> Path:
+    """The file `name` of `folder`. Raises `UserError` for another folder's, and for a link that leads out.
+
+    A link may only lead to the blobs of the hub's cache.
+    """
+    file = folder / name
+    allowed = [folder.resolve(), (folder / ".." / ".." / "blobs").resolve()]
+    if Path(name).name != name or name in ("", ".", "..") or file.resolve().parent not in allowed:
+        what = "has a link out of it," if Path(name).name == name and file.is_symlink() else "names the file"
+        raise UserError(f"{folder}: {what} {name!r}; accepted: files in this folder")
+    return file
+
+
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write `content` to `path`: a reader, or a crash, sees the old file or the new one, never a part."""
     if not processes.first():

@@ -1,18 +1,14 @@
-"""Text tasks: what a folder may hold, splits, demonstrations, and the built-in suite."""
+"""Text tasks: splits, demonstrations, and the built-in suite."""
 
 import itertools
-import json
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tvjax.errors import UserError
 from tvjax.tasks.suite import DOMAINS, number_word, plural, suite
-from tvjax.tasks.text import SPLITS, Template, TextTask, read_folder, shots, some, split_of
-
-REAL = Path(__file__).parents[2].parent / "shared" / "data" / "function_vectors"
+from tvjax.tasks.text import SPLITS, Template, TextTask, shots, some, split_of
 
 
 class TestSplits:
@@ -109,68 +105,6 @@ class TestPrompts:
     def test_more_than_there_are_is_refused(self):
         with pytest.raises(UserError, match="at most 1"):
             shots(np.random.default_rng(0), [("a", "b"), ("c", "d")], 2, apart_from="a")
-
-
-class TestFolder:
-    def write(self, folder, value, name="task"):
-        (folder / f"{name}.json").write_text(value if isinstance(value, str) else json.dumps(value))
-
-    def test_pairs_are_read_and_repetitions_dropped(self, tmp_path):
-        pairs = [(" a ", "b"), ("a", "c"), ("a", "b\n")]
-        self.write(tmp_path, [{"input": x, "output": y} for x, y in pairs])
-        self.write(tmp_path, [{"input": "x", "output": "y", "more": 1}], "other")
-        assert read_folder(tmp_path) == {
-            "other": TextTask("other", (("x", "y"),)),
-            "task": TextTask("task", (("a", "b"), ("a", "c"))),
-        }
-        assert list(read_folder(tmp_path, ["task"])) == ["task"]
-
-    @pytest.mark.parametrize(
-        ("value", "says"),
-        [
-            ("[", "not whole JSON"),
-            ({"input": "a"}, "no list of pairs"),
-            ([], "no list of pairs"),
-            ([{"input": "a", "output": "b"}, {"input": "a"}], "entry 1"),
-            ([{"input": "a", "output": ["b"]}], "entry 0"),
-            ([{"input": "", "output": "b"}], "entry 0"),
-            (["a"], "entry 0"),
-            ([{"input": "a", "output": 3.80}], "entry 0"),
-            ([{"input": 7, "output": "b"}], "entry 0"),
-            ('[{"input": "a", "output": NaN}]', "entry 0"),
-            ([{"input": "a", "output": None}], "entry 0"),
-            ([{"input": "a", "output": "\ud800"}], "entry 0"),
-            ('[{"input": "a", "output": "b", "input": "c"}]', "stands twice"),
-            ("[" * 100_000, "not whole JSON"),
-        ],
-    )
-    def test_anything_else_is_refused_in_one_line(self, tmp_path, value, says):
-        self.write(tmp_path, value)
-        with pytest.raises(UserError) as error:
-            read_folder(tmp_path)
-        assert says in str(error.value) and "task.json" in str(error.value) and "\n" not in str(error.value)
-
-    def test_it_is_utf_8_with_or_without_a_mark(self, tmp_path):
-        text = json.dumps([{"input": "été", "output": "hiver"}], ensure_ascii=False)
-        for encoding in ("utf-8", "utf-8-sig"):
-            (tmp_path / "task.json").write_bytes(text.encode(encoding))
-            assert read_folder(tmp_path)["task"].pairs == (("été", "hiver"),)
-        for encoding in ("latin-1", "utf-16"):
-            (tmp_path / "task.json").write_bytes(text.encode(encoding))
-            with pytest.raises(UserError, match=r"task\.json: not whole JSON"):
-                read_folder(tmp_path)
-
-    def test_what_is_not_there_is_refused(self, tmp_path):
-        with pytest.raises(UserError, match=r"NAME\.json"):
-            read_folder(tmp_path)
-        self.write(tmp_path, [{"input": "a", "output": "b"}])
-        with pytest.raises(UserError, match="those of"):
-            read_folder(tmp_path, ["nowhere"])
-
-    @pytest.mark.skipif(not REAL.is_dir(), reason="the real task files are not here")
-    def test_the_real_tasks_read(self):
-        tasks = read_folder(REAL)
-        assert len(tasks) >= 18 and dict(tasks["antonym"].pairs)["flawed"] == "perfect"
 
 
 class TestSuite:

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import io
 import itertools
-import string
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tvjax.errors import UserError, reject, warn
+from tvjax.tasks.folders import pieces
 from tvjax.tasks.text import SPLITS, Answers, Pair, TextTask, answers_of, split_of
 
 NAME, VERSION = "text_tasks", "1.0.0"
@@ -159,18 +159,13 @@ def task_name(name: str) -> str:
 
 def _fields(text: str, features: Mapping[str, Any], name: str) -> Sequence[str]:
     """The features that a format string names."""
-    try:
-        parts = [part for part in string.Formatter().parse(text) if part[1] is not None]
-    except ValueError as error:
-        raise reject("config.data.tfds", text, f"a format string ({error})") from None
-    for _, field, style, conversion in parts:
+    named = [field for _, field in pieces(text, "config.data.tfds") if field is not None]
+    for field in named:
         if field not in features:
             raise reject("config.data.tfds", text, f"features of {name} in braces: {', '.join(features)}")
-        if style or conversion:
-            raise reject("config.data.tfds", text, f"{{{field}}} alone, without a format")
-    if not parts:
+    if not named:
         raise reject("config.data.tfds", text, f"at least one feature of {name} in braces: {', '.join(features)}")
-    return [str(field) for _, field, _, _ in parts]
+    return named
 
 
 def _texts(field: str, feature: Any, value: Any, where: str, *, several: bool) -> Answers:

@@ -3,15 +3,12 @@
 import dataclasses
 import functools
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tvjax.errors import UserError, reject
-from tvjax.files import user_path
+from tvjax.errors import reject
 from tvjax.settings import setting
 
 SPLITS = {"train": 0.5, "dev": 0.2, "test": 0.3}
@@ -107,53 +104,6 @@ class Template:
 def without_repetition(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     """Each pair once, in order."""
     return tuple(dict.fromkeys(pairs))
-
-
-def read_folder(folder: str | Path, names: Sequence[str] = ()) -> dict[str, TextTask]:
-    """The tasks of a folder of ``NAME.json`` files, lists of ``{"input": ..., "output": ...}``; of `names` if given.
-
-    Both are texts, without the blanks around them. If an input is in several entries, every output is right. Raises
-    `UserError` for a folder or a task that is not there, and for a file with anything else: a number could be spelled
-    in several ways.
-    """
-    folder = user_path(folder)
-    files = {path.stem: path for path in sorted(folder.glob("*.json"))} if folder.is_dir() else {}
-    if not files:
-        raise UserError(f"{folder}: no NAME.json in it; accepted: a folder of lists of {{'input', 'output'}}")
-    for name in names:
-        if name not in files:
-            raise reject("tasks", name, f"those of {folder}: {', '.join(files)}")
-    return {name: TextTask(name, _read(files[name])) for name in names or files}
-
-
-def _read(path: Path) -> tuple[Pair, ...]:
-    try:
-        items = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: not whole JSON ({error})") from None
-    if not isinstance(items, list) or not items:
-        raise UserError(f"{path}: holds no list of pairs; accepted: a list of {{'input', 'output'}}")
-    pairs = []
-    for number, item in enumerate(items):
-        x, y = (item.get("input"), item.get("output")) if isinstance(item, Mapping) else (None, None)
-        if not (isinstance(x, str) and isinstance(y, str) and _whole(x) and _whole(y)):
-            accepted = "{'input': text, 'output': text}; each of several right answers is an entry of its own"
-            raise UserError(f"{path}: entry {number}: given {item!r}; accepted: {accepted}")
-        pairs.append((x.strip(), y.strip()))
-    return without_repetition(pairs)
-
-
-def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names are all different. JSON itself would keep the last value of a name that stands twice."""
-    known = dict(items)
-    if len(known) < len(items):
-        raise ValueError(f"a name stands twice in an object of the names {[name for name, _ in items][:5]}")
-    return known
-
-
-def _whole(text: str) -> bool:
-    """Whether a text is not blank and has no half of a character, which JSON can hold."""
-    return bool(text.strip()) and text.encode(errors="ignore").decode() == text
 
 
 def shots(

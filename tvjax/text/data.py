@@ -9,8 +9,9 @@ from tvjax.files import user_path
 from tvjax.parallel import processes
 from tvjax.settings import setting
 from tvjax.tasks import records
+from tvjax.tasks.folders import Fields, read_folder
 from tvjax.tasks.suite import suite
-from tvjax.tasks.text import TextTask, read_folder
+from tvjax.tasks.text import TextTask
 
 KEPT = "data"
 """The folder of a run that holds its tasks."""
@@ -20,18 +21,23 @@ KEPT = "data"
 class DataConfig:
     """Which tasks: those of a folder, or data sets of tensorflow-datasets, or else the built-in suite."""
 
-    path: str = setting("", "a folder of NAME.json lists of {'input', 'output'}; '': the built-in suite")
+    path: str = setting(
+        "", "a folder of NAME.json, .jsonl, .csv, .parquet or of saved datasets; '': the built-in suite"
+    )
     tasks: tuple[str, ...] = setting((), "names of tasks of the folder or the suite; (): all")
     tfds: tuple[tuple[str, str, str], ...] = setting(
         (), "or data sets: (name, input, output), e.g. (('glue/sst2', '{sentence}', '{label}'),)"
     )
     tfds_dir: str = setting("", "where they are prepared, as array_record; '': where tensorflow-datasets has them")
-    most: int = setting(0, "inputs that are taken of a data set, with all their answers; 0: all", least=0)
+    most: int = setting(0, "inputs that are taken of a file or data set, with all their answers; 0: all", least=0)
+    fields: Fields = dataclasses.field(default_factory=Fields)
 
     def read(self) -> dict[str, TextTask]:
         """The tasks by name. Raises `UserError` for a folder, a data set or a task that is not there."""
         if self.tfds and (self.path or self.tasks):
             raise reject("config.data.tfds", self.tfds, "() where config.data.path or config.data.tasks is given")
+        if self.fields != Fields() and not self.path:
+            raise reject("config.data.fields", self.fields, "other names only where config.data.path is given")
         if self.tfds:
             folder = str(user_path(self.tfds_dir, "config.data.tfds_dir")) if self.tfds_dir else ""
             tasks = [records.read_dataset(*row, data_dir=folder, most=self.most) for row in self.tfds]
@@ -42,7 +48,7 @@ class DataConfig:
         if len(set(self.tasks)) < len(self.tasks):
             raise reject("config.data.tasks", self.tasks, "each name once")
         if self.path:
-            return read_folder(user_path(self.path, "config.data.path"), self.tasks)
+            return read_folder(user_path(self.path, "config.data.path"), self.tasks, self.fields, most=self.most)
         known = suite()
         for name in self.tasks:
             if name not in known:

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 
 from tvjax.errors import UserError, warn
-from tvjax.files import read_json, write_whole
+from tvjax.files import inside, read_json, write_whole
 from tvjax.parallel import processes
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
@@ -63,15 +63,6 @@ STAGE = ".tvjax-export"
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _ROWS = 1024
-
-
-def inside(folder: Path, name: str) -> Path:
-    """The file `name` of `folder`. Raises `UserError` for another folder's, and for a link that leads out."""
-    file = folder / name
-    allowed = [folder.resolve(), (folder / ".." / ".." / "blobs").resolve()]
-    if Path(name).name != name or name in ("", ".", "..") or file.resolve().parent not in allowed:
-        raise UserError(f"{folder}: names the file {name!r}; accepted: files in this folder")
-    return file
 
 
 def along(folder: Path) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from tvjax.errors import UserError, reject
-from tvjax.files import user_path
+from tvjax.files import inside, user_path
 from tvjax.nn import selection
 from tvjax.nn.decoder import DecoderConfig
 from tvjax.nn.lora import apply_lora
@@ -27,7 +27,7 @@ from tvjax.nn.prefix import check_prefix
 from tvjax.nn.pretrained import Pretrained
 from tvjax.nn.pretrained.families import FAMILIES, Family, describe
 from tvjax.nn.pretrained.folder import CONFIG as MODEL_CONFIG
-from tvjax.nn.pretrained.folder import inside, write_files
+from tvjax.nn.pretrained.folder import write_files
 from tvjax.nn.pretrained.forms import LINEAR_NEIGHBOURS, turned_order
 from tvjax.nn.pretrained.peft_config import FOLDER, Options
 from tvjax.nn.pretrained.peft_lora import read_lora, write_lora

@@ -20,10 +20,10 @@ import safetensors.numpy
 from jax.sharding import Mesh
 
 from tvjax.errors import UserError, reject, warn
-from tvjax.files import read_json
+from tvjax.files import inside, read_json
 from tvjax.nn.decoder import ALIGNMENT, Decoder, DecoderConfig
 from tvjax.nn.pretrained.families import FAMILIES, Family, describe, read_config
-from tvjax.nn.pretrained.folder import CONFIG, FOLDER, Folder, inside, write_model
+from tvjax.nn.pretrained.folder import CONFIG, FOLDER, Folder, write_model
 from tvjax.nn.pretrained.forms import Form
 from tvjax.parallel.mesh import on_cpu, path_of, shardings
 
