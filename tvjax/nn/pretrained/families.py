@@ -310,14 +310,15 @@ def _phi3(f: Fields) -> dict[str, Any]:
     )
     if f["head_dim"] not in (None, channels):
         raise f.reject("head_dim", f"{channels}, which is hidden_size / num_attention_heads")
-    kind = "full_attention" if window is None else "sliding_attention"
-    if set(_layer_types(f, layers) or ()) - {kind}:
-        raise f.reject("layer_types", f"{layers} entries {kind}, as sliding_window {window} says")
+    # Masks go by the window alone, in transformers; types of layers that it would need are refused.
+    kinds = _layer_types(f, layers)
+    if window is None and "sliding_attention" in (kinds or ()):
+        raise f.reject("layer_types", f"{layers} entries full_attention, as there is no sliding_window")
     return {
         **_gated_sizes(f),
         **_rotary(f, channels, Beside(acts=True, original=True, kinds=("default", "longrope"))),
         "unbiased": ("readout", "attention", "out", "mlp"),
-        "windows": _windows(f, layers, [kind] * layers, window),
+        "windows": () if window is None else (window,) * layers,
     }
 
 

@@ -143,7 +143,7 @@ class _Block:
         key, beside = "partial_rotary_factor", self.beside
         inside = f"{self.name}.{key}" if key in self.values else beside.fraction
         fraction = self._either(key, beside.fraction)
-        if fraction is None and inside == beside.fraction and beside.fraction == key:
+        if fraction is None and inside == beside.fraction and not beside.acts:
             return self._even(inside, self.channels)
         if beside.acts:
             # More than 1 is refused, however much it is.
