@@ -1,7 +1,7 @@
 """GGUF files for tests: Hugging Face folders (config.json, model.safetensors) written as llama.cpp's converter does.
 
-What the converter changes on the way, besides names: rows of queries and keys (llama), norms (gemma), the order of
-queries, keys and values (gptneox), transposed matrices (gpt2), and llama3's frequencies, which become a tensor.
+What the converter changes on the way, besides names: rows of queries and keys (llama, smollm3, granite), norms (gemma),
+the order of queries, keys and values (gptneox), transposed matrices (gpt2), and frequencies that become tensors.
 """
 
 import json
@@ -18,6 +18,8 @@ Metadata = dict[str, Any]
 # model_type of config.json: general.architecture. Mistral's files say llama and nothing of a window.
 ARCHITECTURES = {
     **{name: name for name in ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gpt2")},
+    **{name: name for name in ("olmo2", "smollm3", "phi3", "granite")},
+    "gemma3_text": "gemma3",
     "mistral": "llama",
     "gpt_neox": "gptneox",
 }
@@ -112,9 +114,10 @@ def head_size(config: Metadata) -> int:
 
 
 def rope(config: Metadata) -> Metadata:
-    """The block of rotary positions, where there is one."""
+    """The block of rotary positions, where there is one; where layers have their own, that of full attention."""
     beside = {name: config[name] for name in ("rope_theta",) if name in config}
-    return {"rope_type": "default", **beside, **(config.get("rope_parameters") or {})}
+    block = config.get("rope_parameters") or {}
+    return {"rope_type": "default", **beside, **block.get("full_attention", block)}
 
 
 def metadata(config: Metadata) -> Metadata:
@@ -135,12 +138,12 @@ def metadata(config: Metadata) -> Metadata:
         found["attention.layer_norm_rms_epsilon"] = config["rms_norm_eps"]
     if config.get("head_dim") is not None:
         found["attention.key_length"] = found["attention.value_length"] = config["head_dim"]
-    if arch in ("llama", "qwen2", "qwen3"):
+    if arch in ("llama", "qwen2", "qwen3", "olmo2", "smollm3", "phi3", "granite", "gemma3"):
         found["rope.freq_base"] = float(rope(config)["rope_theta"])
     elif arch != "gpt2":
         # The converter says nothing, and 10000 is what llama.cpp takes then.
         assert rope(config)["rope_theta"] == 10000
-    if arch == "llama":
+    if arch in ("llama", "smollm3", "granite"):
         found["rope.dimension_count"] = head_size(config)
         found["vocab_size"] = config["vocab_size"]
     if arch == "gptneox":
@@ -148,6 +151,23 @@ def metadata(config: Metadata) -> Metadata:
         found["use_parallel_residual"] = config["use_parallel_residual"]
     if rope(config)["rope_type"] == "linear":
         found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope(config)["factor"])}
+    if arch == "granite":
+        found["embedding_scale"], found["residual_scale"] = (
+            config["embedding_multiplier"],
+            config["residual_multiplier"],
+        )
+        found["attention.scale"], found["logit_scale"] = config["attention_multiplier"], config["logits_scaling"]
+    if arch == "gemma3":
+        found["attention.sliding_window"] = config["sliding_window"]
+        found["attention.sliding_window_pattern"] = config["layer_types"].index("full_attention") + 1
+        found["rope.freq_base_swa"] = config["rope_parameters"]["sliding_attention"]["rope_theta"]
+    if arch == "phi3":
+        found["attention.sliding_window"] = config["sliding_window"] or 0
+        found["rope.dimension_count"] = int(rope(config).get("partial_rotary_factor", 1.0) * head_size(config))
+        if rope(config)["rope_type"] == "longrope":
+            long, original = config["max_position_embeddings"], config["original_max_position_embeddings"]
+            found["rope.scaling.original_context_length"] = original
+            found["rope.scaling.attn_factor"] = float((1 + np.log(long / original) / np.log(original)) ** 0.5)
     if arch == "gemma2":
         found["attn_logit_softcapping"] = config["attn_logit_softcapping"]
         found["final_logit_softcapping"] = config["final_logit_softcapping"]
@@ -169,6 +189,9 @@ def tensors(folder: Path, config: Metadata) -> dict[str, np.ndarray]:
         name = names.get_name(path, try_suffixes=(".weight", ".bias"))
         assert name is not None, path
         found[name] = np.ascontiguousarray(converted(arch, path, tensor.astype(np.float32), config))
+    if rope(config)["rope_type"] == "longrope":
+        for length in ("short", "long"):
+            found[f"rope_factors_{length}.weight"] = np.array(rope(config)[f"{length}_factor"], np.float32)
     if rope(config)["rope_type"] == "llama3":
         found["rope_freqs.weight"] = llama3_factors(rope(config), head_size(config))
     return found
@@ -177,11 +200,11 @@ def tensors(folder: Path, config: Metadata) -> dict[str, np.ndarray]:
 def converted(arch: str, path: str, tensor: np.ndarray, config: Metadata) -> np.ndarray:
     """One tensor, as the file keeps it."""
     part = path.split(".")[-2]
-    if arch == "llama" and part in ("q_proj", "k_proj"):
+    if arch in ("llama", "smollm3", "granite") and part in ("q_proj", "k_proj"):
         heads = config["num_key_value_heads" if part == "k_proj" else "num_attention_heads"]
         # The two halves of a head, which turn together, become neighbours.
         return tensor.reshape(heads, 2, -1, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
-    if arch in ("gemma", "gemma2") and part.endswith("norm"):
+    if arch in ("gemma", "gemma2", "gemma3") and part.endswith("norm"):
         return tensor + 1
     if arch == "gpt2" and part in ("c_attn", "c_proj", "c_fc"):
         return tensor.T

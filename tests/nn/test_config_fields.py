@@ -1,6 +1,6 @@
 """Every field of every family's config.json, left out, null, respelled and contradicted, against `transformers`.
 
-The cases, some 4200, are made from the table of fields: see `cases`.
+The cases, some 7200, are made from the table of fields: see `cases`.
 """
 
 import dataclasses
@@ -32,15 +32,26 @@ BESIDE = {
     "rotary_pct": 0.25,
     "partial_rotary_factor": None,
     "original_max_position_embeddings": None,
+    "rope_local_base_freq": 10_000.0,
     "rope_scaling": None,
+    "sliding_window_pattern": 6,
     "layer_types": None,
     "head_dim": None,
+}
+# The same, of one family.
+BESIDE_IN = {
+    "gemma3_text": {"rope_theta": 1_000_000.0},
+    "olmo3": {"rope_theta": 500_000.0},
+    "smollm3": {"rope_theta": 2_000_000.0},
+    "phi3": {"partial_rotary_factor": 1.0},
 }
 # Read by the reference only to be compared, to be moved to where it does not count, or to say how to compute.
 IDLE = {
     *("num_heads", "embed_dim", "head_dim", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"),
     *("rope_parameters", "vision_aspect_ratio", "vision_feature_layer", "vision_feature_select_strategy"),
     *("experts_implementation", "output_cross_attentions", "num_labels", "summary_last_dropout"),
+    # Of the classes of gemma3 that read images.
+    *("vision_config", "mm_tokens_per_image", "image_token_id", "text_config"),
 }
 # Values unlike any default, for the fields that we pass over; others get one of their type.
 ODD = {
@@ -120,6 +131,45 @@ def layer_cases(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{kinds}, used {used}", changed | {"use_sliding_window": used, "sliding_window": 4}
 
 
+def layered_rope_cases(values: dict[str, Any], full: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The blocks of each kind of layers, and what stands beside them."""
+    blocks, bare = values["rope_parameters"], without(values, "rope_parameters")
+    for layers, block in blocks.items():
+        changes = {
+            "left out": without(blocks, layers),
+            "null": blocks | {layers: None},
+            "empty": blocks | {layers: {}},
+            "of kind word": blocks | {layers: "linear"},
+            "with more": blocks | {layers: block | {"finetuned": True}},
+            "with both, contradicted": blocks | {layers: block | {"type": "llama3"}},
+            "with type": blocks | {layers: without(block, "rope_type") | {"type": block["rope_type"]}},
+        }
+        for kind in ("default", "linear", "llama3", "dynamic", "yarn", "longrope", "proportional"):
+            changes[f"of kind {kind}"] = blocks | {layers: block | {"rope_type": kind}}
+        for key in sorted({*block, "partial_rotary_factor", "original_max_position_embeddings", "rope_theta"}):
+            changes[f"{key} left out"] = blocks | {layers: without(block, key)}
+            for value in (None, "high", True, -1.0, *((0.5, 32) if full else ())):
+                changes[f"{key} {value}"] = blocks | {layers: block | {key: value}}
+        yield from ((f"{layers}, {what}", bare | {"rope_parameters": changed}) for what, changed in changes.items())
+        yield f"{layers}, for each kind", values | {"rope_parameters": block}
+        yield f"{layers} as rope_scaling", bare | {"rope_scaling": block}
+        yield (
+            f"{layers} as rope_scaling beside empty rope_parameters",
+            bare | {"rope_parameters": {}, "rope_scaling": block},
+        )
+        yield f"{layers} as rope_scaling, against rope_parameters", values | {"rope_scaling": block}
+        others = without(blocks, layers)
+        yield f"{layers} as rope_scaling, beside {[*others]}", bare | {"rope_parameters": others, "rope_scaling": block}
+    thetas = {layers: without(block, "rope_theta") for layers, block in blocks.items()}
+    for name in ("rope_theta", "rope_local_base_freq", "partial_rotary_factor", "original_max_position_embeddings"):
+        for value in (40.0, None, "high", *((1.0,) if full else ())):
+            yield f"{name} {value} beside it", values | {name: value}
+            yield f"{name} {value} instead", bare | {"rope_parameters": thetas, name: value}
+            yield f"{name} {value} without a block", bare | {name: value}
+    yield "without a block", bare
+    yield "another kind of layers", values | {"rope_parameters": blocks | {"chunked_attention": {}}}
+
+
 def rope_cases(values: dict[str, Any], full: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """The block under both names, each number in it left out, null, changed, and beside it instead of in it."""
     block = values["rope_parameters"]
@@ -171,7 +221,9 @@ def cases(name: str) -> list[tuple[str, str, dict[str, Any]]]:
     for row in FIELDS[values["model_type"]]:
         if row.name not in ("rope_parameters", "rope_scaling", "layer_types"):
             listed += [(row.name, what, changed) for what, changed in plain_cases(values, row, full)]
-    if rope is not None:
+    if rope is not None and "full_attention" in rope:
+        listed += [("rope", what, changed) for what, changed in layered_rope_cases(values, full)]
+    elif rope is not None:
         scaled = full or rope["rope_type"] != "default"
         listed += [("rope", what, changed) for what, changed in rope_cases(values, scaled)]
     listed += [("layer_types", what, changed) for what, changed in layer_cases(values)]
@@ -186,7 +238,7 @@ def cases(name: str) -> list[tuple[str, str, dict[str, Any]]]:
 
 def test_cases_are_many():
     counts = {name: len(cases(name)) for name in make.MODELS}
-    assert len(counts) == 14 and sum(counts.values()) > 4000, counts
+    assert len(counts) == 22 and sum(counts.values()) > 7000, counts
 
 
 class Reference:
@@ -247,9 +299,11 @@ class Ours:
     @staticmethod
     def _shape(config: DecoderConfig) -> DecoderConfig:
         free = ("norm_epsilon", "rotary_base", "rotary_scaling", "max_positions", "windows")
-        free += ("attention_scale", "attention_cap", "readout_cap", "embed_scale")
+        free += ("attention_scale", "attention_cap", "readout_cap", "embed_scale", "rotaries", "rotary_width")
+        free += ("residual_scale", "readout_scale", "positions")
         defaults = {f.name: f.default for f in dataclasses.fields(DecoderConfig)}
-        kept = {name: defaults[name] for name in free if name != "max_positions" or config.positions == "rotary"}
+        bound = ("max_positions", "positions") if config.positions == "learned" else ()
+        kept = {name: defaults[name] for name in free if name not in bound}
         mlp = "gated_silu" if config.mlp.startswith("gated") else "silu"
         return dataclasses.replace(config, mlp=mlp, num_kv_heads=config.kv_heads, head_width=config.channels, **kept)
 
@@ -274,7 +328,8 @@ class Ours:
 # is not implemented, and a window in a family without one (the reference then keeps a shorter cache).
 MAY_BE_REFUSED = re.compile(
     r"contradicted|against|without its|a list|a flag|another|high|True|nan|-1\.0|0\.5|32|of kind|of another"
-    r"|gelu_10|quick_gelu|relu2|tanh$|original_max_position_embeddings said|head_dim said|sliding|for each kind"
+    r"|gelu_10|quick_gelu|relu2|tanh$|head_dim said|sliding|for each kind"
+    r"|original_max_position_embeddings (said|left out|its default|None)"
 )
 
 
@@ -296,6 +351,9 @@ def test_logits_or_a_refusal_by_name(name, tmp_path):
         said = ours.logits(values)
         if isinstance(said, str):
             names = {field, *re.findall(r"\w+", what), "tensor"} | ({"rotary_pct"} if field == "rope" else set())
+            names |= (
+                {"short_factor", "partial_rotary_factor"} if field in ("hidden_size", "num_attention_heads") else set()
+            )
             if not any(name in said for name in names):
                 wrong.append((field, what, said, "names no field"))
             elif MAY_BE_REFUSED.search(f"{field} {what}") or "an even number of channels" in said:
@@ -327,7 +385,8 @@ def test_defaults_and_spellings_are_those_of_the_class(family):
     theirs = {field.name: field.default for field in dataclasses.fields(reading_class(family))}
     spellings = reading_class(family).attribute_map
     for row in FIELDS[family]:
-        assert row.default == theirs.get(row.name, BESIDE.get(row.name)), row
+        beside = BESIDE | BESIDE_IN.get(family, {})
+        assert row.default == theirs.get(row.name, beside.get(row.name)), row
         assert set(row.aliases) == {alias for alias, name in spellings.items() if name == row.name}, row
         assert row.name in theirs or row.name in BESIDE, row
     known = {row.name for row in FIELDS[family]} | set(READ[""]) | set(READ.get(family, {})) | INERT
@@ -381,10 +440,9 @@ def test_all_that_the_reference_reads_is_in_a_list(family):
     of_family, shared = set(READ.get(family, {})), set(READ[""])
     assert sorted(read - rows - shared - of_family - INERT - IDLE) == []
     assert sorted(of_family - read) == []
-    assert (
-        sorted(rows - read - {"rope_scaling", "rotary_emb_base", "rotary_pct", "original_max_position_embeddings"})
-        == []
-    )
+    in_blocks = {"rope_scaling", "rotary_emb_base", "rotary_pct", "original_max_position_embeddings"}
+    instead = {"rope_local_base_freq", "sliding_window_pattern", "no_rope_layer_interval"}
+    assert sorted(rows - read - in_blocks - instead) == []
 
 
 @needs_torch
@@ -434,6 +492,12 @@ HARMLESS = {
     "gemma2": {"hidden_act": "relu", "cache_implementation_of": "hybrid", "use_sliding_window": False},
     "mistral": {"attention_bias": True, "mlp_bias": True, "max_window_layers": 1},
     "qwen3": {"mlp_bias": True, "use_qk_norm": False},
+    "gemma3_text": {"hidden_act": "relu", "use_sliding_window": False, "max_window_layers": 1},
+    "olmo2": {"clip_qkv": None, "mlp_bias": True, "use_sliding_window": True},
+    "olmo3": {"clip_qkv": None, "sliding_window_pattern": 2, "use_sliding_window": False},
+    "smollm3": {"max_window_layers": 28, "is_llama_config": True, "pretraining_length": 1},
+    "phi3": {"attention_bias": False, "mlp_bias": False, "lm_head_bias": False, "full_attn_mod": 1},
+    "granite": {"mup": True, "use_sliding_window": False},
     "llama": {
         "is_llama_config": True,
         "rope_interleaved": False,
@@ -515,7 +579,7 @@ class TestRefusal:
             ("mistral", {"num_hidden_layers": 2**63}, "num_hidden_layers"),
             ("gpt2", {"n_layer": 2**31}, "n_layer"),
             ("qwen2_windows", {"max_window_layers": -(10**400)}, "max_window_layers"),
-            ("llama3", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.type"),
+            ("llama3", {"rope_scaling": {"type": "spiral", "factor": 2.0}}, "rope_scaling.type"),
             ("llama3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
             ("llama_biased", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
             ("gpt2", {"hidden_size": 32}, "hidden_size"),
@@ -527,9 +591,34 @@ class TestRefusal:
             ("mistral", {"sliding_window": 0}, "sliding_window"),
             ("mistral", {"num_key_value_heads": None}, "num_key_value_heads"),
             ("qwen2", {"head_dim": None}, "head_dim"),
+            ("gemma3", {"sliding_window": None}, "sliding_window"),
+            ("gemma3", {"rope_parameters": {"rope_type": "default"}}, "rope_parameters.rope_type"),
+            (
+                "gemma3",
+                {"rope_parameters": {"full_attention": {"rope_type": "spiral"}}},
+                "rope_parameters.full_attention",
+            ),
+            ("olmo3", {"rope_parameters": {"sliding_attention": []}}, "rope_parameters.sliding_attention"),
+            ("olmo2", {"layer_types": ["sliding_attention"] * 3}, "layer_types"),
+            ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
+            ("smollm3", {"no_rope_layers": [True, False, True]}, "no_rope_layers"),
+            ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval"),
+            ("smollm3", {"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters.factor"),
+            (
+                "smollm3",
+                {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1}},
+                "rope_parameters.rope",
+            ),
+            ("phi3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_parameters.rope_type"),
+            ("phi3", {"layer_types": ["sliding_attention"] * 3, "sliding_window": None}, "layer_types"),
+            ("phi3_long", {"original_max_position_embeddings": 32}, "original_max_position_embeddings"),
+            ("phi3_long", {"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.short_factor"),
+            ("granite", {"attention_multiplier": 0}, "attention_multiplier"),
+            ("llama2", {"rope_parameters": {"rope_type": "dynamic"}}, "rope_parameters.factor"),
         ],
     )
     def test_names_the_field(self, name, fields, field):
         with pytest.raises(UserError) as error:
             read_config(golden(name) | fields, "config.json")
-        assert str(error.value).startswith(f"config.json: {field}: given ") and "\n" not in str(error.value)
+        assert str(error.value).startswith(f"config.json: {field}") and "\n" not in str(error.value)
+        assert ": given " in str(error.value)

@@ -34,15 +34,20 @@ ATOL = 5e-4
 # there is a step of that table apart.
 GELU_ATOL = 2e-3
 GELU = ("gpt2", "gpt_neox", "gemma")
-SILU = ("llama2", "llama_biased", "qwen2", "qwen3")
-# Models whose windows llama.cpp does not know (mistral is llama to it, qwen2 has none): prompts that a window holds.
-WINDOWS = {"mistral": 5, "qwen2_windows": 4}
+SILU = ("llama2", "llama_biased", "qwen2", "qwen3", "olmo2", "smollm3", "granite")
+# Models whose windows llama.cpp does not know (mistral is llama to it, qwen2 has none, phi3 leaves
+# its out): prompts that a window holds.
+WINDOWS = {"mistral": 5, "qwen2_windows": 4, "phi3": 5}
 CANNOT = {
     "llama3": "its original length of 16: of a file, tvjax reads those of Llama 3.1 (test_narrower_kinds has one)",
     "gptj": "no architecture of llama.cpp",
     "gpt2_untied": "its relu: llama.cpp has gelu in gpt2",
     "gpt_neox_sequential": "tied, without biases of attention: llama.cpp wants both in gptneox",
     "gemma2": "its query_pre_attn_scalar: llama.cpp has the head size, but for 46 blocks; REPLACED has it so",
+    "gemma3": "the same, but for 62 blocks",
+    "phi3_long": "its original length of 64: llama.cpp turns by the long factors where a context has room for more",
+    "olmo3": "yarn, which tvjax reads of no file",
+    "smollm3_windows": "each second layer without rotary positions: llama.cpp has each fourth",
 }
 # kind: how far llama.cpp is from float32 arithmetic on the same weights (measured: 0.007, 0.06, then 0.16 to 0.23).
 # Logits are up to 4.7; those of 4 and 5 bits are 1.7 to 3.1 away from the unquantized model's.
@@ -56,6 +61,7 @@ REPLACED = {
         {**make.SIZES, **make.LONG, "rotary_pct": 1.0, "use_parallel_residual": False, "hidden_act": "gelu_new"},
     ),
     "gemma2": ("Gemma2", {**make.MODELS["gemma2"][1], "query_pre_attn_scalar": 8}),
+    "gemma3": ("Gemma3", {**make.MODELS["gemma3"][1], "query_pre_attn_scalar": 8}),
 }
 
 
@@ -101,6 +107,11 @@ def test_logits_with_the_gelu_of_llama_cpp(name, tmp_path, table):
 def test_logits_within_a_window(name, tmp_path):
     prompts = [prompt[: WINDOWS[name]] for prompt in PROMPTS]
     check(write_gguf(tmp_path / "model.gguf", GOLDEN / name), prompts)
+
+
+def test_logits_with_the_factors_of_short_prompts(tmp_path):
+    change = {"phi3.rope.scaling.original_context_length": 4096}
+    check(write_gguf(tmp_path / "model.gguf", GOLDEN / "phi3_long", change=change))
 
 
 @needs_torch

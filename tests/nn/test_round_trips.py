@@ -60,7 +60,7 @@ def same(one, other):
 @every_dtype
 @every_model
 def test_load_export_load(name, dtype, tmp_path):
-    """42 cases: 14 folders in 3 dtypes."""
+    """66 cases: 22 folders in 3 dtypes."""
     model = tvjax.load(stored(name, dtype, tmp_path / "in"))
     assert model.config.param_dtype == dtype
     tvjax.export(model, tmp_path / "out")
@@ -73,7 +73,7 @@ def test_load_export_load(name, dtype, tmp_path):
 @needs_torch
 @in_turn
 def test_export_transformers_save_load(name, dtype, tmp_path):
-    """42 cases: what transformers read is what was exported, and comes back from shards, over which the next goes."""
+    """66 cases: what transformers read is what was exported, and comes back from shards, over which the next goes."""
     import torch
     import transformers
 

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from tvjax.errors import UserError
 from tvjax.nn.attention import attention
-from tvjax.nn.rotary import Scaling, frequencies, rotate
+from tvjax.nn.rotary import Rotary, Scaling, frequencies, rotate, turns
 from tvjax.nn.taps import CAPTURED, CAPTURES, READS, WRITES, asked, chosen, tap
 from tvjax.settings import setting
 
@@ -61,7 +62,10 @@ class DecoderConfig:
     `bias` is set; how the MLP joins the stream (after attention, beside it, or beside it and behind the same norm);
     norms after attention and MLP; norms of queries and keys; what is added to every norm's scale; a factor on the
     embedding; on the logits of attention (0: C^-1/2); tanh caps on those logits and on the readout's (0: none); for
-    each layer, how many positions back it sees, itself counted (0: all; an empty tuple: all, everywhere).
+    each layer, how many positions back it sees, itself counted (0: all; an empty tuple: all, everywhere); for each
+    layer, its rotary positions in place of `rotary_base` and `rotary_scaling` (None: it has none; an empty tuple: all
+    have those); whether there are norms before attention and MLP; whether a norm of queries or keys is one of all heads
+    together; factors on what attention and MLP add to the stream, and on the logits.
     """
 
     num_layers: int = setting(about="L")
@@ -107,6 +111,11 @@ class DecoderConfig:
     attention_cap: float = 0.0
     readout_cap: float = 0.0
     windows: tuple[int, ...] = ()
+    rotaries: tuple[Rotary | None, ...] = ()
+    pre_norms: bool = True
+    joint_head_norms: bool = False
+    residual_scale: float = 1.0
+    readout_scale: float = 1.0
 
     @property
     def kv_heads(self) -> int:
@@ -126,6 +135,43 @@ class DecoderConfig:
     def biased(self, part: str) -> bool:
         """Whether the linear maps or norms of `part` have a bias."""
         return self.bias and part not in self.unbiased
+
+    @property
+    def turned(self) -> int:
+        """The channels of a head that rotary positions turn."""
+        return self.rotary_width or self.channels
+
+    @property
+    def layer_rotaries(self) -> tuple[Rotary | None, ...]:
+        """The rotary positions of each layer."""
+        same = Rotary(self.rotary_base, self.rotary_scaling) if self.positions == "rotary" else None
+        return self.rotaries or (same,) * self.num_layers
+
+    def between(self, start: int, stop: int) -> "DecoderConfig":
+        """The config of the blocks from `start` up to `stop`, counted from 0 and without the last, as a decoder."""
+        fields: dict[str, Any] = {
+            "num_layers": stop - start,
+            "unroll": min(self.unroll, stop - start),
+            "windows": self.windows[start:stop],
+        }
+        if self.rotaries:
+            fields |= rotary_fields(self.rotaries[start:stop], self.rotary_width)
+        return dataclasses.replace(self, **fields)
+
+
+def rotary_fields(layers: tuple[Rotary | None, ...], width: int) -> dict[str, Any]:
+    """The fields of a `DecoderConfig` whose layers have these rotary positions, in `width` channels of each head.
+
+    Equal ones are said once, so that equal decoders have equal configs.
+    """
+    plain: dict[str, Any] = {"rotary_base": 10_000.0, "rotary_scaling": None, "rotary_width": 0, "rotaries": ()}
+    first = layers[0]
+    if len(set(layers)) > 1:
+        return plain | {"positions": "rotary", "rotary_width": width, "rotaries": layers}
+    if first is None:
+        return plain | {"positions": "none"}
+    same = {"rotary_base": first.base, "rotary_scaling": first.scaling, "rotary_width": width}
+    return plain | {"positions": "rotary", **same}
 
 
 _NAMES = [field.name for field in dataclasses.fields(DecoderConfig)]
@@ -171,6 +217,17 @@ class _Sight:
         if window is not None and past_mask_BTS is not None and self.past_distance_BTS is not None:
             past_mask_BTS = past_mask_BTS & (self.past_distance_BTS < window)
         return mask_BTT, past_mask_BTS
+
+
+@struct.dataclass
+class _Own:
+    """What a block has of its own beside its parameters, where blocks differ; with an axis of L in front, of all.
+
+    window: how many positions back it sees. turn: frequencies ``[W / 2]`` and amplitude of its rotary positions.
+    """
+
+    window: jax.Array | None
+    turn: tuple[jax.Array, jax.Array] | None
 
 
 class Norm(nn.Module):
@@ -230,22 +287,40 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h_BTD: jax.Array, window: jax.Array | None, past: tuple[jax.Array, jax.Array] | None, sight: _Sight
+        self, h_BTD: jax.Array, own: _Own, past: tuple[jax.Array, jax.Array] | None, sight: _Sight
     ) -> tuple[jax.Array, None]:
         c = self.config
-        x_BTD = Norm(c, name="attn_norm")(h_BTD)
-        attn_BTD = tap(self, "attn_out", self._attend(x_BTD, window, past, sight))
+        x_BTD = self._normed("attn_norm", h_BTD)
+        attn_BTD = tap(self, "attn_out", self._added("attn_post_norm", self._attend(x_BTD, own, past, sight)))
         if c.residual == "sequential":
             h_BTD = h_BTD + attn_BTD
-            mlp_BTD = tap(self, "mlp_out", self._mlp(Norm(c, name="mlp_norm")(h_BTD)))
+            x_BTD = self._normed("mlp_norm", h_BTD)
         else:
-            x_BTD = x_BTD if c.residual == "shared_norm" else Norm(c, name="mlp_norm")(h_BTD)
+            x_BTD = x_BTD if c.residual == "shared_norm" else self._normed("mlp_norm", h_BTD)
             h_BTD = h_BTD + attn_BTD
-            mlp_BTD = tap(self, "mlp_out", self._mlp(x_BTD))
+        mlp_BTD = tap(self, "mlp_out", self._added("mlp_post_norm", self._mlp(x_BTD)))
         return tap(self, "resid", h_BTD + mlp_BTD), None
 
+    def _normed(self, name: str, h_BTD: jax.Array) -> jax.Array:
+        """What attention or the MLP reads of the stream."""
+        return Norm(self.config, name=name)(h_BTD) if self.config.pre_norms else h_BTD
+
+    def _added(self, name: str, out_BTD: jax.Array) -> jax.Array:
+        """What attention or the MLP adds to the stream."""
+        c = self.config
+        out_BTD = Norm(c, name=name)(out_BTD) if c.post_norms else out_BTD
+        if c.residual_scale == 1.0:
+            return out_BTD
+        return (out_BTD.astype(jnp.float32) * c.residual_scale).astype(out_BTD.dtype)
+
+    def _head_norm(self, name: str, x_BTHC: jax.Array) -> jax.Array:
+        """Queries or keys, each head by itself or all together."""
+        if not self.config.joint_head_norms:
+            return Norm(self.config, name=name)(x_BTHC)
+        return Norm(self.config, name=name)(x_BTHC.reshape(*x_BTHC.shape[:2], -1)).reshape(x_BTHC.shape)
+
     def _attend(
-        self, x_BTD: jax.Array, window: jax.Array | None, past: tuple[jax.Array, jax.Array] | None, sight: _Sight
+        self, x_BTD: jax.Array, own: _Own, past: tuple[jax.Array, jax.Array] | None, sight: _Sight
     ) -> jax.Array:
         c = self.config
         heads, groups = (c.num_heads, c.channels), (c.kv_heads, c.channels)
@@ -253,14 +328,17 @@ class Block(nn.Module):
         k_BTGC = Linear(c, "attention", (c.width,), groups, name="key")(x_BTD)
         v_BTGC = Linear(c, "attention", (c.width,), groups, name="value")(x_BTD)
         if c.head_norms:
-            q_BTHC, k_BTGC = Norm(c, name="query_norm")(q_BTHC), Norm(c, name="key_norm")(k_BTGC)
+            q_BTHC, k_BTGC = self._head_norm("query_norm", q_BTHC), self._head_norm("key_norm", k_BTGC)
         if c.positions == "rotary":
-            frequency = frequencies(c.rotary_width or c.channels, c.rotary_base, c.rotary_scaling)
-            q_BTHC = rotate(q_BTHC, sight.positions_BT, frequency)
-            k_BTGC = rotate(k_BTGC, sight.positions_BT, frequency)
+            turn = own.turn or (
+                frequencies(c.turned, c.rotary_base, c.rotary_scaling),
+                c.rotary_scaling.amplitude if c.rotary_scaling else 1.0,
+            )
+            q_BTHC = rotate(q_BTHC, sight.positions_BT, *turn)
+            k_BTGC = rotate(k_BTGC, sight.positions_BT, *turn)
         q_BTHC = tap(self, "queries", q_BTHC)
         k_BTGC, v_BTGC = tap(self, "keys", k_BTGC), tap(self, "values", v_BTGC)
-        mask_BTT, past_mask_BTS = sight.masks(window)
+        mask_BTT, past_mask_BTS = sight.masks(own.window)
         before = None if past is None or past_mask_BTS is None else (*past, past_mask_BTS)
         heads_BTHC = attention(
             q_BTHC,
@@ -274,8 +352,7 @@ class Block(nn.Module):
             tap=functools.partial(tap, self) if asked(self, "attn_logits", "attn_patterns") else None,
         )
         heads_BTHC = tap(self, "heads", heads_BTHC)
-        out_BTD = Linear(c, "out", heads, (c.width,), 1 / (2 * c.num_layers), name="out")(heads_BTHC)
-        return Norm(c, name="attn_post_norm")(out_BTD) if c.post_norms else out_BTD
+        return Linear(c, "out", heads, (c.width,), 1 / (2 * c.num_layers), name="out")(heads_BTHC)
 
     def _mlp(self, x_BTD: jax.Array) -> jax.Array:
         c, width, hidden = self.config, (self.config.width,), (self.config.hidden,)
@@ -287,8 +364,7 @@ class Block(nn.Module):
         else:
             up_BTF = activation(up_BTF)
         up_BTF = tap(self, "mlp_hidden", up_BTF)
-        out_BTD = Linear(c, "mlp", hidden, width, 1 / (2 * c.num_layers), name="down")(up_BTF)
-        return Norm(c, name="mlp_post_norm")(out_BTD) if c.post_norms else out_BTD
+        return Linear(c, "mlp", hidden, width, 1 / (2 * c.num_layers), name="down")(up_BTF)
 
 
 class Decoder(nn.Module):
@@ -345,10 +421,12 @@ class Decoder(nn.Module):
     def _blocks(self, h_BTD: jax.Array, past: Past | None, sight: _Sight) -> jax.Array:
         c = self.config
         windows = None if sight.distance_BTT is None else jnp.array([w or PADDING for w in c.windows])
+        frequency_LR, amplitude_L = turns(c.turned, c.rotaries) if c.rotaries else (None, None)
+        own = _Own(windows, None if frequency_LR is None else (jnp.asarray(frequency_LR), jnp.asarray(amplitude_L)))
         layers = None if past is None else (past.keys, past.values)
         stored: Any = self.get_variable("params", "blocks")
         if isinstance(stored, tuple):
-            return self._one_by_one(stored, h_BTD, windows, layers, sight)
+            return self._one_by_one(stored, h_BTD, own, layers, sight)
         blocks = nn.scan(
             Block if c.remat == "none" else nn.remat(Block, prevent_cse=False, policy=KEPT_BY[c.remat]),
             length=c.num_layers,
@@ -358,7 +436,7 @@ class Decoder(nn.Module):
             variable_carry=CAPTURED,
             split_rngs={"params": True},
         )
-        h_BTD, _ = blocks(c, name="blocks")(h_BTD, windows, layers, sight)
+        h_BTD, _ = blocks(c, name="blocks")(h_BTD, own, layers, sight)
         return h_BTD
 
     def _read_out(self, front: Any, h_BSD: jax.Array, at: slice | jax.Array) -> jax.Array:
@@ -371,6 +449,7 @@ class Decoder(nn.Module):
             readout = nn.Dense(c.num_outputs, bias, dtype=c.dtype, param_dtype=c.param_dtype, name="readout")
             out = readout(h_BSD)
         out = out.astype(jnp.float32)
+        out = out * c.readout_scale if c.readout_scale != 1.0 else out
         out = c.readout_cap * jnp.tanh(out / c.readout_cap) if c.readout_cap else out
         return jnp.asarray(tap(self, "logits", out, at))
 
@@ -378,7 +457,7 @@ class Decoder(nn.Module):
         self,
         layers: tuple[Any, ...],
         h_BTD: jax.Array,
-        windows: jax.Array | None,
+        own: _Own,
         past: tuple[Stacked, Stacked] | None,
         sight: _Sight,
     ) -> jax.Array:
@@ -395,10 +474,10 @@ class Decoder(nn.Module):
                 if tree is not None
             }
             variables |= {} if captured is None else {CAPTURED: captured}
-            window = None if windows is None else windows[i]
             before = None if past is None else (past[0][i], past[1][i])
+            mine = jax.tree.map(lambda a, i=i: a[i], own)
             (h_BTD, _), state = Block(self.config, parent=None).apply(
-                variables, h_BTD, window, before, sight, mutable=mutable
+                variables, h_BTD, mine, before, sight, mutable=mutable
             )
             captured = state.get(CAPTURED, captured)
             seen += [state[READS]] if READS in state else []
@@ -442,9 +521,19 @@ def _sight(
     mask_BTT: jax.Array | None,
     past: Past | None,
 ) -> _Sight:
-    """Masks if the plain causal one does not do, and distances if some layer has a window that matters."""
+    """Masks if the plain causal one does not do, and distances if some layer has a window that matters.
+
+    Raises `UserError` for more tokens than rotary positions hold that would turn all tokens otherwise beyond.
+    """
     order_BT = jnp.arange(length)[None] if positions_BT is None else positions_BT
     reach = length + (0 if past is None else past.positions_BS.shape[1])
+    for rotary in set(c.layer_rotaries):
+        scaling = None if rotary is None else rotary.scaling
+        if scaling is not None and 0 < scaling.limit < reach:
+            raise UserError(
+                f"prompts: given {reach} tokens, padding and new ones counted; accepted: at most {scaling.limit}: with "
+                f"{scaling.kind} rotary positions a longer prompt would turn its first tokens otherwise too"
+            )
     windowed = any(0 < window < reach for window in c.windows)
     if mask_BTT is None and (windowed or positions_BT is not None):
         mask_BTT = order_BT[:, None, :] <= order_BT[:, :, None]

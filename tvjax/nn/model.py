@@ -1,6 +1,5 @@
 """Run a decoder as a pure function: edits in, chosen activations out."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -117,9 +116,7 @@ def cut(model: Model, layer: int) -> tuple[Model, Model]:
 
     def part(start: int, stop: int) -> Model:
         blocks = jax.tree.map(lambda p: p[start:stop], model.params["blocks"])
-        unroll, windows = min(whole.unroll, stop - start), whole.windows[start:stop]
-        config = dataclasses.replace(whole, num_layers=stop - start, unroll=unroll, windows=windows)
-        return Model({**model.params, "blocks": blocks}, config)
+        return Model({**model.params, "blocks": blocks}, whole.between(start, stop))
 
     return part(0, layer), part(layer, whole.num_layers)
 

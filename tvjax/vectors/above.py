@@ -23,7 +23,7 @@ from tvjax.vectors.tvp import STREAM, stream_at
 
 def alike(c: DecoderConfig, reach: int) -> bool:
     """Whether all blocks are one function of their parameters, for positions that look back by less than `reach`."""
-    return len({window if 0 < window < reach else 0 for window in c.windows}) <= 1
+    return not c.rotaries and len({window if 0 < window < reach else 0 for window in c.windows}) <= 1
 
 
 def states(model: Model, past: Past, q: Questions) -> tuple[jax.Array, jax.Array]:
@@ -37,7 +37,7 @@ def _block(
     model: Model, past: Past, q: Questions, index: Any, h_BAD: jax.Array, tree: Any
 ) -> tuple[jax.Array, jax.Array]:
     """The readout and the state after block `index` (from 0) alone, of `h_BAD` before it. tree: edits in this block."""
-    config = dataclasses.replace(model.config, num_layers=1, unroll=1, windows=model.config.windows[:1])
+    config = dataclasses.replace(model.config.between(0, 1), unroll=1)
     cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=index, slice_size=1)
     one = Model({**model.params, "blocks": jax.tree.map(cut, model.params["blocks"])}, config)
     past = Past(cut(past.keys), cut(past.values), past.positions_BS)

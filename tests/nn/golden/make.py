@@ -20,6 +20,14 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 100.0,
+    "factor": 4.0,
+    "beta_fast": 4.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": 16,
+}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 100.0, "factor": 2.0}
 
 # name: (family as transformers spells its classes, config)
@@ -82,6 +90,82 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "final_logit_softcapping": 2.0,
         },
     ),
+    "gemma3": (
+        "Gemma3",
+        {
+            **SIZES,
+            **LONG,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "sliding_window": 5,
+            "query_pre_attn_scalar": 12,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": {**LINEAR_ROPE, "rope_theta": 500.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+            },
+        },
+    ),
+    "olmo2": ("Olmo2", {**SIZES, **LONG, "num_key_value_heads": 2}),
+    "olmo3": (
+        "Olmo3",
+        {
+            **SIZES,
+            **LONG,
+            "num_key_value_heads": 2,
+            "sliding_window": 5,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "full_attention": {**YARN_ROPE, "rope_theta": 200.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 200.0},
+            },
+        },
+    ),
+    "smollm3": ("SmolLM3", {**SIZES, **LONG, "num_hidden_layers": 4, "num_key_value_heads": 2}),
+    "smollm3_windows": (
+        "SmolLM3",
+        {
+            **SIZES,
+            **LONG,
+            "num_key_value_heads": 1,
+            "no_rope_layer_interval": 2,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+            "rope_parameters": YARN_ROPE,
+        },
+    ),
+    "phi3": ("Phi3", {**SIZES, **LONG, "num_key_value_heads": 2, "sliding_window": 5}),
+    "phi3_long": (
+        "Phi3",
+        {
+            **SIZES,
+            "hidden_size": 32,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 256,
+            "original_max_position_embeddings": 64,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 100.0,
+                "partial_rotary_factor": 0.75,
+                "short_factor": [1.0, 1.3, 2.0],
+                "long_factor": [1.5, 3.0, 9.0],
+            },
+        },
+    ),
+    "granite": (
+        "Granite",
+        {
+            **SIZES,
+            **LONG,
+            "num_key_value_heads": 2,
+            "embedding_multiplier": 3.0,
+            "attention_multiplier": 0.3,
+            "residual_multiplier": 0.75,
+            "logits_scaling": 2.0,
+        },
+    ),
 }
 PROMPTS = ([5, 9, 13, 2, 40, 33, 7, 61, 22], [8, 3, 50, 19], [31, 30, 29, 11, 12, 44, 2])
 NEW_TOKENS = 32
@@ -93,7 +177,8 @@ def build(name: str, seed: int = 0, dtype: str = "float32") -> Any:
     import transformers
 
     family, options = MODELS[name]
-    config = getattr(transformers, f"{family}Config")(**options, pad_token_id=0, bos_token_id=1, eos_token_id=None)
+    kind = {"Gemma3": "Gemma3TextConfig"}.get(family, f"{family}Config")
+    config = getattr(transformers, kind)(**options, pad_token_id=0, bos_token_id=1, eos_token_id=None)
     config._attn_implementation = "eager"
     torch.manual_seed(seed)
     kind = {"GPT2": "GPT2LMHeadModel"}.get(family, f"{family}ForCausalLM")

@@ -9,10 +9,19 @@ from typing import Any
 
 from tvjax import errors
 from tvjax.errors import UserError, reject
-from tvjax.nn.decoder import DecoderConfig
-from tvjax.nn.pretrained.fields import Fields
-from tvjax.nn.pretrained.forms import GEMMA2_ROWS, GPT2_ROWS, GPT_NEOX_ROWS, GPTJ_ROWS, LLAMA_ROWS, Row
-from tvjax.nn.pretrained.rope import read_rope
+from tvjax.nn.decoder import DecoderConfig, rotary_fields
+from tvjax.nn.pretrained.fields import READ, Fields
+from tvjax.nn.pretrained.forms import (
+    GEMMA2_ROWS,
+    GPT2_ROWS,
+    GPT_NEOX_ROWS,
+    GPTJ_ROWS,
+    LLAMA_ROWS,
+    OLMO2_ROWS,
+    PHI3_ROWS,
+    Row,
+)
+from tvjax.nn.pretrained.rope import Beside, read_rope, read_ropes
 
 # The names that transformers has for each of our activations; the first one is what we write.
 ACTIVATIONS = {
@@ -31,14 +40,16 @@ def _activation(f: Fields, name: str) -> str:
     raise f.reject(name, ", ".join(name for names in ACTIVATIONS.values() for name in names))
 
 
-def _rotary(f: Fields, channels: int, *names: str) -> dict[str, Any]:
-    """Rotary positions in heads of `channels`; `names` are those of base and fraction, if they are not Llama's."""
-    rope = read_rope(f, *names)
-    width = int(channels * min(rope.fraction, 2.0))  # more than 1 is refused below, however much it is
-    if width % 2 or not 0 < width <= channels:
-        name = names[-1] if names else "head_dim"
-        raise f.reject(name, f"one that turns an even number of channels, but {width} of a head's {channels} turn")
-    return {"positions": "rotary", "rotary_base": rope.base, "rotary_scaling": rope.scaling, "rotary_width": width}
+def _rotary(f: Fields, channels: int, beside: Beside | None = None) -> dict[str, Any]:
+    """Rotary positions in heads of `channels`, the same in all layers."""
+    rope = read_rope(f, channels, beside)
+    return rotary_fields((rope.rotary,), rope.width)
+
+
+def _rotaries(f: Fields, kinds: list[str], **bases: str | float) -> dict[str, Any]:
+    """Rotary positions that each kind of layers has of its own, with what says the base of a kind (`read_ropes`)."""
+    ropes = read_ropes(f, _channels(f), bases)
+    return rotary_fields(tuple(ropes[kind].rotary for kind in kinds), ropes[kinds[0]].width)
 
 
 def _split(f: Fields, width: str, heads: str) -> int:
@@ -128,7 +139,7 @@ def _gpt_neox(f: Fields) -> dict[str, Any]:
         "residual": "parallel" if f["use_parallel_residual"] else "sequential",
         "tied_readout": f["tie_word_embeddings"],
         "windows": _no_windows(f, f["num_hidden_layers"]),
-        **_rotary(f, channels, "rotary_emb_base", "rotary_pct"),
+        **_rotary(f, channels, Beside("rotary_emb_base", "rotary_pct", acts=True)),
     }
 
 
@@ -145,8 +156,18 @@ def _gptj(f: Fields) -> dict[str, Any]:
     }
 
 
+def _channels(f: Fields) -> int:
+    """The channels of a head, where the file may say them."""
+    return int(f["head_dim"] or _split(f, "hidden_size", "num_attention_heads"))
+
+
 def _gated(f: Fields, act: str = "hidden_act") -> dict[str, Any]:
-    """What Llama and its descendants share: RMSNorm, rotary positions, a gated MLP."""
+    """What Llama and most of its descendants share: RMSNorm, a gated MLP, the same rotary positions everywhere."""
+    return {**_gated_sizes(f, act), **_rotary(f, _channels(f))}
+
+
+def _gated_sizes(f: Fields, act: str = "hidden_act") -> dict[str, Any]:
+    """The same, but for rotary positions."""
     heads = f["num_attention_heads"]
     kv_heads, channels = f["num_key_value_heads"] or heads, f["head_dim"]
     if heads % kv_heads:
@@ -163,18 +184,18 @@ def _gated(f: Fields, act: str = "hidden_act") -> dict[str, Any]:
         "norm_epsilon": f["rms_norm_eps"],
         "mlp": "gated_" + _activation(f, act),
         "tied_readout": f["tie_word_embeddings"],
-        **_rotary(f, channels or _split(f, "hidden_size", "num_attention_heads")),
     }
+
+
+def _unbiased_mlp_or_not(f: Fields) -> tuple[str, ...]:
+    attention, mlp = f["attention_bias"], f["mlp_bias"]
+    return ("readout", *(() if attention else ("attention", "out")), *(() if mlp else ("mlp",)))
 
 
 def _llama(f: Fields) -> dict[str, Any]:
-    attention, mlp = f["attention_bias"], f["mlp_bias"]
     _split(f, "hidden_size", "num_attention_heads")
-    return {
-        **_gated(f),
-        "unbiased": ("readout", *(() if attention else ("attention", "out")), *(() if mlp else ("mlp",))),
-        "windows": _no_windows(f, f["num_hidden_layers"]),
-    }
+    windows = _no_windows(f, f["num_hidden_layers"])
+    return {**_gated(f), "unbiased": _unbiased_mlp_or_not(f), "windows": windows}
 
 
 def _mistral(f: Fields) -> dict[str, Any]:
@@ -197,13 +218,14 @@ def _qwen3(f: Fields) -> dict[str, Any]:
 
 
 def _scaled(f: Fields, act: str) -> dict[str, Any]:
-    """What both generations of Gemma share beyond Llama: norms around 1, and a factor on the embedding."""
+    """What all generations of Gemma share beyond Llama: norms around 1, and a factor on the embedding."""
     embed_scale = f["hidden_size"] ** 0.5
-    return {**_gated(f, act), "unbiased": _unbiased(f), "norm_offset": 1.0, "embed_scale": embed_scale}
+    return {**_gated_sizes(f, act), "unbiased": _unbiased(f), "norm_offset": 1.0, "embed_scale": embed_scale}
 
 
 def _gemma(f: Fields) -> dict[str, Any]:
-    values = _scaled(f, "hidden_act") | {"windows": _no_windows(f, f["num_hidden_layers"])}
+    values = _scaled(f, "hidden_act") | _rotary(f, _channels(f))
+    values |= {"windows": _no_windows(f, f["num_hidden_layers"])}
     # The first release says "gelu" and means the tanh form: https://github.com/huggingface/transformers/pull/29402
     return values | ({"mlp": "gated_gelu"} if f["hidden_act"] == "gelu" else {})
 
@@ -214,11 +236,101 @@ def _gemma2(f: Fields) -> dict[str, Any]:
     turns = ["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)]
     return {
         **_scaled(f, "hidden_activation"),
+        **_rotary(f, _channels(f)),
         "post_norms": True,
         "attention_scale": f["query_pre_attn_scalar"] ** -0.5,
         "attention_cap": f["attn_logit_softcapping"] or 0.0,
         "readout_cap": f["final_logit_softcapping"] or 0.0,
         "windows": _windows(f, layers, turns, f["sliding_window"]),
+    }
+
+
+def _gemma3(f: Fields) -> dict[str, Any]:
+    layers, pattern = f["num_hidden_layers"], f["sliding_window_pattern"]
+    _split(f, "hidden_size", "num_attention_heads")
+    turns = ["sliding_attention" if layer % pattern else "full_attention" for layer in range(1, layers + 1)]
+    kinds = _layer_types(f, layers) or turns
+    return {
+        **_scaled(f, "hidden_activation"),
+        **_rotaries(f, kinds, full_attention="rope_theta", sliding_attention="rope_local_base_freq"),
+        "post_norms": True,
+        "head_norms": True,
+        "attention_scale": f["query_pre_attn_scalar"] ** -0.5,
+        "readout_cap": f["final_logit_softcapping"] or 0.0,
+        "windows": _windows(f, layers, kinds, f["sliding_window"]),
+    }
+
+
+_OLMO = {"pre_norms": False, "post_norms": True, "head_norms": True, "joint_head_norms": True}
+
+
+def _olmo2(f: Fields) -> dict[str, Any]:
+    windows = _no_windows(f, f["num_hidden_layers"])
+    return {**_gated(f), **_OLMO, "unbiased": _unbiased(f), "windows": windows}
+
+
+def _olmo3(f: Fields) -> dict[str, Any]:
+    layers = f["num_hidden_layers"]
+    turns = ["sliding_attention" if layer % 4 else "full_attention" for layer in range(1, layers + 1)]
+    kinds = _layer_types(f, layers) or turns
+    return {
+        **_gated_sizes(f),
+        # The base beside the blocks is that of full attention alone, in transformers.
+        **_rotaries(f, kinds, full_attention="rope_theta", sliding_attention=500_000.0),
+        **_OLMO,
+        "unbiased": _unbiased(f),
+        "windows": _windows(f, layers, kinds, f["sliding_window"]),
+    }
+
+
+def _smollm3(f: Fields) -> dict[str, Any]:
+    layers, turned, window = f["num_hidden_layers"], f["no_rope_layers"], f["sliding_window"]
+    if turned is None:
+        turned = [int(layer % f["no_rope_layer_interval"] != 0) for layer in range(1, layers + 1)]
+    if len(turned) < layers:
+        raise f.reject(
+            "no_rope_layers", f"{layers} entries (num_hidden_layers), 0 for a layer without rotary positions"
+        )
+    rope = read_rope(f, _channels(f))
+    slides = f["use_sliding_window"] and window is not None
+    turns = ["sliding_attention" if slides and not turned[layer] else "full_attention" for layer in range(layers)]
+    return {
+        **_gated_sizes(f),
+        **rotary_fields(tuple(rope.rotary if turned[layer] else None for layer in range(layers)), rope.width),
+        "unbiased": _unbiased_mlp_or_not(f),
+        "windows": _windows(f, layers, turns, window),
+    }
+
+
+def _phi3(f: Fields) -> dict[str, Any]:
+    layers, window, channels = (
+        f["num_hidden_layers"],
+        f["sliding_window"],
+        _split(f, "hidden_size", "num_attention_heads"),
+    )
+    if f["head_dim"] not in (None, channels):
+        raise f.reject("head_dim", f"{channels}, which is hidden_size / num_attention_heads")
+    # Masks go by the window alone, in transformers; types of layers that it would need are refused.
+    kinds = _layer_types(f, layers)
+    if window is None and "sliding_attention" in (kinds or ()):
+        raise f.reject("layer_types", f"{layers} entries full_attention, as there is no sliding_window")
+    return {
+        **_gated_sizes(f),
+        **_rotary(f, channels, Beside(acts=True, original=True, kinds=("default", "longrope"))),
+        "unbiased": ("readout", "attention", "out", "mlp"),
+        "windows": () if window is None else (window,) * layers,
+    }
+
+
+def _granite(f: Fields) -> dict[str, Any]:
+    return {
+        **_gated(f),
+        "unbiased": _unbiased_mlp_or_not(f),
+        "windows": _no_windows(f, f["num_hidden_layers"]),
+        "embed_scale": f["embedding_multiplier"],
+        "attention_scale": f["attention_multiplier"],
+        "residual_scale": f["residual_multiplier"],
+        "readout_scale": 1 / f["logits_scaling"],
     }
 
 
@@ -241,19 +353,54 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(_qwen3, LLAMA_ROWS, "model."),
     "gemma": Family(_gemma, LLAMA_ROWS, "model."),
     "gemma2": Family(_gemma2, GEMMA2_ROWS, "model."),
+    "gemma3_text": Family(_gemma3, GEMMA2_ROWS, "model."),
+    "olmo2": Family(_olmo2, OLMO2_ROWS, "model."),
+    "olmo3": Family(_olmo3, OLMO2_ROWS, "model."),
+    "smollm3": Family(_smollm3, LLAMA_ROWS, "model."),
+    "phi3": Family(_phi3, PHI3_ROWS, "model."),
+    "granite": Family(_granite, LLAMA_ROWS, "model."),
 }
+
+
+# Folders of models that read images too, by the class of the text model that they hold.
+MULTIMODAL = {"gemma3": ("gemma3_text", "Gemma3ForCausalLM")}
+
+
+def text_values(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The config.json of the text model alone that a folder of a multimodal one holds; of others the same.
+
+    Raises `UserError` where the text model computes something else by itself than as a part of the whole.
+    """
+    if values.get("model_type") not in MULTIMODAL:
+        return dict(values)
+    family, architecture = MULTIMODAL[values["model_type"]]
+    text = values.get("text_config")
+    if not isinstance(text, dict) or text.get("model_type", family) != family:
+        given = text.get("model_type") if isinstance(text, dict) else text
+        raise reject(f"{source}: text_config", given, f"an object, of model_type {family}")
+    tied = values.get("tie_word_embeddings", True)
+    if text.get("tie_word_embeddings", tied) != tied:
+        raise reject(f"{source}: text_config.tie_word_embeddings", not tied, f"{tied!r}, as beside text_config")
+    if text.get("final_logit_softcapping") is not None:
+        accepted = "null (the multimodal class of transformers has no such cap)"
+        raise reject(f"{source}: text_config.final_logit_softcapping", text["final_logit_softcapping"], accepted)
+    outer = {*READ[""], "dtype", "torch_dtype", "eos_token_id"} - {"text_config"}
+    whole = {name: value for name, value in values.items() if name in outer}
+    own = {"model_type": family, "architectures": [architecture], "tie_word_embeddings": tied}
+    return text | whole | own
 
 
 def read_config(values: Mapping[str, Any], source: str, *, warn: bool = True, **how: Any) -> DecoderConfig:
     """The decoder that a config.json describes; `how` sets unroll, remat and dtypes.
 
-    What the file leaves out has the default of transformers' config class of the family. `warn` of what the file says
-    and that class does not read. Raises `UserError` for an architecture, a field or a value that is not implemented,
-    and for two fields that contradict each other.
+    Of a multimodal one it is the text model. What the file leaves out has the default of transformers' config class of
+    the family. `warn` of what the file says and that class does not read. Raises `UserError` for an architecture, a
+    field or a value that is not implemented, and for two fields that contradict each other.
     """
+    values = text_values(values, source)
     name = str(values.get("model_type"))
     if name not in FAMILIES:
-        raise reject(f"{source}: model_type", values.get("model_type"), ", ".join(FAMILIES))
+        raise reject(f"{source}: model_type", values.get("model_type"), ", ".join((*FAMILIES, *MULTIMODAL)))
     fields = Fields(name, values, source)
     vocabulary = fields["vocab_size"]
     settings = {"inputs": "tokens", "vocab_size": vocabulary, "num_outputs": vocabulary, **FAMILIES[name].read(fields)}
@@ -271,6 +418,7 @@ def describe(c: DecoderConfig) -> dict[str, Any]:
         **{name: getattr(standard, name) for name in ("residual", "post_norms", "head_norms", "norm_offset")},
         **{name: getattr(standard, name) for name in ("embed_scale", "rotary_scaling", "windows")},
         **{name: getattr(standard, name) for name in ("attention_scale", "attention_cap", "readout_cap")},
+        **{name: getattr(standard, name) for name in ("rotaries", "pre_norms", "residual_scale", "readout_scale")},
     }
     rotary = c.positions == "rotary"
     wanted = like_both | {"positions": "rotary" if rotary else "learned", "norm": "rmsnorm" if rotary else "layernorm"}

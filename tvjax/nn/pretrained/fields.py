@@ -36,6 +36,7 @@ FLAG = Kind(bool, lambda v: True, "")
 WORD = Kind(str, lambda v: True, "")
 WORDS = Kind(list, lambda v: all(type(word) is str for word in v), "a list of words")
 BLOCK = Kind(dict, lambda v: True, "")
+NUMBERS = Kind(list, lambda v: all(type(number) is int for number in v), "a list of whole numbers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,22 @@ _ROTARY = (
     Row("rope_theta", POSITIVE, 10_000.0, null=None),
     Row("partial_rotary_factor", NUMBER, None, null=None),
 )
+
+
+def _like_llama(*own: Row, **defaults: Any) -> tuple[Row, ...]:
+    """The rows that most descendants of Llama share, with their `defaults`, and the family's `own`."""
+    shared = {
+        "vocab_size": SIZE,
+        "hidden_size": SIZE,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": SIZE,
+        "intermediate_size": SIZE,
+        "max_position_embeddings": SIZE,
+        "rms_norm_eps": NUMBER,
+        "tie_word_embeddings": FLAG,
+    }
+    return (*(Row(name, kind, defaults[name]) for name, kind in shared.items()), *own, _LAYER_TYPES)
+
 
 FIELDS: Mapping[str, tuple[Row, ...]] = {
     "gpt2": (
@@ -215,6 +232,122 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
         *_ROTARY,
         _LAYER_TYPES,
     ),
+    "gemma3_text": _like_llama(
+        Row("num_key_value_heads", SIZE, 4),
+        Row("head_dim", SIZE, 256),
+        Row("hidden_activation", WORD, "gelu_pytorch_tanh"),
+        Row("attention_bias", FLAG, False),
+        Row("query_pre_attn_scalar", SIZE, 256),
+        Row("final_logit_softcapping", POSITIVE, None, null=None),
+        Row("sliding_window", SIZE, 4096, null=None),
+        Row("sliding_window_pattern", SIZE, 6),
+        *_ROPE,
+        Row("rope_theta", POSITIVE, 1_000_000.0, null=None),
+        Row("rope_local_base_freq", POSITIVE, 10_000.0, null=None),
+        Row("partial_rotary_factor", NUMBER, None, null=None),
+        vocab_size=262_208,
+        hidden_size=2304,
+        num_hidden_layers=26,
+        num_attention_heads=8,
+        intermediate_size=9216,
+        max_position_embeddings=131_072,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+    ),
+    "olmo2": _like_llama(
+        Row("num_key_value_heads", SIZE, None, null=None),
+        Row("head_dim", SIZE, None),
+        Row("hidden_act", WORD, "silu"),
+        Row("attention_bias", FLAG, False),
+        *_ROTARY,
+        vocab_size=50304,
+        hidden_size=4096,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        intermediate_size=11008,
+        max_position_embeddings=2048,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=False,
+    ),
+    "olmo3": _like_llama(
+        Row("num_key_value_heads", SIZE, None, null=None),
+        Row("head_dim", SIZE, None),
+        Row("hidden_act", WORD, "silu"),
+        Row("attention_bias", FLAG, False),
+        Row("sliding_window", SIZE, 4096, null=None),
+        *_ROPE,
+        Row("rope_theta", POSITIVE, 500_000.0, null=None),
+        Row("partial_rotary_factor", NUMBER, None, null=None),
+        vocab_size=50304,
+        hidden_size=4096,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        intermediate_size=11008,
+        max_position_embeddings=2048,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=False,
+    ),
+    "smollm3": _like_llama(
+        Row("num_key_value_heads", SIZE, 4, null=None),
+        Row("head_dim", SIZE, None),
+        Row("hidden_act", WORD, "silu"),
+        Row("attention_bias", FLAG, False),
+        Row("mlp_bias", FLAG, False),
+        Row("use_sliding_window", FLAG, False),
+        Row("sliding_window", SIZE, None, null=None),
+        Row("no_rope_layers", NUMBERS, None, null=None),
+        Row("no_rope_layer_interval", SIZE, 4),
+        *_ROPE,
+        Row("rope_theta", POSITIVE, 2_000_000.0, null=None),
+        Row("partial_rotary_factor", NUMBER, None, null=None),
+        vocab_size=128256,
+        hidden_size=2048,
+        num_hidden_layers=36,
+        num_attention_heads=16,
+        intermediate_size=11008,
+        max_position_embeddings=32768,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+    ),
+    "phi3": _like_llama(
+        Row("num_key_value_heads", SIZE, None, null=None),
+        Row("head_dim", SIZE, None),
+        Row("hidden_act", WORD, "silu"),
+        Row("sliding_window", SIZE, None, null=None),
+        Row("rope_parameters", BLOCK, None, null=None),
+        Row("rope_scaling", BLOCK, None, null=None),
+        Row("original_max_position_embeddings", SIZE, 4096),
+        Row("rope_theta", POSITIVE, 10_000.0, null=None),
+        Row("partial_rotary_factor", NUMBER, 1.0, null=None),
+        vocab_size=32064,
+        hidden_size=3072,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        intermediate_size=8192,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=False,
+    ),
+    "granite": _like_llama(
+        Row("num_key_value_heads", SIZE, None, null=None),
+        Row("head_dim", SIZE, None),
+        Row("hidden_act", WORD, "silu"),
+        Row("attention_bias", FLAG, False),
+        Row("mlp_bias", FLAG, False),
+        Row("embedding_multiplier", POSITIVE, 1.0),
+        Row("logits_scaling", POSITIVE, 1.0),
+        Row("residual_multiplier", POSITIVE, 1.0),
+        Row("attention_multiplier", POSITIVE, 1.0),
+        *_ROTARY,
+        vocab_size=32000,
+        hidden_size=4096,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        intermediate_size=11008,
+        max_position_embeddings=2048,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+    ),
 }
 
 # Fields that `transformers` reads in every family (the first ones) or in one, and that would change the model. Each is
@@ -246,20 +379,21 @@ READ: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     },
     "gemma": {"use_bidirectional_attention": (None, False)},
     "gemma2": {"use_bidirectional_attention": (None, False)},
+    "gemma3_text": {"use_bidirectional_attention": (None, False), "attn_logit_softcapping": (None,)},
 }
 # Fields that every folder may have and that say nothing about what the model computes when it is evaluated.
 INERT = frozenset(
     """
-    _name_or_path architectures attention_dropout attn_implementation attn_pdrop auto_map bad_words_ids
-    begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward classifier_dropout
+    _name_or_path _sliding_window_pattern architectures attention_dropout attn_implementation attn_pdrop auto_map
+    bad_words_ids begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward classifier_dropout
     diversity_penalty do_sample dtype early_stopping embd_pdrop encoder_no_repeat_ngram_size eos_token_id
     finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing hidden_dropout id2label
     initializer_range is_decoder label2id length_penalty max_length min_length model_type n_ctx no_repeat_ngram_size
     num_beam_groups num_beams num_labels num_return_sequences output_attentions output_hidden_states output_scores
     pad_token_id prefix pretraining_tp problem_type remove_invalid_values repetition_penalty resid_pdrop return_dict
-    return_dict_in_generate sep_token_id summary_activation summary_first_dropout summary_proj_to_labels summary_type
-    summary_use_proj suppress_tokens task_specific_params temperature tokenizer_class top_k top_p torch_dtype
-    torchscript transformers_version typical_p use_bfloat16 use_cache
+    return_dict_in_generate sep_token_id summary_activation summary_first_dropout summary_proj_to_labels
+    summary_type summary_use_proj suppress_tokens task_specific_params temperature tokenizer_class top_k top_p
+    torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache
     """.split()  # noqa: SIM905
 )
 

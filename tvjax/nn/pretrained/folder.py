@@ -60,6 +60,7 @@ OTHERS = (
     "*.gguf",
 )
 STAGE = ".tvjax-export"
+_IMAGES = ("vision_tower.", "multi_modal_projector.")
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _ROWS = 1024
@@ -152,6 +153,39 @@ class Folder:
             count = self.shapes[first][0]
             pieces = [slice(i, min(i + _ROWS, count)) for i in range(0, count, _ROWS)]
             return all(np.array_equal(one[p].astype(np.float32), other[p].astype(np.float32)) for p in pieces)
+
+
+class TextPart:
+    """The tensors of the text model in the folder of one that reads images too, by their names in a folder of its own.
+
+    Both orders of transformers are known: ``language_model.model.`` and ``model.language_model.``. What reads images is
+    left out, with a warning. Raises `UserError` for a tensor under both.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.path, self._folder = folder.path, folder
+        self._names: dict[str, str] = {}
+        images = [name for name in folder.shapes if name.removeprefix("model.").startswith(_IMAGES)]
+        for name in folder.shapes.keys() - set(images):
+            own = name.removeprefix("language_model.")
+            own = (
+                f"model.{own.removeprefix('model.language_model.')}" if own.startswith("model.language_model.") else own
+            )
+            if own in self._names:
+                raise UserError(f"{self.path}: holds the tensor {own} twice, as {self._names[own]} and as {name}")
+            self._names[own] = name
+        self.shapes = {own: folder.shapes[name] for own, name in self._names.items()}
+        self.dtypes = {own: folder.dtypes[name] for own, name in self._names.items()}
+        if images:
+            warn(f"{self.path}: {len(images)} tensors of what reads images are not read, the text model alone is")
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, as `Folder` reads it."""
+        return self._folder.read(self._names[name])
+
+    def same(self, first: str, second: str) -> bool:
+        """Whether two tensors of one shape hold the same numbers."""
+        return self._folder.same(self._names[first], self._names[second])
 
 
 def write_model(folder: Path, weights: bytes, config: str, files: Mapping[str, bytes] | None) -> None:

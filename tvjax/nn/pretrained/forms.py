@@ -94,6 +94,22 @@ LINEAR_NEIGHBOURS = Form(
     LINEAR.shape,
 )
 
+# All queries, then all keys, then all values, of which there may be fewer: [(H + 2 G) C, D].
+LINEAR_QKV = Form(
+    lambda t, shapes, c: [
+        part.T.reshape(shape)
+        for part, shape in zip(np.split(t, np.cumsum([s[1] * s[2] for s in shapes])[:-1]), shapes, strict=True)
+    ],
+    lambda parts, c: np.concatenate([part.reshape(len(part), -1).T for part in parts]),
+    lambda shapes, c: (sum(s[1] * s[2] for s in shapes), shapes[0][0]),
+)
+# The gate, then what it gates: [2 F, D].
+LINEAR_GATED = Form(
+    lambda t, shapes, c: [part.T for part in np.split(t, 2)],
+    lambda parts, c: np.concatenate([part.T for part in parts]),
+    lambda shapes, c: (2 * shapes[0][1], shapes[0][0]),
+)
+
 Row = tuple[str, Form, tuple[str, ...]]
 
 
@@ -183,4 +199,18 @@ GEMMA2_ROWS = _gated_rows(
     attn_post_norm="post_attention_layernorm",
     mlp_norm="pre_feedforward_layernorm",
     mlp_post_norm="post_feedforward_layernorm",
+)
+OLMO2_ROWS = _gated_rows(attn_post_norm="post_attention_layernorm", mlp_post_norm="post_feedforward_layernorm")
+PHI3_ROWS = (
+    *_rows_of(TABLE, front__embedding="model.embed_tokens.weight"),
+    *_norms(
+        norm="model.norm",
+        blocks__attn_norm="model.layers.{}.input_layernorm",
+        blocks__mlp_norm="model.layers.{}.post_attention_layernorm",
+    ),
+    ("model.layers.{}.self_attn.qkv_proj.weight", LINEAR_QKV, _QKV_KERNELS),
+    *_rows_of(LINEAR_OUT, blocks__out__kernel="model.layers.{}.self_attn.o_proj.weight"),
+    ("model.layers.{}.mlp.gate_up_proj.weight", LINEAR_GATED, ("blocks/gate/kernel", "blocks/up/kernel")),
+    *_rows_of(LINEAR, blocks__down__kernel="model.layers.{}.mlp.down_proj.weight"),
+    *_HEAD,
 )

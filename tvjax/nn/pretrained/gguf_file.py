@@ -13,7 +13,15 @@ import gguf
 import numpy as np
 
 from tvjax.errors import UserError
-from tvjax.nn.pretrained.forms import GEMMA2_ROWS, GPT2_ROWS, GPT_NEOX_ROWS, LLAMA_ROWS, Row
+from tvjax.nn.pretrained.forms import (
+    GEMMA2_ROWS,
+    GPT2_ROWS,
+    GPT_NEOX_ROWS,
+    LLAMA_ROWS,
+    OLMO2_ROWS,
+    PHI3_ROWS,
+    Row,
+)
 from tvjax.nn.rotary import Scaling, frequencies
 
 # The kinds of tensor that are read, and what each becomes: a quantized one holds numbers of no dtype but float32.
@@ -22,6 +30,8 @@ KINDS = {"F32": "F32", "F16": "F16", "BF16": "BF16"} | dict.fromkeys(
 )
 _REQUIRED: Any = object()
 _ROPE_FACTORS = "rope_freqs.weight"
+# Of phi3: what each frequency is divided by in short prompts, and in long ones.
+_LONGROPE = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
 
 
 class _Reader(gguf.GGUFReader):
@@ -171,6 +181,24 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "gemma2": Architecture(
         "gemma2", GEMMA2_ROWS, _GATED, _gemma, _ATTENTION, {"hidden_activation": "gelu_pytorch_tanh"}
     ),
+    "gemma3": Architecture(
+        "gemma3_text", GEMMA2_ROWS, _GATED, _gemma, _ATTENTION, {"hidden_activation": "gelu_pytorch_tanh"}
+    ),
+    "olmo2": Architecture("olmo2", OLMO2_ROWS, _GATED),
+    "smollm3": Architecture("smollm3", LLAMA_ROWS, _GATED, _llama, fixed={"no_rope_layer_interval": 4}),
+    "phi3": Architecture("phi3", PHI3_ROWS, _GATED),
+    "granite": Architecture(
+        "granite",
+        LLAMA_ROWS,
+        _GATED
+        | {
+            "embedding_multiplier": ("embedding_scale", float),
+            "attention_multiplier": ("attention.scale", float),
+            "residual_multiplier": ("residual_scale", float),
+            "logits_scaling": ("logit_scale", float),
+        },
+        _llama,
+    ),
     "gpt2": Architecture(
         "gpt2",
         GPT2_ROWS,
@@ -224,13 +252,17 @@ class GGUF:
         names = _names(kind, self._row.rows, layers)
         self._tensors = {names.get(tensor.name, tensor.name): tensor for tensor in reader.tensors}
         factors = self._tensors.pop(_ROPE_FACTORS, None)
-        for tensor in (*self._tensors.values(), *(() if factors is None else (factors,))):
+        longrope = {f: self._tensors.pop(n) for f, n in _LONGROPE.items() if kind == "phi3" and n in self._tensors}
+        for tensor in (*self._tensors.values(), *longrope.values(), *(() if factors is None else (factors,))):
             if tensor.tensor_type.name not in KINDS:
                 problem = f"tensor {tensor.name}: given {tensor.tensor_type.name}"
                 raise UserError(f"{path}: {problem}; accepted: {', '.join(KINDS)}")
         self.shapes = {name: self._shape(name, tensor) for name, tensor in self._tensors.items()}
         self.dtypes = {name: KINDS[tensor.tensor_type.name] for name, tensor in self._tensors.items()}
         self.values = self._values(None if factors is None else self._array(factors))
+        if longrope:
+            self.values |= self._longrope({field: self._array(tensor) for field, tensor in longrope.items()})
+        self.metadata.check_read(f"{self.architecture}.")
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, dequantized, as it is in a Hugging Face folder. Nothing of the file stays in memory."""
@@ -276,7 +308,10 @@ class GGUF:
             raise UserError(f"{self.path}: holds a tensor {_ROPE_FACTORS} that this model has no place for")
         if self.architecture == "gemma2":
             values |= self._caps(values)
-        self.metadata.check_read(f"{self.architecture}.")
+        if self.architecture == "gemma3":
+            values |= self._two_kinds(values)
+        if self.architecture == "phi3":
+            values["sliding_window"] = self._of("attention.sliding_window", int, 0) or None
         return values
 
     def _of(self, key: str, kind: type, default: Any = _REQUIRED) -> Any:
@@ -289,9 +324,10 @@ class GGUF:
         for key, other in (
             ("tensor_data_layout", str),
             ("rope.scaling.original_context_length", int),
-            ("rope.scaling.finetuned", bool),
+            *((("rope.scaling.finetuned", bool),) if self.architecture != "granite" else ()),
         ):
             self._of(key, other, None)
+        self.metadata.check("granite.rope.scaling.finetuned", bool, True)  # false: no rotary positions, to llama.cpp
         if self.architecture in ("gpt2", "gptneox"):
             heads = self._of("attention.head_count", int)
             self.metadata.check(f"{self.architecture}.attention.head_count_kv", int, heads)
@@ -306,11 +342,15 @@ class GGUF:
         if self.architecture == "gptneox":
             fields: dict[str, Any] = {"rotary_emb_base": base, "rotary_pct": turned / max(size, 1)}
         else:
-            if turned != size:
-                self.metadata.check(f"{self.architecture}.rope.dimension_count", int, size)
             kv_heads = self._of("attention.head_count_kv", int, heads)
             fields = {"rope_theta": base, "num_key_value_heads": kv_heads, "head_dim": size}
+            if self.architecture == "phi3":
+                fields["partial_rotary_factor"] = turned / max(size, 1)
+            elif turned != size:
+                self.metadata.check(f"{self.architecture}.rope.dimension_count", int, size)
         if factors is not None:
+            if self.architecture in ("gemma3", "phi3"):
+                raise UserError(f"{self.path}: holds a tensor {_ROPE_FACTORS} that this model has no place for")
             if scaling is not None:
                 raise UserError(f"{self.path}: has both a tensor {_ROPE_FACTORS} and rope.scaling; accepted: one")
             scaling = self._slowed(factors.reshape(-1), turned, base)
@@ -344,6 +384,30 @@ class GGUF:
             "low_freq_factor": scaling.low,
             "high_freq_factor": scaling.high,
             "original_max_position_embeddings": scaling.original,
+        }
+
+    def _longrope(self, factors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The block of rotary positions that are divided by factors of their own."""
+        for field in _LONGROPE.keys() - factors.keys():
+            raise UserError(f"{self.path}: has no tensor {_LONGROPE[field]}, which this model needs")
+        original = self._of("rope.scaling.original_context_length", int)
+        block: dict[str, Any] = {name: [float(str(x)) for x in factors[name].reshape(-1)] for name in _LONGROPE}
+        block |= {"rope_type": "longrope", "original_max_position_embeddings": original}
+        block["attention_factor"] = self._of("rope.scaling.attn_factor", float, 1.0)
+        return {"rope_scaling": block, "original_max_position_embeddings": original}
+
+    def _two_kinds(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What Gemma 3 has beyond Gemma, with llama.cpp's defaults. The largest has a scale of its own there."""
+        window, largest = self._of("attention.sliding_window", int, 0), values["num_hidden_layers"] == 62
+        pattern = self._of("attention.sliding_window_pattern", int, 6)
+        return {
+            "sliding_window": window or None,
+            "sliding_window_pattern": pattern if window else 1,
+            "rope_local_base_freq": self._of("rope.freq_base_swa", float, 10_000.0),
+            "final_logit_softcapping": self._of("final_logit_softcapping", float, 0.0) or None,
+            "query_pre_attn_scalar": (
+                values["hidden_size"] // values["num_attention_heads"] if largest else values["head_dim"]
+            ),
         }
 
     def _caps(self, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from tvjax.nn.pretrained.forms import LINEAR_NEIGHBOURS, turned_order
 from tvjax.nn.pretrained.peft_config import FOLDER, Options
 from tvjax.nn.pretrained.peft_lora import read_lora, write_lora
 from tvjax.nn.pretrained.weights import DTYPES
-from tvjax.nn.rotary import frequencies, rotate
+from tvjax.nn.rotary import rotate, turns
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 EMBEDDINGS = "prompt_embeddings"
@@ -194,8 +194,10 @@ def _turned(keys_LGSC: np.ndarray, c: DecoderConfig, positions: int) -> np.ndarr
     """Keys as they are so many positions further on."""
     if c.positions != "rotary":
         return keys_LGSC
-    frequency = frequencies(c.rotary_width or c.channels, c.rotary_base, c.rotary_scaling)
-    return np.asarray(rotate(jnp.asarray(keys_LGSC), jnp.full(keys_LGSC.shape[:2], positions), frequency))
+    positions_GS = jnp.full(keys_LGSC.shape[1:3], positions)
+    frequency_LR, _ = turns(c.turned, c.layer_rotaries)  # the keys have their amplitude
+    moved = [rotate(jnp.asarray(k)[:, :, None], positions_GS, f) for k, f in zip(keys_LGSC, frequency_LR, strict=True)]
+    return np.stack(moved)[:, :, :, 0]
 
 
 def _moved_on(model: Model, count: int) -> Model:

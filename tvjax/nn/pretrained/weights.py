@@ -22,8 +22,8 @@ from jax.sharding import Mesh
 from tvjax.errors import UserError, reject, warn
 from tvjax.files import inside, read_json
 from tvjax.nn.decoder import ALIGNMENT, Decoder, DecoderConfig
-from tvjax.nn.pretrained.families import FAMILIES, Family, describe, read_config
-from tvjax.nn.pretrained.folder import CONFIG, FOLDER, Folder, write_model
+from tvjax.nn.pretrained.families import FAMILIES, MULTIMODAL, Family, describe, read_config, text_values
+from tvjax.nn.pretrained.folder import CONFIG, FOLDER, Folder, TextPart, write_model
 from tvjax.nn.pretrained.forms import Form
 from tvjax.parallel.mesh import on_cpu, path_of, shardings
 
@@ -90,14 +90,18 @@ class Tensors(Protocol):
 def load_folder(path: str | Path, **how: Any) -> tuple[DecoderConfig, Any, dict[str, Any]]:
     """The config, the parameters and config.json of a Hugging Face folder; `how` is that of `load_tensors`.
 
-    Raises `UserError` for a folder that is not whole, or a model that is not implemented.
+    Of a multimodal folder they are those of the text model, as a folder of its own would have them. Raises `UserError`
+    for a folder that is not whole, or a model that is not implemented.
     """
     path = Path(path)
     values = read_json(inside(path, CONFIG), FOLDER)
     if values.get("transformers_weights") is not None:
         raise reject(f"{path / CONFIG}: transformers_weights", values["transformers_weights"], "none")
-    config = read_config(values, str(path / CONFIG))
-    return *load_tensors(Folder(path), config, values, **how), values
+    source, part = str(path / CONFIG), values.get("model_type") in MULTIMODAL
+    values = text_values(values, source)
+    config = read_config(values, f"{source}: text_config" if part else source)
+    tensors = TextPart(Folder(path)) if part else Folder(path)
+    return *load_tensors(tensors, config, values, **how), values
 
 
 def load_tensors(
@@ -296,6 +300,8 @@ def _restated(values: Mapping[str, Any], config: DecoderConfig) -> dict[str, Any
         if values.get("layer_types") is not None:
             windows = config.windows or (0,) * config.num_layers
             values["layer_types"] = ["sliding_attention" if window else "full_attention" for window in windows]
+        if values.get("no_rope_layers") is not None:
+            values["no_rope_layers"] = [int(rotary is not None) for rotary in config.layer_rotaries]
     values["tie_word_embeddings"] = config.tied_readout
     written = read_config(values, source, warn=False)
     for field in dataclasses.fields(config):
