@@ -29,7 +29,14 @@ PLAN = "plan.json"
 FREE = ("mesh",)
 """Groups of the config that may change when a run goes on, since they do not change the results."""
 
-LATER = {"matmul_precision": "highest", "start": "", "l2": 0.0, "keep_best": "", "schedule": "constant"}
+LATER = {
+    "matmul_precision": "highest",
+    "start": "",
+    "l2": 0.0,
+    "keep_best": "",
+    "schedule": "constant",
+    "additivity": False,
+}
 """Fields that the config.json of an older run lacks, and the values that such a run had."""
 
 
