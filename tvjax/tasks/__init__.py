@@ -4,6 +4,7 @@ import inspect
 
 from tvjax.errors import UserError
 from tvjax.tasks.base import Parameters, RealTask, StringTask, Task, TokenTask
+from tvjax.tasks.bijection import Bijection
 from tvjax.tasks.decision_tree import DecisionTree
 from tvjax.tasks.gaussian import GaussianTask
 from tvjax.tasks.ginc import GINC
@@ -36,6 +37,7 @@ FAMILIES: dict[str, type[Task]] = {
     "relu_network": ReLUNetwork,
     "decision_tree": DecisionTree,
     "linear_classification": LinearClassification,
+    "bijection": Bijection,
 }
 BUILT_IN = tuple(FAMILIES)
 
@@ -61,6 +63,7 @@ __all__ = [
     "GINC",
     "LAYOUTS",
     "NO_SHIFT",
+    "Bijection",
     "DecisionTree",
     "GaussianTask",
     "Layout",

@@ -9,7 +9,7 @@ from tvjax.files import user_path
 from tvjax.parallel import processes
 from tvjax.settings import setting
 from tvjax.tasks import records
-from tvjax.tasks.suite import suite
+from tvjax.tasks.suite import both_ways, suite
 from tvjax.tasks.text import TextTask, read_folder
 
 KEPT = "data"
@@ -21,7 +21,9 @@ class DataConfig:
     """Which tasks: those of a folder, or data sets of tensorflow-datasets, or else the built-in suite."""
 
     path: str = setting("", "a folder of NAME.json lists of {'input', 'output'}; '': the built-in suite")
-    tasks: tuple[str, ...] = setting((), "names of tasks of the folder or the suite; (): all")
+    tasks: tuple[str, ...] = setting(
+        (), "names of tasks of the folder or the suite (with those asked both ways); (): all"
+    )
     tfds: tuple[tuple[str, str, str], ...] = setting(
         (), "or data sets: (name, input, output), e.g. (('glue/sst2', '{sentence}', '{label}'),)"
     )
@@ -43,7 +45,7 @@ class DataConfig:
             raise reject("config.data.tasks", self.tasks, "each name once")
         if self.path:
             return read_folder(user_path(self.path, "config.data.path"), self.tasks)
-        known = suite()
+        known = suite() | (both_ways() if self.tasks else {})
         for name in self.tasks:
             if name not in known:
                 raise reject("config.data.tasks", name, f"those of the built-in suite: {', '.join(known)}")
