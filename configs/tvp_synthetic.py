@@ -1,6 +1,6 @@
 """Task vectors in a small model trained from scratch: ICL loss alone, beside ICL loss + TVP-loss.
 
-The argument chooses the task: linear (default), linear_map, sinusoid, token_offset, quadratic, relu_network,
+The argument chooses the task: linear (default), linear_map, bijection, sinusoid, token_offset, quadratic, relu_network,
 decision_tree or linear_classification; or a family that a module of --plugins registers. Sizes are for two CPU cores
 and a few minutes.
 """
@@ -36,6 +36,12 @@ def _linear(config: ConfigDict) -> None:
 def _linear_map(config: ConfigDict) -> None:
     _linear(config)
     config.task.outputs = 2
+
+
+def _bijection(config: ConfigDict) -> None:
+    config.task.name = "bijection"  # y = (M'b, M a) of x = (a, 0) or (0, b)
+    config.task.input_width = 4  # d, the dimensions of x and of y, half of them for a
+    config.task.noise = 0.0  # standard deviation of the label noise
 
 
 def _sinusoid(config: ConfigDict) -> None:
@@ -98,6 +104,7 @@ def _linear_classification(config: ConfigDict) -> None:
 TASKS = {
     "linear": _linear,
     "linear_map": _linear_map,
+    "bijection": _bijection,
     "sinusoid": _sinusoid,
     "token_offset": _token_offset,
     "quadratic": _quadratic,

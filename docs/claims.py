@@ -16,6 +16,8 @@ Summary = Mapping[str, Any]
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested"
 COMPARABLE = 1.25
 """ICL risk at most this many times that of the ICL loss alone is comparable. [ours]"""
+ADDITIVE = 0.925
+"""The least cosine that Wang et al. (2026) report."""
 GROUPS = {"train": "tasks that were trained on", "heldout": "held-out tasks"}
 
 
@@ -93,6 +95,24 @@ def moved(method: str) -> Callable[[Summary], tuple[str, str]]:
     return decide
 
 
+def adds_up(summary: Summary) -> tuple[str, str]:
+    """Rule 4 of docs/additivity.md: at all inner layers with the ICL loss alone, and where the TVP-loss writes."""
+    metric = "probes.additivity.weighted.centred_cosine_by_layer"
+    rows = [entry for entry in summary["numbers"] if entry["metric"] == metric]
+    top = max(entry["layer"] for entry in rows)
+    alone = [entry for entry in rows if not entry["tvp_weight"] and 0 < entry["layer"] < top]
+    trained = [entry for entry in rows if entry["tvp_weight"] and entry["layer"] == entry["prescribed_layer"]]
+    parts = []
+    for name, entries in (("ICL loss alone", alone), ("TVP-loss", trained)):
+        cosines = ", ".join(
+            f"layer {entry['layer']}: {entry['value']:.2f} [{', '.join(f'{end:.2f}' for end in entry['value_ci'])}]"
+            for entry in entries
+        )
+        parts.append(f"{name}, {cosines}")
+    holds = all(entry["value_ci"][0] > ADDITIVE for entry in alone + trained)
+    return (SUPPORTED if holds else NOT_SUPPORTED), "; ".join(parts)
+
+
 TVP = "Yang, Lin et al. 2025 (TVP)"
 ATV = "Kang et al. 2025 (ATV)"
 TOKEN_OFFSET = "emergence_token_offset"
@@ -149,6 +169,12 @@ CLAIMS = (
     Claim("Dong et al. 2025", "One vector carries only one direction of y = W x.",
           "`configs/tvp_synthetic.py:linear_map`; the directions of the map that it carries", "",
           untested("no model of this task has learned it")),
+    *(
+        Claim("Wang et al. 2026", "The vector of a prompt is nearly a sum of those of its demonstrations.",
+              f"{family}, rule 4 of [additivity.md](additivity.md): weighted by one set of weights, a cosine above"
+              f" {ADDITIVE:g} less the means, whole intervals", result, adds_up)
+        for family, result in (("token offset", "additivity_token_offset"), ("linear regression", "additivity_linear"))
+    ),
     Claim("Wang et al. 2025 (ELICIT); Li et al. 2025 (I2CL)",
           "Retrieved vectors, and weighted summaries of demonstrations, come close to ICL or exceed it.",
           "SmolLM2 and the tasks of [atv.md](atv.md)", "", untested("no result over seeds is kept")),

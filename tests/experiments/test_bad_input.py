@@ -54,6 +54,24 @@ FIELDS = {
         "1",
         "2 or more",
     ),
+    "additivity without probes": (
+        {"evaluation__additivity": True},
+        "config.evaluation.additivity",
+        "True",
+        "config.evaluation.probes=True",
+    ),
+    "additivity of two prompts": (
+        {"evaluation__additivity": True, "evaluation__probes": True, "evaluation__probe_prompts": 2},
+        "config.evaluation.probe_prompts",
+        "2",
+        "4 or more",
+    ),
+    "additivity of one demonstration": (
+        {"evaluation__additivity": True, "evaluation__probes": True, "prompt__demonstrations": 1},
+        "config.evaluation.additivity",
+        "True",
+        "2 demonstrations or more",
+    ),
     "probes that are no bool": ({"evaluation__probes": 1}, "config.evaluation.probes", "1", "bool"),
     "several outputs of a pool": (
         {"task": {"name": "linear", "pool": 3, "outputs": 2}},

@@ -185,6 +185,37 @@ def test_principal_directions_are_of_what_demonstrations_change(model, bench):
         np.testing.assert_allclose(found[layer], expected, atol=1e-3)
 
 
+def test_several_vectors_stand_at_each_arrow_of_the_k_shot_prompt(model, bench):
+    """Held against the same writes by hand, prompt by prompt; a write at the last arrow alone says something else."""
+    method, vectors = METHODS["several_vectors"], made(bench, "several_vectors")["opposite"]
+    np.testing.assert_array_equal(vectors, made(bench, "vector")["opposite"])
+    layers, scales, encode = [1, 3], (1.0, 2.0), model.source.tokenizer.encode
+    found = method.measured(bench, "opposite", vectors, layers, scales)
+    swept = method.swept(bench, "opposite", "test", vectors, layers, scales)
+    np.testing.assert_array_equal(found.first, swept.first)
+    pairs = bench.sample("opposite", "test")
+    for number, ((_, y), prompt) in enumerate(zip(pairs[:2], bench.few_shot("opposite", pairs)[:2], strict=True)):
+        (ids,) = encode([prompt])
+        before = [encode([prompt[: at + len(" ->")]])[0] for at in range(len(prompt)) if prompt[at:].startswith(" ->")]
+        marks = [len(some) - 1 for some in before]
+        assert len(marks) == 3 and all(ids[: len(some)] == some for some in before)
+        plain = log_softmax(tvjax.run(model, [prompt], last=True)[0, 0])
+        first = encode([f"{prompt} {y}"])[0][len(ids)]
+        for row, layer in enumerate(layers):
+            for column, scale in enumerate(scales):
+                writes = [tvjax.replace(scale * vectors[layer], layers=layer, positions=at) for at in (marks, "last")]
+                here, last = (log_softmax(tvjax.run(model, [prompt], edits=one, last=True)[0, 0]) for one in writes)
+                distance = (np.exp(plain) * (plain - here)).sum()
+                np.testing.assert_allclose(found.d_ntp[number, row, column], distance, rtol=1e-3, atol=1e-5)
+                assert found.first[number, row, column] == (here.argmax() == first)
+                assert layer == 3 or np.abs(here - last).max() > 1e-3
+
+
+def log_softmax(logits):
+    logits = np.asarray(logits, np.float64)
+    return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+
+
 def test_controls_know_less(model, bench):
     states = {name: bench.shown(name)["states"] for name in NAMES}
     others = made(bench, "mean_of_tasks")

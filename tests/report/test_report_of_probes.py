@@ -140,6 +140,25 @@ class TestFigure:
             and "TVP-loss at layer 2: 0.333" in words.split("of 4:")[1]
         )
 
+    def test_how_demonstrations_add_up_is_drawn_and_said(self, probed_dir: Path, edit: Callable) -> None:
+        shares = {"weighted": 0.6, "best": 0.9, "other_best": 0.7}
+
+        def change(tree: dict[str, Any]) -> None:
+            for member in tree["members"]:
+                sums = {name: twins("explained_by_layer", share * TOP / 4) for name, share in shares.items()}
+                for name, risk in (("theta", 0.1), ("weighted", 0.2), ("sum", 5.0)):
+                    sums[name] = sums.get(name, {}) | twins("tvp_risk_by_layer", np.full(LAYERS + 1, risk))
+                sums["weighted"]["total_weight_by_layer"] = [1.5] * (LAYERS + 1)
+                member["probes"]["additivity"] = sums
+
+        edit(probed_dir, change)
+        summary = TVPRun.of(read_run(probed_dir)).summary
+        lines = drawn(panels(summary)["additivity"], looks(summary)[1].color)
+        np.testing.assert_allclose(lines[0], 0.6 * TOP / 4)
+        np.testing.assert_allclose(lines[-2:], [0.9 * TOP / 4, 0.7 * TOP / 4])
+        words = probes_text(summary).split("Share at l*")[1]
+        assert "TVP-loss at layer 2: 0.3" in words and "with the plain sum: ICL loss only: 5" in words
+
     def test_a_family_without_swaps_has_three_panels(self, probed_dir: Path, edit: Callable) -> None:
         def change(tree: dict[str, Any]) -> None:
             for member in tree["members"]:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from tvjax import tasks
+from tvjax.errors import UserError
 from tvjax.tasks import (
     GINC,
     LAYOUTS,
+    Bijection,
     DecisionTree,
     Linear,
     LinearClassification,
@@ -26,6 +28,7 @@ SETTINGS = [
     Linear(),
     Linear(noise=0.3, nonzero=2, pool=5),
     Linear(noise=0.3, nonzero=2, outputs=3),
+    Bijection(),
     Sinusoid(),
     Sinusoid(input_width=3, noise=0.1),
     TokenOffset(),
@@ -74,6 +77,44 @@ class TestEveryFamily:
     def test_hashable_and_registered(self, task):
         assert hash(task) == hash(type(task)(**vars(task)))
         assert type(task) in map(tasks.family, tasks.names())
+
+
+class TestBijection:
+    TASK = Bijection(input_width=6)
+
+    def test_a_map_and_its_inverse_of_unit_variance(self):
+        prompt = sample(self.TASK, jax.random.key(0), 5000, 3)
+        x, y, w = np.asarray(prompt.x), np.asarray(prompt.targets), np.asarray(prompt.parameters["w"])
+        np.testing.assert_allclose(np.square(y).mean(), 1, rtol=0.05)
+        forward = (x[..., :3] != 0).all(-1)
+        assert ((x[..., 3:] != 0).all(-1) != forward).all() and 0.45 < forward.mean() < 0.55
+        m = w[:, 3:, :3]
+        np.testing.assert_allclose(w[:, :3, 3:], np.linalg.inv(m), atol=1e-4)
+        np.testing.assert_allclose(np.einsum("byx,bnx->bny", w, y), x, atol=1e-4)
+        np.testing.assert_allclose(np.mean(m, 0), 0, atol=0.05)
+
+    def test_no_map_of_one_direction_leaves_less_than_all_others(self):
+        """The best map of rank one, of each task, has 1/d of the variance: so would one vector, if it carried one."""
+        prompt = sample(self.TASK, jax.random.key(0), 4000, 1)
+        w = np.asarray(prompt.parameters["w"])
+        u, s, v = np.linalg.svd(w)
+        np.testing.assert_allclose(s, 1, atol=1e-5)
+        best = u[:, :, :1] @ v[:, :1]
+        said = np.einsum("byx,bnx->bny", best, prompt.x)
+        np.testing.assert_allclose(np.square(said - prompt.targets).mean(), 1 - 1 / 6, atol=0.03)
+
+    def test_the_oracle_knows_what_was_shown_either_way(self):
+        prompt = sample(self.TASK, jax.random.key(1), 2000, 4)
+        predictions = self.TASK.oracle(prompt.x, prompt.targets, prompt.x)
+        risk = np.asarray(self.TASK.scores(predictions, prompt.targets)["risk"].mean(0))
+        np.testing.assert_allclose(risk, [1, 2 / 3, 1 / 3, 0, 0], atol=0.05)
+        back = self.TASK.oracle(prompt.targets, prompt.x, prompt.targets)  # shown from its answers to its inputs
+        np.testing.assert_allclose(self.TASK.scores(back, prompt.x)["risk"].mean(0), risk, atol=0.05)
+
+    @pytest.mark.parametrize("width", [0, 3])
+    def test_halves_are_whole(self, width):
+        with pytest.raises(UserError, match=rf"config.task.input_width: given {width}; accepted: an even number"):
+            Bijection(input_width=width)
 
 
 class TestLinear:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tvjax.errors import UserError
-from tvjax.tasks.suite import DOMAINS, number_word, plural, suite
+from tvjax.tasks.suite import BOTH_WAYS, DOMAINS, both_ways, number_word, plural, suite
 from tvjax.tasks.text import SPLITS, Template, TextTask, shots, some, split_of
+from tvjax.text.data import DataConfig
 
 
 class TestSplits:
@@ -42,6 +43,24 @@ class TestSplits:
     def test_an_unknown_one_is_refused(self):
         with pytest.raises(UserError, match="train, dev, test"):
             TextTask("t", (("a", "b"),)).split("validation")
+
+
+class TestBothWays:
+    def test_each_pair_stands_once_half_of_them_turned_round(self):
+        for name, task in both_ways().items():
+            plain = suite()[name.removesuffix("_both_ways")].pairs
+            turned = [pair for pair in task.pairs if pair[::-1] in plain]
+            assert len(task.pairs) == len(plain) == len({frozenset(pair) for pair in task.pairs})
+            assert set(task.pairs) - set(turned) < set(plain) and len(turned) == len(plain) // 2
+
+    def test_no_demonstration_holds_the_answer_to_a_query(self):
+        for task in both_ways().values():
+            inputs, outputs = zip(*task.pairs, strict=True)
+            assert len({*inputs, *outputs}) == 2 * len(task.pairs)
+
+    def test_they_are_known_by_name_alone(self):
+        names = tuple(f"{name}_both_ways" for name in BOTH_WAYS)
+        assert tuple(DataConfig(tasks=names).read()) == names and set(DataConfig().read()) == set(suite())
 
 
 class TestSeveralAnswers:

@@ -22,6 +22,7 @@ LATER = {
     "input": "input",
     "output": "output",
     "options": [],
+    "additivity": False,
 }
 """Fields that the config.json of an older run lacks, and the values that such a run had."""
 

@@ -127,6 +127,10 @@ class VectorMethod(Method):
         """The layers of which the dev split chooses one. At 0 the last tokens of all prompts have the same state."""
         return [ALL] if self.everywhere else [*(result.layers.get(name) or bench.layers[1:])]
 
+    def asked(self, bench: Bench, name: str, split: str, *, compared: bool = False) -> Asked:
+        """The questions of a split of a task that a vector is written into: zero-shot prompts."""
+        return asked(bench, name, split, compared=compared)
+
     def swept(
         self,
         bench: Bench,
@@ -140,14 +144,14 @@ class VectorMethod(Method):
 
         ``[n, layers, scales]``.
         """
-        one = asked(bench, name, split)
+        one = self.asked(bench, name, split)
         return one.graded(self.said(bench, one, vectors_LD, layers, scales))
 
     def measured(
         self, bench: Bench, name: str, vectors_LD: np.ndarray, layers: Sequence[Layer], scales: Sequence[float]
     ) -> Measured:
         """What is measured of the test split, as `swept` asks it."""
-        one = asked(bench, name, "test", compared=True)
+        one = self.asked(bench, name, "test", compared=True)
         return one.measured(self.said(bench, one, vectors_LD, layers, scales))
 
     def said(
@@ -161,6 +165,10 @@ class VectorMethod(Method):
         at = [layer for layer in layers if layer is not None]
         vectors_LUD = np.asarray(vectors_LD[at])[:, None] * np.asarray(scales)[None, :, None]
         return said(bench, asked, vectors_LUD, at, np.full(vectors_LUD.shape[:2], self.keep))
+
+    def query_tokens(self, bench: Bench, bare: float) -> float:
+        """How many tokens a question takes, of which the bare query has so many."""
+        return bare
 
     def query_flops(self, bench: Bench, tokens: float) -> float:
         """FLOPs of the matrix products that answer a query of so many tokens: a vector that is written costs none."""
@@ -191,20 +199,21 @@ class VectorMethod(Method):
             about["scale"] = {name: choice.scale for name, choice in first.items()}
         bench, name = context.benches[0], next(iter(context.tasks))
         ask, count = self.timed(bench, name, context.vectors[self.name][0][0][name], first[name])
+        tokens = self.query_tokens(bench, context.bare_tokens)
         return MethodResult(
             side_by_side(right),
-            context.bare_tokens,
+            tokens,
             ask,
             count,
             trainable=len(context.tasks) * self.trainable(bench.model.config),
             about=about,
-            query_flops=self.query_flops(bench, context.bare_tokens),
+            query_flops=self.query_flops(bench, tokens),
             made=sum(made, Spent()) / len(made),
         )
 
     def timed(self, bench: Bench, name: str, vectors_LD: np.ndarray, choice: Choice) -> tuple[Callable[[], Any], int]:
         """What asks the test split of a task with its vector, to be timed, and how many questions that are."""
-        one = asked(bench, name, "test")
+        one = self.asked(bench, name, "test")
         ask = functools.partial(self.said, bench, one, vectors_LD, [choice.layer], [choice.scale])
         return lambda: ask().tokens_BA, len(one.q.last_B)
 

@@ -9,6 +9,7 @@ from tvjax.tasks.base import Parameters, RealTask, StringTask, Task, TokenTask
 from tvjax.tasks.prompt import LAYOUTS, Layout, Prompt
 
 if TYPE_CHECKING:
+    from tvjax.tasks.bijection import Bijection
     from tvjax.tasks.decision_tree import DecisionTree
     from tvjax.tasks.gaussian import GaussianTask
     from tvjax.tasks.ginc import GINC
@@ -41,6 +42,7 @@ BUILT_IN = {
     "relu_network": "ReLUNetwork",
     "decision_tree": "DecisionTree",
     "linear_classification": "LinearClassification",
+    "bijection": "Bijection",
 }
 """Families of this package, each a class in the module of its name here, which is imported on use."""
 _REGISTERED: dict[str, type[Task]] = {}
@@ -85,6 +87,7 @@ __all__ = [
     "GINC",
     "LAYOUTS",
     "NO_SHIFT",
+    "Bijection",
     "DecisionTree",
     "GaussianTask",
     "Layout",

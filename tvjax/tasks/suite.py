@@ -102,6 +102,9 @@ Tasks of one domain share inputs, so only demonstrations tell them apart. No inp
 domains apart.
 """
 
+BOTH_WAYS = ("digits", "uppercase", "capital")
+"""The tasks that `both_ways` asks both ways. No output is the output of two inputs."""
+
 
 def number_word(n: int) -> str:
     """0..99 in words."""
@@ -202,3 +205,18 @@ def suite() -> dict[str, TextTask]:
         name: TextTask(name, tuple((x, answers[0]) for x, answers in answers_of(items).items()))
         for name, items in pairs.items()
     }
+
+
+def both_ways() -> dict[str, TextTask]:
+    """Tasks that ask a map of some inputs and its inverse of others, "seven" for "7" and "8" for "eight". [ours]
+
+    No part of the suite. Of such tasks it is predicted that a single vector fails (Dong et al. 2026, arXiv 2506.09048).
+    Each pair stands in one direction, by turns, so that no demonstration gives away an answer.
+    """
+    known, tasks = suite(), {}
+    for name in BOTH_WAYS:
+        pairs = known[name].pairs
+        tasks[f"{name}_both_ways"] = TextTask(
+            f"{name}_both_ways", tuple((y, x) if number % 2 else (x, y) for number, (x, y) in enumerate(pairs))
+        )
+    return tasks

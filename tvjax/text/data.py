@@ -10,7 +10,7 @@ from tvjax.parallel import processes
 from tvjax.settings import setting
 from tvjax.tasks import records
 from tvjax.tasks.folders import Fields, read_folder
-from tvjax.tasks.suite import suite
+from tvjax.tasks.suite import both_ways, suite
 from tvjax.tasks.text import TextTask
 
 KEPT = "data"
@@ -24,7 +24,9 @@ class DataConfig:
     path: str = setting(
         "", "a folder of NAME.json, .jsonl, .csv, .parquet or of saved datasets; '': the built-in suite"
     )
-    tasks: tuple[str, ...] = setting((), "names of tasks of the folder or the suite; (): all")
+    tasks: tuple[str, ...] = setting(
+        (), "names of tasks of the folder or the suite (with those asked both ways); (): all"
+    )
     tfds: tuple[tuple[str, str, str], ...] = setting(
         (), "or data sets: (name, input, output), e.g. (('glue/sst2', '{sentence}', '{label}'),)"
     )
@@ -49,7 +51,7 @@ class DataConfig:
             raise reject("config.data.tasks", self.tasks, "each name once")
         if self.path:
             return read_folder(user_path(self.path, "config.data.path"), self.tasks, self.fields, most=self.most)
-        known = suite()
+        known = suite() | (both_ways() if self.tasks else {})
         for name in self.tasks:
             if name not in known:
                 raise reject("config.data.tasks", name, f"those of the built-in suite: {', '.join(known)}")

@@ -42,11 +42,13 @@ class Asked(NamedTuple):
 
     begin: the first row of each question.
     reference: a row for each of `q`, or None.
+    here_BT: the tokens at which something is written; None: the last of each prompt.
     """
 
     q: Questions
     begin: np.ndarray
     reference: Reference | None = None
+    here_BT: np.ndarray | None = None
 
     def graded(self, said: Said) -> Right:
         """Which questions are given one of their right answers, ``[n, ...]``. said: with leaves ``[rows, ...]``."""
@@ -58,13 +60,17 @@ class Asked(NamedTuple):
         return Measured(*self.graded(said), *near)
 
 
-def asked(bench: Bench, name: str, split: str, *, compared: bool = False) -> Asked:
-    """Zero-shot prompts of a split of a task, with each of their right answers.
+def asked(
+    bench: Bench, name: str, split: str, *, compared: bool = False, prompts: Sequence[str] | None = None
+) -> Asked:
+    """The inputs of a split of a task, with each of their right answers.
 
     compared: whether they are held against k-shot prompts, of the test split.
+    prompts: one an input; None: zero-shot.
     """
     pairs = bench.sample(name, split)
-    return _asked(bench, name, bench.zero_shot(pairs), pairs, reference(bench, name) if compared else None)
+    prompts = bench.zero_shot(pairs) if prompts is None else prompts
+    return _asked(bench, name, prompts, pairs, reference(bench, name) if compared else None)
 
 
 def _asked(bench: Bench, name: str, prompts: Sequence[str], pairs: Sequence[Pair], known: Reference | None) -> Asked:

@@ -43,8 +43,9 @@ def costs(
     bare = taken["zero_shot"]["tokens_per_query"]
     for kind, method in _vectors(s).items():
         trained = method.trainable(bench.model.config) * len(bench.tasks)
-        flops = {"query_flops": method.query_flops(bench, bare), "make_flops": made[kind].flops}
-        taken[kind] = {"tokens_per_query": bare, "trainable_parameters": trained, **flops}
+        tokens = method.query_tokens(bench, bare)
+        flops = {"query_flops": method.query_flops(bench, tokens), "make_flops": made[kind].flops}
+        taken[kind] = {"tokens_per_query": tokens, "trainable_parameters": trained, **flops}
     return taken
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from tvjax.evals import baselines, operands, probes
+from tvjax.evals import additivity, baselines, operands, probes
 from tvjax.evals.measure import Measure
 from tvjax.experiments.tvp.settings import TVPSettings
 from tvjax.files import write_json
@@ -46,6 +46,19 @@ def measure(settings: TVPSettings, params: Any) -> tuple[dict[str, Any], dict[st
     if s.evaluation.probes:
         for member, probed in zip(summary["members"], _probed(s, params, summary["members"], seen), strict=True):
             member["probes"] = probed
+    if s.evaluation.additivity:
+        entries, oracle = additivity.measure(
+            Model(params, s.decoder),
+            s.task,
+            s.layout,
+            s.prompt.demonstrations,
+            edit=s.tvp.edit,
+            prompts=s.evaluation.probe_prompts,
+            seed=s.evaluation.seed,
+        )
+        for member, entry in zip(summary["members"], entries, strict=True):
+            member["probes"]["additivity"] = entry
+        summary["oracle_additivity"] = oracle
     return summary, seen
 
 

@@ -62,12 +62,17 @@ class EvaluationConfig(Checked):
     shifts: bool = setting(True, "whether prompts are shifted too")
     probes: bool = setting(False, "whether vectors are probed")
     probe_prompts: int = setting(256, "of the probes that run the model", least=1)
+    additivity: bool = setting(False, "whether they ask, too, if the vectors of single demonstrations add up")
 
     def check(self, path: str) -> None:
-        """Raise `UserError` for a single prompt if vectors are probed."""
+        """Raise `UserError` for too few prompts if vectors are probed, and for a part of the probes without them."""
         for name in ("prompts", "probe_prompts"):
             if self.probes and getattr(self, name) < 2:
                 raise reject(f"{path}.{name}", getattr(self, name), "2 or more")
+        if self.additivity and not self.probes:
+            raise reject(f"{path}.additivity", True, f"False, or {path}.probes=True")
+        if self.additivity and self.probe_prompts < 4:
+            raise reject(f"{path}.probe_prompts", self.probe_prompts, "4 or more, for additivity")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,6 +166,8 @@ def _check_prompt(s: TVPSettings) -> None:
             s.prompt.demonstrations,
             f"a prompt that fits config.model.max_positions = {limit}; this one has {needed} positions",
         )
+    if s.evaluation.additivity and s.prompt.demonstrations < 2:
+        raise reject("config.evaluation.additivity", True, "False, or 2 demonstrations or more")
     check_tvp(s.tvp, s.prompt.demonstrations)
     if s.curriculum.dimensions.interval and s.decoder.inputs != "real":
         raise reject(

@@ -64,7 +64,7 @@ def probe_figure(summary: Summary, probe: Probe) -> Figure:
         Line2D([], [], color=QUIET, linestyle=style, label=name)
         for style, name in zip(STYLES, probe.styles, strict=False)
     ]
-    prior = [] if probe in (READ, DUMMY, OPERANDS) else [prior_line()]
+    prior = [] if probe in (READ, DUMMY, OPERANDS, ADDITIVITY) else [prior_line()]
     bottom_legend(figure, [*member_lines(looks(summary), markers=True), *styles, *prior, *ring_key(summary)])
     return figure
 
@@ -184,6 +184,18 @@ def _operands(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
     quiet(ax, "different tokens that the prompts of a vector draw from", "identity margin at l*")
 
 
+def _additivity(ax: Axes, summary: Summary, word: str, measure: Measure) -> None:
+    layers = list(_layers(ax, summary))
+    for style, kind in zip(STYLES, ("weighted", "best", "other_best"), strict=True):
+        rows = [probes.additivity[kind]["explained_by_layer"] for probes in probes_of(summary)]
+        _lines(ax, layers, rows, looks(summary), style)
+        if kind == "weighted":
+            rings(ax, summary, rows)
+    ax.axhline(0, **PRIOR)
+    ax.set_ylim(-0.35, 1.08)
+    quiet(ax, "layer l of theta", "share of the variance of theta")
+
+
 def rank_figure(summary: Summary) -> Figure:
     """Captured directions of W, and how many there are, at the prescribed and at the best layer."""
     probes = probes_of(summary)
@@ -296,6 +308,25 @@ def _operands_text(summary: Summary) -> str:
     return f"Margin at l* of vectors made of {pools[-1]} different tokens: {most}; of {pools[0]}: {least}."
 
 
+def _additivity_text(summary: Summary) -> str:
+    word, _ = _measure(summary)
+    share = by_setting(
+        summary,
+        [one.additivity["weighted"]["explained_by_layer"].value[layer] for layer, one in _at_prescribed(summary)],
+    )
+    whole, weighted, plain = (
+        by_setting(
+            summary,
+            [one.additivity[name][f"tvp_{word}_by_layer"].value[layer] for layer, one in _at_prescribed(summary)],
+        )
+        for name in ("theta", "weighted", "sum")
+    )
+    return (
+        f"Share at l* that one set of weights has of theta: {share}. TVP {word} at l* with theta: {whole}; with these"
+        f" weights: {weighted}; with the plain sum: {plain}."
+    )
+
+
 def _mix_text(summary: Summary) -> str:
     probes, (word, _) = probes_of(summary), _measure(summary)
     middle = len(probes[0].shares) // 2
@@ -373,8 +404,21 @@ OPERANDS = Probe(
     ("mean vector of several prompts", "vector of one prompt"),
 )
 
+ADDITIVITY = Probe(
+    "probe_additivity",
+    "Do demonstrations add up?",
+    "How much of theta of a whole prompt a combination has of the thetas of its demonstrations, each alone in a prompt"
+    " of its own with the same query. Solid: with one set of weights for all prompts, fitted on other prompts; dashed:"
+    " with the best weights for each prompt; dotted: the same of the demonstrations of another task, which is what any"
+    " vectors of the family get.",
+    _additivity,
+    _additivity_text,
+    ("one set of weights", "weights of each prompt", "the same, of another task's demonstrations"),
+)
+
 
 def probes_shown(summary: Summary) -> list[Probe]:
     """The probes that the members have: swaps and mixes if an x of one task is one of another as well."""
     one = probes_of(summary)[0]
-    return [READ, DUMMY, AVERAGING, *([SWAP, MIX] if one.swap else []), *([OPERANDS] if one.operands else [])]
+    more = [*([SWAP, MIX] if one.swap else []), *([OPERANDS] if one.operands else [])]
+    return [READ, DUMMY, AVERAGING, *more, *([ADDITIVITY] if one.additivity else [])]

@@ -82,6 +82,7 @@ class Probes:
     superposition: first_*, second_*, mixture_risk, each by `shares`.
     rank: by layer (prescribed, best): captured [R], participation, true_participation and power.
     operands: by the number of different tokens in the prompts of a vector, margins and accuracies, [L+1].
+    additivity: by the combination of the vectors of single demonstrations, what it has of the whole vector, [L+1].
     """
 
     num_prompts: int
@@ -94,6 +95,7 @@ class Probes:
     superposition: Estimates
     rank: Mapping[str, Estimates]
     operands: Mapping[int, Estimates]
+    additivity: Mapping[str, Estimates]
 
 
 @dataclass(frozen=True)
@@ -225,8 +227,8 @@ def _probes(member: Mapping[str, Any], layers: int) -> Probes | None:
     try:
         tree = _get(member, "probes", dict)
         averaging, decodability = _get(tree, "averaging", dict), _get(tree, "decodability", dict)
-        swap, mixes, rank, operands = (
-            _get({name: {}} | tree, name, dict) for name in ("swap", "superposition", "rank", "operands")
+        swap, mixes, rank, operands, sums = (
+            _get({name: {}} | tree, name, dict) for name in ("swap", "superposition", "rank", "operands", "additivity")
         )
         counts, shares = (
             tuple(_get({name: []} | part, name, list)) for part, name in ((averaging, "counts"), (mixes, "shares"))
@@ -243,6 +245,7 @@ def _probes(member: Mapping[str, Any], layers: int) -> Probes | None:
             superposition=_estimates(mixes, len(shares)),
             rank={layer: _rank(_get(rank, layer, dict)) for layer in rank},
             operands={_count(pool): _estimates(_get(operands, pool, dict), layers + 1) for pool in operands},
+            additivity={name: _estimates(_get(sums, name, dict), layers + 1) for name in sums},
         )
     except _Broken as broken:
         raise _Broken(f"members.{member['name']}.probes: {broken}") from None
