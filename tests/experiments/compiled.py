@@ -29,6 +29,7 @@ def assert_sound(found):
     assert found["step"]["bytes_donated"] >= state, "the state is held twice"
     cut = {name for name, size in found["mesh"].items() if size > 1}
     for program in (found["step"], found["evaluation"]):
-        assert program["callbacks"] == () and sum(program["flops"].values()) > 1e6
+        assert program["callbacks"] == (), "calls the host"
+        assert sum(program["flops"].values()) > 1e5
         axes = {axis for one in program["collectives"] for axis in one["axes"].split("+")}
         assert axes <= cut - {"member"}, f"sends over {axes}"

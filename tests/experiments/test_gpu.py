@@ -15,7 +15,6 @@ from tests.conftest import TINY, changed
 from tests.experiments.compiled import LARGE, SOURCES, assert_sound, plan_of
 from tvjax.experiments.tvp import training
 from tvjax.experiments.tvp.settings import TVPSettings
-from tvjax.parallel import mesh as parallel
 from tvjax.parallel.hardware import CHIPS, chip_of
 from tvjax.parallel.mesh import make_mesh
 from tvjax.parallel.programs import read
@@ -104,17 +103,22 @@ def test_members_talk_neither_in_training_nor_in_evaluation():
     assert_sound(make_plan(trainer_of(FOUR), CHIPS["h100"]))
 
 
-@pytest.mark.exhaustive
-def test_members_that_talk_are_seen(monkeypatch):
-    """Their state lies as if there were one member."""
-    shardings = parallel.shardings
-    monkeypatch.setattr(parallel, "shardings", lambda mesh, tree, members: shardings(mesh, tree, members=False))
-    with pytest.raises(AssertionError, match="sends over"):
-        assert_sound(make_plan(trainer_of(FOUR), CHIPS["h100"]))
+PROGRAM = {"callbacks": (), "flops": {"bfloat16": 1e9}, "collectives": [{"axes": "data"}], "bytes_donated": 12}
+STATE = {"parameters": 4, "optimizer": 8, "best": 0}
+SOUND = {"fits": True, "advice": "", "mesh": {"member": 2, "data": 2}, "bytes": STATE}
+SOUND |= {"step": PROGRAM, "evaluation": PROGRAM}
+UNSOUND = {
+    "too large": ({"fits": False, "advice": "activations do not fit"}, {}, "activations do not fit"),
+    "held twice": ({}, {"bytes_donated": 4}, "held twice"),
+    "a callback": ({}, {"callbacks": ("host",)}, "calls the host"),
+    "members that talk": ({}, {"collectives": [{"axes": "member+data"}]}, "sends over"),
+    "an axis that is not cut": ({}, {"collectives": [{"axes": "tensor"}]}, "sends over"),
+    "unknown groups": ({}, {"collectives": [{"axes": "unknown"}]}, "sends over"),
+}
 
 
-@pytest.mark.exhaustive
-def test_a_program_that_is_too_large_is_seen():
-    """The compiler itself refuses none."""
-    with pytest.raises(AssertionError, match="activations do not fit"):
-        assert_sound(make_plan(trainer_of(changed(SMALL, train__batch=2**26)), CHIPS["h100"]))
+@pytest.mark.parametrize(("whole", "step", "why"), UNSOUND.values(), ids=UNSOUND)
+def test_a_plan_that_is_not_sound_is_seen(whole, step, why):
+    assert_sound(SOUND)
+    with pytest.raises(AssertionError, match=why):
+        assert_sound({**SOUND, **whole, "step": {**PROGRAM, **step}})
