@@ -163,6 +163,7 @@ def layered_rope_cases(values: dict[str, Any], full: bool) -> Iterator[tuple[str
     thetas = {layers: without(block, "rope_theta") for layers, block in blocks.items()}
     for name in ("rope_theta", "rope_local_base_freq", "partial_rotary_factor", "original_max_position_embeddings"):
         for value in (40.0, None, "high", *((1.0,) if full else ())):
+            value = int(value) if isinstance(value, float) and "max" in name else value
             yield f"{name} {value} beside it", values | {name: value}
             yield f"{name} {value} instead", bare | {"rope_parameters": thetas, name: value}
             yield f"{name} {value} without a block", bare | {name: value}

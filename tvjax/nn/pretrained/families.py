@@ -103,6 +103,13 @@ def _same_windows(f: Fields, layers: int) -> tuple[int, ...]:
     return _windows(f, layers, ["sliding_attention" if window else "full_attention"] * layers, window)
 
 
+def _mixed_windows(f: Fields, layers: int, kinds: list[str]) -> tuple[int, ...]:
+    """How far back each layer sees, of `kinds` that differ; transformers needs a window even where no kind has one."""
+    if "layer_types" in f and f["sliding_window"] is None:
+        raise f.reject("sliding_window", "1 or more beside layer_types")
+    return _windows(f, layers, kinds, f["sliding_window"])
+
+
 def _gpt(f: Fields) -> dict[str, Any]:
     """What GPT-2 and GPT-J share: names of sizes, LayerNorm, a plain MLP."""
     _split(f, "n_embd", "n_head")
@@ -257,7 +264,7 @@ def _gemma3(f: Fields) -> dict[str, Any]:
         "head_norms": True,
         "attention_scale": f["query_pre_attn_scalar"] ** -0.5,
         "readout_cap": f["final_logit_softcapping"] or 0.0,
-        "windows": _windows(f, layers, kinds, f["sliding_window"]),
+        "windows": _mixed_windows(f, layers, kinds),
     }
 
 
@@ -279,7 +286,7 @@ def _olmo3(f: Fields) -> dict[str, Any]:
         **_rotaries(f, kinds, full_attention="rope_theta", sliding_attention=500_000.0),
         **_OLMO,
         "unbiased": _unbiased(f),
-        "windows": _windows(f, layers, kinds, f["sliding_window"]),
+        "windows": _mixed_windows(f, layers, kinds),
     }
 
 

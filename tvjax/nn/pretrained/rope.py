@@ -156,7 +156,8 @@ class _Block:
 
     def _even(self, name: str, width: int) -> int:
         if width % 2 or not 0 < width <= self.channels:
-            name = name if self.beside.acts else "head_dim"
+            said = "head_dim" if self.f["head_dim"] else "num_attention_heads"
+            name = name if self.beside.acts else said
             wanted = f"one that turns an even number of channels, but {width} of a head's {self.channels} turn"
             raise self.f.reject(name, wanted)
         return width
