@@ -151,7 +151,7 @@ def test_atv_on_smollm2_traces_with_either_generator(path):
 
 
 def test_an_argument_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match=r"cubic.*linear, linear_map, sinusoid, token_offset, quadratic"):
+    with pytest.raises(UserError, match=r"cubic.*linear, linear_map, bijection, sinusoid, token_offset, quadratic"):
         read("tvp_synthetic.py:cubic")
     with pytest.raises(UserError, match=r"sinusoid.*linear, quadratic"):
         read("tvp_garg.py:sinusoid")
