@@ -306,7 +306,7 @@ class TestFolder:
         [
             ("model_type", "mamba", "gpt2, gpt_neox, gptj, llama"),
             ("hidden_act", "xielu", "gelu_new"),
-            ("rope_parameters", {"rope_type": "yarn", "factor": 2.0}, "default, linear or llama3"),
+            ("rope_parameters", {"rope_type": "spiral", "factor": 2.0}, "default, linear, llama3"),
             ("rope_parameters", {"rope_type": "linear"}, "all numbers that rope_type linear needs"),
             ("rope_parameters", {"rope_type": "default", "rope_theta": None}, "rope_theta"),
             ("num_hidden_layers", 0, "1 or more"),
