@@ -24,7 +24,7 @@ from tvjax.nn.tokens import pad
 needs_peft = pytest.mark.skipif(
     not (HAS_TORCH and importlib.util.find_spec("peft")), reason="needs the parity extra, with peft"
 )
-ATOL = 2e-5
+ATOL = 1e-5
 CONFIG, WEIGHTS, EMBEDDINGS = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
 # Of each family the names of modules, and a pattern of whole names. mistral and gemma2 have windows that a prompt
 # with a prefix exceeds; gptj turns neighbours; gpt2 and gpt_neox hold queries, keys and values in one matrix.
@@ -100,7 +100,8 @@ def with_adapter(name, config, seed=0):
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             if "lora_" in path or "prompt_encoder" in path:
-                parameter.copy_(0.2 * torch.randn(parameter.shape))
+                size = 0.1 if "prompt_encoder" in path else 0.2  # larger prompts: float32 alone differs by the bound
+                parameter.copy_(size * torch.randn(parameter.shape))
     return model
 
 
