@@ -91,14 +91,10 @@ def _ramp(width: int, base: float, scaling: Scaling) -> np.ndarray:
 
 def turns(width: int, layers: Sequence[Rotary | None]) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies ``[L, width / 2]`` and amplitudes ``[L]`` of layers; one without rotary positions does not turn."""
-    still, amplitude = (
-        np.zeros(width // 2, np.float32),
-        [r.scaling.amplitude if r and r.scaling else 1.0 for r in layers],
-    )
-    return (
-        np.stack([still if r is None else frequencies(width, r.base, r.scaling) for r in layers]),
-        np.array(amplitude, np.float32),
-    )
+    still = np.zeros(width // 2, np.float32)
+    frequency_LR = [still if r is None else frequencies(width, r.base, r.scaling) for r in layers]
+    amplitude_L = [r.scaling.amplitude if r and r.scaling else 1.0 for r in layers]
+    return np.stack(frequency_LR), np.array(amplitude_L, np.float32)
 
 
 def rotate(

@@ -310,11 +310,8 @@ def _smollm3(f: Fields) -> dict[str, Any]:
 
 
 def _phi3(f: Fields) -> dict[str, Any]:
-    layers, window, channels = (
-        f["num_hidden_layers"],
-        f["sliding_window"],
-        _split(f, "hidden_size", "num_attention_heads"),
-    )
+    layers, window = f["num_hidden_layers"], f["sliding_window"]
+    channels = _split(f, "hidden_size", "num_attention_heads")
     if f["head_dim"] not in (None, channels):
         raise f.reject("head_dim", f"{channels}, which is hidden_size / num_attention_heads")
     # Masks go by the window alone, in transformers; types of layers that it would need are refused.

@@ -59,12 +59,31 @@ _ROPE = (
     Row("rope_scaling", BLOCK, None, null=None),
     Row("original_max_position_embeddings", SIZE, None, null=None),
 )
-# With names as Llama has them; null is no error in these two if `rope_parameters` has the value.
-_ROTARY = (
-    *_ROPE,
-    Row("rope_theta", POSITIVE, 10_000.0, null=None),
-    Row("partial_rotary_factor", NUMBER, None, null=None),
+
+
+def _rotary(base: float = 10_000.0) -> tuple[Row, ...]:
+    """With names as Llama has them; null is no error in the last two if `rope_parameters` has the value."""
+    return (
+        *_ROPE,
+        Row("rope_theta", POSITIVE, base, null=None),
+        Row("partial_rotary_factor", NUMBER, None, null=None),
+    )
+
+
+# What the smallest Llama has, and others after it.
+_HEADS = (
+    Row("num_key_value_heads", SIZE, None, null=None),
+    Row("head_dim", SIZE, None),
+    Row("hidden_act", WORD, "silu"),
 )
+_SIZES = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
 
 
 def _like_llama(*own: Row, **defaults: Any) -> tuple[Row, ...]:
@@ -140,7 +159,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
         Row("attention_bias", FLAG, False),
         Row("mlp_bias", FLAG, False),
         Row("tie_word_embeddings", FLAG, False),
-        *_ROTARY,
+        *_rotary(),
         _LAYER_TYPES,
     ),
     "mistral": (
@@ -156,7 +175,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
         Row("rms_norm_eps", NUMBER, 1e-6),
         Row("sliding_window", SIZE, 4096, null=None),
         Row("tie_word_embeddings", FLAG, False),
-        *_ROTARY,
+        *_rotary(),
         _LAYER_TYPES,
     ),
     "qwen2": (
@@ -174,7 +193,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
         Row("sliding_window", WHOLE, 4096, null=None),
         Row("max_window_layers", WHOLE, 28),
         Row("tie_word_embeddings", FLAG, False),
-        *_ROTARY,
+        *_rotary(),
         _LAYER_TYPES,
     ),
     "qwen3": (
@@ -193,7 +212,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
         Row("sliding_window", WHOLE, 4096, null=None),
         Row("max_window_layers", WHOLE, 28),
         Row("tie_word_embeddings", FLAG, False),
-        *_ROTARY,
+        *_rotary(),
         _LAYER_TYPES,
     ),
     "gemma": (
@@ -209,7 +228,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
         Row("rms_norm_eps", NUMBER, 1e-6),
         Row("attention_bias", FLAG, False),
         Row("tie_word_embeddings", FLAG, True),
-        *_ROTARY,
+        *_rotary(),
         _LAYER_TYPES,
     ),
     "gemma2": (
@@ -229,7 +248,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
         Row("final_logit_softcapping", POSITIVE, 30.0, null=None),
         Row("sliding_window", SIZE, 4096),
         Row("tie_word_embeddings", FLAG, True),
-        *_ROTARY,
+        *_rotary(),
         _LAYER_TYPES,
     ),
     "gemma3_text": _like_llama(
@@ -255,37 +274,21 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
         tie_word_embeddings=True,
     ),
     "olmo2": _like_llama(
-        Row("num_key_value_heads", SIZE, None, null=None),
-        Row("head_dim", SIZE, None),
-        Row("hidden_act", WORD, "silu"),
+        *_HEADS,
         Row("attention_bias", FLAG, False),
-        *_ROTARY,
+        *_rotary(),
         vocab_size=50304,
-        hidden_size=4096,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        intermediate_size=11008,
-        max_position_embeddings=2048,
         rms_norm_eps=1e-5,
-        tie_word_embeddings=False,
+        **_SIZES,
     ),
     "olmo3": _like_llama(
-        Row("num_key_value_heads", SIZE, None, null=None),
-        Row("head_dim", SIZE, None),
-        Row("hidden_act", WORD, "silu"),
+        *_HEADS,
         Row("attention_bias", FLAG, False),
         Row("sliding_window", SIZE, 4096, null=None),
-        *_ROPE,
-        Row("rope_theta", POSITIVE, 500_000.0, null=None),
-        Row("partial_rotary_factor", NUMBER, None, null=None),
+        *_rotary(500_000.0),
         vocab_size=50304,
-        hidden_size=4096,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        intermediate_size=11008,
-        max_position_embeddings=2048,
         rms_norm_eps=1e-5,
-        tie_word_embeddings=False,
+        **_SIZES,
     ),
     "smollm3": _like_llama(
         Row("num_key_value_heads", SIZE, 4, null=None),
@@ -297,9 +300,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
         Row("sliding_window", SIZE, None, null=None),
         Row("no_rope_layers", NUMBERS, None, null=None),
         Row("no_rope_layer_interval", SIZE, 4),
-        *_ROPE,
-        Row("rope_theta", POSITIVE, 2_000_000.0, null=None),
-        Row("partial_rotary_factor", NUMBER, None, null=None),
+        *_rotary(2_000_000.0),
         vocab_size=128256,
         hidden_size=2048,
         num_hidden_layers=36,
@@ -310,9 +311,7 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
         tie_word_embeddings=True,
     ),
     "phi3": _like_llama(
-        Row("num_key_value_heads", SIZE, None, null=None),
-        Row("head_dim", SIZE, None),
-        Row("hidden_act", WORD, "silu"),
+        *_HEADS,
         Row("sliding_window", SIZE, None, null=None),
         Row("rope_parameters", BLOCK, None, null=None),
         Row("rope_scaling", BLOCK, None, null=None),
@@ -329,24 +328,17 @@ FIELDS: Mapping[str, tuple[Row, ...]] = {
         tie_word_embeddings=False,
     ),
     "granite": _like_llama(
-        Row("num_key_value_heads", SIZE, None, null=None),
-        Row("head_dim", SIZE, None),
-        Row("hidden_act", WORD, "silu"),
+        *_HEADS,
         Row("attention_bias", FLAG, False),
         Row("mlp_bias", FLAG, False),
         Row("embedding_multiplier", POSITIVE, 1.0),
         Row("logits_scaling", POSITIVE, 1.0),
         Row("residual_multiplier", POSITIVE, 1.0),
         Row("attention_multiplier", POSITIVE, 1.0),
-        *_ROTARY,
+        *_rotary(),
         vocab_size=32000,
-        hidden_size=4096,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        intermediate_size=11008,
-        max_position_embeddings=2048,
         rms_norm_eps=1e-6,
-        tie_word_embeddings=False,
+        **_SIZES,
     ),
 }
 
