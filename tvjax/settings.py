@@ -92,11 +92,19 @@ class Settings(Checked):
     """All settings of an experiment, one field a group of its config. `check` has the rules of several groups."""
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Read a config. Raises `UserError` with one line for the first thing that is wrong."""
+    def from_config(cls, config: Mapping[str, Any], *, trained: bool = False) -> Self:
+        """Read a config. Raises `UserError` with one line for the first thing that is wrong.
+
+        trained: whether a run has been trained with it, so that `trial` has passed.
+        """
         settings = cls(**cls.read(config))
         settings.check("config")
+        if not trained:
+            settings.trial()
         return settings
+
+    def trial(self) -> None:
+        """Try what costs more than a check. Raises `UserError`."""
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> dict[str, Any]:

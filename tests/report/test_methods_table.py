@@ -27,7 +27,7 @@ def compared(**few_shot: float) -> dict[str, Any]:
 
 def rows(tree: dict[str, Any]) -> dict[str, str]:
     """The rows of the terminal's second table, by their names."""
-    text = report.PAGE.summary_table(tree).split("d_NTP", 1)[1]
+    text = report.PAGE.text(tree).split("d_NTP", 1)[1]
     return {line.split("  ")[0]: line for line in text.splitlines()[1:]}
 
 
@@ -67,6 +67,6 @@ def test_times_are_columns_where_they_are_known() -> None:
 
 def test_an_older_run_has_no_such_table() -> None:
     tree = text_vectors(a=0.8)
-    assert "d_NTP" not in report.PAGE.summary_table(tree)
+    assert "d_NTP" not in report.PAGE.text(tree)
     page = "".join(report._tables(with_details(tree), {}))
     assert "d_NTP" not in page and "Published elsewhere" in page

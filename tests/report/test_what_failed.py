@@ -295,22 +295,22 @@ def written(theta: float, risk: float) -> Tree:
 
 class TestText:
     def test_a_small_model_that_learned_nothing(self) -> None:
-        table = text_model_page.PAGE.summary_table(text_model(0.1))
+        table = text_model_page.PAGE.text(text_model(0.1))
         assert "has not learned the tasks" in table.splitlines()[1]
-        assert "not learned" not in text_model_page.PAGE.summary_table(text_model(0.6))
+        assert "not learned" not in text_model_page.PAGE.text(text_model(0.6))
 
     def test_tasks_that_demonstrations_do_not_help_with(self) -> None:
-        lines = task_vectors.PAGE.summary_table(text_vectors(works=0.8, fails=0.1)).splitlines()
+        lines = task_vectors.PAGE.text(text_vectors(works=0.8, fails=0.1)).splitlines()
         assert lines[1].startswith("Not learned in context: on fails 4-shot accuracy is not clearly above zero-shot")
         rows = {line.split()[0]: line for line in lines[2:] if line.split()}
         assert "0.80 0.80 at 2" in rows["works"] and " at " not in rows["fails"] and "none works" in rows["fails"]
-        assert "on any task" in task_vectors.PAGE.summary_table(text_vectors(a=0.1, b=0.1))
-        assert "Not learned" not in task_vectors.PAGE.summary_table(text_vectors(a=0.8))
+        assert "on any task" in task_vectors.PAGE.text(text_vectors(a=0.1, b=0.1))
+        assert "Not learned" not in task_vectors.PAGE.text(text_vectors(a=0.8))
 
     def test_the_scale_of_a_vector_that_does_not_work(self) -> None:
         tree = text_vectors(fails=0.1)
         tree["tasks"]["fails"] |= {"function_vector_scale": 4.0}
-        (row,) = [line for line in task_vectors.PAGE.summary_table(tree).splitlines() if line.startswith("fails ")]
+        (row,) = [line for line in task_vectors.PAGE.text(tree).splitlines() if line.startswith("fails ")]
         assert row.count("none works, x4") == 1 and row.count("none works") == len(VECTORS)
 
     def test_where_a_vector_is_written_that_is_not_written_as_the_others(self) -> None:
@@ -338,10 +338,10 @@ class TestText:
 
     def test_atv_where_nothing_works(self) -> None:
         tree = adapted({"zero_shot": 0.2, "few_shot": 0.2, "atv_last": 0.15})
-        assert "no method is clearly above 0.20" in adaptive.PAGE.summary_table(tree).splitlines()[1]
+        assert "no method is clearly above 0.20" in adaptive.PAGE.text(tree).splitlines()[1]
         assert "neither works" in adaptive._differences(tree)
         tree = adapted({"zero_shot": 0.2, "few_shot": 0.6, "atv_last": 0.2})
-        assert "ATV, last token is not clearly above 0.20" in adaptive.PAGE.summary_table(tree).splitlines()[1]
+        assert "ATV, last token is not clearly above 0.20" in adaptive.PAGE.text(tree).splitlines()[1]
         assert "neither works" not in adaptive._differences(tree)
         assert adaptive.cautions(adapted({"zero_shot": 0.2, "few_shot": 0.6, "atv_last": 0.5})) == []
 
@@ -349,7 +349,7 @@ class TestText:
         tree = adapted({"zero_shot": 0.2, "few_shot": 0.6, "atv_last": 0.5}) | {"query_first": ["target", "generator"]}
         (told,) = adaptive.cautions(tree)
         assert "the target and the generator read" in told and "attention sinks" in told and "config.templates" in told
-        assert adaptive.PAGE.summary_table(tree).splitlines()[1] == told
+        assert adaptive.PAGE.text(tree).splitlines()[1] == told
 
     def test_guessing_is_the_mark_where_tasks_share_their_inputs(self) -> None:
         tree = adapted({"zero_shot": 0.1, "atv_last": 0.5})
@@ -363,7 +363,7 @@ class TestText:
         assert sentences[0].startswith("On train tasks no model learns in context")
         assert not any("better" in text and "neither" not in text for text in sentences[:-1])
         assert "On train tasks the vector of neither tvp nor icl is clearly above zero-shot." in sentences
-        table = language.PAGE.summary_table(tuned(vector=0.1, few_shot=0.1))
+        table = language.PAGE.text(tuned(vector=0.1, few_shot=0.1))
         assert table.index("no model learns") < table.index("accuracy on the test split")
 
     def test_the_tvp_loss_on_text_where_it_was(self) -> None:
@@ -381,7 +381,7 @@ class TestText:
     def test_written_vectors(self, theta: float, risk: float, first: str, less: str) -> None:
         tree = written(theta, risk)
         assert (atv_tvp.cautions(tree) or [""])[0].startswith(first) and bool(first) == bool(atv_tvp.cautions(tree))
-        table = atv_tvp.PAGE.summary_table(tree)
+        table = atv_tvp.PAGE.text(tree)
         row = next(line for line in table.splitlines() if line.startswith("written"))
         assert less in row and "oracle" in table and "e-14" not in table
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from tvjax import methods, tasks
 from tvjax.experiments.base import BUILT_IN, PlanConfig, experiment_of
+from tvjax.report.tables import Row, Table
 from tvjax.settings import described
 
 HEAD = """# Fields
@@ -37,9 +38,9 @@ class Page:
             return
         self.seen[kind] = f"{name} of {where}"
         first = " ".join(inspect.getdoc(kind).split("\n\n")[0].split())  # type: ignore[union-attr]
-        lines = [f"### {name}\n", f"{first}\n", "| field | default | what it is |", "| --- | --- | --- |"]
-        rows = [f"| `{field}` | {_shown(value)} | {_cell(about)} |" for field, value, about in described(kind) if about]
-        self.parts.append("\n".join([*lines, *rows, ""]))
+        rows = tuple(Row((f"`{field}`", _shown(value), about)) for field, value, about in described(kind) if about)
+        table = Table("", ("field", "default", "what it is"), rows).markdown()
+        self.parts.append(f"### {name}\n\n{first}\n\n{table}")
 
     def family(self, name: str, kind: Any) -> None:
         """The docstring and the defaults of a task family."""
@@ -70,11 +71,7 @@ def page() -> str:
 
 
 def _shown(value: Any) -> str:
-    return NEEDED if value is dataclasses.MISSING else f"`{_cell(repr(value))}`"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return NEEDED if value is dataclasses.MISSING else f"`{value!r}`"
 
 
 if __name__ == "__main__":

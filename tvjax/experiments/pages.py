@@ -37,4 +37,4 @@ def write_report(run_dir: str | Path) -> Path:
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """The tables of `summary`, the parsed ``eval/summary.json``. Raises `UserError` if it is no such summary."""
-    return page_of(str(summary.get("experiment", "tvp"))).summary_table(summary)
+    return page_of(str(summary.get("experiment", "tvp"))).text(summary)

@@ -48,10 +48,10 @@ class Page:
     lines: Callable[[Mapping[str, Any]], Sequence[str | Table]]
     contents: Callable[[Run], Contents]
 
-    def summary_table(self, summary: Mapping[str, Any]) -> str:
+    def text(self, summary: Mapping[str, Any]) -> str:
         """The results as plain text for the terminal."""
-        text = "\n".join(part if isinstance(part, str) else part.text() for part in self.lines(summary))
-        return "\n".join(line.rstrip() for line in text.split("\n")) + "\n"
+        whole = "\n".join(part if isinstance(part, str) else part.text() for part in self.lines(summary))
+        return "\n".join(line.rstrip() for line in whole.split("\n")) + "\n"
 
     def write(self, run: Run) -> Path:
         """Write the figures and, last, ``report/index.html`` of a run; return the page's path.

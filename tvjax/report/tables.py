@@ -1,11 +1,14 @@
 """One table: as plain text for the terminal, as HTML for a page, as Markdown, and as CSV."""
 
 import csv
+import dataclasses
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
+
+from tvjax.report.words import Estimate, number
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,9 @@ class Cell:
         small = f" <small>{escape(self.interval)}</small>" if self.interval else ""
         return "<br>".join([escape(self.text) + small, *(part.html() for part in self.more)])
 
-    def csv(self) -> str:
+    def whole(self, between: str = "; ") -> str:
         """As text, every part whole."""
-        return "; ".join(f"{part.text} {part.interval}".strip() for part in (self, *self.more))
+        return between.join(f"{part.text} {part.interval}".strip() for part in (self, *self.more))
 
 
 def estimate(value: float, interval: Sequence[float] | None, form: str | Callable[[float], str] = ".2f") -> Cell:
@@ -50,9 +53,19 @@ def estimate(value: float, interval: Sequence[float] | None, form: str | Callabl
     return Cell(write(value), f"[{write(interval[0])}, {write(interval[1])}]" if interval is not None else "")
 
 
-def of(entry: Any, name: str, form: str | Callable[[float], str] = ".2f") -> Cell:
-    """The number of this name in a summary, with its interval, ``entry[NAME_ci]``."""
-    return estimate(entry[name], entry[f"{name}_ci"], form)
+def measured(entry: Estimate, before: str = "") -> Cell:
+    """An estimate in three significant digits. before: what stands before the value."""
+    cell = estimate(float(entry.value), (float(entry.low), float(entry.high)), number)
+    return dataclasses.replace(cell, text=before + cell.text)
+
+
+def of(entry: Any, name: str, form: str | Callable[[float], str] = ".2f", index: int | None = None) -> Cell:
+    """The number of this name in a summary, with its interval, ``entry[NAME_ci]``.
+
+    index: which number of a list of them.
+    """
+    value, interval = entry[name], entry[f"{name}_ci"]
+    return estimate(*((value, interval) if index is None else (value[index], interval[index])), form)
 
 
 def both(entry: Any, name: str, form: str = ".2f") -> Cell:
@@ -84,6 +97,11 @@ class Row:
     names: int = 1
     reference: bool = False
 
+    def padded(self, width: int) -> list[Cell]:
+        """All cells of the row in a table of `width` columns."""
+        cells = [cell if isinstance(cell, Cell) else Cell(cell) for cell in self.cells]
+        return cells + [Cell("")] * (width - len(cells))
+
 
 @dataclass(frozen=True)
 class Table:
@@ -105,8 +123,7 @@ class Table:
         """Aligned columns, without the caption."""
         heads = self._heads()
         lines = [[head.short or head.text for head in heads]]
-        lines += [[_cell(cell).plain() for cell in row.cells] for row in self.rows]
-        lines = [line + [""] * (len(heads) - len(line)) for line in lines]
+        lines += [[cell.plain() for cell in row.padded(len(heads))] for row in self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
         return "\n".join(
             "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -128,7 +145,7 @@ class Table:
         )
 
     def _row(self, row: Row) -> str:
-        cells = [_cell(cell) for cell in row.cells] + [Cell("")] * (len(self.heads) - len(row.cells))
+        cells = row.padded(len(self.heads))
         parts = [f'<th scope="row">{cell.html()}</th>' for cell in cells[: row.names]]
         for cell in cells[row.names :]:
             kinds = " ".join(kind for kind, there in (("good", cell.good), ("wrap", cell.wrap)) if there)
@@ -138,8 +155,7 @@ class Table:
     def markdown(self) -> str:
         """Rows of Markdown, without the caption."""
         rows = [[head.text for head in self._heads()], ["---"] * len(self.heads)]
-        rows += [[_cell(cell).csv().replace("; ", " / ") for cell in row.cells] for row in self.rows]
-        rows = [row + [""] * (len(self.heads) - len(row)) for row in rows]
+        rows += [[cell.whole(" / ") for cell in row.padded(len(self.heads))] for row in self.rows]
         return "".join("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |\n" for row in rows)
 
     def csv(self) -> str:
@@ -147,9 +163,5 @@ class Table:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow([head.text for head in self._heads()])
-        writer.writerows([[_cell(cell).csv() for cell in row.cells] for row in self.rows])
+        writer.writerows([[cell.whole() for cell in row.padded(0)] for row in self.rows])
         return out.getvalue()
-
-
-def _cell(cell: Cell | str) -> Cell:
-    return cell if isinstance(cell, Cell) else Cell(cell)

@@ -55,7 +55,7 @@ def compared(ours: Tree, theirs: Tree, where: tuple[str, str], works: bool) -> d
     return {**estimate, "verdict": verdict(estimate["difference_ci"], works)}
 
 
-def _cell(key: Key, measured: Tree, positions: Sequence[str]) -> dict[str, Any]:
+def _means(key: Key, measured: Tree, positions: Sequence[str]) -> dict[str, Any]:
     """The means of one cell."""
     tasks = measured["tasks"]
     entry: dict[str, Any] = {"template": key[0], "start": key[1], "query_first": measured["query_first"]}
@@ -122,7 +122,7 @@ def summarized(answers: Mapping[Key, Tree], positions: Sequence[str]) -> dict[st
     "reading": over cells, the rank correlation between the cosine at the middle layer (and at each), at the query if
     that is among the positions, and the vector's accuracy at the first position.
     """
-    cells = {key: _cell(key, measured, positions) for key, measured in answers.items()}
+    cells = {key: _means(key, measured, positions) for key, measured in answers.items()}
     template, start = next(iter(answers))
     at = positions[0]
 

@@ -17,8 +17,8 @@ from tvjax.report.page import Contents, Page
 from tvjax.report.reader import Run
 from tvjax.report.results import DURING, OF_LOSS, rows
 from tvjax.report.style import MARKERS, PRIOR, bottom_legend, hues, log_axis, log_limits, open_figure, quiet
-from tvjax.report.tables import Cell, Row, Table, estimate
-from tvjax.report.words import number
+from tvjax.report.tables import Cell, Row, Table, measured
+from tvjax.report.words import Estimate, number
 
 Entry = Mapping[str, Any]
 Arm = tuple[tuple[str, Any], ...]
@@ -119,13 +119,13 @@ def table(summary: Entry) -> Table:
     metrics = list(dict.fromkeys(row["metric"] for row in of_members))
     known = [metric for metric in metrics if metric in LONG]
     left, metrics = (len(metrics) - len(known), known) if known else (0, metrics)
-    cells = {(_arm(row), row["metric"]): _cell(row) for row in of_members}
+    cells = {(_arm(row), row["metric"]): _number(row) for row in of_members}
     lines = [Row((_words(arm, fields), *(cells.get((arm, metric), Cell("")) for metric in metrics))) for arm in arms]
     for row in chosen:
         if _arm(row) not in arms:
             what = ", ".join(f"{_name(name)} {value}" for name, value in _arm(row))
             label = f"{LONG.get(row['metric'], row['metric'])}{f' ({what})' if what else ''}"
-            lines.append(Row((label, _cell(row)), reference=True))
+            lines.append(Row((label, _number(row)), reference=True))
     heads = ("setting", *(LONG.get(metric, metric) for metric in metrics))
     seeds = _seeds(summary)
     what = (
@@ -137,11 +137,14 @@ def table(summary: Entry) -> Table:
     return Table(f"Mean over {what}{'.' if more else ''}{more}", heads, tuple(lines))
 
 
-def _cell(row: Entry) -> Cell:
+def _estimate(row: Entry) -> Estimate:
+    return Estimate(row["value"], row["low"], row["high"])
+
+
+def _number(row: Entry) -> Cell:
     """The number with its interval; a risk that is the rounding of an exact answer is 0."""
     least = ROUNDING if row["metric"].endswith("risk") else 0.0
-    value, low, high = (0.0 if abs(row[end]) < least else row[end] for end in ("value", "low", "high"))
-    return estimate(value, [low, high], number)
+    return measured(_estimate(row).rounded(least))
 
 
 def lines(summary: Entry) -> list[str | Table]:
@@ -475,7 +478,7 @@ def _shifts(summary: Entry) -> list[str]:
 
 
 def _value(row: Entry | None) -> Cell:
-    return estimate(row["value"], [row["low"], row["high"]], number) if row and row["low"] is not None else Cell("")
+    return measured(_estimate(row)) if row and row["low"] is not None else Cell("")
 
 
 def contents(run: Run) -> Contents:

@@ -11,7 +11,7 @@ from tvjax.report.html import Exhibit, box
 from tvjax.report.page import Contents, Page
 from tvjax.report.reader import Run
 from tvjax.report.style import HUES, open_figure, quiet
-from tvjax.report.tables import Cell, Row, Table, estimate
+from tvjax.report.tables import Row, Table, of
 
 
 def lines(summary: Mapping[str, Any]) -> list[str | Table]:
@@ -27,7 +27,7 @@ def lines(summary: Mapping[str, Any]) -> list[str | Table]:
 
 def _table(summary: Mapping[str, Any]) -> Table:
     counts = range(summary["num_demonstrations"] + 1)
-    rows = tuple(Row((str(n), _cell(summary, "accuracy", n), _cell(summary, "risk", n))) for n in counts)
+    rows = tuple(Row((str(n), of(summary, "accuracy", index=n), of(summary, "risk", index=n))) for n in counts)
     caption = f"By number of demonstrations, on {summary['num_prompts']} prompts, with 90% bootstrap intervals"
     return Table(caption, ("demonstrations", "accuracy", "risk (nats a token)"), rows)
 
@@ -40,12 +40,8 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"The model has not learned the tasks: its accuracy after {k} demonstrations,"
-        f" {_cell(summary, 'accuracy', k).plain()}, is not clearly above that without any, {without:.2f}."
+        f" {of(summary, 'accuracy', index=k).plain()}, is not clearly above that without any, {without:.2f}."
     ]
-
-
-def _cell(entry: Mapping[str, Any], name: str, index: int) -> Cell:
-    return estimate(entry[name][index], entry[f"{name}_ci"][index])
 
 
 def contents(run: Run) -> Contents:

@@ -18,7 +18,7 @@ from tvjax.train.checkpoint import Checkpoints
 
 def load(folder: Path, config: Mapping[str, Any], member: str | None = None) -> Model:
     """One member of the run in `folder`. Raises `UserError` for a member that is not there or without a checkpoint."""
-    settings = dataclasses.replace(TVPSettings.of_run(config), mesh=parallel.MeshConfig())
+    settings = dataclasses.replace(TVPSettings.from_config(config, trained=True), mesh=parallel.MeshConfig())
     names = settings.population.name
     name = names[-1] if member is None else member
     if name not in names:

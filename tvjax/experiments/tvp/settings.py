@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,20 +118,9 @@ class TVPSettings(Settings):
         ramp = self.curriculum.dimensions
         return ramp.mask(self.task.input_width, step) if ramp.interval and isinstance(self.task, RealTask) else None
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Read the config of a run that is to be trained or measured, and try its family (`tasks.try_family`).
-
-        Raises `UserError` with one line for the first thing that is wrong.
-        """
-        s = cls.of_run(config)
-        tasks.try_family(s.task_name, s.task, s.layout, s.prompt.demonstrations, s.shifts)
-        return s
-
-    @classmethod
-    def of_run(cls, config: Mapping[str, Any]) -> Self:
-        """Read the config of a run that has been trained, whose family was tried then. Raises `UserError` as well."""
-        return super().from_config(config)
+    def trial(self) -> None:
+        """Try the family with shapes alone (`tasks.try_family`)."""
+        tasks.try_family(self.task_name, self.task, self.layout, self.prompt.demonstrations, self.shifts)
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> dict[str, Any]:

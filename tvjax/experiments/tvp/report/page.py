@@ -13,8 +13,8 @@ from tvjax.experiments.tvp.report.summary import Condition, Measure, Summary
 from tvjax.report.html import box
 from tvjax.report.page import Contents
 from tvjax.report.reader import Run
-from tvjax.report.tables import Cell, Row, Table, estimate
-from tvjax.report.words import UNLEARNED, Estimate, number
+from tvjax.report.tables import Cell, Row, Table, measured
+from tvjax.report.words import UNLEARNED, number
 
 PROVENANCE = (
     "Task vectors in models trained from scratch, and the TVP-loss, are the work of Yang, Lin, Lee, Papailiopoulos and"
@@ -86,23 +86,18 @@ def _results(summary: Summary, measure: Measure, word: str, unit: str) -> str:
     for index, (member, name, scores) in enumerate(zip(summary.members, titles(summary), measure.scores, strict=True)):
         best = "" if summary.works(index, member.best_layer) else "none works: "
         cells = (
-            _cell(scores.icl[last]),
-            _cell(scores.tvp[member.prescribed_layer], f"layer {member.prescribed_layer}: "),
-            _cell(scores.tvp[member.best_layer], best or f"layer {member.best_layer}: "),
-            _cell(scores.zero_shot),
+            measured(scores.icl[last]),
+            measured(scores.tvp[member.prescribed_layer], f"layer {member.prescribed_layer}: "),
+            measured(scores.tvp[member.best_layer], best or f"layer {member.best_layer}: "),
+            measured(scores.zero_shot),
         )
         rows.append(Row((Cell(name, f"{member.name}, seed {member.seed}"), *cells)))
     baselines = [(baseline_label(summary, name), entry.icl[last]) for name, entry in measure.baselines.items()]
     for name, entry in (("prior", measure.prior), ("oracle", measure.oracle and measure.oracle[last]), *baselines):
         if entry:
-            rows.append(Row((name, _cell(entry)), reference=True))
+            rows.append(Row((name, measured(entry)), reference=True))
     caption = f"{word.capitalize()}: {unit}, with 90% bootstrap intervals"
     return Table(caption, heads, tuple(rows)).html()
-
-
-def _cell(entry: Estimate, before: str = "") -> Cell:
-    cell = estimate(float(entry.value), (float(entry.low), float(entry.high)), number)
-    return dataclasses.replace(cell, text=before + cell.text)
 
 
 def _shifts(summary: Summary) -> str:
@@ -124,7 +119,7 @@ def _shift(summary: Summary, condition: Condition) -> Row:
     for index, member in enumerate(summary.members):
         for ratio in (icl_ratio(condition, index), tvp_ratio(condition, index, member)):
             good = bool(ratio.high < 1) and summary.learned(index)
-            cells.append(dataclasses.replace(_cell(ratio), good=good))
+            cells.append(dataclasses.replace(measured(ratio), good=good))
     what = "the prompts of training" if condition is summary.base else condition.summary
     known = str(condition.num_demonstrations), number(condition.risk.prior.value)
     against = number(oracle.value) if oracle else "none"
