@@ -32,53 +32,6 @@ SMALL = {
     "evaluation.prompts": 8,
     "evaluation.probe_prompts": 8,
 }
-EXPERIMENT = '''
-"""An experiment of somebody else's: how many letters the tasks' names have."""
-
-import dataclasses
-
-from tvjax import experiments
-from tvjax.experiments import rundir
-from tvjax.files import write_json
-from tvjax.report.page import Contents, Page
-from tvjax.report.tables import Row, Table
-from tvjax.settings import Settings, setting
-
-
-@dataclasses.dataclass(frozen=True)
-class Letters:
-    words: tuple[str, ...] = setting((), "that are counted", entries=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class LetterSettings(Settings):
-    letters: Letters
-
-
-def run(config, folder, mode):
-    words = LetterSettings.from_config(config).letters.words
-    rundir.prepare(folder, config, new=mode == "train")
-    summary = {"experiment": "letters", "mean": sum(map(len, words)) / len(words), "words": list(words)}
-    write_json(folder / "eval" / "summary.json", summary)
-    return summary
-
-
-def lines(summary):
-    rows = tuple(Row((word, str(len(word)))) for word in summary["words"])
-    return ["letters of each word", Table("Words.", ("word", "letters"), rows)]
-
-
-OWN = Page(lines, lambda run: Contents("lengths", [lines(run.summary)[1].html()], []))
-experiments.register(
-    experiments.Experiment(name="letters", run=run, settings=LetterSettings.from_config, page=PAGE)
-)
-
-
-def get_config():
-    from ml_collections import ConfigDict
-
-    return ConfigDict({"experiment": "letters", "letters": {"words": ("one", "three")}})
-'''
 
 
 @pytest.fixture
@@ -91,7 +44,7 @@ def here(tmp_path, monkeypatch):
     for table, before in tables:
         for name in [name for name in table if name not in before]:
             table.pop(name)
-    for name in ("absolute", "difference", "letters"):
+    for name in ("absolute", "difference", "gains", "letters"):
         sys.modules.pop(name, None)
 
 
@@ -102,6 +55,14 @@ def follow(name, mark, folder):
     (command,) = re.findall(rf"python -m tvjax.main (--plugins={name} .*)", text)
     (folder / f"{name}.py").write_text(code)
     return [word.replace("configs/", f"{ROOT}/configs/") for word in shlex.split(command)]
+
+
+def letters(folder, before="", after=""):
+    """Write the experiment of the page into `folder`, with `after` in place of `before`."""
+    follow("letters", "LetterSettings", folder)
+    path = folder / "letters.py"
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after) if before else path.read_text())
 
 
 @pytest.mark.slow
@@ -132,8 +93,20 @@ def test_the_method_of_the_page(here):
     assert "difference of states" in (here / "run" / "report" / "index.html").read_text()
 
 
+@pytest.mark.exhaustive
+def test_the_trained_method_of_the_page(here):
+    words = follow("gains", "class Gains", here)
+    small = {"target.path": model_folder(here / "model", 32, 2, 0), "generator.kind": "target", "generator.below": 1}
+    small |= {"train.steps": 4, "train.log_every": 2, "train.evaluate_every": 4, "train.seeds": "(0,)"}
+    small |= {"evaluation.test": 4, **{f"sensitivity.{name}": "()" for name in ("scales", "layers", "examples")}}
+    main(["main", *words, *(f"--config.{field}={value}" for field, value in small.items()), "--workdir=run"])
+    (_, gains) = json.loads((here / "run" / "eval" / "summary.json").read_text())["methods"]
+    assert gains["name"] == "gains" and gains["trainable_parameters"] == 2 * 32 and "unreached" not in gains
+    assert "gains of the MLPs" in (here / "run" / "report" / "index.html").read_text()
+
+
 def test_an_experiment_in_one_file(here, capsys):
-    (here / "letters.py").write_text(EXPERIMENT.replace("PAGE", "None"))
+    letters(here, "page=PAGE", "page=None")
     main(["main", "--plugins=letters", "--config=letters.py", "--workdir=run"])
     assert "mean" in capsys.readouterr().out
     page = (here / "run" / "report" / "index.html").read_text()
@@ -145,7 +118,7 @@ def test_an_experiment_in_one_file(here, capsys):
 
 
 def test_an_experiment_with_a_page_of_its_own(here, capsys):
-    (here / "letters.py").write_text(EXPERIMENT.replace("PAGE", "OWN"))
+    letters(here)
     main(["main", "--plugins=letters", "--config=letters.py", "--workdir=run"])
     assert "letters of each word\nword   letters\none    3\nthree  5\n" in capsys.readouterr().out
     page = (here / "run" / "report" / "index.html").read_text()
@@ -157,7 +130,7 @@ def test_an_experiment_with_a_page_of_its_own(here, capsys):
 
 
 def test_an_error_of_a_page_of_ones_own_is_not_called_the_summarys(here):
-    (here / "letters.py").write_text(EXPERIMENT.replace("PAGE", "OWN").replace('"lengths"', 'run.summary["lengths"]'))
+    letters(here, '"lengths"', 'run.summary["lengths"]')
     with pytest.raises(KeyError, match="lengths"):
         main(["main", "--plugins=letters", "--config=letters.py", "--workdir=run"])
 
