@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.nn.golden import GOLDEN, every_model, make, needs_torch
+from tests.nn.golden import GOLDEN, each_family, make, needs_torch
 from tvjax.errors import UserError
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.pretrained.families import ACTIVATIONS, FAMILIES, read_config
@@ -337,7 +337,7 @@ MAY_BE_REFUSED = re.compile(
 @needs_torch
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@every_model
+@each_family
 def test_logits_or_a_refusal_by_name(name, tmp_path):
     import torch
     import transformers

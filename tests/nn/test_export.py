@@ -14,7 +14,7 @@ import safetensors.numpy
 
 import tvjax
 from tests.conftest import SMALL, changed
-from tests.nn.golden import GOLDEN, every_model, needs_torch
+from tests.nn.golden import GOLDEN, each_family, needs_torch
 from tvjax.errors import UserError
 from tvjax.experiments.tvp import run as experiment
 from tvjax.nn.decoder import Decoder, DecoderConfig
@@ -24,7 +24,7 @@ from tvjax.nn.pretrained.tokenizer import train_tokenizer
 
 
 class TestExport:
-    @every_model
+    @each_family
     def test_back_and_forth_changes_no_bit(self, name, tmp_path):
         model = tvjax.load(GOLDEN / name)
         tvjax.export(model, tmp_path)

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 import tvjax
-from tests.nn.golden import GOLDEN, every_model, needs_torch
+from tests.nn.golden import GOLDEN, each_family, needs_torch
 from tvjax.errors import UserError
 from tvjax.nn.pretrained.weights import load_folder
 from tvjax.parallel.mesh import make_mesh
@@ -353,7 +353,7 @@ class TestTiedReadout:
 
         return copied
 
-    @every_model
+    @each_family
     def test_one_that_differs_is_kept(self, name, parts):
         folder = parts(name, head="own", tie_word_embeddings=True)
         with pytest.warns(UserWarning, match="but they differ: the model keeps both"):

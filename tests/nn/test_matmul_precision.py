@@ -13,7 +13,7 @@ import pytest
 
 import tvjax
 from tests.conftest import SMALL, TINY, changed
-from tests.nn.golden import GOLDEN, every_model
+from tests.nn.golden import GOLDEN, each_family
 from tests.parallel.test_sharding import atv_experiment
 from tests.tasks.test_families import SETTINGS
 from tvjax.errors import UserError
@@ -82,7 +82,7 @@ def test_so_it_is_on_accelerators_and_for_members_side_by_side(platform):
     assert precisions(jax.vmap(function, (0, None)), members, inputs, platform=platform) == {"HIGH"}
 
 
-@every_model
+@each_family
 def test_a_folder_of_every_family_is_read_and_asked_at_full_precision(name):
     config = read_config(tvjax.files.read_json(GOLDEN / name / "config.json", ""), name)
     params, ids = abstract_params(config), jnp.zeros((1, 5), jnp.int32)

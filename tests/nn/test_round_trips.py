@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 import tvjax
-from tests.nn.golden import GOLDEN, every_model, make, needs_torch
+from tests.nn.golden import GOLDEN, each_family, make, needs_torch
 from tvjax.errors import UserError
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.model import Model
@@ -58,7 +58,7 @@ def same(one, other):
 
 
 @every_dtype
-@every_model
+@each_family
 def test_load_export_load(name, dtype, tmp_path):
     """66 cases: 22 folders in 3 dtypes."""
     model = tvjax.load(stored(name, dtype, tmp_path / "in"))
