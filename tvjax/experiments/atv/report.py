@@ -96,11 +96,15 @@ def cautions(summary: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def _seeds(summary: Mapping[str, Any]) -> str:
+    return "1 seed" if summary["num_seeds"] == 1 else f"{summary['num_seeds']} seeds"
+
+
 def lines(summary: Mapping[str, Any]) -> list[str | Table]:
     """The results for the terminal."""
     parts: list[str | Table] = [
         "accuracy on the test split, of first tokens and of whole answers [90% bootstrap interval over questions],"
-        f" macro average over tasks, {summary['num_seeds']} seeds",
+        f" macro average over tasks, {_seeds(summary)}",
         *cautions(summary),
         _methods_table(summary),
     ]
@@ -125,7 +129,7 @@ def contents(run: Run) -> Contents:
     about = (
         f"target: {target['path']} ({target['model_type']}), {target['num_layers']} layers, width {target['width']},"
         f" {target['parameters']:,} parameters, frozen; k = {summary['num_demonstrations']} demonstrations;"
-        f" {summary['num_seeds']} seeds"
+        f" {_seeds(summary)}"
     )
     parts = [
         f'<p class="quiet">{escape(about)}</p>',
@@ -241,7 +245,7 @@ def _methods(summary: dict[str, Any]) -> Exhibit:
     def draw() -> Figure:
         """Dots with intervals, a row a method, a panel a group of tasks."""
         evidence = (
-            f"macro average of accuracy over tasks, {summary['num_seeds']} seeds; filled: whole answers, with a 90%"
+            f"macro average of accuracy over tasks, {_seeds(summary)}; filled: whole answers, with a 90%"
             " bootstrap interval over questions; hollow: their first tokens"
         )
         drawn = open_figure(9.6, 0.7 + 0.27 * len(methods), "Every method, in one place", evidence)
@@ -328,7 +332,7 @@ def _sensitivity(summary: dict[str, Any]) -> Exhibit:
     def draw() -> Figure:
         """A panel a kind of change, a line a group of tasks; the run's own setting stands apart, at the right."""
         evidence = (
-            f"one seed of each setting; run: as in the run, {summary['num_seeds']} seeds;"
+            f"one seed of each setting; run: as in the run, {_seeds(summary)};"
             " lines: 90% bootstrap interval over questions"
         )
         drawn = open_figure(9.6, 2.6, "What ATV depends on", evidence)
