@@ -117,6 +117,12 @@ def test_what_cannot_be_planned_is_refused(plan, mesh, field, given, accepted, t
     assert line.startswith(field) and given in line and accepted in line and "\n" not in line
 
 
+def test_a_study_is_planned_on_the_mesh_of_its_base(tmp_path):
+    config = {"experiment": "sweep", "base": {**CONFIG, "mesh": {"data": 4}}, "plan": {"devices": 8}}
+    with pytest.raises(UserError, match=r"config.plan.devices: given 8; .*4, the product of config.base.mesh"):
+        planned.plan(config, tmp_path)
+
+
 def test_without_libtpu_a_tpu_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"config.plan.hardware.*'tpu-v5e'.*libtpu"):

@@ -31,24 +31,29 @@ def plan(config: Config, folder: Path, say: Callable[[str], None] = print) -> Pl
     config = {name: value for name, value in config.items() if name != "plan"}
     rundir.make_folder(folder)
     chip = chip_named(c.hardware)
-    sizes = mesh_sizes(build(MeshConfig, config.get("mesh", {}), "config.mesh"), c.devices)
+    base = config.get("base", config)  # a study has no mesh of its own: its populations are runs on their base's
+    name = "config.mesh" if base is config else "config.base.mesh"
+    sizes = mesh_sizes(build(MeshConfig, base.get("mesh", {}), name), c.devices, name)
     mesh = make_mesh(**sizes, devices=devices_of(chip, math.prod(sizes.values())))
     compiled = make_plan(trainer_of(config, c, mesh), chip)
-    full = {"what": experiment_of(config).name, **compiled, "notes": [*limits(chip, sizes), *notes(config, sizes)]}
+    full = {"what": experiment_of(config).name, **compiled, "notes": [*limits(chip, sizes), *notes(base, sizes)]}
     write_json(folder / rundir.PLAN, full)
     say(as_text(full))
     say("\n".join([*full["notes"], f"plan: {folder / rundir.PLAN}"]))
     return full
 
 
-def mesh_sizes(mesh: MeshConfig, devices: int) -> dict[str, int]:
-    """The mesh to plan for. A mesh of one device counts as not chosen: `fsdp` then takes all devices."""
+def mesh_sizes(mesh: MeshConfig, devices: int, name: str) -> dict[str, int]:
+    """The mesh to plan for. A mesh of one device counts as not chosen: `fsdp` then takes all devices.
+
+    name: of the mesh, to refuse another number of devices.
+    """
     sizes = dataclasses.asdict(mesh)
     count = math.prod(sizes.values())
     if devices and count == 1:
         return {**sizes, "fsdp": devices}
     if devices not in (0, count):
-        raise reject("config.plan.devices", devices, f"{count}, the product of config.mesh = {sizes}")
+        raise reject("config.plan.devices", devices, f"{count}, the product of {name} = {sizes}")
     return sizes
 
 
