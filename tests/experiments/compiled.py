@@ -16,9 +16,10 @@ LARGE = ("atv_llama3_8b", "atv_mistral_7b")
 def plan_of(source, folder, fields=None, **plan):
     """The plan of a config, with other `fields`, and with its layers rolled up, which compiles in half the time."""
     config = {**read(source), **(fields or {})}
+    base = config.get("base", config)  # a study's runs are of its base
     for name in ("model", "train"):
-        if "unroll" in config.get(name, {}):
-            config[name]["unroll"] = 1
+        if "unroll" in base.get(name, {}):
+            base[name]["unroll"] = 1
     return planned.plan({**config, "plan": plan}, folder, quiet)
 
 
