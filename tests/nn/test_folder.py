@@ -324,6 +324,20 @@ class TestFolder:
             tvjax.load(folder)
         assert says in str(error.value) and "config.json" in str(error.value)
 
+    @pytest.mark.parametrize(
+        "values",
+        [
+            *({"model_type": name} for name in ("mixtral", "qwen3_moe", "gpt_oss")),
+            {"model_type": "deepseek_v3", "n_routed_experts": 256},
+        ],
+        ids=lambda values: values["model_type"],
+    )
+    def test_a_mixture_of_experts_is_refused_with_the_reason(self, folder, values):
+        self.settings(folder, **values)
+        line = r"model_type: given '\w+' \(mixtures of experts are not implemented\); accepted: [^;]*$"
+        with pytest.raises(UserError, match=line):
+            tvjax.load(folder)
+
 
 NAMES = {"gpt2": "transformer.wte.weight", "gptj": "transformer.wte.weight", "gpt_neox": "gpt_neox.embed_in.weight"}
 

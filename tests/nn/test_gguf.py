@@ -181,6 +181,10 @@ def test_a_file_without_a_tokenizer_takes_ids(tmp_path):
     assert tvjax.run(model, pad([[1, 2]])).shape == (1, 2, 64)
 
 
+QWEN3_MOE = {"general.architecture": "qwen3moe", "qwen3moe.expert_count": 128}
+GPT_OSS = {"general.architecture": "gpt-oss", "gpt-oss.expert_count": 32}
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("name", "change", "line"),
@@ -191,7 +195,13 @@ class TestRefused:
             ("llama2", {"llama.block_count": "3"}, "llama.block_count: given '3'; accepted: a value of type int"),
             ("llama2", {"llama.attention.head_count": [4, 4, 2]}, "llama.attention.head_count: given .4, 4, 2.; acc"),
             ("llama2", {"llama.vocab_size": 65}, "llama.vocab_size: given 65; accepted: 64"),
-            ("llama2", {"llama.expert_count": 8}, "llama.expert_count: given 8; accepted: 0"),
+            (
+                "llama2",
+                {"llama.expert_count": 8},
+                r"llama.expert_count: given 8; accepted: 0 \(mixtures of experts are",
+            ),
+            ("llama2", QWEN3_MOE, r"qwen3moe.expert_count: given 128; accepted: 0 \(mixtures of experts are"),
+            ("llama2", GPT_OSS, r"gpt-oss.expert_count: given 32; accepted: 0 \(mixtures of experts are"),
             ("llama2", {"llama.attention.causal": False}, "llama.attention.causal: given False; accepted: True"),
             ("llama2", {"llama.logit_scale": 0.5}, "has the key llama.logit_scale, which is not implemented"),
             ("llama2", {"llama.rope.dimension_count": 2}, "llama.rope.dimension_count: given 2; accepted: 4"),

@@ -366,6 +366,8 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
+# Mixtures of experts, whether or not config.json counts them; others are known by that count.
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss")
 # Folders of models that read images too, by the class of the text model that they hold.
 MULTIMODAL = {"gemma3": ("gemma3_text", "Gemma3ForCausalLM")}
 
@@ -394,6 +396,14 @@ def text_values(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     return text | whole | own
 
 
+def _unknown(values: Mapping[str, Any], field: str) -> UserError:
+    """The error for another architecture. It proposes no dense family in place of a mixture of experts."""
+    name, accepted = values.get("model_type"), ", ".join((*FAMILIES, *MULTIMODAL))
+    if name in MIXTURES or any(key.endswith("_experts") and count for key, count in values.items()):
+        return UserError(f"{field}: given {name!r} (mixtures of experts are not implemented); accepted: {accepted}")
+    return reject(field, name, accepted)
+
+
 def read_config(values: Mapping[str, Any], source: str, *, warn: bool = True, **how: Any) -> DecoderConfig:
     """The decoder that a config.json describes; `how` sets unroll, remat and dtypes.
 
@@ -404,7 +414,7 @@ def read_config(values: Mapping[str, Any], source: str, *, warn: bool = True, **
     values = text_values(values, source)
     name = str(values.get("model_type"))
     if name not in FAMILIES:
-        raise reject(f"{source}: model_type", values.get("model_type"), ", ".join((*FAMILIES, *MULTIMODAL)))
+        raise _unknown(values, f"{source}: model_type")
     fields = Fields(name, values, source)
     vocabulary = fields["vocab_size"]
     settings = {"inputs": "tokens", "vocab_size": vocabulary, "num_outputs": vocabulary, **FAMILIES[name].read(fields)}

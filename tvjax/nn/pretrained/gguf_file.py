@@ -242,6 +242,8 @@ class GGUF:
         reader = opened(path)
         self.metadata = Metadata(path, reader.fields)
         kind = self.metadata.get("general.architecture", str)
+        if experts := self.metadata.get(f"{kind}.expert_count", int, 0):  # Mixtral's architecture is llama
+            raise self.metadata.reject(f"{kind}.expert_count", "0 (mixtures of experts are not implemented)", experts)
         if kind not in ARCHITECTURES:
             raise self.metadata.reject("general.architecture", ", ".join(ARCHITECTURES), kind)
         if self.metadata.get("split.count", int, 1) > 1:
@@ -319,8 +321,7 @@ class GGUF:
 
     def _check_harmless(self) -> None:
         """Keys that say nothing else than what every file of these architectures has, or than where it came from."""
-        for key, kind, wanted in (("attention.causal", bool, True), ("expert_count", int, 0)):
-            self.metadata.check(f"{self.architecture}.{key}", kind, wanted)
+        self.metadata.check(f"{self.architecture}.attention.causal", bool, True)
         for key, other in (
             ("tensor_data_layout", str),
             ("rope.scaling.original_context_length", int),
