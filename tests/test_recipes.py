@@ -115,6 +115,7 @@ def test_an_experiment_in_one_file(here, capsys):
         main(["main", "--plugins=letters", "--config=letters.py", "--config.letters.words=()", "--workdir=other"])
     with pytest.raises(UserError, match=r"config\.experiment: given 'letters'; accepted: an experiment that says"):
         main(["main", "--plugins=letters", "--config=letters.py", "--mode=plan", "--workdir=plan"])
+    assert not (here / "plan").exists(), "a refused plan leaves nothing"
 
 
 def test_an_experiment_with_a_page_of_its_own(here, capsys):

@@ -29,13 +29,14 @@ def plan(config: Config, folder: Path, say: Callable[[str], None] = print) -> Pl
     """
     c = build(PlanConfig, config.get("plan", {}), "config.plan")
     config = {name: value for name, value in config.items() if name != "plan"}
-    rundir.make_folder(folder)
     chip = chip_named(c.hardware)
     base = config.get("base", config)  # a study has no mesh of its own: its populations are runs on their base's
     name = "config.mesh" if base is config else "config.base.mesh"
     sizes = mesh_sizes(build(MeshConfig, base.get("mesh", {}), name), c.devices, name)
     mesh = make_mesh(**sizes, devices=devices_of(chip, math.prod(sizes.values())))
-    compiled = make_plan(trainer_of(config, c, mesh), chip)
+    trainer = trainer_of(config, c, mesh)
+    rundir.make_folder(folder)  # after what refuses a config, so that no empty folder stays; before what takes minutes
+    compiled = make_plan(trainer, chip)
     full = {"what": experiment_of(config).name, **compiled, "notes": [*limits(chip, sizes), *notes(base, sizes)]}
     write_json(folder / rundir.PLAN, full)
     say(as_text(full))
