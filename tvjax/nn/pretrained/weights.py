@@ -32,6 +32,8 @@ BUFFERS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.mas
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Fields of a config that say how the model is computed and kept: no config.json has them, or only as a hint.
 HOW = ("dtype", "param_dtype", "matmul_precision", "unroll", "remat")
+COLUMNS = 16
+"""How many columns of a transposed tensor are copied at once: the fastest of 8 to 32, in float32 and bfloat16."""
 Planned = tuple[str, Form, tuple[str, ...], int | None, list[tuple[int, ...]]]
 
 
@@ -73,6 +75,21 @@ def _room(shape: tuple[int, ...], kind: np.dtype[Any]) -> np.ndarray:
     room = np.empty(size + ALIGNMENT, np.uint8)
     start = -room.ctypes.data % ALIGNMENT
     return room[start : start + size].view(kind).reshape(shape)
+
+
+def _copy(to: np.ndarray, part: np.ndarray) -> None:
+    """``to[...] = part``; of a transposed `part` a few columns at a time, each of which numpy walks along its memory.
+
+    As a whole, numpy would take each number of a row from another cache line: a fifth to two thirds of the speed.
+    """
+    inner = int(np.argmin(part.strides)) if part.ndim else 0
+    if inner >= part.ndim - 1:
+        to[...] = part
+        return
+    to, part = (np.moveaxis(array, inner, -2) for array in (to, part))
+    for index in np.ndindex(part.shape[:-2]):
+        for start in range(0, part.shape[-1], COLUMNS):
+            to[index][:, start : start + COLUMNS] = part[index][:, start : start + COLUMNS]
 
 
 class Tensors(Protocol):
@@ -147,7 +164,7 @@ def load_tensors(
             if here:
                 if target not in arrays:
                     arrays[target] = _room(leaves[target].shape, kind)
-                arrays[target][... if layer is None else layer] = part
+                _copy(arrays[target] if layer is None else arrays[target][layer], part)
                 continue
             part = np.ascontiguousarray(part.astype(kind, copy=False))
             if layer is None:
