@@ -15,7 +15,7 @@ ONCE = {
     "from_config written out": r"def from_config\(",
     "classes EvaluationConfig": r"class EvaluationConfig\b",
     "summary_table": r"def summary_table\(",
-    "ways to write a cell": r"def _cell\(",
+    "functions that make a cell": r"-> Cell:",
     "typed readers of a run": r"def read_(kind|plain|run|metrics)\(",
     "edits built by hand": r"\bEdit\(",
 }

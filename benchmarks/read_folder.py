@@ -1,11 +1,11 @@
-"""At what part of the disk's rate is a folder read? python benchmarks/read_folder.py --size=10 --rounds=3 [--folder=..]
+"""At what part of the disk's rate is a folder read? python benchmarks/read_folder.py [--size=10] [--rounds=3]
 
-Makes a Llama folder of bfloat16 tensors, --size GB in shards of 1 GB, in --folder (a temporary one if that is not said,
-removed afterwards), and reads it in turn, each round anew from the disk: the kernel is asked to forget the files first.
+Makes a Llama folder of bfloat16 tensors, --size GB in shards of 1 GB, in a temporary folder, and reads it in turn, each
+round anew from the disk: the kernel is asked to forget the files first.
 Sides, each in a process of its own:
   disk    the bytes of the files alone, in pieces of 16 MB, kept nowhere
   tvjax   tvjax.load, until all parameters are on the device
-Prints GB/s and the ratio of the rates, as median [min..max] over rounds, and the resident memory over the parameters.
+Prints GB/s and the ratio of the rates, as median [min..max] over rounds, and the most resident memory over the files.
 """
 
 import argparse
@@ -28,12 +28,11 @@ def write(folder: Path, size: float) -> None:
     import ml_dtypes
     from safetensors.numpy import save_file
 
-    heads = {"num_attention_heads": 16, "num_key_value_heads": 16}
-    layer = {f"self_attn.{part}_proj.weight": (WIDTH, WIDTH) for part in "qkvo"}
-    layer |= {f"mlp.{part}_proj.weight": (HIDDEN, WIDTH) for part in ("gate", "up")} | {
+    layer: dict[str, tuple[int, ...]] = {
+        **{f"self_attn.{part}_proj.weight": (WIDTH, WIDTH) for part in "qkvo"},
+        **{f"mlp.{part}_proj.weight": (HIDDEN, WIDTH) for part in ("gate", "up")},
         "mlp.down_proj.weight": (WIDTH, HIDDEN),
-        "input_layernorm.weight": (WIDTH,),
-        "post_attention_layernorm.weight": (WIDTH,),
+        **{f"{place}_layernorm.weight": (WIDTH,) for place in ("input", "post_attention")},
     }
     held = 2 * sum(int(np.prod(shape)) for shape in layer.values())
     layers = max(1, round(size * 1e9 / held))
@@ -52,8 +51,8 @@ def write(folder: Path, size: float) -> None:
         where |= dict.fromkeys(shard, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
     config = {"model_type": "llama", "hidden_size": WIDTH, "intermediate_size": HIDDEN, "num_hidden_layers": layers}
-    config |= {**heads, "vocab_size": VOCAB, "tie_word_embeddings": True, "hidden_act": "silu", "rms_norm_eps": 1e-5}
-    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048, "dtype": "bfloat16"}))
+    config |= {"num_attention_heads": 16, "vocab_size": VOCAB, "tie_word_embeddings": True, "dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def forget(files: list[Path]) -> None:
@@ -99,13 +98,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=float, default=10.0, help="GB")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", help="where the folder is made, or stands already")
+    parser.add_argument("--scratch", help="where the folder is made (default: where temporary files are)")
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         side(options.side, Path(options.folder))
         return
-    with tempfile.TemporaryDirectory(dir=options.folder) as made:
+    with tempfile.TemporaryDirectory(dir=options.scratch) as made:
         write(Path(made), options.size)
         size = sum(file.stat().st_size for file in Path(made).glob("*.safetensors")) / 1e9
         seconds = turns.measure([sys.executable, __file__, f"--folder={made}"], ["disk", "tvjax"], options.rounds)

@@ -73,13 +73,11 @@ def keep(name: str, run_dir: str, command: str, hardware: str, without: Sequence
 
 
 def rounded(value: Any) -> Any:
-    """The tree with its floats rounded to `DIGITS` significant digits, and of absolute paths the last part."""
+    """The tree with its floats rounded to `DIGITS` significant digits, and of each ``path`` its last part alone."""
     if isinstance(value, Mapping):
-        return {name: rounded(inner) for name, inner in value.items()}
+        return {name: Path(inner).name if name == "path" else rounded(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [rounded(inner) for inner in value]
-    if isinstance(value, str) and value.startswith("/"):
-        return Path(value).name  # where a run lay says nothing to others
     return float(f"{value:.{DIGITS - 1}e}") if isinstance(value, float) else value
 
 

@@ -19,6 +19,7 @@ from tvjax.errors import UserError
 from tvjax.nn.decoder import Decoder, DecoderConfig
 from tvjax.nn.model import Model
 from tvjax.nn.pretrained.folder import INDEX, SINGLE
+from tvjax.nn.pretrained.weights import COLUMNS, _copy, _laid_out
 
 DTYPES = ("float32", "bfloat16", "float16")
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -55,6 +56,17 @@ def same(one, other):
     assert dataclasses.replace(one.config, unroll=0) == dataclasses.replace(other.config, unroll=0)
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
     assert {p.dtype for p in jax.tree.leaves(one.params)} == {p.dtype for p in jax.tree.leaves(other.params)}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1), (0, 2, 1)])
+def test_a_tensor_in_any_order_is_laid_out_whole(order):
+    part = np.random.default_rng(0).normal(size=(3, 2 * COLUMNS + 5, COLUMNS + 1)).astype(np.float32).transpose(order)
+    rows = _laid_out(part, np.dtype(ml_dtypes.bfloat16))
+    assert rows.flags.c_contiguous
+    np.testing.assert_array_equal(rows, part.astype(ml_dtypes.bfloat16))
+    for shape in (part.shape[:-1] + (COLUMNS,), (part.shape[0] + 1, *part.shape[1:])):
+        with pytest.raises(ValueError, match="broadcast"):
+            _copy(np.empty(shape, np.float32), part)
 
 
 @every_dtype

@@ -91,6 +91,14 @@ def test_what_counts_as_a_number_of_the_prose():
     assert artifacts.unlisted(page) == ["-0.3", "+0.10"]
 
 
+def test_of_a_path_the_last_part_is_kept_and_texts_stay_as_they_are():
+    tree = {"target": {"path": "/somewhere/model.gguf", "width": 1 / 3}, "answers": ["/", "/a/b", "c"]}
+    assert artifacts.rounded(tree) == {
+        "target": {"path": "model.gguf", "width": 0.33333},
+        "answers": ["/", "/a/b", "c"],
+    }
+
+
 def test_a_run_is_kept_rounded_and_its_block_is_written_again(tmp_path, monkeypatch, regression_dir):
     monkeypatch.setattr(artifacts, "RESULTS", tmp_path)
     artifacts.keep("a", regression_dir, "a command", "a machine")

@@ -82,6 +82,7 @@ def _copy(to: np.ndarray, part: np.ndarray) -> None:
 
     As a whole, numpy would take each number of a row from another cache line: a fifth to two thirds of the speed.
     """
+    part = np.broadcast_to(part, to.shape)  # as the assignment has it: other shapes raise, and no number stays unset
     inner = int(np.argmin(part.strides)) if part.ndim else 0
     if inner >= part.ndim - 1:
         to[...] = part
@@ -90,6 +91,15 @@ def _copy(to: np.ndarray, part: np.ndarray) -> None:
     for index in np.ndindex(part.shape[:-2]):
         for start in range(0, part.shape[-1], COLUMNS):
             to[index][:, start : start + COLUMNS] = part[index][:, start : start + COLUMNS]
+
+
+def _laid_out(part: np.ndarray, kind: np.dtype[Any]) -> np.ndarray:
+    """The array in another dtype, row after row."""
+    if part.flags.c_contiguous:
+        return part.astype(kind, copy=False)
+    room = _room(part.shape, kind)
+    _copy(room, part)
+    return room
 
 
 class Tensors(Protocol):
@@ -166,7 +176,7 @@ def load_tensors(
                     arrays[target] = _room(leaves[target].shape, kind)
                 _copy(arrays[target] if layer is None else arrays[target][layer], part)
                 continue
-            part = np.ascontiguousarray(part.astype(kind, copy=False))
+            part = _laid_out(part, kind)
             if layer is None:
                 arrays[target] = jax.device_put(part, leaf_shardings.get(target))
                 continue
@@ -285,7 +295,7 @@ def save_folder(
     for name, form, paths, layer, _ in _plan(FAMILIES[values["model_type"]], config, shapes):
         parts = [leaves.get(p, np.zeros(shapes[p].shape, kind)) for p in paths]
         parts = parts if layer is None else [part[layer] for part in parts]
-        tensors[name] = np.ascontiguousarray(form.join(parts, config))
+        tensors[name] = _laid_out(form.join(parts, config), kind)
     weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
     write_model(Path(path), weights, json.dumps(values, indent=2) + "\n", files)
 
